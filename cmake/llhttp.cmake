@@ -1,0 +1,17 @@
+# llhttp: the library where the distribution has it (libllhttp-dev), else the C source of Debian 12's node-llhttp, which
+# `tools/install` unpacks without its Node dependencies; there strict mode has to be asked for.
+find_library(LLHTTP_LIBRARY llhttp)
+find_path(LLHTTP_INCLUDE llhttp.h PATH_SUFFIXES llhttp PATHS /usr/include /usr/share/include ${CMAKE_SOURCE_DIR}/.cache/llhttp/usr/share/include)
+find_path(LLHTTP_SOURCE llhttp.c PATHS /usr/share/llhttp ${CMAKE_SOURCE_DIR}/.cache/llhttp/usr/share/llhttp NO_DEFAULT_PATH)
+if(LLHTTP_LIBRARY AND LLHTTP_INCLUDE)
+  add_library(ag_llhttp INTERFACE)
+  target_link_libraries(ag_llhttp INTERFACE ${LLHTTP_LIBRARY})
+  target_include_directories(ag_llhttp SYSTEM INTERFACE ${LLHTTP_INCLUDE})
+elseif(LLHTTP_SOURCE AND LLHTTP_INCLUDE)
+  add_library(ag_llhttp STATIC ${LLHTTP_SOURCE}/llhttp.c ${LLHTTP_SOURCE}/api.c ${LLHTTP_SOURCE}/http.c)
+  target_compile_definitions(ag_llhttp PRIVATE LLHTTP_STRICT_MODE=1)
+  target_compile_options(ag_llhttp PRIVATE -w)
+  target_include_directories(ag_llhttp SYSTEM PUBLIC ${LLHTTP_INCLUDE})
+else()
+  message(FATAL_ERROR "llhttp is missing: run `make deps`, or install libllhttp-dev or node-llhttp")
+endif()

@@ -1,0 +1,113 @@
+/* cpu.h - the CPU's kernels: packed weights, products, attention, and the small operations between them, as one table of
+ * functions per instruction set, chosen at run time.
+ * Owns    : nothing; callers hold all memory.
+ * Threads : every kernel is a pure function over the part of the output that it is told to write; threads share work by
+ *           calling with disjoint parts.
+ * Limits  : shapes are checked by the loader (arch) and asserted here; activations must be finite.
+ * Errors  : ag_cpu_isa_find: NULL for a name not in the table or not runnable here.
+ * Numerics: one arithmetic for one column and many, whatever the tile or the thread: quantized products are exact in int32
+ *           within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
+ *           interleaved chains in k order; reductions run in 16 lanes, joined pairwise. The scalar table is the
+ *           specification; vector tables give the same bits wherever the header of a kernel says "exact". */
+#ifndef AG_CPU_H
+#define AG_CPU_H
+
+#include "model/gguf/quant.h"
+
+#define AG_CPU_TILE 16      /* rows of a weight matrix that are interleaved */
+#define AG_CPU_KV_BLOCK 16  /* tokens whose keys are interleaved */
+#define AG_CPU_KV_PAGE 64   /* tokens in a page of KV cache; also the grain of the online softmax */
+
+/* Weights, repacked: tiles of 16 rows (the last one padded with zero rows), each tile holding all of k. Layout per type is
+ * described in pack.c. Bytes per weight are those of the source type, give or take the padding. */
+typedef struct ag_pack {
+    ag_quant_type type;
+    uint32_t rows, k;
+    uint32_t tiles;       /* (rows + 15) / 16 */
+    size_t tile_bytes;
+    unsigned char *data;  /* 64-byte aligned, tiles * tile_bytes */
+} ag_pack;
+
+bool ag_pack_supported(ag_quant_type t, uint32_t k);             /* k is whole blocks of the type */
+void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k); /* fills all but data */
+/* Repacks tiles [from,to) out of `rows` rows at src (the file's layout, row after row). */
+void ag_pack_fill(const ag_pack *p, const void *src, uint32_t from, uint32_t to);
+
+/* Activations of one product input, quantized once: int8 in blocks of 32 with an f32 scale, and the sums of each 16. For
+ * float weight types the product reads x itself. Strides are per column (token). All 64-byte aligned. */
+typedef struct ag_act {
+    const float *x;       /* [cols][x_stride] */
+    size_t x_stride;      /* in floats */
+    int8_t *q;            /* [cols][k padded to 64] */
+    float *d;             /* [cols][k/32] */
+    int16_t *s;           /* [cols][k/16]: sums of 16 q */
+    uint32_t k;
+} ag_act;
+size_t ag_act_bytes(uint32_t k, uint32_t cols);                  /* memory for q, d, s */
+void ag_act_place(ag_act *a, uint32_t k, uint32_t cols, void *mem); /* sets q, d, s into mem (64-byte aligned) */
+bool ag_pack_wants_quantized(ag_quant_type t);                   /* products of this type read q, d, s; else x */
+
+typedef struct ag_attn {
+    const float *q;           /* [tokens][q_stride]; heads of one KV head beside each other, head_dim each */
+    size_t q_stride;
+    uint32_t tokens;          /* consecutive positions of one sequence, the first at pos */
+    uint32_t heads;           /* query heads that share this KV head */
+    uint32_t pos;
+    uint32_t dim_k, dim_v;    /* per head; multiples of 8 */
+    float scale;
+    float softcap;            /* 0: none; s = cap * tanh(s / cap) */
+    uint32_t window;          /* 0: all; else keys p - window < key <= p */
+    const uint32_t *pages;    /* page numbers of the sequence, in order */
+    const uint16_t *k;        /* this layer's keys: page * k_page_stride + kv_head offset already added (in halves) */
+    const uint16_t *v;
+    size_t k_page_stride, v_page_stride; /* halves from a page to the next */
+    float *out;               /* [tokens][out_stride]: heads * dim_v */
+    size_t out_stride;
+    void *scratch;            /* ag_attn_scratch_bytes, 64-byte aligned, one per thread */
+} ag_attn;
+#define AG_ATTN_TOKENS_MAX 16 /* tokens a call may have (the plan cuts longer prefills into tiles) */
+size_t ag_attn_scratch_bytes(uint32_t heads, uint32_t dim_k, uint32_t dim_v);
+
+typedef enum ag_act_fn { AG_ACT_SILU, AG_ACT_GELU_TANH } ag_act_fn;
+
+typedef struct ag_cpu_ops {
+    /* y[c][16*from - row0 ...): rows of tiles [from,to) times columns [0,cols). y points at row 16*from of column 0 with
+     * `y_stride` floats per column; rows past w->rows are not written. exact. */
+    void (*matmul)(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y, size_t y_stride);
+    /* q, d, s of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even. exact. */
+    void (*quantize)(const ag_act *a, uint32_t c, const float *x);
+    /* y = x / rms(x) * w; y may be x (gemma's 1 + w is already in its GGUF files). exact. */
+    void (*rms_norm)(float *y, const float *x, const float *w, uint32_t n, float eps);
+    void (*add)(float *y, const float *x, uint32_t n);                       /* y += x. exact */
+    void (*scale)(float *y, float s, uint32_t n);                            /* y *= s. exact */
+    void (*glu)(float *y, const float *gate, const float *up, uint32_t n, ag_act_fn f); /* y = f(gate) * up; exact */
+    /* Rotates pairs of x[0..n_rot) in place by cos/sin tables of n_rot/2 entries; interleaved: pairs (2i,2i+1), else
+     * (i, i + n_rot/2). exact. */
+    void (*rope)(float *x, const float *cos, const float *sin, uint32_t n_rot, bool interleaved);
+    void (*softcap)(float *y, float cap, uint32_t n);                        /* y = cap * tanh(y / cap); exact */
+    /* Stores one token's key and value of one KV head as f16 (values beyond f16 are clamped to its largest). k points at
+     * the head's part of the page: keys [block][dim_k][16], values [token][dim_v]; slot is the token's place in the page. exact. */
+    void (*kv_store)(uint16_t *k, uint16_t *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
+    /* exact: a token's result depends on its own query and keys only, not on the tile it came in. */
+    void (*attention)(const ag_attn *a);
+    /* Argmax and log-sum-exp helpers for sampling: index of the largest (the first of equals). exact */
+    uint32_t (*argmax)(const float *x, uint32_t n);
+    float (*max_exp_sum)(const float *x, uint32_t n, float max);             /* sum of exp(x - max), 16 lanes. exact */
+} ag_cpu_ops;
+
+typedef struct ag_cpu_isa {
+    const char *name;     /* "avx512", "avx2", "scalar" */
+    const char *needs;    /* in words, for --version and errors */
+    bool (*runs)(void);   /* this machine has it */
+    const ag_cpu_ops *ops;
+} ag_cpu_isa;
+
+const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs here */
+const ag_cpu_isa *ag_cpu_isa_next(const ag_cpu_isa *isa);     /* walks the table, best first, from NULL to NULL */
+
+/* What this machine can do, for shares of peak: bytes/s read by `threads` threads from memory (buffers far beyond the
+ * cache), and int8 multiply-adds/s counted as two operations, of this instruction set's own inner loop. */
+typedef struct ag_cpu_peak { double read_bytes_s, int8_ops_s; } ag_cpu_peak;
+int ag_cpu_peak_measure(const ag_cpu_isa *isa, uint32_t threads, ag_cpu_peak *out);
+
+#endif

@@ -1,0 +1,103 @@
+/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it.
+ * Owns    : its copy of everything in the spec; reference-counted (get/put), freed by the last put.
+ * Threads : created and read by the gateway's side, run by the engine's. The engine appends tokens and publishes their
+ *           count; readers on any thread see a prefix that never changes. The reader's progress never holds the engine.
+ * Limits  : tokens are bounded by max_tokens (stored in chunks as they come), stop strings AG_GEN_STOPS_MAX of
+ *           AG_GEN_STOP_BYTES_MAX bytes, bias AG_GEN_BIAS_MAX, top log probabilities AG_GEN_TOP_MAX.
+ * Errors  : create: AG_E_PARAM, AG_E_CTX_LENGTH (prompt + max_tokens over the context), AG_E_NOMEM. A generation that
+ *           failed while running ends in AG_GEN_FAILED with its code and sentence. */
+#ifndef AG_GEN_H
+#define AG_GEN_H
+
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "base/mbox.h"
+
+#define AG_GEN_STOPS_MAX 16
+#define AG_GEN_STOP_BYTES_MAX 1024
+#define AG_GEN_BIAS_MAX 1024
+#define AG_GEN_TOP_MAX 20
+
+typedef struct ag_engine ag_engine;
+typedef struct ag_gen ag_gen;
+
+typedef struct ag_logit_bias { int32_t id; float bias; } ag_logit_bias;
+
+/* Ranges are checked by ag_gen_create. Neutral values switch a rule off. */
+typedef struct ag_sampling {
+    float temperature;        /* 0..10; 0: the most probable token */
+    uint32_t top_k;           /* 0: off */
+    float top_p;              /* (0,1]; 1: off */
+    float min_p;              /* [0,1]; 0: off */
+    float typical_p;          /* (0,1]; 1: off */
+    float repetition_penalty; /* (0,10]; 1: off; over prompt and answer */
+    float frequency_penalty;  /* -2..2; over the answer */
+    float presence_penalty;   /* -2..2; over the answer */
+    uint64_t seed;            /* the random number is a function of (seed, choice, position) */
+    uint32_t choice;
+} ag_sampling;
+#define AG_SAMPLING_DEFAULT ((ag_sampling){.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1})
+
+typedef struct ag_gen_spec {
+    const int32_t *prompt;
+    uint32_t n_prompt;         /* at least 1 */
+    uint32_t max_tokens;       /* 0: only the prompt is computed (echo with logprobs) */
+    uint32_t min_tokens;       /* end tokens and stops are ignored before */
+    bool ignore_eos;
+    const int32_t *stop_tokens;
+    uint32_t n_stop_tokens;    /* at most AG_GEN_STOPS_MAX */
+    const ag_str *stops;
+    uint32_t n_stops;
+    const ag_logit_bias *bias;
+    uint32_t n_bias;
+    ag_sampling sampling;
+    int32_t top_logprobs;      /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
+    bool prompt_logprobs;      /* of the prompt's tokens as well (echo) */
+    /* After each step that appended tokens or ended it, `msg` is posted to `notify` unless an earlier post has not been
+     * read yet (ag_gen_read clears it). NULL: nobody is told. A full mailbox is tried again at the next step. */
+    ag_mbox *notify;
+    void *msg;
+} ag_gen_spec;
+
+typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string */,
+    AG_GEN_LENGTH /* max_tokens or context */, AG_GEN_CANCELLED, AG_GEN_FAILED } ag_gen_state;
+
+typedef struct ag_gen_top { int32_t id; float logprob; } ag_gen_top;
+
+typedef struct ag_gen_token {
+    int32_t id;
+    float logprob;             /* of the distribution before temperature and filters; NAN when not asked for or unknown */
+    const ag_gen_top *top;     /* n_top of them, best first; lives as long as the generation */
+    uint32_t n_top;
+    /* Bytes of the answer's text that are known to be outside any stop string after this token: a streamed text may be
+     * sent up to here. At the end it is the whole text without the stop string. */
+    uint64_t text_safe;
+} ag_gen_token;
+
+int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *spec, ag_err *err);
+ag_gen *ag_gen_get(ag_gen *g);
+void ag_gen_put(ag_gen *g);
+
+/* Hands it to the engine, which takes a reference until it has ended. AG_E_QUEUE_FULL, AG_E_DRAINING. Any thread. */
+int ag_gen_submit(ag_gen *g, ag_err *err);
+/* Ends it at the engine's next step, wherever it is. Any thread, any number of times; harmless after the end. */
+void ag_gen_cancel(ag_gen *g);
+
+/* Copies up to `max` tokens from position `from` into out; returns how many. *state (optional) is read before the
+ * tokens' count, so that an ended state with a short read means that this was all. */
+uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state);
+static inline bool ag_gen_ended(ag_gen_state s) { return s >= AG_GEN_STOPPED; }
+/* After the end, when AG_GEN_FAILED: why. */
+int ag_gen_error(ag_gen *g, ag_err *err);
+/* Bytes of the answer's text, final after the end. A token that ended the answer (end token) is not in the list; a stop
+ * string is in the list of tokens but not in these bytes. */
+uint64_t ag_gen_text_bytes(ag_gen *g);
+/* Prompt tokens' log probabilities (prompt_logprobs), valid after the first token or the end: n_prompt of them, the
+ * first NAN. */
+const ag_gen_token *ag_gen_prompt(ag_gen *g);
+
+typedef struct ag_gen_times { uint64_t submit_us, admit_us, first_us, last_us, end_us; } ag_gen_times; /* ag_now_us; 0: not yet */
+void ag_gen_times_get(ag_gen *g, ag_gen_times *out);
+
+#endif

@@ -1,0 +1,32 @@
+/* model.h - a loaded model: its file, what the file says of it, its tokenizer and chat template.
+ * Owns    : all of these; borrowed pointers live until ag_model_close.
+ * Threads : open and close by one; read-only in between, from any.
+ * Limits  : those of gguf.h, tokenizer.h and template.h.
+ * Errors  : AG_E_FILE, AG_E_UNSUPPORTED (a family or tokenizer that is not known is refused by name with the list of
+ *           those that are), AG_E_IO, AG_E_NOMEM. */
+#ifndef AG_MODEL_H
+#define AG_MODEL_H
+
+#include "model/arch/arch.h"
+#include "model/gguf/gguf.h"
+#include "model/template/template.h"
+#include "model/tokenizer/tokenizer.h"
+
+typedef struct ag_model {
+    ag_gguf *gguf;
+    ag_hparams hp;
+    ag_tokenizer *tokenizer;
+    ag_template *chat;      /* NULL: the file has none and none was given; chat is then refused with a sentence */
+    ag_str chat_source;     /* its text */
+    char name[128];         /* for /v1/models: the file's name without folder and .gguf */
+    int64_t created;        /* the file's time, seconds */
+} ag_model;
+
+/* `chat_template_file` overrides the file's template; NULL: the file's own. */
+int ag_model_open(ag_model **out, const char *path, const char *chat_template_file, ag_err *err);
+void ag_model_close(ag_model *m);
+
+/* Renders a conversation: `vars` as ag_template_render's, to which bos_token and eos_token are added. */
+int ag_model_render(const ag_model *m, json_t *vars, ag_buf *out, ag_err *err);
+
+#endif

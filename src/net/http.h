@@ -1,0 +1,117 @@
+/* http.h - HTTP/1.1 server connections on event loops.
+ * Owns    : a server owns its listening sockets, loops (one thread each) and connections. A stream (one request and its
+ *           response) belongs to the connection's loop, from on_head until its `done` callback has returned.
+ * Threads : open, start, drain and close by the owner's thread. Every callback, and every ag_http_* call on a stream, runs
+ *           on that stream's loop. To reach a stream from elsewhere post a message to the loop's mailbox.
+ * Limits  : ag_http_conf; every one of them has its answer (408, 413, 431, 503 or a close) and a counter.
+ * Errors  : open and start return AG_E_ codes. A request that is not valid HTTP, or that would be read differently by
+ *           another server (both Content-Length and Transfer-Encoding, obs-fold, NUL, space before a colon, anything
+ *           but one Host, bare LF, signed lengths), is answered 400 through on_bad and the connection closed.
+ * Flow    : on_head → (on_body)* → on_end → the user responds at any time → done. A client that goes away before the
+ *           response is written out: on_gone, then done. Callbacks record and run the user's machine; a callback never
+ *           frees a stream. Pipelined requests are read one after another: the next head is parsed once the response
+ *           before it has been handed over; what arrives early waits in the socket, bounded. */
+#ifndef AG_HTTP_H
+#define AG_HTTP_H
+
+#include "base/err.h"
+#include "base/buf.h"
+#include "base/mbox.h"
+
+typedef struct ag_http_server ag_http_server;
+typedef struct ag_http_loop ag_http_loop;
+typedef struct ag_http_stream ag_http_stream;
+
+typedef struct ag_http_header { ag_str name, value; } ag_http_header;
+
+typedef struct ag_http_head {
+    ag_str method, target; /* target as sent */
+    ag_str path, query;    /* target cut at '?'; path is not percent-decoded */
+    uint8_t minor;         /* HTTP/1.minor */
+    const ag_http_header *headers;
+    uint32_t n_headers;
+    bool has_body;
+    int64_t content_length; /* -1: none or chunked */
+} ag_http_head;
+
+typedef enum ag_http_bad { /* counters: connections and requests that never became a stream, by reason */
+    AG_HTTP_BAD_PARSE, AG_HTTP_BAD_HEADERS_SIZE, AG_HTTP_BAD_HEADER_TIMEOUT, AG_HTTP_BAD_BODY_TIMEOUT, AG_HTTP_BAD_BODY_SIZE,
+    AG_HTTP_BAD_IDLE_TIMEOUT, AG_HTTP_BAD_WRITE_TIMEOUT, AG_HTTP_BAD_CONNECTIONS, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS, AG_HTTP_BAD_COUNT
+} ag_http_bad;
+
+typedef struct ag_http_handler {
+    /* The head is complete; not a byte of the body has been read. Respond now to refuse (the body is then not read and the
+     * connection closes after the response), or return to go on. Expect: 100-continue is answered when this returns
+     * without a response. `*user` is kept for the calls below. head points into the connection until done. */
+    void (*on_head)(void *arg, ag_http_stream *s, const ag_http_head *head, void **user);
+    void (*on_body)(void *user, ag_http_stream *s, const char *p, size_t n);
+    void (*on_end)(void *user, ag_http_stream *s);
+    /* The client closed or broke the connection, a read or write limit ended it: nothing more can be sent. */
+    void (*on_gone)(void *user, ag_http_stream *s);
+    /* The last call; the stream is dead afterwards. */
+    void (*done)(void *user, ag_http_stream *s);
+    /* A request refused before it was a stream: writes the body for the error into `body` (JSON in the house's form). */
+    void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body);
+    /* A message taken from a loop's mailbox. */
+    void (*on_message)(void *arg, ag_http_loop *l, void *msg);
+    void *arg;
+} ag_http_handler;
+
+typedef struct ag_http_conf {
+    const char *host;              /* address or name to bind */
+    uint16_t port;                 /* 0: any free one; see ag_http_server_port */
+    uint32_t loops;                /* threads, 1..64 */
+    uint32_t header_bytes_max;     /* request line and headers together */
+    uint32_t headers_max;
+    uint64_t body_bytes_max;       /* declared or counted: 413 */
+    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+    uint32_t connections_max, connections_per_address_max;
+    uint32_t mailbox_cap;          /* messages waiting per loop */
+    uint64_t out_bytes_max;        /* bytes waiting to be written per connection */
+} ag_http_conf;
+
+int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err); /* binds, listens */
+int ag_http_server_start(ag_http_server *s, ag_err *err);  /* starts the loops' threads */
+uint16_t ag_http_server_port(const ag_http_server *s);
+/* Stops accepting; idle connections close, others close after their response (Connection: close). Returns at once. */
+void ag_http_server_drain(ag_http_server *s);
+/* Waits until every connection is closed or timeout_ms has passed, then closes what is left (on_gone, done). */
+void ag_http_server_stop(ag_http_server *s, uint32_t timeout_ms);
+void ag_http_server_close(ag_http_server *s); /* after stop, or never started */
+
+uint32_t ag_http_server_loops(const ag_http_server *s);
+ag_http_loop *ag_http_server_loop(ag_http_server *s, uint32_t i);
+uint64_t ag_http_server_connections(const ag_http_server *s);               /* open now */
+uint64_t ag_http_server_bad_count(const ag_http_server *s, ag_http_bad why); /* any thread */
+
+/* The loop's mailbox; posting wakes the loop (uv_async), which calls on_message for each. Any thread. */
+ag_mbox *ag_http_loop_mbox(ag_http_loop *l);
+uint32_t ag_http_loop_index(const ag_http_loop *l);
+/* Runs `work` on a worker thread (libuv's pool, at lower priority), then `after` on this loop. Called on the loop.
+ * false: no memory. */
+bool ag_http_loop_work(ag_http_loop *l, void (*work)(void *), void (*after)(void *), void *arg);
+
+/* Streams. */
+ag_http_loop *ag_http_stream_loop(ag_http_stream *s);
+ag_str ag_http_stream_peer(ag_http_stream *s);                    /* "127.0.0.1" */
+ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first header of this name, p NULL: none */
+
+/* A whole response: status, extra headers (Content-Length, Date and Connection are added), body (copied). HEAD requests
+ * get no body. Once per stream. */
+void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body, size_t n_body);
+/* A streamed response: chunked on HTTP/1.1, until close on 1.0. Bytes of several writes that are waiting share one
+ * writev; nothing is delayed. ag_http_write returns false when the client is gone or out_bytes_max is reached; then the
+ * bytes were not taken: the caller waits for on_writable (below) or gives up. */
+void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
+bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
+void ag_http_end(ag_http_stream *s);
+/* Breaks a streamed response off: the connection is closed without the last chunk, so the client sees an error. */
+void ag_http_abort(ag_http_stream *s);
+/* Bytes handed over and not yet taken by the socket. */
+size_t ag_http_pending(ag_http_stream *s);
+/* Called once when the waiting bytes have been written out. NULL: none. */
+void ag_http_on_writable(ag_http_stream *s, void (*fn)(void *user, ag_http_stream *s));
+/* A timer of the stream's own, for deadlines; one per stream, replaced by the next call, stopped by ms 0. */
+void ag_http_timer(ag_http_stream *s, uint32_t ms, void (*fn)(void *user, ag_http_stream *s));
+
+#endif
