@@ -1,0 +1,53 @@
+#include "base/base.h"
+
+#include "check.h"
+
+static void strings_compare_by_length(void **state)
+{
+    (void)state;
+    ag_str none = {NULL, 0};
+    assert_true(ag_str_eq(none, AG_STR("")));
+    assert_true(ag_str_eq(ag_str_of(NULL), none));
+    assert_true(ag_str_eqz(AG_STR("abc"), "abc"));
+    assert_false(ag_str_eqz(AG_STR("abc"), "abcd"));
+    assert_false(ag_str_eq(AG_STR("a\0b"), AG_STR("a\0c")));
+    assert_true(ag_str_starts(AG_STR("abc"), none));
+    assert_true(ag_str_starts(AG_STR("abc"), AG_STR("abc")));
+    assert_false(ag_str_starts(AG_STR("ab"), AG_STR("abc")));
+    assert_true(ag_str_ieq(AG_STR("Content-TYPE"), AG_STR("content-type")));
+    assert_false(ag_str_ieq(AG_STR("a"), AG_STR("b")));
+    assert_true(ag_str_ieq(none, none));
+}
+
+static void overflow_is_told(void **state)
+{
+    (void)state;
+    uint64_t r = 7;
+    assert_false(ag_mul_ok(UINT64_MAX, 2, &r));
+    assert_false(ag_add_ok(UINT64_MAX, 1, &r));
+    assert_int_equal(r, 7);
+    assert_true(ag_mul_ok(1ull << 32, 1ull << 31, &r));
+    assert_int_equal(r, 1ull << 63);
+    assert_true(ag_add_ok(UINT64_MAX - 1, 1, &r));
+    assert_true(r == UINT64_MAX);
+    assert_int_equal(AG_ALIGN_UP(0, 16), 0);
+    assert_int_equal(AG_ALIGN_UP(17, 16), 32);
+}
+
+static void clocks_go_forward(void **state)
+{
+    (void)state;
+    uint64_t a = ag_now_us(), b = ag_now_us();
+    assert_true(b >= a);
+    assert_true(ag_wall_us() > 1600000000ull * 1000000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(strings_compare_by_length),
+        cmocka_unit_test(overflow_is_told),
+        cmocka_unit_test(clocks_go_forward),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
