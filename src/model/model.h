@@ -17,7 +17,7 @@ typedef struct ag_model {
     ag_hparams hp;
     ag_tokenizer *tokenizer;
     ag_template *chat;      /* NULL: the file has none and none was given; chat is then refused with a sentence */
-    ag_str chat_source;     /* its text */
+    char chat_error[512];   /* why the file's template cannot be used, when chat is NULL; "" when there is none */
     char name[128];         /* for /v1/models: the file's name without folder and .gguf */
     int64_t created;        /* the file's time, seconds */
 } ag_model;

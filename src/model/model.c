@@ -1,0 +1,120 @@
+#include "model/model.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/mem.h"
+
+#define CHAT_TEMPLATE_BYTES_MAX (1u << 20)
+
+/* "folder/name-00001-of-00002.gguf" → "name" */
+static void name_from_path(ag_model *m, const char *path)
+{
+    const char *from = strrchr(path, '/');
+    from = from ? from + 1 : path;
+    size_t n = strlen(from);
+    if (n > 5 && strcmp(from + n - 5, ".gguf") == 0) n -= 5;
+    unsigned part, parts;
+    if (n > 15 && from[n - 15] == '-' && sscanf(from + n - 15, "-%5u-of-%5u", &part, &parts) == 2) n -= 15;
+    snprintf(m->name, sizeof m->name, "%.*s", (int)n, from);
+}
+
+static int chat_from_file(const char *path, ag_buf *source, ag_err *err)
+{
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return ag_err_set(err, AG_E_IO, "%s: cannot open the chat template: %s", path, strerror(errno));
+    int rc = AG_OK;
+    size_t got;
+    do {
+        if (!ag_buf_room(source, 4096)) {
+            rc = ag_err_set(err, AG_E_LIMIT, "%s: a chat template may have %u bytes", path, CHAT_TEMPLATE_BYTES_MAX);
+            break;
+        }
+        got = fread(source->p + source->n, 1, 4096, f);
+        source->n += got;
+    } while (got > 0);
+    if (rc == AG_OK && ferror(f)) rc = ag_err_set(err, AG_E_IO, "%s: reading the chat template failed", path);
+    fclose(f);
+    return rc;
+}
+
+static int chat_open(ag_model *m, const char *file, ag_err *err)
+{
+    ag_buf source;
+    ag_buf_init(&source, CHAT_TEMPLATE_BYTES_MAX + 4096);
+    ag_str text = {0};
+    int rc = file ? chat_from_file(file, &source, err) : ag_gguf_string(m->gguf, "tokenizer.chat_template", false, &text, err);
+    if (file) text = ag_buf_str(&source);
+    if (rc == AG_OK && text.n > 0) {
+        ag_template_error e;
+        rc = ag_template_parse(&m->chat, text.p, text.n, &e);
+        if (rc != AG_OK && !file) {
+            /* A model whose own template we cannot read still completes text; chat is refused with this sentence. */
+            m->chat = NULL;
+            snprintf(m->chat_error, sizeof m->chat_error, "line %u: %s", e.line, e.message);
+            rc = AG_OK;
+        } else if (rc != AG_OK) {
+            rc = ag_err_set(err, rc, "%s:%u:%u: %s", file, e.line, e.column, e.message);
+        }
+    }
+    ag_buf_fini(&source);
+    return rc;
+}
+
+int ag_model_open(ag_model **out, const char *path, const char *chat_template_file, ag_err *err)
+{
+    ag_model *m = ag_mem_zalloc(sizeof *m);
+    if (m == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory to open %s", path);
+    struct stat st;
+    int rc = ag_gguf_open(&m->gguf, path, err);
+    if (rc == AG_OK) rc = ag_hparams_read(&m->hp, m->gguf, err);
+    if (rc == AG_OK) rc = ag_tokenizer_open(&m->tokenizer, m->gguf, err);
+    if (rc == AG_OK && ag_tokenizer_size(m->tokenizer) > m->hp.vocab)
+        rc = ag_err_set(err, AG_E_FILE, "%s: the tokenizer has %u tokens, the embedding table only %u rows", path,
+                        ag_tokenizer_size(m->tokenizer), m->hp.vocab);
+    if (rc == AG_OK) rc = chat_open(m, chat_template_file, err);
+    if (rc != AG_OK) {
+        ag_model_close(m);
+        return rc;
+    }
+    name_from_path(m, path);
+    m->created = stat(path, &st) == 0 ? (int64_t)st.st_mtime : 0;
+    *out = m;
+    return AG_OK;
+}
+
+void ag_model_close(ag_model *m)
+{
+    if (m == NULL) return;
+    ag_template_free(m->chat);
+    ag_tokenizer_close(m->tokenizer);
+    ag_gguf_close(m->gguf);
+    ag_mem_free(m);
+}
+
+static bool set_piece(json_t *vars, const char *name, const ag_model *m, int32_t id)
+{
+    if (id < 0) return true; /* not defined, as transformers leave it */
+    ag_str s = ag_tokenizer_piece(m->tokenizer, id, true);
+    return json_object_set_new(vars, name, json_stringn(s.p ? s.p : "", s.n)) == 0;
+}
+
+int ag_model_render(const ag_model *m, json_t *vars, ag_buf *out, ag_err *err)
+{
+    if (m->chat == NULL && m->chat_error[0])
+        return ag_err_set(err, AG_E_TEMPLATE, "the chat template of model %s cannot be used (%s); give another with --chat-template", m->name, m->chat_error);
+    if (m->chat == NULL)
+        return ag_err_set(err, AG_E_TEMPLATE, "model %s has no chat template; give one with --chat-template, or use /v1/completions", m->name);
+    if (!set_piece(vars, "bos_token", m, ag_tokenizer_bos(m->tokenizer)) || !set_piece(vars, "eos_token", m, ag_tokenizer_eos(m->tokenizer)))
+        return ag_err_set(err, AG_E_NOMEM, "no memory to render the chat template");
+    time_t now = time(NULL);
+    struct tm local;
+    localtime_r(&now, &local);
+    ag_template_error e;
+    int rc = ag_template_render(m->chat, vars, (int64_t)now + local.tm_gmtoff, &AG_TEMPLATE_LIMITS_DEFAULT, out, &e);
+    if (rc == AG_OK) return AG_OK;
+    if (e.kind == AG_TEMPLATE_RAISED) return ag_err_set(err, rc, "%s", e.message);
+    return ag_err_set(err, rc, "the chat template failed at line %u: %s", e.line, e.message);
+}
