@@ -1,0 +1,71 @@
+/* gateway.h - the HTTP side of the server: takes requests, has them answered by an engine, delivers.
+ * Owns    : the HTTP server (loops, connections), every request, copies of what the conf points to. Engine, metrics and log
+ *           are borrowed: the log and metrics outlive the gateway, the engine outlives ag_gateway_stop.
+ * Threads : open, start, set_engine, reload, drain, stop and close by the owner's thread; requests live on their loop.
+ * Limits  : ag_gateway_conf. Everything that a client controls has a ceiling there or in dialects/fields.def.
+ * Errors  : open and start: AG_E_USAGE (a conf that would be unsafe or makes no sense, in one sentence), AG_E_IO (the port),
+ *           AG_E_NOMEM. Requests are answered in OpenAI's form from err.def.
+ * Order   : open → start → set_engine (when the model is loaded; /readyz is 503 until then) → drain → stop →
+ *           ag_engine_close → close. The engine is closed in between because it posts to the loops' mailboxes, which live
+ *           until close. */
+#ifndef AG_GATEWAY_H
+#define AG_GATEWAY_H
+
+#include "engine/engine.h"
+#include "observe/log.h"
+#include "observe/metrics.h"
+
+typedef struct ag_gateway ag_gateway;
+
+typedef struct ag_gateway_conf {
+    const char *host; /* address or name; not a loopback one only with api_key or no_auth */
+    uint16_t port;    /* 0: any free one */
+    uint32_t loops;   /* 0: one per four cores, at least one */
+
+    const char *api_key; /* NULL or "": no keys, any bearer token is accepted, loopback only */
+    bool no_auth;        /* said aloud: listen anywhere without keys */
+
+    uint32_t header_bytes_max, headers_max;
+    uint64_t body_bytes_max;
+    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+    uint32_t connections_max, connections_per_address_max;
+    uint64_t out_bytes_max;     /* bytes waiting to be written per connection */
+
+    /* These may be changed while running (ag_gateway_reload). */
+    const char *cors_origins;   /* "https://a.example,http://localhost:3000" or "*"; NULL: none */
+    uint32_t generations_max;   /* of one request: prompts x n, 1..128 */
+    uint32_t max_tokens_max;    /* of one generation; 0: what the context holds */
+    uint32_t retry_after_s;     /* in Retry-After of a 503 */
+} ag_gateway_conf;
+
+#define AG_GATEWAY_CONF_DEFAULT                                                                                           \
+    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 32u << 10, .headers_max = 100,               \
+                       .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,                   \
+                       .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                        \
+                       .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .generations_max = 128,              \
+                       .retry_after_s = 1})
+
+/* Binds and listens. `log` and `metrics` may be NULL. */
+int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *metrics, ag_log *log, ag_err *err);
+int ag_gateway_start(ag_gateway *gw, ag_err *err); /* the loops' threads: /livez and /metrics answer from here on */
+uint16_t ag_gateway_port(const ag_gateway *gw);
+
+/* Serves the engine's model from now on, under `name` (NULL: the model's own). Once. */
+void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name);
+
+/* Takes over the fields that may change; requests in flight keep what they began with. AG_E_USAGE: nothing changed. */
+int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err);
+
+/* No new work: /readyz is 503, the listening socket closes, running answers go on. Returns at once. */
+void ag_gateway_drain(ag_gateway *gw);
+/* Waits until every connection has gone or timeout_ms has passed, then breaks off the rest. Ends the loops. */
+void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms);
+void ag_gateway_close(ag_gateway *gw); /* after stop, or never started */
+
+/* Open requests, of all loops. */
+uint64_t ag_gateway_requests(const ag_gateway *gw);
+
+/* The sentence for the start: what is listened on and who may use it. */
+void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out);
+
+#endif
