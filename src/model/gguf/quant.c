@@ -89,7 +89,7 @@ static inline uint32_t get_u32(const uint8_t *p)
 
 static inline float get_f16(const uint8_t *p) { return ag_f16_to_f32(get_u16(p)); }
 
-/* Block types of 32: nibble j and weight j below 16 are the low halves, weight j + 16 the high half of the same byte. */
+/* Block types of 32: byte j of the nibbles holds weight j in its low half and weight j + 16 in its high half. */
 static void block_q4_0(const uint8_t *x, float *y)
 {
     float d = get_f16(x);
