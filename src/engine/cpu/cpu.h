@@ -7,7 +7,7 @@
  * Errors  : ag_cpu_isa_find: NULL for a name not in the table or not runnable here.
  * Numerics: one arithmetic for one column and many, whatever the tile or the thread: quantized products are exact in int32
  *           within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
- *           interleaved chains in k order; reductions run in 16 lanes, joined pairwise. The scalar table is the
+ *           interleaved chains in k order; reductions run in 64 lanes, joined pairwise. The scalar table is the
  *           specification; vector tables give the same bits wherever the header of a kernel says "exact". */
 #ifndef AG_CPU_H
 #define AG_CPU_H
@@ -33,19 +33,28 @@ void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k); /* f
 /* Repacks tiles [from,to) out of `rows` rows at src (the file's layout, row after row). */
 void ag_pack_fill(const ag_pack *p, const void *src, uint32_t from, uint32_t to);
 
-/* Activations of one product input, quantized once: int8 in blocks of 32 with an f32 scale, and the sums of each 16. For
- * float weight types the product reads x itself. Strides are per column (token). All 64-byte aligned. */
+/* Activations of one product input, quantized once: 32 values as int8 with an f32 scale, beside the sums that the kernels
+ * start from, in one cache line, so that a kernel broadcasts all it needs from there. For float weight types the product
+ * reads x itself. */
+typedef struct ag_act_block {
+    int8_t q[32];       /* -127..127 */
+    float d;            /* x = d * q */
+    float ds;           /* d * sum of q */
+    int32_t n8, n128;   /* sum of q times -8 and -128: what the offset of a 4-bit or 8-bit type takes away */
+    int32_t n32[2];     /* sums of each 16 q times -32 (6-bit types) */
+    float ds16[2];      /* d * sums of each 16 q */
+} ag_act_block;
+
 typedef struct ag_act {
     const float *x;       /* [cols][x_stride] */
     size_t x_stride;      /* in floats */
-    int8_t *q;            /* [cols][k padded to 64] */
-    float *d;             /* [cols][k/32] */
-    int16_t *s;           /* [cols][k/16]: sums of 16 q */
+    ag_act_block *b;      /* [cols][b_stride]; 64-byte aligned */
+    size_t b_stride;      /* in blocks: k/32 made odd, so that columns do not meet in the same cache sets */
     uint32_t k;
 } ag_act;
-size_t ag_act_bytes(uint32_t k, uint32_t cols);                  /* memory for q, d, s */
-void ag_act_place(ag_act *a, uint32_t k, uint32_t cols, void *mem); /* sets q, d, s into mem (64-byte aligned) */
-bool ag_pack_wants_quantized(ag_quant_type t);                   /* products of this type read q, d, s; else x */
+size_t ag_act_bytes(uint32_t k, uint32_t cols);                  /* memory for b */
+void ag_act_place(ag_act *a, uint32_t k, uint32_t cols, void *mem); /* sets b, b_stride, k (mem 64-byte aligned) */
+bool ag_pack_wants_quantized(ag_quant_type t);                   /* products of this type read b; else x */
 
 typedef struct ag_attn {
     const float *q;           /* [tokens][q_stride]; heads of one KV head beside each other, head_dim each */
@@ -74,7 +83,8 @@ typedef struct ag_cpu_ops {
     /* y[c][16*from - row0 ...): rows of tiles [from,to) times columns [0,cols). y points at row 16*from of column 0 with
      * `y_stride` floats per column; rows past w->rows are not written. exact. */
     void (*matmul)(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y, size_t y_stride);
-    /* q, d, s of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even. exact. */
+    /* Blocks of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even; a block whose values are all
+     * below 1e-30 becomes zeros. exact. */
     void (*quantize)(const ag_act *a, uint32_t c, const float *x);
     /* y = x / rms(x) * w; y may be x (gemma's 1 + w is already in its GGUF files). exact. */
     void (*rms_norm)(float *y, const float *x, const float *w, uint32_t n, float eps);
@@ -92,7 +102,7 @@ typedef struct ag_cpu_ops {
     void (*attention)(const ag_attn *a);
     /* Argmax and log-sum-exp helpers for sampling: index of the largest (the first of equals). exact */
     uint32_t (*argmax)(const float *x, uint32_t n);
-    float (*max_exp_sum)(const float *x, uint32_t n, float max);             /* sum of exp(x - max), 16 lanes. exact */
+    float (*max_exp_sum)(const float *x, uint32_t n, float max);             /* sum of exp(x - max). exact */
 } ag_cpu_ops;
 
 typedef struct ag_cpu_isa {
@@ -100,6 +110,7 @@ typedef struct ag_cpu_isa {
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
     const ag_cpu_ops *ops;
+    uint64_t (*burn)(uint64_t rounds); /* its int8 dot product on registers alone; returns the operations done */
 } ag_cpu_isa;
 
 const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs here */
@@ -108,6 +119,7 @@ const ag_cpu_isa *ag_cpu_isa_next(const ag_cpu_isa *isa);     /* walks the table
 /* What this machine can do, for shares of peak: bytes/s read by `threads` threads from memory (buffers far beyond the
  * cache), and int8 multiply-adds/s counted as two operations, of this instruction set's own inner loop. */
 typedef struct ag_cpu_peak { double read_bytes_s, int8_ops_s; } ag_cpu_peak;
+/* AG_E_NOMEM, AG_E_INTERNAL (a thread could not be started). Takes about half a second. */
 int ag_cpu_peak_measure(const ag_cpu_isa *isa, uint32_t threads, ag_cpu_peak *out);
 
 #endif

@@ -1,0 +1,39 @@
+#include "engine/cpu/layout.h"
+
+/* __builtin_cpu_supports also asks whether the operating system saves the registers. */
+#if 0
+static bool ag__has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+
+static bool ag__has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+
+static bool ag__has_scalar(void) { return true; }
+
+static const ag_cpu_isa table[] = {
+#define AG_ISA(name, needs, test) {#name, needs, test, &ag__ops_##name, ag__burn_##name},
+#include "engine/cpu/isa.def"
+#undef AG_ISA
+};
+
+const ag_cpu_isa *ag_cpu_isa_find(const char *name)
+{
+    bool any = name == NULL || name[0] == 0 || strcmp(name, "auto") == 0;
+    for (size_t i = 0; i < AG_ARRAY_LEN(table); i++) {
+        if ((any || strcmp(name, table[i].name) == 0) && table[i].runs()) return &table[i];
+    }
+    return NULL;
+}
+
+const ag_cpu_isa *ag_cpu_isa_next(const ag_cpu_isa *isa)
+{
+    if (isa == NULL) return table;
+    AG_ASSERT(isa >= table && isa < table + AG_ARRAY_LEN(table));
+    return isa + 1 < table + AG_ARRAY_LEN(table) ? isa + 1 : NULL;
+}

@@ -1,0 +1,80 @@
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "engine/cpu/cpu.h"
+#include "engine/cpu/pool.h"
+
+#define READ_BYTES (64u << 20) /* a thread's part: beyond its share of any cache we know */
+#define READ_ROUNDS 5
+#define BURN_US 50000
+
+typedef struct peak {
+    const ag_cpu_isa *isa;
+    unsigned char *mem;
+    _Atomic uint64_t ops, sink;
+    uint64_t rounds;
+} peak;
+
+/* Eight streams of words: enough misses under way to fill a core's buffers. */
+static void read_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
+{
+    (void)worker;
+    peak *p = arg;
+    uint64_t sum[8] = {0};
+    for (uint32_t part = from; part < to; part++) {
+        const uint64_t *w = (const uint64_t *)(p->mem + (size_t)part * READ_BYTES);
+        for (size_t i = 0; i < READ_BYTES / 8; i += 8) {
+            __builtin_prefetch(w + i + 128);
+            for (int j = 0; j < 8; j++) sum[j] += w[i + j];
+        }
+    }
+    for (int j = 0; j < 8; j++) atomic_fetch_add_explicit(&p->sink, sum[j], memory_order_relaxed);
+}
+
+static void touch_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
+{
+    (void)worker;
+    peak *p = arg;
+    memset(p->mem + (size_t)from * READ_BYTES, 1, (size_t)(to - from) * READ_BYTES);
+}
+
+static void burn_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
+{
+    (void)worker;
+    peak *p = arg;
+    for (uint32_t i = from; i < to; i++) atomic_fetch_add(&p->ops, p->isa->burn(p->rounds));
+}
+
+int ag_cpu_peak_measure(const ag_cpu_isa *isa, uint32_t threads, ag_cpu_peak *out)
+{
+    peak p = {.isa = isa, .rounds = 1000};
+    ag_pool *pool = NULL;
+    int rc = ag_pool_open(&pool, threads, NULL);
+    if (rc != AG_OK) return rc;
+    rc = AG_E_NOMEM;
+    p.mem = ag_mem_aligned((size_t)2 << 20, (size_t)threads * READ_BYTES);
+    if (p.mem == NULL) goto undo_pool;
+    ag_pool_run(pool, touch_part, &p, threads, 1);
+    *out = (ag_cpu_peak){0};
+    for (int i = 0; i < READ_ROUNDS; i++) {
+        uint64_t begin = ag_now_us();
+        ag_pool_run(pool, read_part, &p, threads, 1);
+        double rate = (double)threads * READ_BYTES * 1e6 / (double)AG_MAX(ag_now_us() - begin, 1u);
+        out->read_bytes_s = AG_MAX(out->read_bytes_s, rate);
+    }
+    uint64_t took = 0;
+    for (; took < BURN_US; p.rounds *= 2) {
+        atomic_store(&p.ops, 0);
+        uint64_t begin = ag_now_us();
+        ag_pool_run(pool, burn_part, &p, threads, 1);
+        took = AG_MAX(ag_now_us() - begin, 1u);
+        out->int8_ops_s = (double)atomic_load(&p.ops) * 1e6 / (double)took;
+    }
+    rc = AG_OK;
+    ag_mem_free(p.mem);
+undo_pool:
+    ag_pool_close(pool);
+    return rc;
+}
