@@ -187,7 +187,7 @@ static bool unprintable(uint32_t cp)
 const char *ag_gguf_show(char *out, size_t cap, ag_str s)
 {
     AG_ASSERT(cap >= 16);
-    size_t n = 0, at = 0;
+    size_t n = 0, at = 0, dots = 0; /* dots: the last place where they would still fit */
     while (at < s.n) {
         char piece[16];
         uint32_t cp;
@@ -204,14 +204,15 @@ const char *ag_gguf_show(char *out, size_t cap, ag_str s)
             memcpy(piece, s.p + at, len);
             got = len;
         }
-        if (n + got + (at + len < s.n ? 3 : 0) >= cap) { /* room is kept for the dots while anything follows */
-            memcpy(out + n, "...", 3);
-            n += 3;
+        if (n + got >= cap) {
+            memcpy(out + dots, "...", 3);
+            n = dots + 3;
             break;
         }
         memcpy(out + n, piece, got);
         n += got;
         at += len;
+        if (n + 3 < cap) dots = n;
     }
     out[n] = 0;
     return out;
