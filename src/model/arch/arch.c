@@ -101,7 +101,6 @@ static int read_scaling(ag_hparams *hp, const ag_gguf *g, ag_err *err)
         (rc = ag_arch_f32(g, hp, "rope.scaling.yarn_ext_factor", false, &hp->yarn_ext_factor, err)) ||
         (rc = ag_arch_f32(g, hp, "rope.scaling.yarn_beta_fast", false, &hp->yarn_beta_fast, err)) ||
         (rc = ag_arch_f32(g, hp, "rope.scaling.yarn_beta_slow", false, &hp->yarn_beta_slow, err)) ||
-        (rc = ag_arch_f32(g, hp, "rope.scaling.yarn_log_multiplier", false, &hp->yarn_log_mul, err)) ||
         (rc = ag_arch_u32(g, hp, "rope.scaling.original_context_length", false, &hp->ctx_orig, err)))
         return rc;
     return check_range(g, "the original context length", hp->ctx_orig, 1, AG_HP_CTX_MAX, err);
@@ -143,6 +142,25 @@ static int read_shape(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     return AG_OK;
 }
 
+/* Keys whose meaning we do not build: better no answer than a wrong one. */
+static int refuse_unbuilt(const ag_hparams *hp, const ag_gguf *g, ag_err *err)
+{
+    static const char *const keys[] = {"expert_count", "nextn_predict_layers"};
+    for (size_t i = 0; i < AG_ARRAY_LEN(keys); i++) {
+        uint32_t n = 0;
+        int rc = ag_arch_u32(g, hp, keys[i], false, &n, err);
+        if (rc) return rc;
+        if (n) return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s.%s\" is %u; such models are not supported", ag_gguf_path(g), hp->family->name, keys[i], n);
+    }
+    char key[128];
+    const ag_gguf_value *v = ag_gguf_value_find(g, key_of(hp, "rope.dimension_sections", key));
+    if (v && v->type == AG_GGUF_ARRAY && (v->item == AG_GGUF_I32 || v->item == AG_GGUF_U32))
+        for (uint64_t i = 0; i < v->n; i++)
+            if (ag_gguf_int_at(v, i) != 0)
+                return ag_err_set(err, AG_E_UNSUPPORTED, "%s: RoPE in sections (key \"%s\") is not supported", ag_gguf_path(g), key);
+    return AG_OK;
+}
+
 int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
 {
     *hp = (ag_hparams){.eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1, .logit_scale = 1};
@@ -153,7 +171,7 @@ int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     if (hp->family == NULL)
         return ag_err_set(err, AG_E_UNSUPPORTED, "%s: model family \"%.*s\" is not known; known are %s", ag_gguf_path(g),
                           (int)AG_MIN(arch.n, (size_t)60), arch.p, ag_family_list());
-    if ((rc = read_shape(hp, g, err)) || (rc = ag_arch_u32(g, hp, "context_length", true, &hp->ctx_train, err)) ||
+    if ((rc = refuse_unbuilt(hp, g, err)) || (rc = read_shape(hp, g, err)) || (rc = ag_arch_u32(g, hp, "context_length", true, &hp->ctx_train, err)) ||
         (rc = check_range(g, "the context length", hp->ctx_train, 1, AG_HP_CTX_MAX, err)) ||
         (rc = ag_arch_f32(g, hp, "attention.layer_norm_rms_epsilon", true, &hp->eps, err)))
         return rc;
@@ -211,6 +229,6 @@ ag_vid ag_arch_ffn(ag_graph *g, const ag_hparams *hp, ag_vid x, ag_glu_fn f)
 ag_vid ag_arch_attend(ag_graph *g, const ag_hparams *hp, ag_qkv h, uint32_t window)
 {
     float scale = hp->attn_scale != 0 ? hp->attn_scale : 1.0f / sqrtf((float)hp->head_dim);
-    ag_vid y = ag_graph_attention(g, h.q, h.k, h.v, hp->heads, hp->kv_heads, hp->head_dim, hp->head_dim_v, scale, window, hp->attn_softcap);
+    ag_vid y = ag_graph_attention(g, h.q, h.k, h.v, hp->heads, hp->kv_heads, hp->head_dim, hp->head_dim_v, scale, window, 0);
     return ag_graph_linear(g, y, "attn_output", hp->width);
 }

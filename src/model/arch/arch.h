@@ -30,12 +30,12 @@ typedef struct ag_hparams {
     float rope_base, rope_base_local; /* local: of layers with a window (gemma3) */
     ag_rope_scaling scaling;
     float scaling_factor, attn_factor;
-    float yarn_ext_factor, yarn_beta_fast, yarn_beta_slow, yarn_log_mul;
+    float yarn_ext_factor, yarn_beta_fast, yarn_beta_slow;
     uint32_t ctx_orig;
     /* attention */
     uint32_t window;        /* 0: none */
     uint32_t window_every;  /* with a window: each window_every-th layer has none (gemma3: 6); 0: all layers have it */
-    float logit_softcap, attn_softcap;
+    float logit_softcap;
     float attn_scale;       /* 0: 1/sqrt(head_dim) */
     float embed_scale, logit_scale;
 } ag_hparams;

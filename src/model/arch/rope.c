@@ -27,7 +27,7 @@ static float yarn_apply(double *f, const ag_hparams *hp)
         f[i] = f[i] / hp->scaling_factor * (1 - keep) + f[i] * keep;
     }
     double m = hp->attn_factor;
-    if (hp->yarn_ext_factor != 0) m *= 1 + 0.1 * log(hp->scaling_factor);
+    if (hp->yarn_ext_factor != 0 && hp->scaling_factor > 1) m *= 1 + 0.1 * log(hp->scaling_factor);
     return (float)m;
 }
 
