@@ -177,12 +177,12 @@ static const char *env_get(char **env, const ag_conf_row *r, char name[64])
     return NULL;
 }
 
-static int env_load(ag_conf *c, char **env, ag_err *err)
+static int env_load(ag_conf *c, const ag_conf_input *in, ag_err *err)
 {
     int rc = AG_OK;
     for (size_t i = 0; i < AG_CONF_COUNT && rc == AG_OK; i++) {
         char name[64];
-        const char *value = env_get(env, &rows[i], name);
+        const char *value = ag__conf_in_groups(&rows[i], in->groups) ? env_get(in->env, &rows[i], name) : NULL;
         if (value) rc = ag_conf_set(c, (ag_conf_id)i, name, ag_str_of(value), err);
     }
     return rc;
@@ -274,10 +274,11 @@ int ag_conf_load(ag_conf *c, const ag_conf_input *in, ag_err *err)
 {
     char name[64];
     int rc = ag_conf_init(c, err);
-    const char *config = env_get(in->env, &rows[AG_CONF_config], name);
+    bool may = ag__conf_in_groups(&rows[AG_CONF_config], in->groups);
+    const char *config = may ? env_get(in->env, &rows[AG_CONF_config], name) : NULL;
     if (rc == AG_OK) rc = flags_walk(c, in, &config, err);
     if (rc == AG_OK && config && *config) rc = ag__conf_file(c, config, err);
-    if (rc == AG_OK) rc = env_load(c, in->env, err);
+    if (rc == AG_OK) rc = env_load(c, in, err);
     if (rc == AG_OK) rc = flags_walk(c, in, NULL, err);
     return rc;
 }

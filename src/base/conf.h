@@ -69,7 +69,7 @@ typedef struct ag_conf_input {
     int argc; /* words after the command's name */
     char **argv;
     char **env;         /* as environ */
-    const char *groups; /* "model,engine": only these flags are known; NULL: all */
+    const char *groups; /* "model,engine": only these flags and variables are known; NULL: all */
     ag_conf_other_fn *other;
     void *other_arg;
 } ag_conf_input;
