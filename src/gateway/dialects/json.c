@@ -1,0 +1,129 @@
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/utf8.h"
+#include "gateway/dialects/fields.h"
+
+const char *ag__json_type(const json_t *v)
+{
+    switch (json_typeof(v)) {
+    case JSON_OBJECT: return "an object";
+    case JSON_ARRAY: return "an array";
+    case JSON_STRING: return "a string";
+    case JSON_INTEGER:
+    case JSON_REAL: return "a number";
+    case JSON_TRUE:
+    case JSON_FALSE: return "a boolean";
+    default: return "null";
+    }
+}
+
+int ag_request_fail(ag_err *err, int code, const char *param, const char *fmt, ...)
+{
+    char text[sizeof err->text];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    bool first = err && err->code == AG_OK;
+    ag_err_set(err, code, "%s", text);
+    if (first && param) snprintf(err->param, sizeof err->param, "%s", param);
+    return code;
+}
+
+int ag__wrong_type(ag_err *err, const char *param, const char *wanted, const json_t *got)
+{
+    return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be %s, not %s.", param, wanted, ag__json_type(got));
+}
+
+int ag__no_memory(const ag_request *r, ag_err *err)
+{
+    if (ag_arena_full(&r->mem)) return ag_err_set(err, AG_E_LIMIT, "The request needs more memory than one request may use.");
+    return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
+}
+
+int ag__json_integer(const json_t *v, const char *param, int64_t min, int64_t max, int64_t *out, ag_err *err)
+{
+    int64_t x;
+    if (json_is_integer(v)) {
+        x = json_integer_value(v);
+    } else if (json_is_real(v) && fabs(json_real_value(v)) < 9e15 && json_real_value(v) == floor(json_real_value(v))) {
+        x = (int64_t)json_real_value(v);
+    } else if (json_is_real(v)) {
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be an integer, not %.17g.", param, json_real_value(v));
+    } else {
+        return ag__wrong_type(err, param, "an integer", v);
+    }
+    if (x < min || x > max)
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be between %lld and %lld; %lld was given.", param, (long long)min,
+                               (long long)max, (long long)x);
+    *out = x;
+    return AG_OK;
+}
+
+int ag__json_number(const json_t *v, const char *param, double min, double max, bool open, double *out, ag_err *err)
+{
+    if (!json_is_number(v)) return ag__wrong_type(err, param, "a number", v);
+    double x = json_number_value(v);
+    if (x >= min && x <= max && !(open && x == min)) {
+        *out = x;
+        return AG_OK;
+    }
+    if (open)
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be greater than %g and at most %g; %.9g was given.", param, min,
+                               max, x);
+    return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be between %g and %g; %.9g was given.", param, min, max, x);
+}
+
+int ag__json_bool(const json_t *v, const char *param, bool *out, ag_err *err)
+{
+    if (!json_is_boolean(v)) return ag__wrong_type(err, param, "a boolean", v);
+    *out = json_is_true(v);
+    return AG_OK;
+}
+
+/* Depth and number of values before anything is allocated by them. Says nothing of validity; jansson does. */
+static int scan(const char *p, size_t n, ag_err *err)
+{
+    uint32_t depth = 0, items = 0;
+    for (size_t i = 0; i < n; i++) {
+        switch (p[i]) {
+        case '"':
+            for (i++; i < n && p[i] != '"'; i++)
+                if (p[i] == '\\') i++;
+            break;
+        case '{':
+        case '[':
+            items++;
+            if (++depth > AG_JSON_DEPTH_MAX)
+                return ag_err_set(err, AG_E_LIMIT, "The JSON is nested deeper than %d levels, at byte %zu.", AG_JSON_DEPTH_MAX, i);
+            break;
+        case '}':
+        case ']': depth -= depth > 0; break;
+        case ',':
+        case ':':
+            if (++items > AG_JSON_ITEMS_MAX)
+                return ag_err_set(err, AG_E_LIMIT, "The JSON holds more than %u values.", AG_JSON_ITEMS_MAX);
+            break;
+        }
+    }
+    return AG_OK;
+}
+
+int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
+{
+    size_t at = ag_utf8_check(p, n);
+    if (at != SIZE_MAX)
+        return ag_err_set(err, AG_E_UTF8, "The body is not UTF-8: byte %zu (0x%02X) does not belong to a character.", at,
+                          (unsigned char)p[at]);
+    int rc = scan(p, n, err);
+    if (rc != AG_OK) return rc;
+    json_error_t e = {0};
+    *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    if (*out) return AG_OK;
+    /* Without memory jansson often says nothing at all. */
+    if (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory)
+        return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
+    return ag_err_set(err, AG_E_JSON, "The body is not valid JSON: %.300s (line %d, column %d).", e.text, e.line, e.column);
+}

@@ -1,0 +1,327 @@
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gateway/dialects/fields.h"
+#include "gateway/dialects/openai.h"
+
+#define C AG_REQUEST_COMPLETION
+#define H AG_REQUEST_CHAT
+#define CH (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT)
+
+/* A prompt of a million ids is 4 MiB; arrays, copies and template text come out of jansson, not of this. */
+#define REQUEST_BYTES_MAX (32u << 20)
+
+typedef enum field_type { FIELD_BOOL, FIELD_U32, FIELD_F32, FIELD_OTHER } field_type;
+
+typedef struct field_row {
+    const char *name;
+    field_type type;
+    size_t offset;
+    double min, max;
+    bool open;
+    unsigned dialects;
+    ag_field_fn *parse;
+    const char *words, *doc;
+} field_row;
+
+static const field_row rows[] = {
+#define AG_FIELD_BOOL(name, member, dialects, doc) {#name, FIELD_BOOL, offsetof(ag_request, member), 0, 1, false, dialects, NULL, "boolean", doc},
+#define AG_FIELD_U32(name, member, min, max, dialects, doc) {#name, FIELD_U32, offsetof(ag_request, member), min, max, false, dialects, NULL, "integer", doc},
+#define AG_FIELD_F32(name, member, min, max, open, dialects, doc) {#name, FIELD_F32, offsetof(ag_request, member), min, max, open, dialects, NULL, "number", doc},
+#define AG_FIELD_OTHER(name, type, dialects, doc) {#name, FIELD_OTHER, 0, 0, 0, false, dialects, ag__parse_##name, type, doc},
+#include "gateway/dialects/fields.def"
+#undef AG_FIELD_BOOL
+#undef AG_FIELD_U32
+#undef AG_FIELD_F32
+#undef AG_FIELD_OTHER
+};
+
+void ag_request_init(ag_request *r, ag_request_kind kind)
+{
+    *r = (ag_request){.kind = kind, .n = 1, .max_tokens = AG_REQUEST_UNSET, .max_completion_tokens = AG_REQUEST_UNSET,
+                      .add_special = true, .add_generation_prompt = true, .top_logprobs = -1, .sampling = AG_SAMPLING_DEFAULT};
+    ag_arena_init(&r->mem, REQUEST_BYTES_MAX);
+}
+
+void ag_request_fini(ag_request *r)
+{
+    json_decref(r->vars);
+    json_decref(r->root);
+    r->vars = r->root = NULL;
+    ag_arena_fini(&r->mem);
+}
+
+static int parse_row(ag_request *r, const field_row *row, const json_t *v, ag_err *err)
+{
+    void *member = (char *)r + row->offset;
+    int64_t whole;
+    double number;
+    int rc;
+    switch (row->type) {
+    case FIELD_BOOL: return ag__json_bool(v, row->name, member, err);
+    case FIELD_U32:
+        rc = ag__json_integer(v, row->name, (int64_t)row->min, (int64_t)row->max, &whole, err);
+        if (rc == AG_OK) *(uint32_t *)member = (uint32_t)whole;
+        return rc;
+    case FIELD_F32:
+        rc = ag__json_number(v, row->name, row->min, row->max, row->open, &number, err);
+        if (rc == AG_OK) *(float *)member = (float)number;
+        return rc;
+    default: return row->parse(r, v, err);
+    }
+}
+
+/* What no single field can tell. */
+static int check_together(ag_request *r, ag_err *err)
+{
+    if (r->kind == AG_REQUEST_COMPLETION && r->n_prompts == 0)
+        return ag_request_fail(err, AG_E_PARAM_MISSING, "prompt", "'prompt' is missing: say what is to be continued.");
+    if (r->kind == AG_REQUEST_CHAT && (r->vars == NULL || json_object_get(r->vars, "messages") == NULL))
+        return ag_request_fail(err, AG_E_PARAM_MISSING, "messages", "'messages' is missing: an array with the conversation.");
+    if (r->kind == AG_REQUEST_COMPLETION && r->n_prompts * r->n > AG_REQUEST_PROMPTS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "n", "%u prompts with 'n' = %u make %u answers; one request may ask for %d.",
+                               r->n_prompts, r->n, r->n_prompts * r->n, AG_REQUEST_PROMPTS_MAX);
+    if (r->max_completion_tokens != AG_REQUEST_UNSET) r->max_tokens = r->max_completion_tokens;
+    if (r->kind == AG_REQUEST_COMPLETION && r->max_tokens == AG_REQUEST_UNSET) r->max_tokens = 16;
+    if (r->max_tokens != AG_REQUEST_UNSET && r->min_tokens > r->max_tokens)
+        return ag_request_fail(err, AG_E_PARAM, "min_tokens", "'min_tokens' (%u) is more than 'max_tokens' (%u).", r->min_tokens,
+                               r->max_tokens);
+    if (r->kind == AG_REQUEST_CHAT) {
+        if (r->no_tools && json_object_set_new(r->vars, "tools", json_null()) != 0) return ag__no_memory(r, err);
+        if (json_object_get(r->vars, "add_generation_prompt") == NULL &&
+            json_object_set_new(r->vars, "add_generation_prompt", json_boolean(r->add_generation_prompt)) != 0)
+            return ag__no_memory(r, err);
+    }
+    return AG_OK;
+}
+
+int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err)
+{
+    size_t i = 0;
+    while (i < n && (body[i] == ' ' || body[i] == '\n' || body[i] == '\r' || body[i] == '\t')) i++;
+    if (i == n) return ag_err_set(err, AG_E_JSON, "The body is empty; it must be a JSON object.");
+    int rc = ag__json_load(body, n, &r->root, err);
+    if (rc != AG_OK) return rc;
+    if (!json_is_object(r->root))
+        return ag_err_set(err, AG_E_JSON, "The body must be a JSON object, not %s.", ag__json_type(r->root));
+    for (i = 0; i < AG_ARRAY_LEN(rows); i++) {
+        if (!(rows[i].dialects & r->kind)) continue;
+        const json_t *v = json_object_get(r->root, rows[i].name);
+        if (v == NULL || json_is_null(v)) continue;
+        rc = parse_row(r, &rows[i], v, err);
+        if (rc != AG_OK) return rc;
+    }
+    return check_together(r, err);
+}
+
+static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)
+{
+    if (id >= 0 && (uint32_t)id < vocab) return AG_OK;
+    return ag_request_fail(err, AG_E_PARAM, param, "'%s' names token %d; this model's vocabulary has 0 to %u.", param, id, vocab - 1);
+}
+
+int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err)
+{
+    int rc = AG_OK;
+    for (uint32_t i = 0; i < r->n_prompts && rc == AG_OK; i++)
+        for (uint32_t k = 0; k < r->prompts[i].n_ids && rc == AG_OK; k++) rc = check_id(r->prompts[i].ids[k], vocab, "prompt", err);
+    for (uint32_t i = 0; i < r->n_stop_tokens && rc == AG_OK; i++) rc = check_id(r->stop_tokens[i], vocab, "stop_token_ids", err);
+    for (uint32_t i = 0; i < r->n_bias && rc == AG_OK; i++) rc = check_id(r->bias[i].id, vocab, "logit_bias", err);
+    return rc;
+}
+
+/* Fields of both dialects. */
+
+int ag__parse_model(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_string(v)) return ag__wrong_type(err, "model", "a string", v);
+    r->model = (ag_str){json_string_value(v), json_string_length(v)};
+    return AG_OK;
+}
+
+int ag__parse_user(ag_request *r AG_UNUSED, const json_t *v AG_UNUSED, ag_err *err AG_UNUSED) { return AG_OK; }
+
+int ag__parse_seed(ag_request *r, const json_t *v, ag_err *err)
+{
+    int64_t seed;
+    int rc = ag__json_integer(v, "seed", INT64_MIN, INT64_MAX, &seed, err);
+    r->seed_set = rc == AG_OK;
+    if (rc == AG_OK) r->sampling.seed = (uint64_t)seed;
+    return rc;
+}
+
+int ag__parse_top_k(ag_request *r, const json_t *v, ag_err *err)
+{
+    int64_t k;
+    int rc = ag__json_integer(v, "top_k", -1, 1000000, &k, err);
+    if (rc == AG_OK) r->sampling.top_k = k < 0 ? 0 : (uint32_t)k;
+    return rc;
+}
+
+int ag__parse_logit_bias(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_object(v)) return ag__wrong_type(err, "logit_bias", "an object", v);
+    size_t n = json_object_size(v);
+    if (n > AG_GEN_BIAS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "logit_bias", "'logit_bias' has %zu entries; at most %d are taken.", n, AG_GEN_BIAS_MAX);
+    r->bias = ag_arena_array(&r->mem, n + 1, sizeof *r->bias);
+    if (r->bias == NULL) return ag__no_memory(r, err);
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)v, key, value) {
+        char *end;
+        errno = 0;
+        long id = strtol(key, &end, 10);
+        if (key[0] < '0' || key[0] > '9' || *end || errno || id > INT32_MAX)
+            return ag_request_fail(err, AG_E_PARAM, "logit_bias", "'logit_bias' has the key \"%.40s\", which is not a token id.", key);
+        double bias;
+        int rc = ag__json_number(value, "logit_bias", -100, 100, false, &bias, err);
+        if (rc != AG_OK) return rc;
+        r->bias[r->n_bias++] = (ag_logit_bias){(int32_t)id, (float)bias};
+    }
+    return AG_OK;
+}
+
+static int add_stop(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_string(v)) return ag__wrong_type(err, "stop", "a string or an array of strings", v);
+    ag_str s = {json_string_value(v), json_string_length(v)};
+    if (s.n == 0) return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' must not hold an empty string.");
+    if (s.n > AG_GEN_STOP_BYTES_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "stop", "A string in 'stop' has %zu bytes; at most %d are taken.", s.n, AG_GEN_STOP_BYTES_MAX);
+    r->stops[r->n_stops++] = s;
+    return AG_OK;
+}
+
+int ag__parse_stop(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_array(v)) return add_stop(r, v, err);
+    if (json_array_size(v) > AG_GEN_STOPS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' has %zu strings; at most %d are taken.", json_array_size(v), AG_GEN_STOPS_MAX);
+    int rc = AG_OK;
+    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++) rc = add_stop(r, json_array_get(v, i), err);
+    return rc;
+}
+
+int ag__parse_stop_token_ids(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_array(v)) return ag__wrong_type(err, "stop_token_ids", "an array of token ids", v);
+    if (json_array_size(v) > AG_GEN_STOPS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "stop_token_ids", "'stop_token_ids' has %zu entries; at most %d are taken.",
+                               json_array_size(v), AG_GEN_STOPS_MAX);
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        int64_t id;
+        int rc = ag__json_integer(json_array_get(v, i), "stop_token_ids", 0, INT32_MAX, &id, err);
+        if (rc != AG_OK) return rc;
+        r->stop_tokens[r->n_stop_tokens++] = (int32_t)id;
+    }
+    return AG_OK;
+}
+
+int ag__parse_logprobs(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (r->kind == AG_REQUEST_CHAT) {
+        bool on;
+        int rc = ag__json_bool(v, "logprobs", &on, err);
+        if (rc == AG_OK) r->top_logprobs = on ? 0 : -1;
+        return rc;
+    }
+    int64_t n;
+    int rc = ag__json_integer(v, "logprobs", 0, AG_GEN_TOP_MAX, &n, err);
+    if (rc == AG_OK) r->top_logprobs = (int32_t)n;
+    return rc;
+}
+
+int ag__parse_stream_options(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_object(v)) return ag__wrong_type(err, "stream_options", "an object", v);
+    if (!r->stream)
+        return ag_request_fail(err, AG_E_PARAM, "stream_options", "'stream_options' may be given only with 'stream' true.");
+    const json_t *usage = json_object_get(v, "include_usage");
+    if (usage == NULL || json_is_null(usage)) return AG_OK;
+    return ag__json_bool(usage, "stream_options.include_usage", &r->include_usage, err);
+}
+
+/* Fields of completions. */
+
+static int add_ids(ag_request *r, ag_prompt *to, const json_t *array, ag_err *err)
+{
+    size_t n = json_array_size(array);
+    int32_t *ids = ag_arena_array(&r->mem, n, sizeof *ids);
+    if (ids == NULL) return ag__no_memory(r, err);
+    for (size_t i = 0; i < n; i++) {
+        int64_t id;
+        int rc = ag__json_integer(json_array_get(array, i), "prompt", 0, INT32_MAX, &id, err);
+        if (rc != AG_OK) return rc;
+        ids[i] = (int32_t)id;
+    }
+    *to = (ag_prompt){.ids = ids, .n_ids = (uint32_t)n};
+    return AG_OK;
+}
+
+static int add_prompt(ag_request *r, const json_t *v, ag_err *err)
+{
+    ag_prompt *p = &r->prompts[r->n_prompts];
+    if (json_is_string(v)) *p = (ag_prompt){.text = {json_string_value(v), json_string_length(v)}};
+    else if (!json_is_array(v)) return ag__wrong_type(err, "prompt", "a string, or an array of strings or token ids", v);
+    if (json_is_string(v) ? json_string_length(v) == 0 : json_array_size(v) == 0)
+        return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' is empty: there is nothing to continue.");
+    int rc = json_is_array(v) ? add_ids(r, p, v, err) : AG_OK;
+    r->n_prompts += rc == AG_OK;
+    return rc;
+}
+
+int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
+{
+    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
+    bool many = first != NULL && !json_is_number(first);
+    size_t n = many ? json_array_size(v) : 1;
+    if (n > AG_REQUEST_PROMPTS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' has %zu prompts; one request may have %d.", n, AG_REQUEST_PROMPTS_MAX);
+    r->prompts = ag_arena_array(&r->mem, n, sizeof *r->prompts);
+    if (r->prompts == NULL) return ag__no_memory(r, err);
+    if (!many) return add_prompt(r, v, err);
+    int rc = AG_OK;
+    for (size_t i = 0; i < n && rc == AG_OK; i++) rc = add_prompt(r, json_array_get(v, i), err);
+    return rc;
+}
+
+int ag__parse_best_of(ag_request *r, const json_t *v, ag_err *err)
+{
+    int64_t best;
+    int rc = ag__json_integer(v, "best_of", 1, AG_REQUEST_PROMPTS_MAX, &best, err);
+    if (rc == AG_OK && best != r->n)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, "best_of", "'best_of' is only supported when it equals 'n' (%u).", r->n);
+    return rc;
+}
+
+int ag__parse_suffix(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
+{
+    if (!json_is_string(v)) return ag__wrong_type(err, "suffix", "a string", v);
+    if (json_string_length(v) == 0) return AG_OK;
+    return ag_request_fail(err, AG_E_UNSUPPORTED, "suffix", "'suffix' is not supported; only text after the prompt can be written.");
+}
+
+/* The page. */
+
+static void docs_table(ag_buf *out, unsigned dialect)
+{
+    ag_buf_addz(out, "| field | type | meaning |\n| --- | --- | --- |\n");
+    for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++) {
+        const field_row *f = &rows[i];
+        if (!(f->dialects & dialect)) continue;
+        ag_buf_addf(out, "| `%s` | %s", f->name, f->words);
+        if (f->type == FIELD_U32) ag_buf_addf(out, ", %.0f to %.0f", f->min, f->max);
+        if (f->type == FIELD_F32) ag_buf_addf(out, ", %s%g to %g", f->open ? "above " : "", f->min, f->max);
+        ag_buf_addf(out, " | %s |\n", f->doc);
+    }
+}
+
+void ag_openai_docs(ag_buf *out)
+{
+    ag_buf_addz(out, "## POST /v1/completions\n\n");
+    docs_table(out, AG_REQUEST_COMPLETION);
+    ag_buf_addz(out, "\n## POST /v1/chat/completions\n\n");
+    docs_table(out, AG_REQUEST_CHAT);
+}

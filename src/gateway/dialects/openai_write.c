@@ -1,0 +1,272 @@
+#include <math.h>
+#include <stdio.h>
+
+#include "base/utf8.h"
+#include "gateway/dialects/openai.h"
+
+/* What stands for a probability of zero, where JSON has no word for minus infinity. */
+#define LOGPROB_FLOOR -9999.0
+
+static bool is_chat(const ag_reply *r) { return r->kind == AG_REQUEST_CHAT; }
+static void add_str(ag_buf *out, ag_str s) { ag_buf_add_json(out, s.p, s.n); }
+
+static void add_head(ag_buf *out, const ag_reply *r, const char *object)
+{
+    ag_buf_addz(out, "{\"id\":");
+    add_str(out, r->id);
+    ag_buf_addf(out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", object, (long long)r->created);
+    add_str(out, r->model);
+    ag_buf_addz(out, ",\"choices\":[");
+}
+
+static void add_finish(ag_buf *out, const char *finish)
+{
+    if (finish) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", finish);
+    else ag_buf_addz(out, ",\"finish_reason\":null");
+}
+
+static void add_usage(ag_buf *out, const ag_usage *u)
+{
+    ag_buf_addf(out,
+                "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
+                "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                (unsigned long long)u->prompt_tokens, (unsigned long long)u->completion_tokens,
+                (unsigned long long)(u->prompt_tokens + u->completion_tokens), (unsigned long long)u->cached_tokens);
+}
+
+/* Log probabilities. */
+
+static void add_logprob(ag_buf *out, float logprob)
+{
+    if (isnan(logprob)) ag_buf_addz(out, "null");
+    else ag_buf_addf(out, "%.7g", logprob < LOGPROB_FLOOR ? LOGPROB_FLOOR : (double)logprob);
+}
+
+/* A token's text as a JSON string. One that is only a part of a character cannot be; its bytes are then written out, which
+ * also keeps such tokens apart as keys. */
+static void add_token(ag_buf *out, ag_str piece)
+{
+    if (ag_utf8_check(piece.p, piece.n) == SIZE_MAX) {
+        add_str(out, piece);
+        return;
+    }
+    ag_buf_addz(out, "\"bytes:");
+    for (size_t i = 0; i < piece.n; i++) ag_buf_addf(out, "\\\\x%02x", (unsigned char)piece.p[i]);
+    ag_buf_addc(out, '"');
+}
+
+static void add_chat_token(ag_buf *out, ag_str piece, float logprob)
+{
+    ag_buf_addz(out, "{\"token\":");
+    add_token(out, piece);
+    ag_buf_addz(out, ",\"logprob\":");
+    add_logprob(out, logprob);
+    ag_buf_addz(out, ",\"bytes\":[");
+    for (size_t i = 0; i < piece.n; i++) ag_buf_addf(out, i ? ",%u" : "%u", (unsigned)(unsigned char)piece.p[i]);
+    ag_buf_addc(out, ']');
+}
+
+static ag_str piece_of(const ag_reply_logprobs *lp, int32_t id) { return lp->piece(lp->arg, id, true); }
+
+static void add_chat_logprobs(ag_buf *out, const ag_reply_logprobs *lp)
+{
+    bool first = true;
+    ag_buf_addz(out, "{\"content\":[");
+    for (int part = 0; part < 2; part++) {
+        for (uint32_t i = 0; i < lp->n[part]; i++, first = false) {
+            const ag_gen_token *t = &lp->part[part][i];
+            if (!first) ag_buf_addc(out, ',');
+            add_chat_token(out, piece_of(lp, t->id), t->logprob);
+            ag_buf_addz(out, ",\"top_logprobs\":[");
+            for (uint32_t k = 0; k < t->n_top; k++) {
+                if (k) ag_buf_addc(out, ',');
+                add_chat_token(out, piece_of(lp, t->top[k].id), t->top[k].logprob);
+                ag_buf_addc(out, '}');
+            }
+            ag_buf_addz(out, "]}");
+        }
+    }
+    ag_buf_addz(out, "],\"refusal\":null}");
+}
+
+/* The best tokens and the one that was taken, as an object; two tokens may be the same text, of which the first counts. */
+static void add_top_object(ag_buf *out, const ag_reply_logprobs *lp, const ag_gen_token *t)
+{
+    ag_gen_top all[AG_GEN_TOP_MAX + 1];
+    uint32_t n = 0;
+    for (uint32_t k = 0; k < t->n_top && k < AG_GEN_TOP_MAX; k++) all[n++] = t->top[k];
+    all[n++] = (ag_gen_top){t->id, t->logprob};
+    ag_buf_addc(out, '{');
+    for (uint32_t k = 0, written = 0; k < n; k++) {
+        ag_str piece = piece_of(lp, all[k].id);
+        bool again = false;
+        for (uint32_t j = 0; j < k && !again; j++) again = ag_str_eq(piece_of(lp, all[j].id), piece);
+        if (again) continue;
+        if (written++) ag_buf_addc(out, ',');
+        add_token(out, piece);
+        ag_buf_addc(out, ':');
+        add_logprob(out, all[k].logprob);
+    }
+    ag_buf_addc(out, '}');
+}
+
+static uint64_t characters(ag_str s)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < s.n; i++) n += ((unsigned char)s.p[i] & 0xC0) != 0x80;
+    return n;
+}
+
+static void add_column(ag_buf *out, ag_reply_logprobs *lp, int column)
+{
+    bool first = true;
+    for (int part = 0; part < 2; part++) {
+        for (uint32_t i = 0; i < lp->n[part]; i++, first = false) {
+            const ag_gen_token *t = &lp->part[part][i];
+            if (!first) ag_buf_addc(out, ',');
+            switch (column) {
+            case 0: add_token(out, piece_of(lp, t->id)); break;
+            case 1: add_logprob(out, t->logprob); break;
+            case 2:
+                if (isnan(t->logprob)) ag_buf_addz(out, "null");
+                else add_top_object(out, lp, t);
+                break;
+            default:
+                ag_buf_addf(out, "%llu", (unsigned long long)lp->offset);
+                lp->offset += characters(lp->piece(lp->arg, t->id, false));
+            }
+        }
+    }
+}
+
+static void add_completion_logprobs(ag_buf *out, ag_reply_logprobs *lp)
+{
+    static const char *const columns[] = {"{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[", "],\"text_offset\":["};
+    for (int c = 0; c < 4; c++) {
+        ag_buf_addz(out, columns[c]);
+        add_column(out, lp, c);
+    }
+    ag_buf_addz(out, "]}");
+}
+
+static void add_logprobs(ag_buf *out, const ag_reply *r, ag_reply_logprobs *lp)
+{
+    ag_buf_addz(out, ",\"logprobs\":");
+    if (lp == NULL) ag_buf_addz(out, "null");
+    else if (is_chat(r)) add_chat_logprobs(out, lp);
+    else add_completion_logprobs(out, lp);
+}
+
+/* Whole answers. */
+
+void ag_openai_begin(ag_buf *out, const ag_reply *r) { add_head(out, r, is_chat(r) ? "chat.completion" : "text_completion"); }
+
+void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp, const char *finish)
+{
+    ag_buf_addf(out, "%s{\"index\":%u,", index ? "," : "", index);
+    if (is_chat(r)) {
+        ag_buf_addz(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+        add_str(out, text);
+        ag_buf_addz(out, ",\"refusal\":null}");
+    } else {
+        ag_buf_addz(out, "\"text\":");
+        add_str(out, text);
+    }
+    add_logprobs(out, r, lp);
+    add_finish(out, finish);
+    ag_buf_addc(out, '}');
+}
+
+void ag_openai_end(ag_buf *out, const ag_usage *usage)
+{
+    ag_buf_addz(out, "],");
+    add_usage(out, usage);
+    ag_buf_addc(out, '}');
+}
+
+/* Streams. */
+
+static void begin_chunk(ag_buf *out, const ag_reply *r)
+{
+    ag_buf_addz(out, "data: ");
+    add_head(out, r, is_chat(r) ? "chat.completion.chunk" : "text_completion");
+}
+
+static void end_chunk(ag_buf *out, const ag_reply *r) { ag_buf_addz(out, r->usage_null ? "],\"usage\":null}\n\n" : "]}\n\n"); }
+
+void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index)
+{
+    begin_chunk(out, r);
+    ag_buf_addf(out, "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}", index);
+    end_chunk(out, r);
+}
+
+void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp, const char *finish)
+{
+    begin_chunk(out, r);
+    ag_buf_addf(out, "{\"index\":%u,", index);
+    if (is_chat(r)) {
+        ag_buf_addz(out, "\"delta\":{");
+        if (text.n || !finish) ag_buf_addz(out, "\"content\":"), add_str(out, text);
+        ag_buf_addc(out, '}');
+    } else {
+        ag_buf_addz(out, "\"text\":");
+        add_str(out, text);
+    }
+    add_logprobs(out, r, lp);
+    add_finish(out, finish);
+    ag_buf_addc(out, '}');
+    end_chunk(out, r);
+}
+
+void ag_openai_usage_chunk(ag_buf *out, const ag_reply *r, const ag_usage *usage)
+{
+    begin_chunk(out, r);
+    ag_buf_addz(out, "],");
+    add_usage(out, usage);
+    ag_buf_addz(out, "}\n\n");
+}
+
+void ag_openai_done(ag_buf *out) { ag_buf_addz(out, "data: [DONE]\n\n"); }
+
+/* Errors and models. */
+
+void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id)
+{
+    const ag_err_row *row = ag_err_find(err->code);
+    ag_buf_addz(out, "{\"error\":{\"message\":");
+    ag_buf_add_json(out, err->text, strlen(err->text));
+    ag_buf_addf(out, ",\"type\":\"%s\",\"param\":", row->type);
+    if (err->param[0]) ag_buf_add_json(out, err->param, strlen(err->param));
+    else ag_buf_addz(out, "null");
+    ag_buf_addf(out, ",\"code\":\"%s\"", row->code);
+    if (request_id.n) {
+        ag_buf_addz(out, ",\"request_id\":");
+        add_str(out, request_id);
+    }
+    ag_buf_addz(out, "}}");
+}
+
+void ag_openai_error_event(ag_buf *out, const ag_err *err, ag_str request_id)
+{
+    ag_buf_addz(out, "data: ");
+    ag_openai_error(out, err, request_id);
+    ag_buf_addz(out, "\n\n");
+}
+
+void ag_openai_model(ag_buf *out, const ag_model_card *card)
+{
+    ag_buf_addz(out, "{\"id\":");
+    add_str(out, card->id);
+    ag_buf_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"autoglm\",\"max_model_len\":%u}", (long long)card->created, card->ctx);
+}
+
+void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
+{
+    ag_buf_addz(out, "{\"object\":\"list\",\"data\":[");
+    for (uint32_t i = 0; i < n; i++) {
+        if (i) ag_buf_addc(out, ',');
+        ag_openai_model(out, &cards[i]);
+    }
+    ag_buf_addz(out, "]}");
+}
