@@ -1,40 +1,18 @@
 /* autoglm inspect: what is in a model file. Everything that comes from the file is escaped before it is printed. */
-#include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/buf.h"
+#include "cli/cli.h"
 #include "model/gguf/gguf.h"
-
-int ag_cmd_inspect(int argc, char **argv);
 
 #define ITEMS_TEXT 8       /* of an array; the count is always told */
 #define ITEMS_JSON 64
 #define STRING_TEXT 160    /* bytes of a string shown on a line */
 #define ITEM_TEXT 40       /* bytes of a string that is an item of an array */
 #define STRING_JSON (1u << 20)
-
-typedef struct options {
-    bool json, tensors;
-    const char *path;
-} options;
-
-static const char help[] =
-    "Usage: autoglm inspect MODEL [--json] [--tensors]\n"
-    "\n"
-    "Checks a GGUF file and prints what it holds: version, parts, size, family, parameters, tensors by type, and\n"
-    "every key with its value. Long strings and arrays are shortened. Of a split file, give the first part.\n"
-    "\n"
-    "  --json       one JSON object instead of tables\n"
-    "  --tensors    each tensor too: name, type, dimensions (the row first), bytes\n"
-    "  -h, --help   this text\n"
-    "\n"
-    "Exit: 0 the file is sound, 1 it is not or cannot be read, 2 wrong usage.\n";
-
-/* ---- values, as text and as JSON ---- */
 
 /* The fewest digits that come back as the same number. */
 static const char *float_text(double v, bool f32, char out[32])
@@ -89,8 +67,6 @@ static void print_items(const ag_gguf_value *v, uint64_t max, bool json)
     }
 }
 
-/* ---- sums over the tensors ---- */
-
 typedef struct sum {
     uint64_t tensors, weights, bytes;
 } sum;
@@ -110,8 +86,6 @@ static sum sum_of(const ag_gguf *g, const ag_quant_row *r)
     }
     return s;
 }
-
-/* ---- tables ---- */
 
 static void print_size(const char *label, uint64_t bytes)
 {
@@ -170,7 +144,7 @@ static void print_tensors(const ag_gguf *g)
     }
 }
 
-static void print_text(const ag_gguf *g, const options *o, ag_str family)
+static void print_text(const ag_gguf *g, bool tensors, ag_str family)
 {
     char shown[STRING_TEXT];
     sum all = sum_of(g, NULL);
@@ -185,10 +159,8 @@ static void print_text(const ag_gguf *g, const options *o, ag_str family)
     else printf("%-12snone: a vocabulary only\n", "tensors");
     print_types(g);
     print_keys(g);
-    if (o->tensors) print_tensors(g);
+    if (tensors) print_tensors(g);
 }
-
-/* ---- JSON ---- */
 
 static void print_json_keys(const ag_gguf *g)
 {
@@ -225,7 +197,7 @@ static void print_json_tensors(const ag_gguf *g)
     putchar(']');
 }
 
-static void print_json(const ag_gguf *g, const options *o, ag_str family)
+static void print_json(const ag_gguf *g, bool tensors, ag_str family)
 {
     sum all = sum_of(g, NULL);
     const char *separator = "";
@@ -245,60 +217,41 @@ static void print_json(const ag_gguf *g, const options *o, ag_str family)
     }
     putchar(']');
     print_json_keys(g);
-    if (o->tensors) print_json_tensors(g);
+    if (tensors) print_json_tensors(g);
     puts("}");
-}
-
-/* ---- the command ---- */
-
-static int usage(const char *sentence, const char *what)
-{
-    fprintf(stderr, "autoglm inspect: %s%s\nTry 'autoglm inspect --help'.\n", sentence, what);
-    return 2;
-}
-
-/* -1: go on. */
-static int parse(int argc, char **argv, options *o)
-{
-    static const struct option longs[] = {
-        {"json", no_argument, NULL, 'j'}, {"tensors", no_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'}, {0},
-    };
-    opterr = 0;
-    optind = 0; /* begins anew, also where main has parsed before */
-    for (;;) {
-        int at = AG_MAX(optind, 1), c = getopt_long(argc, argv, ":h", longs, NULL);
-        if (c == -1) break;
-        if (c == 'j') o->json = true;
-        else if (c == 't') o->tensors = true;
-        else if (c == 'h') return fputs(help, stdout) < 0;
-        else return usage("there is no such option: ", argv[AG_MIN(at, argc - 1)]);
-    }
-    if (optind >= argc) return usage("MODEL is missing: the path of a GGUF file", "");
-    if (optind + 1 < argc) return usage("one MODEL at a time; this one is too many: ", argv[optind + 1]);
-    o->path = argv[optind];
-    return -1;
 }
 
 int ag_cmd_inspect(int argc, char **argv)
 {
-    options o = {0};
+    bool json = false, tensors = false;
+    int status;
+    const ag_opt opts[] = {
+        {.name = "json", .kind = AG_OPT_FLAG, .out = &json, .help = "one JSON object instead of tables"},
+        {.name = "tensors", .kind = AG_OPT_FLAG, .out = &tensors,
+         .help = "each tensor too: name, type, dimensions (the row first), bytes"},
+    };
+    ag_cli cli = {
+        .usage = "inspect MODEL [--json] [--tensors]",
+        .about = "Checks a GGUF file and prints what it holds: version, parts, size, family, parameters, tensors by\n"
+                 "type, and every key with its value. Long strings and arrays are shortened. Of a split file, give\n"
+                 "the first part. Exit status: 0 the file is sound, 1 it is not or cannot be read, 2 wrong usage.",
+        .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .args_min = 1, .args_max = 1,
+    };
     ag_gguf *g;
     ag_err err = {0};
     ag_str family = {0};
-    int rc = parse(argc, argv, &o);
-    if (rc >= 0) return rc;
-    if (ag_gguf_open(&g, o.path, &err) != AG_OK) {
-        fprintf(stderr, "autoglm inspect: %s\n", err.text);
-        return 1;
+    if (!ag_cli_parse(&cli, argc, argv, &status)) goto out;
+    if (ag_gguf_open(&g, cli.args[0], &err) != AG_OK) {
+        status = ag_cli_fail(argv[0], &err);
+        goto out;
     }
     if (ag_gguf_string(g, "general.architecture", false, &family, &err) != AG_OK)
-        fprintf(stderr, "autoglm inspect: %s\n", err.text); /* a note: the rest can be shown */
-    if (o.json) print_json(g, &o, family);
-    else print_text(g, &o, family);
+        ag_cli_fail(argv[0], &err); /* a note: the rest can be shown */
+    if (json) print_json(g, tensors, family);
+    else print_text(g, tensors, family);
     ag_gguf_close(g);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "autoglm inspect: the output cannot be written: %s\n", strerror(errno));
-        return 1;
-    }
-    return 0;
+    status = 0;
+out:
+    ag_cli_fini(&cli);
+    return status;
 }

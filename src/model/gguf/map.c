@@ -73,15 +73,8 @@ void ag__gguf_unmap(ag__gguf_part *part)
 void ag_gguf_tensor_release(const ag_gguf *g, const ag_gguf_tensor *t)
 {
     AG_CHECK(g, AG__GGUF_MAGIC);
-    const uint8_t *p = t->data;
-    for (uint32_t i = 0; i < g->n_parts; i++) {
-        const ag__gguf_part *part = &g->parts[i];
-        if (p < part->bytes || p >= part->bytes + part->n) continue;
-        /* Borrowed bytes are left alone: on anonymous memory the same advice would throw the contents away. Pages that
-         * are shared with a neighbour stay. */
-        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-        uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1), to = ((uintptr_t)p + t->bytes) & ~(page - 1);
-        if (part->mapped && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
-        return;
-    }
+    if (!g->parts[0].mapped) return; /* on the caller's own memory, the same advice would throw the contents away */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), p = (uintptr_t)t->data;
+    uintptr_t from = (p + page - 1) & ~(page - 1), to = (p + t->bytes) & ~(page - 1); /* no page of a neighbour */
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }

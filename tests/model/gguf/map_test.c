@@ -59,28 +59,78 @@ static void test_not_a_file(void **state)
     assert_int_equal(open_files(), before);
 }
 
-static void small_file(const char *path)
+#define BIG (256 * 1024) /* weights: 1 MiB, many pages */
+
+static void small_file(gb *b)
 {
-    gb b;
-    gb_init(&b);
-    gb_str(&b, "general.architecture", "llama");
-    gb_tensor(&b, "big", 0, 2, (uint64_t[]){1024, 16}, NULL, 1024 * 16 * 4);
-    gb_tensor(&b, "small", 0, 1, (uint64_t[]){2}, "\0\0\200\77\0\0\0\100", 8);
-    gb_save(&b, path);
-    gb_free(&b);
+    float *w = calloc(BIG, sizeof *w);
+    w[BIG / 2] = 3.0f;
+    gb_init(b);
+    gb_str(b, "general.architecture", "llama");
+    gb_tensor(b, "big", 0, 1, (uint64_t[]){BIG}, w, BIG * sizeof *w);
+    gb_tensor(b, "small", 0, 1, (uint64_t[]){2}, (float[]){1, 2}, 8);
+    free(w);
 }
 
-static void test_release_keeps_contents(void **state)
+/* Of the mappings of this file; -1: there are none. */
+static long resident_kib(const char *path)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    char line[512];
+    long sum = -1, kib;
+    unsigned long from, to;
+    bool ours = false;
+    if (f == NULL) fail_msg("no /proc/self/smaps");
+    while (fgets(line, sizeof line, f) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) ours = strstr(line, path) != NULL;
+        if (ours && sscanf(line, "Rss: %ld kB", &kib) == 1) sum = (sum < 0 ? 0 : sum) + kib;
+    }
+    fclose(f);
+    return sum;
+}
+
+static void check_contents(const ag_gguf *g)
+{
+    const float *big = ag_gguf_tensor_find(g, "big")->data, *small = ag_gguf_tensor_find(g, "small")->data;
+    float sum = 0;
+    for (uint32_t i = 0; i < BIG; i++) sum += big[i];
+    assert_true(sum == 3.0f && big[BIG / 2] == 3.0f && small[0] == 1.0f && small[1] == 2.0f);
+}
+
+static void test_release_of_a_mapping(void **state)
 {
     (void)state;
     ag_gguf *g;
-    small_file(in_dir("small.gguf"));
-    assert_int_equal(ag_gguf_open(&g, in_dir("small.gguf"), NULL), AG_OK);
+    gb b;
+    const char *path = in_dir("small.gguf");
+    small_file(&b);
+    gb_save(&b, path);
+    gb_free(&b);
+    assert_int_equal(ag_gguf_open(&g, path, NULL), AG_OK);
+    check_contents(g);
+    assert_true(resident_kib(path) >= 1024);
     for (uint32_t i = 0; i < 2; i++) ag_gguf_tensor_release(g, ag_gguf_tensor_at(g, i));
-    const float *y = ag_gguf_tensor_find(g, "small")->data;
-    assert_true(y[0] == 1.0f && y[1] == 2.0f);
+    assert_in_range(resident_kib(path), 0, 64);
+    check_contents(g);
     ag_gguf_close(g);
-    unlink(in_dir("small.gguf"));
+    assert_int_equal(resident_kib(path), -1);
+    unlink(path);
+}
+
+static void test_release_of_borrowed_bytes(void **state)
+{
+    (void)state;
+    ag_gguf *g;
+    gb b;
+    size_t n;
+    small_file(&b);
+    uint8_t *bytes = gb_build(&b, &n);
+    gb_free(&b);
+    assert_int_equal(ag_gguf_open_mem(&g, "mem", bytes, n, NULL), AG_OK);
+    for (uint32_t i = 0; i < 2; i++) ag_gguf_tensor_release(g, ag_gguf_tensor_at(g, i));
+    check_contents(g);
+    ag_gguf_close(g);
+    free(bytes);
 }
 
 #ifdef AG_FAULTS
@@ -88,7 +138,10 @@ static void test_system_refuses(void **state)
 {
     (void)state;
     const char *path = in_dir("small.gguf");
-    small_file(path);
+    gb b;
+    small_file(&b);
+    gb_save(&b, path);
+    gb_free(&b);
     unsigned before = open_files();
     ag_fault_arm(AG_FAULT_OPEN, 1);
     refused(path, AG_E_IO, "cannot be opened");
@@ -107,7 +160,8 @@ int main(void)
     snprintf(dir, sizeof dir, "%s/gguf-map-XXXXXX", tmp && strlen(tmp) < 40 ? tmp : "/tmp");
     if (mkdtemp(dir) == NULL) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_not_a_file), cmocka_unit_test(test_release_keeps_contents),
+        cmocka_unit_test(test_not_a_file), cmocka_unit_test(test_release_of_a_mapping),
+        cmocka_unit_test(test_release_of_borrowed_bytes),
 #ifdef AG_FAULTS
         cmocka_unit_test(test_system_refuses),
 #endif

@@ -108,6 +108,8 @@ static void tensor_wraps_to_4(gb *b) /* 2^32 * 2^32 * 4 is 4 when nobody looks *
     gb_entry(b, "some.weight", AG_Q_F32, 3, (uint64_t[]){1ull << 32, 1ull << 32, 4}, 0);
 }
 static void tensor_bytes_overflow(gb *b) { gb_entry(b, "some.weight", AG_Q_F32, 1, (uint64_t[]){1ull << 62}, 0); }
+static void tensor_weights_2_63(gb *b) { gb_entry(b, "some.weight", AG_Q_Q2_K, 2, (uint64_t[]){1ull << 62, 2}, 0); }
+static void tensor_bytes_2_63(gb *b) { gb_entry(b, "some.weight", AG_Q_F32, 1, (uint64_t[]){1ull << 61}, 0); }
 static void tensor_type(gb *b) { gb_entry(b, "some.weight", 16, 1, (uint64_t[]){256}, 0); }
 static void tensor_type_unknown(gb *b) { gb_entry(b, "some.weight", 4000000000u, 1, (uint64_t[]){256}, 0); }
 static void tensor_blocks(gb *b) { gb_entry(b, "some.weight", AG_Q_Q4_K, 2, (uint64_t[]){128, 2}, 0); }
@@ -212,6 +214,8 @@ static const struct { void (*make)(gb *b); int code; const char *says; } cases[]
     {tensor_overflow, AG_E_FILE, "dimensions of tensor some.weight are too large"},
     {tensor_wraps_to_4, AG_E_FILE, "dimensions of tensor some.weight are too large"},
     {tensor_bytes_overflow, AG_E_FILE, "dimensions of tensor some.weight are too large"},
+    {tensor_weights_2_63, AG_E_FILE, "dimensions of tensor some.weight are too large"},
+    {tensor_bytes_2_63, AG_E_FILE, "dimensions of tensor some.weight are too large"},
     {tensor_type, AG_E_UNSUPPORTED, "tensor some.weight is of type 16 (IQ2_XXS); the types that are read are F32, F16"},
     {tensor_type_unknown, AG_E_UNSUPPORTED, "tensor some.weight is of type 4000000000 (unknown)"},
     {tensor_blocks, AG_E_FILE, "rows of tensor some.weight have 128 weights; a multiple of 256 is right for Q4_K"},

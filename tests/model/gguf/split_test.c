@@ -127,7 +127,8 @@ static void test_names(void **state)
     static const char *const whole[] = {
         "m-00001-of-00001.gguf", "-00001-of-00002.gguf", "m-0001-of-0002.gguf", "m-00003-of-00002.gguf",
         "m-00000-of-00002.gguf", "m-00001-of-00002.bin", "m-0000x-of-00002.gguf", "m_00001-of-00002.gguf",
-        "m-00001-of-00000.gguf", "m-00001_of-00002.gguf",
+        "m-00001-of-00000.gguf", "m-00001_of-00002.gguf", "m-00001-of-0000x.gguf", "m-00001-of-001-2.gguf",
+        "m-00001-of-00002.gguv", "m-00001-of-00002.GGUF",
     };
     char old[4096];
     assert_non_null(getcwd(old, sizeof old));
