@@ -1,0 +1,280 @@
+/* autoglm serve: settings → log, metrics, gateway (the port opens at once) → model and engine, on a thread of their own →
+ * signals, until SIGTERM or SIGINT → drain. The main thread does nothing but wait for these. */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "cli/cli.h"
+#include "engine/cpu/pool.h"
+#include "gateway/gateway.h"
+
+extern char **environ;
+
+typedef struct server {
+    int argc;
+    char **argv;
+    ag_conf conf;
+    ag_log *log;
+    ag_metrics *metrics;
+    ag_gateway *gateway;
+    ag_model *model;
+    ag_engine *engine;
+    int signals;  /* signalfd */
+    int finished; /* eventfd: the task has ended */
+    ag_err err;   /* of the loading task */
+} server;
+
+/* A piece of work that must not keep the main thread from hearing signals. One at a time. */
+typedef struct task {
+    server *s;
+    void (*run)(server *s);
+    pthread_t thread;
+} task;
+
+static void *task_main(void *arg)
+{
+    task *t = arg;
+    t->run(t->s);
+    uint64_t one = 1;
+    while (write(t->s->finished, &one, sizeof one) < 0 && errno == EINTR) {}
+    return NULL;
+}
+
+static int task_begin(task *t, server *s, void (*run)(server *), ag_err *err)
+{
+    *t = (task){.s = s, .run = run};
+    if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&t->thread, NULL, task_main, t) != 0)
+        return ag_err_set(err, AG_E_INTERNAL, "a thread could not be started: %s", strerror(errno));
+    return AG_OK;
+}
+
+static void task_end(task *t)
+{
+    uint64_t count;
+    pthread_join(t->thread, NULL);
+    while (read(t->s->finished, &count, sizeof count) < 0 && errno == EINTR) {}
+}
+
+static ag_gateway_conf gateway_conf(const ag_conf *c)
+{
+    ag_gateway_conf g = AG_GATEWAY_CONF_DEFAULT;
+    g.host = c->host;
+    g.port = (uint16_t)c->port;
+    g.loops = c->loops;
+    g.api_key = *c->api_key ? c->api_key : NULL;
+    g.no_auth = c->no_auth;
+    g.header_bytes_max = (uint32_t)c->header_bytes;
+    g.headers_max = c->headers_max;
+    g.body_bytes_max = c->body_bytes;
+    g.header_timeout_ms = c->header_timeout_ms;
+    g.body_timeout_ms = c->body_timeout_ms;
+    g.idle_timeout_ms = c->idle_timeout_ms;
+    g.write_timeout_ms = c->write_timeout_ms;
+    g.connections_max = c->max_connections;
+    g.connections_per_address_max = c->max_connections_per_address;
+    g.out_bytes_max = c->out_bytes;
+    g.cors_origins = *c->cors_origin ? c->cors_origin : NULL;
+    g.generations_max = c->max_generations;
+    g.max_tokens_max = c->max_tokens;
+    g.retry_after_s = c->retry_after_ms / 1000;
+    return g;
+}
+
+static ag_engine_conf engine_conf(const ag_conf *c)
+{
+    ag_engine_conf e = AG_ENGINE_CONF_DEFAULT;
+    e.threads = c->threads ? c->threads : ag_pool_cores();
+    e.isa = c->isa;
+    e.ctx_tokens = c->ctx;
+    e.running_max = c->max_running;
+    e.queue_max = c->queue_max;
+    e.chunk_tokens = c->chunk_tokens;
+    e.no_pass = *c->no_pass ? c->no_pass : NULL;
+    return e;
+}
+
+static ag_log_level log_level(const ag_conf *c)
+{
+    ag_log_level level = AG_LOG_INFO;
+    bool known = ag_log_level_find(c->log_level, &level);
+    AG_ASSERT(known); /* the table's choices are the log's */
+    return level;
+}
+
+static void load(server *s)
+{
+    uint64_t began = ag_now_us();
+    const ag_conf *c = &s->conf;
+    int rc = ag_model_open(&s->model, c->model, *c->chat_template ? c->chat_template : NULL, &s->err);
+    ag_engine_conf conf = engine_conf(c);
+    if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);
+    if (rc != AG_OK) return;
+    ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
+    ag_engine_stats stats;
+    ag_engine_stats_get(s->engine, &stats);
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
+           AG_LOG_Z("isa", ag_engine_isa(s->engine)), AG_LOG_U("threads", conf.threads),
+           AG_LOG_U("ctx", ag_engine_ctx_max(s->engine)), AG_LOG_U("kv_pages", stats.kv_pages),
+           AG_LOG_U("load_ms", (ag_now_us() - began) / 1000));
+}
+
+static void stop(server *s) { ag_gateway_stop(s->gateway, s->conf.shutdown_timeout_ms); }
+
+/* Reads everything again; either all LIVE settings are taken over or none. */
+static void reload(server *s)
+{
+    ag_conf next = {0};
+    ag_err err = {0};
+    uint64_t changed = 0;
+    ag_conf_input in = {.argc = s->argc - 1, .argv = s->argv + 1, .env = environ};
+    int rc = ag_conf_load(&next, &in, &err);
+    if (rc == AG_OK) rc = ag_conf_diff(&s->conf, &next, &changed, &err);
+    ag_gateway_conf g = rc == AG_OK ? gateway_conf(&next) : AG_GATEWAY_CONF_DEFAULT;
+    if (rc == AG_OK) rc = ag_gateway_reload(s->gateway, &g, &err);
+    ag_log_reopen(s->log);
+    if (rc != AG_OK) {
+        AG_LOG(s->log, AG_LOG_ERROR, NULL, "settings not reloaded", AG_LOG_Z("error", err.text));
+        ag_conf_fini(&next);
+        return;
+    }
+    ag_log_level_set(s->log, log_level(&next));
+    ag_conf_fini(&s->conf);
+    s->conf = next;
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "settings reloaded", AG_LOG_U("changed", (uint64_t)__builtin_popcountll(changed)));
+}
+
+/* Waits for a signal or for the task to end. Returns the signal, or 0. */
+static int wait_event(server *s, bool task_runs)
+{
+    for (;;) {
+        struct pollfd fds[2] = {{.fd = s->signals, .events = POLLIN}, {.fd = task_runs ? s->finished : -1, .events = POLLIN}};
+        if (poll(fds, 2, -1) < 0) continue;
+        struct signalfd_siginfo info;
+        if (fds[0].revents & POLLIN && read(s->signals, &info, sizeof info) == sizeof info) return (int)info.ssi_signo;
+        if (fds[1].revents & POLLIN) return 0;
+    }
+}
+
+/* A second signal, or one during loading: what runs has no way to be told, and the process is all there is to tidy. */
+_Noreturn static void leave_at_once(server *s, const char *why, int status)
+{
+    AG_LOG(s->log, AG_LOG_WARN, NULL, why);
+    ag_log_close(s->log);
+    _exit(status);
+}
+
+static int run(server *s)
+{
+    task loading, stopping;
+    int rc = task_begin(&loading, s, load, &s->err), sig;
+    if (rc != AG_OK) return ag_cli_fail("serve", &s->err);
+    while ((sig = wait_event(s, true)) != 0)
+        if (sig != SIGHUP) leave_at_once(s, "stopped while loading", 0);
+    task_end(&loading);
+    if (s->err.code != AG_OK) {
+        ag_gateway_drain(s->gateway);
+        ag_gateway_stop(s->gateway, 0);
+        return ag_cli_fail("serve", &s->err);
+    }
+    while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
+
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)), AG_LOG_U("requests", ag_gateway_requests(s->gateway)));
+    ag_gateway_drain(s->gateway);
+    ag_engine_drain(s->engine);
+    if (task_begin(&stopping, s, stop, &s->err) != AG_OK) leave_at_once(s, s->err.text, 1);
+    while ((sig = wait_event(s, true)) != 0)
+        if (sig != SIGHUP) leave_at_once(s, "stopped by a second signal", 1);
+    task_end(&stopping);
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "stopped");
+    return 0;
+}
+
+/* Signals come through a descriptor; threads started later inherit the mask, so none of them is ever interrupted. */
+static int signals_open(server *s)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGPIPE); /* blocked, never read: writing to a closed socket is an error code */
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return AG_E_IO;
+    sigdelset(&set, SIGPIPE);
+    s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    s->finished = eventfd(0, EFD_CLOEXEC);
+    return s->signals < 0 || s->finished < 0 ? AG_E_IO : AG_OK;
+}
+
+static int serve(server *s)
+{
+    ag_err err = {0};
+    ag_log_conf log = {.format = strcmp(s->conf.log_format, "json") == 0 ? AG_LOG_JSON : AG_LOG_TEXT, .level = log_level(&s->conf),
+                       .file = *s->conf.log_file ? s->conf.log_file : NULL};
+    ag_gateway_conf g = gateway_conf(&s->conf);
+    int status = 1, rc = signals_open(s);
+    if (rc != AG_OK) ag_err_set(&err, rc, "signals cannot be received: %s", strerror(errno));
+    if (rc == AG_OK) rc = ag_log_open(&s->log, &log, &err);
+    if (rc == AG_OK && (rc = ag_metrics_open(&s->metrics, AG_VERSION, "")) != AG_OK) ag_err_set(&err, rc, "no memory for metrics");
+    if (rc == AG_OK) rc = ag_gateway_open(&s->gateway, &g, s->metrics, s->log, &err);
+    if (rc == AG_OK) rc = ag_gateway_start(s->gateway, &err);
+    if (rc == AG_OK) {
+        ag_buf welcome;
+        ag_buf_init(&welcome, 4096);
+        ag_gateway_welcome(s->gateway, &welcome);
+        AG_LOG(s->log, AG_LOG_INFO, NULL, "listening", AG_LOG_Z("host", s->conf.host), AG_LOG_U("port", ag_gateway_port(s->gateway)),
+               AG_LOG_S("access", ag_buf_str(&welcome)));
+        ag_buf_fini(&welcome);
+        status = run(s);
+    } else {
+        status = ag_cli_fail("serve", &err);
+    }
+    if (s->engine) ag_engine_close(s->engine);
+    if (s->gateway) ag_gateway_close(s->gateway);
+    if (s->model) ag_model_close(s->model);
+    ag_metrics_close(s->metrics);
+    if (s->log) ag_log_close(s->log);
+    if (s->signals >= 0) close(s->signals);
+    if (s->finished >= 0) close(s->finished);
+    return status;
+}
+
+static int print_markdown(void)
+{
+    ag_buf b;
+    ag_buf_init(&b, 1 << 20);
+    bool ok = ag_conf_markdown(&b);
+    if (ok) fwrite(b.p, 1, b.n, stdout);
+    ag_buf_fini(&b);
+    return ok ? 0 : 1;
+}
+
+int ag_cmd_serve(int argc, char **argv)
+{
+    bool markdown = false;
+    const ag_opt opts[] = {{"settings-markdown", 0, AG_OPT_FLAG, &markdown, 0, 0, "print docs/settings.md and leave"}};
+    ag_cli cli = {
+        .usage = "serve -m MODEL [SETTINGS]",
+        .about = "Serves a GGUF model over HTTP: OpenAI's completions and chat, /v1/models, /metrics, /livez, /readyz.\n"
+                 "SIGTERM and SIGINT let running answers finish; SIGHUP reads the settings again.",
+        .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "model,server,engine,limits,log"};
+    server s = {.argc = argc, .argv = argv, .signals = -1, .finished = -1};
+    int status;
+    if (ag_cli_parse(&cli, argc, argv, &status)) {
+        s.conf = cli.conf;
+        cli.conf = (ag_conf){0};
+        ag_err err = {0};
+        if (markdown) status = print_markdown();
+        else if (*s.conf.model) status = serve(&s);
+        else ag_err_set(&err, AG_E_USAGE, "-m MODEL is missing: which GGUF file is to be served?"), status = ag_cli_fail("serve", &err);
+    }
+    ag_conf_fini(&s.conf);
+    ag_cli_fini(&cli);
+    return status;
+}
