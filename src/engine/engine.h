@@ -9,6 +9,7 @@
 
 #include "engine/gen.h"
 #include "model/model.h"
+#include "observe/metrics.h"
 
 typedef struct ag_engine_conf {
     uint32_t threads;      /* 0: one per core that this process may use */
@@ -18,13 +19,16 @@ typedef struct ag_engine_conf {
     uint32_t queue_max;    /* generations waiting */
     uint32_t chunk_tokens; /* prefill tokens a step while others decode */
     const char *no_pass;   /* comma-separated names of passes to leave out; NULL: none */
+    ag_metrics *metrics;   /* figures of steps and generations; NULL: none */
+    void (*progress)(void *arg, uint64_t done, uint64_t all); /* while weights are repacked; NULL: silent */
+    void *progress_arg;
 } ag_engine_conf;
 #define AG_ENGINE_CONF_DEFAULT ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .chunk_tokens = 64})
 
 typedef struct ag_engine_stats { /* a snapshot; counters only grow */
     uint32_t waiting, running;
     uint64_t kv_pages, kv_pages_used;
-    uint64_t steps, step_us, prompt_tokens, output_tokens, preemptions, cancelled;
+    uint64_t steps, prompt_tokens, output_tokens, preemptions, cancelled;
 } ag_engine_stats;
 
 int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *conf, ag_err *err);

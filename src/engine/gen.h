@@ -54,8 +54,9 @@ typedef struct ag_gen_spec {
     ag_sampling sampling;
     int32_t top_logprobs;      /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
     bool prompt_logprobs;      /* of the prompt's tokens as well (echo) */
-    /* After each step that appended tokens or ended it, `msg` is posted to `notify` unless an earlier post has not been
-     * read yet (ag_gen_read clears it). NULL: nobody is told. A full mailbox is tried again at the next step. */
+    /* After each step that appended tokens or ended it, `msg` is posted to `notify`, unless ag_gen_read has not been called
+     * since an earlier post. The one who takes it from the mailbox calls ag_gen_taken, then reads. A full mailbox is tried
+     * again at the next step. What msg points at must live until ag_gen_settled. NULL: nobody is told, read at will. */
     ag_mbox *notify;
     void *msg;
 } ag_gen_spec;
@@ -70,8 +71,8 @@ typedef struct ag_gen_token {
     float logprob;             /* of the distribution before temperature and filters; NAN when not asked for or unknown */
     const ag_gen_top *top;     /* n_top of them, best first; lives as long as the generation */
     uint32_t n_top;
-    /* Bytes of the answer's text that are known to be outside any stop string after this token: a streamed text may be
-     * sent up to here. At the end it is the whole text without the stop string. */
+    /* Bytes of the answer's text (pieces without special tokens, put together) that are known to be outside any stop
+     * string after this token: a streamed text may be sent up to here. */
     uint64_t text_safe;
 } ag_gen_token;
 
@@ -87,6 +88,11 @@ void ag_gen_cancel(ag_gen *g);
 /* Copies up to `max` tokens from position `from` into out; returns how many. *state (optional) is read before the
  * tokens' count, so that an ended state with a short read means that this was all. */
 uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state);
+/* With `notify`, one thread reads: it says so for each message that it took, and may free what msg points at once the
+ * generation is settled: ag_gen_read has returned an ended state, and no message of it is on its way. Each return of
+ * ag_gen_read may make it settled, and so may each ag_gen_taken. */
+void ag_gen_taken(ag_gen *g);
+bool ag_gen_settled(const ag_gen *g);
 static inline bool ag_gen_ended(ag_gen_state s) { return s >= AG_GEN_STOPPED; }
 /* After the end, when AG_GEN_FAILED: why. */
 int ag_gen_error(ag_gen *g, ag_err *err);
@@ -94,7 +100,7 @@ int ag_gen_error(ag_gen *g, ag_err *err);
  * string is in the list of tokens but not in these bytes. */
 uint64_t ag_gen_text_bytes(ag_gen *g);
 /* Prompt tokens' log probabilities (prompt_logprobs), valid after the first token or the end: n_prompt of them, the
- * first NAN. */
+ * first NAN; NULL when they were not asked for. */
 const ag_gen_token *ag_gen_prompt(ag_gen *g);
 
 typedef struct ag_gen_times { uint64_t submit_us, admit_us, first_us, last_us, end_us; } ag_gen_times; /* ag_now_us; 0: not yet */

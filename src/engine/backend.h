@@ -1,0 +1,59 @@
+/* backend.h - a device that runs plans: packed weights, the KV cache's memory, one batched step at a time.
+ * Owns    : everything on the device. The plan and the model that it was opened with must outlive it.
+ * Threads : open, run and close from one thread, the engine's; a backend has workers of its own.
+ * Limits  : rows_max and out_max of the plan; KV pages given at open.
+ * Errors  : open: AG_E_NOMEM, AG_E_USAGE (an instruction set that does not run here), AG_E_INTERNAL (threads). A run of
+ *           a valid batch cannot fail on the CPU.
+ * Numerics: the logits of a row depend on the tokens of its own sequence alone, bit for bit: not on the batch, nor on how
+ *           the prompt was cut into steps. */
+#ifndef AG_BACKEND_H
+#define AG_BACKEND_H
+
+#include "engine/passes/passes.h"
+
+#define AG_KV_PAGE AG_CPU_KV_PAGE /* tokens */
+
+typedef struct ag_span {   /* consecutive rows of a step that belong to one sequence */
+    uint32_t row, n;       /* rows [row, row+n) */
+    uint32_t pos;          /* position of the first */
+    const uint32_t *pages; /* the sequence's page table; pages up to the last row's are there */
+} ag_span;
+
+typedef struct ag_batch {
+    uint32_t n_rows, n_spans, n_out;
+    const int32_t *tokens;    /* n_rows ids below the vocabulary's size */
+    const ag_span *spans;     /* in order, covering all rows */
+    const uint32_t *out_rows; /* n_out rows whose logits are wanted, ascending */
+} ag_batch;
+
+typedef struct ag_backend ag_backend;
+
+typedef struct ag_backend_conf {
+    uint32_t threads; /* 0: one per core */
+    const char *isa;
+    uint32_t pages;   /* of KV cache */
+    void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights repacked; NULL: silent */
+    void *progress_arg;
+} ag_backend_conf;
+
+/* Work for the backend's threads outside of a step, such as sampling: items [from,to). */
+typedef void ag_backend_fn(void *arg, uint32_t worker, uint32_t from, uint32_t to);
+
+typedef struct ag_backend_ops {
+    const char *name;
+    int (*open)(ag_backend **out, const ag_plan *plan, const ag_backend_conf *conf, ag_err *err);
+    void (*close)(ag_backend *b);
+    /* Computes the step; *logits: n_out rows of *stride floats, until the next run. */
+    void (*run)(ag_backend *b, const ag_batch *batch, const float **logits, size_t *stride);
+    void (*parallel)(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items);
+    uint32_t (*threads)(const ag_backend *b);
+    const char *(*isa)(const ag_backend *b);
+    uint64_t (*weight_bytes)(const ag_backend *b); /* packed weights, as read by a step of one row */
+} ag_backend_ops;
+
+extern const ag_backend_ops ag_backend_cpu;
+
+/* Bytes of KV cache that one page takes on the CPU. */
+uint64_t ag_backend_page_bytes(const ag_graph *g);
+
+#endif

@@ -1,0 +1,122 @@
+/* Stages by tiles of weights: products with what was fused into them. An item is one tile of 16 rows of weights times one
+ * block of columns (tokens); the tile's weights are unpacked once for all columns of the block. */
+#include "engine/exec.h"
+
+/* Activations of one block of columns should stay in a core's second-level cache beside a tile of weights: half a megabyte
+ * is half of the smallest such cache among server cores of the last ten years. */
+#define COLS_BYTES (512u << 10)
+#define COLS_MAX 256u
+
+/* Bytes that one column of a product's input takes. */
+static size_t column_bytes(const ag_backend *b, const ag_node *n)
+{
+    return n->in[1] >= 0 ? ag_act_bytes(n->w[0].k, 1) : ag__exec_stride(b, n->in[0]) * sizeof(float);
+}
+
+uint32_t ag__exec_items(ag_backend *b, const ag_stage *s)
+{
+    const ag_node *n = &b->g->nodes[s->node];
+    uint32_t rows = s->out_rows ? b->batch->n_out : b->batch->n_rows;
+    switch (s->domain) {
+    case AG_DOMAIN_ROWS: return rows;
+    case AG_DOMAIN_HEADS: return rows * ((n->in[0] >= 0 ? n->heads : 0) + n->kv_heads);
+    case AG_DOMAIN_ATTN: return b->n_pieces * n->kv_heads;
+    case AG_DOMAIN_TILES: break;
+    }
+    b->tiles = 0;
+    for (uint32_t i = 0; i < (n->glu != AG_GLU_NONE ? 1 : n->n_w); i++) b->tiles += b->packs[n->w[i].pack].tiles;
+    b->cols = rows;
+    uint32_t block = (uint32_t)AG_MIN(COLS_BYTES / column_bytes(b, n), (size_t)COLS_MAX) / 16 * 16;
+    block = AG_MAX(block, 16u);
+    uint32_t blocks = (rows + block - 1) / block;
+    b->col_block = blocks ? AG_ALIGN_UP((rows + blocks - 1) / blocks, 8) : block; /* even blocks, whole register tiles */
+    return b->tiles * (b->col_block ? (rows + b->col_block - 1) / b->col_block : 0);
+}
+
+size_t ag__exec_scratch_bytes(const ag_plan *p)
+{
+    size_t most = 2 * COLS_MAX * AG_CPU_TILE * sizeof(float); /* gate and up tiles of a block */
+    for (uint32_t i = 0; i < p->graph->n_nodes; i++) {
+        const ag_node *n = &p->graph->nodes[i];
+        size_t want = 0;
+        if (n->op == AG_GOP_ATTENTION) want = ag_attn_scratch_bytes(n->heads / n->kv_heads, n->dim_k, n->dim_v);
+        if (n->op == AG_GOP_NORM || n->op == AG_GOP_KV_STORE) want = (size_t)AG_MAX(n->heads, 1u) * n->dim_k * sizeof(float);
+        most = AG_MAX(most, want);
+    }
+    return AG_ALIGN_UP(most, 4096);
+}
+
+static ag_act block_act(const ag_backend *b, const ag_node *n, const ag_pack *w, uint32_t c0)
+{
+    ag_act a = {0};
+    if (ag_pack_wants_quantized(w->type)) {
+        a = ag__exec_act(b, n->in[1]);
+        a.b += c0 * a.b_stride;
+    } else {
+        a.x = ag__exec_row(b, n->in[0], c0);
+        a.x_stride = ag__exec_stride(b, n->in[0]);
+        a.k = w->k;
+    }
+    return a;
+}
+
+static void add_bias(float *y, size_t stride, uint32_t cols, const float *bias, uint32_t rows)
+{
+    for (uint32_t c = 0; c < cols; c++)
+        for (uint32_t r = 0; r < rows; r++) y[c * stride + r] += bias[r];
+}
+
+/* One tile of both gate and up; y = activation(gate) * up. */
+static void run_glu(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+{
+    const ag_pack *g = &b->packs[n->w[0].pack], *u = &b->packs[n->w[1].pack];
+    uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, g->rows - row);
+    float *gate = tmp, *up = tmp + COLS_MAX * AG_CPU_TILE;
+    ag_act a = block_act(b, n, g, c0);
+    b->ops->matmul(g, &a, cols, tile, tile + 1, gate, AG_CPU_TILE);
+    b->ops->matmul(u, &a, cols, tile, tile + 1, up, AG_CPU_TILE);
+    if (n->w[0].bias) add_bias(gate, AG_CPU_TILE, cols, n->w[0].bias + row, rows);
+    if (n->w[1].bias) add_bias(up, AG_CPU_TILE, cols, n->w[1].bias + row, rows);
+    size_t stride = ag__exec_stride(b, n->out);
+    float *y = ag__exec_row(b, n->out, c0) + row;
+    for (uint32_t c = 0; c < cols; c++)
+        b->ops->glu(y + c * stride, gate + c * AG_CPU_TILE, up + c * AG_CPU_TILE, rows, n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH);
+}
+
+static void run_plain(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+{
+    uint32_t seg = 0, column = 0;
+    while (tile >= b->packs[n->w[seg].pack].tiles) {
+        tile -= b->packs[n->w[seg].pack].tiles;
+        column += n->w[seg++].rows;
+    }
+    const ag_pack *w = &b->packs[n->w[seg].pack];
+    uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, w->rows - row);
+    ag_act a = block_act(b, n, w, c0);
+    size_t stride = ag__exec_stride(b, n->out);
+    float *y = ag__exec_row(b, n->out, c0) + column + row;
+    if (n->residual < 0) {
+        b->ops->matmul(w, &a, cols, tile, tile + 1, y, stride);
+        if (n->w[seg].bias) add_bias(y, stride, cols, n->w[seg].bias + row, rows);
+        return;
+    }
+    b->ops->matmul(w, &a, cols, tile, tile + 1, tmp, AG_CPU_TILE); /* y may be the residual's own place */
+    if (n->w[seg].bias) add_bias(tmp, AG_CPU_TILE, cols, n->w[seg].bias + row, rows);
+    size_t r_stride = ag__exec_stride(b, n->residual);
+    const float *res = ag__exec_row(b, n->residual, c0) + row;
+    for (uint32_t c = 0; c < cols; c++)
+        for (uint32_t r = 0; r < rows; r++) y[c * stride + r] = res[c * r_stride + r] + tmp[c * AG_CPU_TILE + r];
+}
+
+void ag__exec_tiles(void *backend, uint32_t worker, uint32_t from, uint32_t to)
+{
+    const ag_backend *b = backend;
+    const ag_node *n = &b->g->nodes[b->stage->node];
+    float *tmp = ag__exec_scratch(b, worker);
+    for (uint32_t i = from; i < to; i++) {
+        uint32_t tile = i % b->tiles, c0 = i / b->tiles * b->col_block;
+        uint32_t cols = AG_MIN(b->col_block, b->cols - c0);
+        if (n->glu != AG_GLU_NONE) run_glu(b, n, tile, c0, cols, tmp);
+        else run_plain(b, n, tile, c0, cols, tmp);
+    }
+}

@@ -1,0 +1,91 @@
+#include "engine/lm.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+
+/* One number of a small file; 0 when it is not there or says "max". */
+static uint64_t number_of(const char *path, const char *key)
+{
+    FILE *f = fopen(path, "re");
+    if (f == NULL) return 0;
+    char line[256];
+    uint64_t v = 0;
+    while (v == 0 && fgets(line, sizeof line, f))
+        if (strncmp(line, key, strlen(key)) == 0) v = strtoull(line + strlen(key), NULL, 10);
+    fclose(f);
+    return v;
+}
+
+uint64_t ag_lm_memory_free(void)
+{
+    uint64_t machine = number_of("/proc/meminfo", "MemAvailable:") * 1024;
+    uint64_t limit = number_of("/sys/fs/cgroup/memory.max", ""), used = number_of("/sys/fs/cgroup/memory.current", "");
+    if (limit && limit > used && (machine == 0 || limit - used < machine)) return limit - used;
+    return machine;
+}
+
+static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
+{
+    uint64_t page = ag_backend_page_bytes(&lm->graph), tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
+    if (tokens == 0) {
+        tokens = ag_lm_memory_free() / 2 / page * AG_KV_PAGE;
+        uint64_t most = train * AG_MAX(conf->ctx_sequences, 1u);
+        tokens = AG_MIN(AG_MAX(tokens, (uint64_t)AG_KV_PAGE), most);
+    }
+    uint64_t pages = (tokens + AG_KV_PAGE - 1) / AG_KV_PAGE;
+    if (pages > UINT32_MAX / 2)
+        return ag_err_set(err, AG_E_USAGE, "a KV cache of %" PRIu64 " tokens is more than the %u that can be addressed", tokens, UINT32_MAX / 2 * AG_KV_PAGE);
+    lm->pages = (uint32_t)pages;
+    lm->ctx_max = (uint32_t)AG_MIN(train, pages * AG_KV_PAGE);
+    return AG_OK;
+}
+
+/* The RoPE tables of some families depend on how long a sequence may get, which depends on the KV cache's size, which
+ * needs the shapes of the graph: so the graph is built twice when the first guess was wrong. */
+static int build(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
+{
+    ag_graph_init(&lm->graph, lm->model->gguf);
+    int rc = ag_arch_build(&lm->graph, &lm->model->hp, lm->model->hp.ctx_train, err);
+    if (rc == AG_OK) rc = choose_pages(lm, conf, err);
+    if (rc == AG_OK && lm->ctx_max != lm->model->hp.ctx_train && lm->model->hp.scaling == AG_ROPE_LONGROPE) {
+        ag_graph_fini(&lm->graph);
+        ag_graph_init(&lm->graph, lm->model->gguf);
+        rc = ag_arch_build(&lm->graph, &lm->model->hp, lm->ctx_max, err);
+    }
+    return rc;
+}
+
+int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *err)
+{
+    ag_lm *lm = ag_mem_zalloc(sizeof *lm);
+    if (lm == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for model %s", m->name);
+    lm->model = m;
+    lm->ops = &ag_backend_cpu;
+    int rc = build(lm, conf, err);
+    if (rc == AG_OK) rc = ag_passes_run(&lm->plan, &lm->graph, conf->rows_max, conf->out_max, conf->no_pass, conf->report, err);
+    if (rc == AG_OK) {
+        ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .progress = conf->progress,
+                              .progress_arg = conf->progress_arg};
+        rc = lm->ops->open(&lm->backend, &lm->plan, &bc, err);
+    }
+    if (rc != AG_OK) {
+        ag_lm_close(lm);
+        return rc;
+    }
+    *out = lm;
+    return AG_OK;
+}
+
+void ag_lm_close(ag_lm *lm)
+{
+    if (lm == NULL) return;
+    if (lm->backend) lm->ops->close(lm->backend);
+    ag_plan_fini(&lm->plan);
+    ag_graph_fini(&lm->graph);
+    ag_mem_free(lm);
+}
+
+void ag_lm_run(ag_lm *lm, const ag_batch *batch, const float **logits, size_t *stride) { lm->ops->run(lm->backend, batch, logits, stride); }
