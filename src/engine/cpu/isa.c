@@ -1,7 +1,7 @@
 #include "engine/cpu/layout.h"
 
 /* __builtin_cpu_supports also asks whether the operating system saves the registers. */
-#if 0
+#if defined(__x86_64__)
 static bool ag__has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&

@@ -1,0 +1,3 @@
+#include "engine/cpu/vec_avx512.h"
+
+#include "engine/cpu/ops_vec.inc"
