@@ -1,0 +1,286 @@
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "gateway/req.h"
+
+#define READ_TOKENS 64                   /* taken from a generation at a time */
+#define WRITE_PIECE (32u << 10)          /* never more at once, so that it fits out_bytes_max */
+#define REPLY_BYTES_MAX (256u << 20)     /* of an answer that is not streamed; logprobs make about 3 KiB a token */
+
+static const char *finish_of(ag_gen_state s) { return s == AG_GEN_LENGTH ? "length" : "stop"; }
+
+static ag_str piece_of(const void *tokenizer, int32_t id, bool special) { return ag_tokenizer_piece(tokenizer, id, special); }
+
+static const ag_tokenizer *tokenizer_of(const ag_req *r) { return ag_engine_model(r->engine)->tokenizer; }
+
+static void count_end(ag_req *r, ag_choice *c)
+{
+    ag_gen_times t;
+    ag_gen_times_get(c->gen, &t);
+    ag_metrics *m = r->gw->metrics;
+    static const ag_metric_finish finish[] = {[AG_GEN_STOPPED] = AG_FINISH_STOP, [AG_GEN_LENGTH] = AG_FINISH_LENGTH,
+                                              [AG_GEN_CANCELLED] = AG_FINISH_ABORT, [AG_GEN_FAILED] = AG_FINISH_ERROR};
+    r->finish = finish_of(c->state);
+    ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
+    ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
+    if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
+    if (!r->request.stream && c->read > 1 && t.last_us > t.first_us) /* nobody saw the single gaps */
+        ag_metric_observe_n(m, AG_M_GAP, 0, (t.last_us - t.first_us) / (c->read - 1), c->read - 1);
+    if (!r->request.stream && t.first_us && (r->first_us == 0 || t.first_us < r->first_us)) r->first_us = t.first_us;
+}
+
+static void end_choice(ag_req *r, ag_choice *c)
+{
+    AG_ASSERT(!c->ended && r->n_ended < r->n_choices);
+    c->ended = true;
+    r->n_ended++;
+}
+
+/* A generation that ended in an error, or was cancelled by somebody else (the engine closing). */
+static bool take_failure(ag_req *r, ag_choice *c)
+{
+    if (c->state == AG_GEN_FAILED) {
+        int rc = ag_gen_error(c->gen, &r->err);
+        ag_err_set(&r->err, rc ? rc : AG_E_INTERNAL, "The generation failed.");
+    } else if (c->state == AG_GEN_CANCELLED) {
+        ag_err_set(&r->err, AG_E_DRAINING, "The server ended this generation because it is shutting down.");
+    }
+    return r->err.code != AG_OK;
+}
+
+ag_next ag__step_generate(ag_req *r)
+{
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        ag_choice *c = &r->choices[i];
+        if (!c->dirty || c->ended) continue;
+        if (r->request.stream) {
+            r->step = AG_STEP_DELIVER;
+            return AG_MORE;
+        }
+        c->dirty = false;
+        ag_gen_read(c->gen, 0, NULL, 0, &c->state);
+        if (!ag_gen_ended(c->state)) continue;
+        if (take_failure(r, c)) return ag__req_refuse(r, r->err.code, "%s", "");
+        end_choice(r, c);
+    }
+    if (r->n_ended == r->n_choices) {
+        r->step = AG_STEP_DELIVER;
+        return AG_MORE;
+    }
+    return AG_PARKED;
+}
+
+/* Whole answers. */
+
+static ag_reply_logprobs logprobs_of(const ag_req *r, const ag_choice *c, const ag_gen_token *tokens, uint32_t n, bool with_prompt)
+{
+    ag_reply_logprobs lp = {.part = {NULL, tokens}, .n = {0, n}, .piece = piece_of, .arg = tokenizer_of(r), .offset = c->offset};
+    if (with_prompt && (lp.part[0] = ag_gen_prompt(c->gen))) lp.n[0] = r->prompts[c->prompt].n;
+    return lp;
+}
+
+static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
+{
+    ag_choice *c = &r->choices[index];
+    const ag_req_prompt *p = &r->prompts[c->prompt];
+    ag_gen_token *tokens = NULL;
+    bool ok = false;
+    ag_buf text;
+    ag_buf_init(&text, REPLY_BYTES_MAX);
+    if (r->request.echo) ag_buf_add(&text, p->echo.p, p->echo.n);
+    size_t begin = text.n;
+    for (uint32_t k = READ_TOKENS; k == READ_TOKENS;) {
+        ag_gen_token *more = ag_mem_resize(tokens, c->read + READ_TOKENS, sizeof *tokens);
+        if (more == NULL) goto out;
+        tokens = more;
+        k = ag_gen_read(c->gen, c->read, tokens + c->read, READ_TOKENS, NULL);
+        for (uint32_t i = 0; i < k; i++) {
+            ag_str piece = ag_tokenizer_piece(tokenizer_of(r), tokens[c->read + i].id, false);
+            ag_buf_add(&text, piece.p, piece.n);
+        }
+        c->read += k;
+    }
+    if (text.failed) goto out;
+    text.n = AG_MIN(text.n, begin + ag_gen_text_bytes(c->gen));
+    ag_reply_logprobs lp = logprobs_of(r, c, tokens, c->read, r->request.echo);
+    ag_openai_choice(out, &r->reply, index, ag_buf_str(&text), r->request.top_logprobs >= 0 ? &lp : NULL, finish_of(c->state));
+    r->usage.completion_tokens += c->read;
+    count_end(r, c);
+    ok = !out->failed;
+out:
+    ag_mem_free(tokens);
+    ag_buf_fini(&text);
+    return ok;
+}
+
+static ag_next deliver_whole(ag_req *r)
+{
+    ag_buf out;
+    ag_buf_init(&out, REPLY_BYTES_MAX);
+    ag_openai_begin(&out, &r->reply);
+    bool ok = true;
+    for (uint32_t i = 0; i < r->n_choices && ok; i++) ok = whole_choice(r, i, &out);
+    ag_openai_end(&out, &r->usage);
+    ag_next next = ok && !out.failed ? ag__req_answer(r, 200, "application/json", ag_buf_str(&out), NULL, 0)
+                                     : ag__req_refuse(r, AG_E_NOMEM, "The answer is larger than the server has memory for.");
+    ag_buf_fini(&out);
+    return next;
+}
+
+/* Streams. */
+
+static void begin_stream(ag_req *r)
+{
+    ag_http_header headers[AG_HEADERS_MAX];
+    uint32_t n = ag__req_headers(r, headers);
+    headers[n++] = (ag_http_header){AG_STR("content-type"), AG_STR("text/event-stream; charset=utf-8")};
+    headers[n++] = (ag_http_header){AG_STR("cache-control"), AG_STR("no-cache")};
+    headers[n++] = (ag_http_header){AG_STR("x-accel-buffering"), AG_STR("no")}; /* proxies must not collect tokens */
+    r->answered = r->streaming = true;
+    r->status = 200;
+    if (!r->gone) ag_http_begin(r->s, 200, headers, n);
+}
+
+static void begin_choice(ag_req *r, uint32_t index)
+{
+    ag_choice *c = &r->choices[index];
+    const ag_req_prompt *p = &r->prompts[c->prompt];
+    c->begun = true;
+    if (r->request.kind == AG_REQUEST_CHAT) ag_openai_role_chunk(&r->out, &r->reply, index);
+    if (!r->request.echo) return;
+    ag_reply_logprobs lp = logprobs_of(r, c, NULL, 0, true);
+    ag_openai_chunk(&r->out, &r->reply, index, p->echo, r->request.top_logprobs >= 0 ? &lp : NULL, NULL);
+    c->offset = lp.offset;
+}
+
+static void observe_read(ag_req *r, ag_choice *c, uint32_t k)
+{
+    uint64_t now = ag_now_us();
+    if (k == 0) return;
+    if (r->first_us == 0) r->first_us = now;
+    if (c->last_us) ag_metric_observe_n(r->gw->metrics, AG_M_GAP, 0, (now - c->last_us) / k, k);
+    c->last_us = now;
+}
+
+/* What a choice has to say now, as at most one chunk for up to READ_TOKENS tokens. */
+static void stream_choice(ag_req *r, uint32_t index)
+{
+    ag_choice *c = &r->choices[index];
+    ag_gen_token tokens[READ_TOKENS];
+    c->dirty = false;
+    uint32_t k = ag_gen_read(c->gen, c->read, tokens, READ_TOKENS, &c->state);
+    bool last = ag_gen_ended(c->state) && k < READ_TOKENS;
+    c->dirty = k == READ_TOKENS;
+    observe_read(r, c, k);
+    c->read += k;
+    r->usage.completion_tokens += k;
+    if (last && take_failure(r, c)) return;
+    if (k == 0 && !last) return;
+    for (uint32_t i = 0; i < k; i++)
+        if (!ag_text_add(&c->text, ag_tokenizer_piece(tokenizer_of(r), tokens[i].id, false))) {
+            ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this answer.");
+            return;
+        }
+    if (!c->begun) begin_choice(r, index);
+    ag_str text = ag_text_ready(&c->text, last ? ag_gen_text_bytes(c->gen) : tokens[k - 1].text_safe, last);
+    bool logprobs = r->request.top_logprobs >= 0 && k > 0;
+    ag_reply_logprobs lp = logprobs_of(r, c, tokens, k, false);
+    if (text.n || logprobs || last)
+        ag_openai_chunk(&r->out, &r->reply, index, text, logprobs ? &lp : NULL, last ? finish_of(c->state) : NULL);
+    c->offset = lp.offset;
+    ag_text_pass(&c->text, text.n);
+    if (!last) return;
+    count_end(r, c);
+    end_choice(r, c);
+}
+
+static void on_writable(void *user, ag_http_stream *s AG_UNUSED)
+{
+    ag_req *r = user;
+    r->blocked = false;
+    ag__req_run(r);
+}
+
+/* true: all of r->out was taken. false: wait; the tokens behind it wait in their generations. */
+static bool flush_out(ag_req *r)
+{
+    size_t done = 0;
+    bool taken = true;
+    while (done < r->out.n && taken) {
+        size_t n = AG_MIN(r->out.n - done, (size_t)WRITE_PIECE);
+        taken = ag_http_write(r->s, r->out.p + done, n);
+        done += taken ? n : 0;
+    }
+    ag_buf_consume(&r->out, done);
+    return taken;
+}
+
+static ag_next wait_writable(ag_req *r)
+{
+    r->blocked = true;
+    ag_http_on_writable(r->s, on_writable);
+    return AG_PARKED;
+}
+
+/* After the first token an error can only be an event; the stream then ends without [DONE]. */
+static ag_next fail_stream(ag_req *r)
+{
+    if (!r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
+    ag__choices_release(r);
+    ag_openai_error_event(&r->out, &r->err, ag_str_of(r->id));
+    r->ending = true;
+    return AG_MORE;
+}
+
+static ag_next end_stream(ag_req *r)
+{
+    ag_http_end(r->s);
+    ag__choices_release(r);
+    r->step = AG_STEP_ACCOUNT;
+    return AG_MORE;
+}
+
+static ag_next abort_stream(ag_req *r)
+{
+    ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this answer.");
+    if (!r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
+    ag_http_abort(r->s);
+    ag__choices_release(r);
+    r->step = AG_STEP_ACCOUNT;
+    return AG_MORE;
+}
+
+/* Everything that the choices have to say; true: there was something. */
+static bool collect(ag_req *r)
+{
+    bool news = false;
+    for (uint32_t i = 0; i < r->n_choices && r->err.code == AG_OK; i++) {
+        if (!r->choices[i].dirty || r->choices[i].ended) continue;
+        news = true;
+        stream_choice(r, i);
+    }
+    if (r->err.code != AG_OK || r->n_ended != r->n_choices) return news;
+    if (r->request.include_usage) ag_openai_usage_chunk(&r->out, &r->reply, &r->usage);
+    ag_openai_done(&r->out);
+    r->ending = true;
+    return true;
+}
+
+static ag_next deliver_stream(ag_req *r)
+{
+    if (r->blocked) return AG_PARKED;
+    for (;;) {
+        if (r->out.failed) return abort_stream(r);
+        if (r->out.n && !r->streaming) begin_stream(r);
+        if (!flush_out(r)) return wait_writable(r);
+        if (r->ending) return end_stream(r);
+        if (r->streaming && ag_http_pending(r->s) > r->gw->out_bytes_max / 2) return wait_writable(r);
+        bool news = collect(r);
+        if (r->err.code != AG_OK) return fail_stream(r);
+        if (!news) break;
+    }
+    r->step = AG_STEP_GENERATE;
+    return AG_MORE;
+}
+
+ag_next ag__step_deliver(ag_req *r) { return r->request.stream ? deliver_stream(r) : deliver_whole(r); }

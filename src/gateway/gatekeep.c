@@ -1,0 +1,105 @@
+#include <stdio.h>
+
+#include "gateway/req.h"
+
+static void copy_text(char *to, size_t size, ag_str from)
+{
+    size_t n = AG_MIN(from.n, size - 1);
+    memcpy(to, from.p ? from.p : "", n);
+    to[n] = 0;
+}
+
+/* For logs and metrics only; without keys the caller may say whatever it likes. */
+static void take_tenant(ag_req *r)
+{
+    ag_str t = ag_http_head_get(r->head, "x-tenant");
+    bool sane = t.n >= 1 && t.n < sizeof r->tenant && !r->gw->auth.on;
+    for (size_t i = 0; sane && i < t.n; i++) sane = t.p[i] > ' ' && t.p[i] <= '~';
+    copy_text(r->tenant, sizeof r->tenant, sane ? t : AG_STR("default"));
+}
+
+/* A server without keys does what anybody says who reaches it, and every web page in a browser on this machine does:
+ * by a name of its own that points here (hence Host), or across origins (hence Origin). */
+static void check_origin(ag_req *r, ag_str host)
+{
+    if (r->gw->guarded && !ag_host_is_loopback(host)) {
+        ag__req_refuse(r, AG_E_FORBIDDEN, "Without API keys this server answers only to localhost, 127.0.0.1 and [::1]; the request "
+                       "was sent to '%.*s'.", (int)AG_MIN(host.n, 100u), host.p ? host.p : "");
+        return;
+    }
+    ag_str origin = ag_http_head_get(r->head, "origin");
+    if (origin.p == NULL) return;
+    bool fits = origin.n < sizeof r->origin;
+    if (fits && ag_origins_has(&r->live->origins, origin)) {
+        copy_text(r->origin, sizeof r->origin, origin);
+    } else if (!r->gw->auth.on && !(fits && ag_origin_is_own(origin, host))) {
+        ag__req_refuse(r, AG_E_FORBIDDEN, "Pages of '%.*s' may not use this server; --cors-origin lets them in.",
+                       (int)AG_MIN(origin.n, 100u), origin.p);
+    }
+}
+
+static ag_next answer_options(ag_req *r)
+{
+    bool post = r->route->methods & AG_POST;
+    ag_http_header more[4];
+    uint32_t n = 0;
+    if (r->origin[0] && ag_http_head_get(r->head, "access-control-request-method").p) {
+        more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"), post ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+        more[n++] = (ag_http_header){AG_STR("access-control-allow-headers"),
+                                     AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent")};
+        more[n++] = (ag_http_header){AG_STR("access-control-max-age"), AG_STR("600")};
+    } else {
+        more[n++] = (ag_http_header){AG_STR("allow"), post ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+    }
+    return ag__req_answer(r, 204, NULL, (ag_str){0}, more, n);
+}
+
+static bool method_is(const ag_req *r, const char *z) { return ag_str_eqz(r->head->method, z); }
+
+ag_next ag__step_head(ag_req *r)
+{
+    ag_str host = ag_http_head_get(r->head, "host");
+    copy_text(r->method, sizeof r->method, r->head->method);
+    copy_text(r->path, sizeof r->path, r->head->path);
+    ag_request_id(r->id, ag_http_head_get(r->head, "x-request-id"));
+    ag_trace_id(r->trace, ag_http_head_get(r->head, "traceparent"));
+    take_tenant(r);
+    check_origin(r, host);
+    if (r->answered) return AG_MORE;
+    r->route = ag__route_find(r->head->path);
+    if (r->route == NULL)
+        return ag__req_refuse(r, AG_E_NOT_FOUND, "There is no '%.100s' here; POST /v1/chat/completions and /v1/completions answer.", r->path);
+    if (method_is(r, "OPTIONS")) return answer_options(r);
+    unsigned method = method_is(r, "POST") ? AG_POST : method_is(r, "GET") || method_is(r, "HEAD") ? AG_GET : 0;
+    if (!(r->route->methods & method))
+        return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, r->route->methods & AG_POST ? "POST" : "GET", r->method);
+    r->step = AG_STEP_AUTH;
+    return AG_MORE;
+}
+
+ag_next ag__step_auth(ag_req *r)
+{
+    ag_str authorization = ag_http_head_get(r->head, "authorization");
+    if (r->route->auth && !ag_auth_check(&r->gw->auth, authorization))
+        return ag__req_refuse(r, AG_E_AUTH, authorization.p ? "This API key is not known here."
+                                                             : "An API key is needed: send 'Authorization: Bearer KEY'.");
+    r->step = AG_STEP_LIMITS;
+    return AG_MORE;
+}
+
+ag_next ag__step_limits(ag_req *r)
+{
+    r->step = AG_STEP_BODY;
+    if (r->route->answer) return AG_MORE;
+    ag_str type = ag_http_head_get(r->head, "content-type");
+    if (!ag_media_is_json(type))
+        return ag__req_refuse(r, AG_E_MEDIA_TYPE, type.p ? "The body must be application/json in UTF-8, not '%.*s'."
+                                                          : "The body must be application/json; no content-type was sent%.*s.",
+                              (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
+    if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed))
+        return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");
+    r->engine = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
+    if (r->engine == NULL) return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
+    r->request.kind = (ag_request_kind)r->route->kind;
+    return AG_MORE;
+}

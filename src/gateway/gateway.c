@@ -1,0 +1,185 @@
+#include <sodium.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "gateway/req.h"
+
+#define GATEWAY_MAGIC 0x41474757u
+
+/* One message per generation can wait at a time, and an engine holds far fewer; a full mailbox only delays. */
+#define MAILBOX_CAP 16384
+
+static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
+{
+    ag_live *l = ag_mem_zalloc(sizeof *l);
+    if (l == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
+    int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
+    if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
+        rc = ag_err_set(err, AG_E_USAGE, "Answers per request must be 1 to %d, not %u.", AG_REQUEST_PROMPTS_MAX, conf->generations_max);
+    if (rc != AG_OK) {
+        ag_origins_fini(&l->origins);
+        ag_mem_free(l);
+        return rc;
+    }
+    l->generations_max = conf->generations_max;
+    l->max_tokens_max = conf->max_tokens_max;
+    l->retry_after_s = conf->retry_after_s;
+    *out = l;
+    return AG_OK;
+}
+
+static void live_push(ag_gateway *gw, ag_live *l)
+{
+    l->older = atomic_load_explicit(&gw->live, memory_order_relaxed);
+    atomic_store_explicit(&gw->live, l, memory_order_release);
+}
+
+static void live_free_all(ag_gateway *gw)
+{
+    for (ag_live *l = atomic_load(&gw->live), *older; l; l = older) {
+        older = l->older;
+        ag_origins_fini(&l->origins);
+        ag_mem_free(l);
+    }
+}
+
+static int check_conf(const ag_gateway_conf *conf, ag_err *err)
+{
+    bool keys = conf->api_key && conf->api_key[0];
+    if (conf->host == NULL || conf->host[0] == 0 || strlen(conf->host) >= sizeof((ag_gateway *)0)->host)
+        return ag_err_set(err, AG_E_USAGE, "The host to listen on must be an address or name.");
+    if (!keys && !conf->no_auth && !ag_address_is_loopback(conf->host))
+        return ag_err_set(err, AG_E_USAGE, "Listening on '%s' would let anybody on the network in, since no API key is set: set "
+                          "AUTOGLM_API_KEY, or say --no-auth if that is meant, or listen on 127.0.0.1.", conf->host);
+    if (conf->out_bytes_max < 64u << 10) return ag_err_set(err, AG_E_USAGE, "The output limit per connection must be at least 64 KiB.");
+    if (conf->body_bytes_max < 1 || conf->body_bytes_max > 1u << 30)
+        return ag_err_set(err, AG_E_USAGE, "The body limit must be 1 byte to 1 GiB.");
+    return AG_OK;
+}
+
+static uint32_t loops_of(const ag_gateway_conf *conf)
+{
+    if (conf->loops) return conf->loops;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores > 4 ? (uint32_t)AG_MIN(cores / 4, 64) : 1;
+}
+
+int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *metrics, ag_log *log, ag_err *err)
+{
+    int rc = check_conf(conf, err);
+    if (rc != AG_OK) return rc;
+    if (sodium_init() < 0) return ag_err_set(err, AG_E_INTERNAL, "The cryptographic library could not be set up.");
+    ag_live *live = NULL;
+    ag_gateway *gw = ag_mem_zalloc(sizeof *gw);
+    if (gw == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway.");
+    gw->magic = GATEWAY_MAGIC;
+    gw->metrics = metrics;
+    gw->log = log;
+    gw->no_auth = conf->no_auth;
+    gw->out_bytes_max = conf->out_bytes_max;
+    memcpy(gw->host, conf->host, strlen(conf->host));
+    ag_auth_set(&gw->auth, conf->api_key);
+    gw->guarded = !gw->auth.on && !conf->no_auth;
+    if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
+    live_push(gw, live);
+
+    ag_http_handler handler = ag__http_handler;
+    handler.arg = gw;
+    ag_http_conf http = {
+        .host = conf->host, .port = conf->port, .loops = loops_of(conf), .header_bytes_max = conf->header_bytes_max,
+        .headers_max = conf->headers_max, .body_bytes_max = conf->body_bytes_max, .header_timeout_ms = conf->header_timeout_ms,
+        .body_timeout_ms = conf->body_timeout_ms, .idle_timeout_ms = conf->idle_timeout_ms, .write_timeout_ms = conf->write_timeout_ms,
+        .connections_max = conf->connections_max, .connections_per_address_max = conf->connections_per_address_max,
+        .mailbox_cap = MAILBOX_CAP, .out_bytes_max = conf->out_bytes_max,
+    };
+    if ((rc = ag_http_server_open(&gw->http, &http, &handler, err)) != AG_OK) goto undo;
+    gw->n_loops = ag_http_server_loops(gw->http);
+    if ((gw->loops = ag_mem_array(gw->n_loops, sizeof *gw->loops)) == NULL) {
+        rc = ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's loops.");
+        goto undo_http;
+    }
+    for (uint32_t i = 0; i < gw->n_loops; i++) {
+        gw->loops[i] = (ag_gw_loop){.gw = gw, .loop = ag_http_server_loop(gw->http, i)};
+        ag_slots_init(&gw->loops[i].slots);
+    }
+    ag__routes_name(metrics);
+    *out = gw;
+    return AG_OK;
+undo_http: ag_http_server_close(gw->http);
+undo:      live_free_all(gw);
+    ag_mem_free(gw);
+    return rc;
+}
+
+int ag_gateway_start(ag_gateway *gw, ag_err *err)
+{
+    AG_CHECK(gw, GATEWAY_MAGIC);
+    int rc = ag_http_server_start(gw->http, err);
+    if (rc == AG_OK) atomic_store(&gw->started, true);
+    return rc;
+}
+
+uint16_t ag_gateway_port(const ag_gateway *gw) { return ag_http_server_port(gw->http); }
+
+void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
+{
+    AG_CHECK(gw, GATEWAY_MAGIC);
+    AG_ASSERT(atomic_load(&gw->engine) == NULL);
+    snprintf(gw->model_name, sizeof gw->model_name, "%s", name && name[0] ? name : ag_engine_model(e)->name);
+    ag_metrics_model_set(gw->metrics, gw->model_name);
+    ag_metrics_build_set(gw->metrics, ag_engine_isa(e));
+    atomic_store_explicit(&gw->engine, e, memory_order_release);
+}
+
+int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
+{
+    AG_CHECK(gw, GATEWAY_MAGIC);
+    ag_live *live = NULL;
+    int rc = live_create(&live, conf, err);
+    if (rc == AG_OK) live_push(gw, live);
+    return rc;
+}
+
+void ag_gateway_drain(ag_gateway *gw)
+{
+    AG_CHECK(gw, GATEWAY_MAGIC);
+    atomic_store(&gw->draining, true);
+    if (atomic_load(&gw->started)) ag_http_server_drain(gw->http);
+}
+
+void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms)
+{
+    AG_CHECK(gw, GATEWAY_MAGIC);
+    atomic_store(&gw->draining, true);
+    if (atomic_load(&gw->started)) ag_http_server_stop(gw->http, timeout_ms);
+    atomic_store(&gw->started, false);
+}
+
+void ag_gateway_close(ag_gateway *gw)
+{
+    if (gw == NULL) return;
+    AG_CHECK(gw, GATEWAY_MAGIC);
+    AG_ASSERT(!atomic_load(&gw->started) && atomic_load(&gw->requests) == 0);
+    for (uint32_t i = 0; i < gw->n_loops; i++) {
+        /* Numbers of generations that nobody waits for any more. */
+        while (ag_mbox_take(ag_http_loop_mbox(gw->loops[i].loop))) continue;
+        ag_slots_fini(&gw->loops[i].slots);
+    }
+    ag_http_server_close(gw->http);
+    ag_mem_free(gw->loops);
+    live_free_all(gw);
+    gw->magic = 0;
+    ag_mem_free(gw);
+}
+
+uint64_t ag_gateway_requests(const ag_gateway *gw) { return atomic_load_explicit(&((ag_gateway *)gw)->requests, memory_order_relaxed); }
+
+void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
+{
+    bool v6 = strchr(gw->host, ':') != NULL;
+    ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
+    if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
+    else if (gw->guarded) ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
+    else ag_buf_addz(out, "No API key is set and --no-auth was said: anybody who can reach this address may use it.");
+}

@@ -1,0 +1,206 @@
+#include <sodium.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "gateway/req.h"
+
+/* A rendered conversation; the tokenizer takes no more either. */
+#define PROMPT_BYTES_MAX AG_TOKENIZER_TEXT_MAX
+
+void ag__prompts_free(ag_req *r)
+{
+    for (uint32_t i = 0; r->prompts && i < AG_MAX(r->request.n_prompts, 1u); i++) {
+        ag_mem_free(r->prompts[i].ids);
+        ag_buf_fini(&r->prompts[i].echo_text);
+    }
+    ag_mem_free(r->prompts);
+    r->prompts = NULL;
+}
+
+static int no_memory(ag_err *err) { return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request."); }
+
+static int check_model(ag_req *r)
+{
+    if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name)) return AG_OK;
+    return ag_request_fail(&r->err, AG_E_MODEL_NOT_FOUND, "model", "There is no model '%.*s' here; this server has '%s'.",
+                           (int)AG_MIN(r->request.model.n, 100u), r->request.model.p, r->gw->model_name);
+}
+
+static int tokens_of_chat(ag_req *r, const ag_model *m)
+{
+    if (m->chat == NULL)
+        return ag_err_set(&r->err, AG_E_UNSUPPORTED, "The model '%s' has no chat template; use /v1/completions, or serve it with "
+                          "--chat-template FILE.", r->gw->model_name);
+    ag_buf text;
+    ag_buf_init(&text, PROMPT_BYTES_MAX);
+    int rc = ag_model_render(m, r->request.vars, &text, &r->err);
+    /* The template has written the control tokens, BOS included. */
+    if (rc == AG_OK) rc = ag_tokenizer_encode(m->tokenizer, text.p, text.n, false, true, &r->prompts[0].ids, &r->prompts[0].n, &r->err);
+    ag_buf_fini(&text);
+    return rc;
+}
+
+static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_req_prompt *to)
+{
+    if (p->ids == NULL) {
+        to->echo = p->text;
+        return ag_tokenizer_encode(m->tokenizer, p->text.p, p->text.n, r->request.add_special, r->request.parse_special, &to->ids, &to->n, &r->err);
+    }
+    if ((to->ids = ag_mem_array(p->n_ids, sizeof *to->ids)) == NULL) return no_memory(&r->err);
+    memcpy(to->ids, p->ids, p->n_ids * sizeof *to->ids);
+    to->n = p->n_ids;
+    if (!r->request.echo) return AG_OK;
+    if (!ag_tokenizer_decode(m->tokenizer, p->ids, p->n_ids, true, &to->echo_text)) return no_memory(&r->err);
+    to->echo = ag_buf_str(&to->echo_text);
+    return AG_OK;
+}
+
+/* max_tokens as it will be, and whether all of it fits the context. */
+static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
+{
+    const char *field = r->request.kind == AG_REQUEST_CHAT ? "messages" : "prompt";
+    uint32_t ctx = ag_engine_ctx_max(r->engine), ceiling = r->live->max_tokens_max;
+    if (p->n == 0) return ag_request_fail(&r->err, AG_E_PARAM, field, "'%s' comes to no tokens at all; there is nothing to continue.", field);
+    uint32_t wanted = r->request.max_tokens;
+    if (p->n >= ctx && wanted != 0)
+        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field, "'%s' comes to %u tokens; the context holds %u, and the answer needs room "
+                               "too.", field, p->n, ctx);
+    if (wanted != AG_REQUEST_UNSET && ceiling && wanted > ceiling)
+        return ag_request_fail(&r->err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; this server allows %u.", wanted, ceiling);
+    if (wanted == AG_REQUEST_UNSET) {
+        wanted = ctx - p->n;
+        if (ceiling) wanted = AG_MIN(wanted, ceiling);
+    }
+    if ((uint64_t)p->n + wanted > ctx)
+        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field, "'%s' comes to %u tokens and 'max_tokens' is %u; together they may be %u, "
+                               "the size of the context.", field, p->n, wanted, ctx);
+    *max_tokens = wanted;
+    return AG_OK;
+}
+
+static int prepare(ag_req *r)
+{
+    const ag_model *m = ag_engine_model(r->engine);
+    ag_request *q = &r->request;
+    int rc = ag_openai_parse(q, r->body.p, r->body.n, &r->err);
+    if (rc == AG_OK) rc = check_model(r);
+    if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
+    if (rc != AG_OK) return rc;
+    uint32_t n_prompts = AG_MAX(q->n_prompts, 1u), unused;
+    if ((uint64_t)n_prompts * q->n > r->live->generations_max)
+        return ag_request_fail(&r->err, AG_E_PARAM, "n", "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
+                               r->live->generations_max);
+    r->prompts = ag_mem_array(n_prompts, sizeof *r->prompts);
+    if (r->prompts == NULL) return no_memory(&r->err);
+    for (uint32_t i = 0; i < n_prompts; i++) ag_buf_init(&r->prompts[i].echo_text, PROMPT_BYTES_MAX);
+    if (q->kind == AG_REQUEST_CHAT) rc = tokens_of_chat(r, m);
+    for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++) rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
+    for (uint32_t i = 0; i < n_prompts && rc == AG_OK; i++) rc = check_length(r, &r->prompts[i], &unused);
+    return rc;
+}
+
+static void prepare_work(void *arg)
+{
+    ag_req *r = arg;
+    int rc = prepare(r);
+    if (rc != AG_OK) ag_err_set(&r->err, rc, "The request could not be prepared."); /* when nobody said it better */
+}
+
+static void prepare_after(void *arg)
+{
+    ag_req *r = arg;
+    r->working = false;
+    r->worked = true;
+    ag__req_run(r);
+}
+
+ag_next ag__step_prepare(ag_req *r)
+{
+    if (r->working) return AG_PARKED;
+    if (!r->worked && r->body.n <= AG_INLINE_BODY_MAX) {
+        prepare_work(r);
+    } else if (!r->worked) {
+        r->working = true;
+        if (ag_http_loop_work(r->loop->loop, prepare_work, prepare_after, r)) return AG_PARKED;
+        r->working = false;
+        no_memory(&r->err);
+    }
+    ag_buf_fini(&r->body);
+    if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    r->step = AG_STEP_ADMIT;
+    return AG_MORE;
+}
+
+/* Generations. */
+
+void ag__choices_release(ag_req *r)
+{
+    for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
+        ag_choice *c = &r->choices[i];
+        if (c->number) ag_slots_remove(&r->loop->slots, c->number);
+        if (c->gen) {
+            if (!c->ended) ag_metric_add(r->gw->metrics, AG_M_FINISHED, AG_FINISH_ABORT, 1);
+            ag_gen_cancel(c->gen); /* harmless when it has ended */
+            ag_gen_put(c->gen);
+        }
+        ag_text_fini(&c->text);
+    }
+    ag_mem_free(r->choices);
+    r->choices = NULL;
+    r->n_choices = r->n_ended = 0;
+}
+
+static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
+{
+    const ag_request *q = &r->request;
+    ag_choice *c = &r->choices[index];
+    c->prompt = index / q->n;
+    const ag_req_prompt *p = &r->prompts[c->prompt];
+    uint32_t max_tokens = 0;
+    int rc = check_length(r, p, &max_tokens);
+    if (rc != AG_OK) return rc;
+    if ((c->number = ag_slots_add(&r->loop->slots, r, index)) == NULL) return no_memory(&r->err);
+    ag_gen_spec spec = {
+        .prompt = p->ids, .n_prompt = p->n, .max_tokens = max_tokens, .min_tokens = q->min_tokens, .ignore_eos = q->ignore_eos,
+        .stop_tokens = q->stop_tokens, .n_stop_tokens = q->n_stop_tokens, .stops = q->stops, .n_stops = q->n_stops,
+        .bias = q->bias, .n_bias = q->n_bias, .sampling = q->sampling, .top_logprobs = q->top_logprobs,
+        .prompt_logprobs = q->echo && q->top_logprobs >= 0, .notify = ag_http_loop_mbox(r->loop->loop), .msg = c->number,
+    };
+    spec.sampling.seed = seed;
+    spec.sampling.choice = index % q->n;
+    rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
+    return rc == AG_OK ? ag_gen_submit(c->gen, &r->err) : rc;
+}
+
+static void count_usage(ag_req *r)
+{
+    for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) {
+        r->usage.prompt_tokens += r->prompts[i].n;
+        ag_metric_observe_n(r->gw->metrics, AG_M_PROMPT_SIZE, 0, r->prompts[i].n, r->request.n);
+        ag_mem_free(r->prompts[i].ids); /* the generations have their copies */
+        r->prompts[i].ids = NULL;
+    }
+}
+
+ag_next ag__step_admit(ag_req *r)
+{
+    const ag_request *q = &r->request;
+    uint64_t seed = q->sampling.seed;
+    if (!q->seed_set) randombytes_buf(&seed, sizeof seed);
+    uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
+    r->choices = ag_mem_array(n, sizeof *r->choices);
+    if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
+    r->n_choices = n;
+    for (uint32_t i = 0; i < n; i++) ag_text_init(&r->choices[i].text);
+    for (uint32_t i = 0; i < n; i++) {
+        int rc = admit_one(r, i, seed);
+        if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
+    }
+    count_usage(r);
+    memcpy(r->reply_id, q->kind == AG_REQUEST_CHAT ? "chatcmpl-" : "cmpl-", q->kind == AG_REQUEST_CHAT ? 10 : 6);
+    ag_random_hex(r->reply_id + strlen(r->reply_id), 12);
+    r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
+                          .model = ag_str_of(r->gw->model_name), .usage_null = q->stream && q->include_usage};
+    r->step = AG_STEP_GENERATE;
+    return AG_MORE;
+}

@@ -1,0 +1,208 @@
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "gateway/req.h"
+
+#define REQ_MAGIC 0x41475251u
+
+static ag_next step_body(ag_req *r);
+
+static ag_next (*const steps[AG_STEP_COUNT])(ag_req *r) = {
+    [AG_STEP_HEAD] = ag__step_head,         /* route, ids, where from */
+    [AG_STEP_AUTH] = ag__step_auth,         /* whose */
+    [AG_STEP_LIMITS] = ag__step_limits,     /* may it be taken at all */
+    [AG_STEP_BODY] = step_body,             /* wait for the rest */
+    [AG_STEP_PREPARE] = ag__step_prepare,   /* JSON, template, tokens; here or on a worker */
+    [AG_STEP_ADMIT] = ag__step_admit,       /* hand the generations to the engine */
+    [AG_STEP_GENERATE] = ag__step_generate, /* wait for news of them */
+    [AG_STEP_DELIVER] = ag__step_deliver,   /* write what is there */
+    [AG_STEP_ACCOUNT] = ag__step_account,   /* metrics, log line; wait for the stream's end */
+};
+
+static void req_free(ag_req *r)
+{
+    AG_CHECK(r, REQ_MAGIC);
+    AG_ASSERT(r->done && !r->working);
+    ag__choices_release(r);
+    ag__prompts_free(r);
+    ag_request_fini(&r->request);
+    ag_buf_fini(&r->body);
+    ag_buf_fini(&r->out);
+    atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
+    r->magic = 0;
+    ag_mem_free(r);
+}
+
+/* The only loop, and the only place that frees. A callback that comes while a step is on the stack only asks for another
+ * round. */
+void ag__req_run(ag_req *r)
+{
+    AG_CHECK(r, REQ_MAGIC);
+    if (r->running) {
+        r->again = true;
+        return;
+    }
+    r->running = true;
+    ag_next next;
+    do {
+        r->again = false;
+        if (r->gone && !r->working && r->step < AG_STEP_ACCOUNT) {
+            if (!r->answered || r->streaming) ag_err_set(&r->err, AG_E_CANCELLED, "The client went away.");
+            ag__choices_release(r);
+            r->step = AG_STEP_ACCOUNT;
+        }
+        next = steps[r->step](r);
+    } while (next == AG_MORE || (next == AG_PARKED && r->again));
+    r->running = false;
+    if (next == AG_DONE) req_free(r);
+}
+
+uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
+{
+    uint32_t n = 0;
+    out[n++] = (ag_http_header){AG_STR("x-request-id"), ag_str_of(r->id)};
+    if (r->live->origins.n || r->live->origins.any) out[n++] = (ag_http_header){AG_STR("vary"), AG_STR("origin")};
+    if (r->origin[0] && ag_origins_has(&r->live->origins, ag_str_of(r->origin))) {
+        out[n++] = (ag_http_header){AG_STR("access-control-allow-origin"), ag_str_of(r->origin)};
+        out[n++] = (ag_http_header){AG_STR("access-control-expose-headers"), AG_STR("x-request-id, retry-after")};
+    }
+    return n;
+}
+
+ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n_more)
+{
+    ag_http_header headers[AG_HEADERS_MAX];
+    uint32_t n = ag__req_headers(r, headers);
+    if (type) headers[n++] = (ag_http_header){AG_STR("content-type"), ag_str_of(type)};
+    for (uint32_t i = 0; i < n_more && n < AG_HEADERS_MAX; i++) headers[n++] = more[i];
+    r->answered = true;
+    r->status = status;
+    r->step = AG_STEP_ACCOUNT;
+    if (!r->gone) ag_http_respond(r->s, status, headers, n, body.p, body.n);
+    return AG_MORE;
+}
+
+ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)
+{
+    char text[sizeof r->err.text], retry[16];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    ag_err_set(&r->err, code, "%s", text);
+    ag__choices_release(r);
+    const ag_err_row *row = ag_err_find(r->err.code);
+    ag_http_header more[2];
+    uint32_t n = 0;
+    if (row->retry == AG_RETRY_AFTER) {
+        snprintf(retry, sizeof retry, "%u", r->live->retry_after_s);
+        more[n++] = (ag_http_header){AG_STR("retry-after"), ag_str_of(retry)};
+    }
+    if (r->err.code == AG_E_AUTH) more[n++] = (ag_http_header){AG_STR("www-authenticate"), AG_STR("Bearer")};
+    if (r->err.code == AG_E_METHOD)
+        more[n++] = (ag_http_header){AG_STR("allow"), r->route->methods & AG_POST ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+    ag_buf body;
+    ag_buf_init(&body, 16u << 10);
+    ag_openai_error(&body, &r->err, ag_str_of(r->id));
+    /* Without memory even for the sentence the status still goes out. */
+    ag_next next = ag__req_answer(r, row->http, "application/json", body.failed ? (ag_str){0} : ag_buf_str(&body), more, n);
+    ag_buf_fini(&body);
+    return next;
+}
+
+static ag_next step_body(ag_req *r)
+{
+    if (!r->body_ended) return AG_PARKED;
+    r->body_us = ag_now_us();
+    if (r->body.failed) return ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this request.");
+    if (r->route->answer) return r->route->answer(r);
+    r->step = AG_STEP_PREPARE;
+    return AG_MORE;
+}
+
+/* Callbacks. */
+
+static const char no_memory_body[] =
+    "{\"error\":{\"message\":\"The server has no memory left for this request.\",\"type\":\"server_error\",\"param\":null,"
+    "\"code\":\"out_of_memory\"}}";
+
+static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void **user)
+{
+    ag_gateway *gw = arg;
+    ag_req *r = ag_mem_zalloc(sizeof *r);
+    *user = r;
+    if (r == NULL) {
+        static const ag_http_header type = {{"content-type", 12}, {"application/json", 16}};
+        ag_http_respond(s, 503, &type, 1, no_memory_body, sizeof no_memory_body - 1);
+        return;
+    }
+    r->magic = REQ_MAGIC;
+    r->gw = gw;
+    r->loop = &gw->loops[ag_http_loop_index(ag_http_stream_loop(s))];
+    r->s = s;
+    r->head = head;
+    r->head_us = ag_now_us();
+    r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
+    ag_buf_init(&r->body, 1u << 30); /* the HTTP room bounds it by body_bytes_max */
+    ag_buf_init(&r->out, 16u << 20);
+    ag_request_init(&r->request, AG_REQUEST_COMPLETION);
+    atomic_fetch_add_explicit(&gw->requests, 1, memory_order_relaxed);
+    ag__req_run(r);
+    r->head = NULL;
+}
+
+static void on_body(void *user, ag_http_stream *s AG_UNUSED, const char *p, size_t n)
+{
+    ag_req *r = user;
+    if (r == NULL || r->answered || r->route == NULL || r->route->answer) return;
+    ag_buf_add(&r->body, p, n);
+}
+
+static void on_end(void *user, ag_http_stream *s AG_UNUSED)
+{
+    ag_req *r = user;
+    if (r == NULL) return;
+    r->body_ended = true;
+    ag__req_run(r);
+}
+
+static void on_gone(void *user, ag_http_stream *s AG_UNUSED)
+{
+    ag_req *r = user;
+    if (r == NULL) return;
+    r->gone = true;
+    ag__req_run(r);
+}
+
+static void on_done(void *user, ag_http_stream *s AG_UNUSED)
+{
+    ag_req *r = user;
+    if (r == NULL) return;
+    r->done = true;
+    if (r->step < AG_STEP_ACCOUNT) r->gone = true;
+    r->s = NULL;
+    ag__req_run(r);
+}
+
+static void on_bad(void *arg AG_UNUSED, ag_http_bad why AG_UNUSED, int code, const char *sentence, ag_buf *body)
+{
+    ag_err err = {0};
+    ag_err_set(&err, code, "%s", sentence);
+    ag_openai_error(body, &err, (ag_str){0});
+}
+
+static void on_message(void *arg, ag_http_loop *l, void *msg)
+{
+    ag_gateway *gw = arg;
+    ag_slot *slot = ag_slots_find(&gw->loops[ag_http_loop_index(l)].slots, msg);
+    if (slot == NULL) return; /* the request has ended in the meantime */
+    ag_req *r = slot->r;
+    r->choices[slot->choice].dirty = true;
+    if (r->step == AG_STEP_GENERATE) ag__req_run(r);
+}
+
+const ag_http_handler ag__http_handler = {
+    .on_head = on_head, .on_body = on_body, .on_end = on_end, .on_gone = on_gone, .done = on_done, .on_bad = on_bad,
+    .on_message = on_message,
+};

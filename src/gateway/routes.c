@@ -1,0 +1,157 @@
+#include "gateway/req.h"
+
+#define METRICS_BYTES_MAX (4u << 20)
+
+static ag_next answer_models(ag_req *r);
+static ag_next answer_model(ag_req *r);
+static ag_next answer_live(ag_req *r);
+static ag_next answer_ready(ag_req *r);
+static ag_next answer_metrics(ag_req *r);
+
+#define KIND_NONE 0
+#define KIND_COMPLETION AG_REQUEST_COMPLETION
+#define KIND_CHAT AG_REQUEST_CHAT
+
+static const ag_route routes[] = {
+#define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, methods, answer, KIND_##kind, auth, what},
+#include "gateway/routes.def"
+#undef AG_ROUTE
+};
+#define N_ROUTES ((uint32_t)AG_ARRAY_LEN(routes))
+
+static const char *const route_names[N_ROUTES + 1] = {
+#define AG_ROUTE(id, path, methods, answer, kind, auth, what) #id,
+#include "gateway/routes.def"
+#undef AG_ROUTE
+    "none",
+};
+
+static const char *const bad_names[AG_HTTP_BAD_COUNT] = {
+    [AG_HTTP_BAD_PARSE] = "parse",
+    [AG_HTTP_BAD_HEADERS_SIZE] = "headers_size",
+    [AG_HTTP_BAD_HEADER_TIMEOUT] = "header_timeout",
+    [AG_HTTP_BAD_BODY_TIMEOUT] = "body_timeout",
+    [AG_HTTP_BAD_BODY_SIZE] = "body_size",
+    [AG_HTTP_BAD_IDLE_TIMEOUT] = "idle_timeout",
+    [AG_HTTP_BAD_WRITE_TIMEOUT] = "write_timeout",
+    [AG_HTTP_BAD_CONNECTIONS] = "connections",
+    [AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS] = "connections_per_address",
+};
+
+_Static_assert(N_ROUTES + 1 <= AG_METRICS_VALUES_MAX && AG_HTTP_BAD_COUNT <= AG_METRICS_VALUES_MAX, "one label value each");
+
+const ag_route *ag__route_find(ag_str path)
+{
+    for (uint32_t i = 0; i < N_ROUTES; i++) {
+        ag_str want = ag_str_of(routes[i].path);
+        bool open_end = want.p[want.n - 1] == '/';
+        if (!open_end && ag_str_eq(path, want)) return &routes[i];
+        if (open_end && path.n > want.n && ag_str_starts(path, want) && !memchr(path.p + want.n, '/', path.n - want.n)) return &routes[i];
+    }
+    return NULL;
+}
+
+uint32_t ag__route_index(const ag_route *route) { return route ? (uint32_t)(route - routes) : N_ROUTES; }
+
+void ag__routes_name(ag_metrics *m)
+{
+    ag_metrics_values(m, AG_LABELS_ROUTE_STATUS, route_names, N_ROUTES + 1);
+    ag_metrics_values(m, AG_LABELS_REASON, bad_names, AG_HTTP_BAD_COUNT);
+}
+
+void ag_gateway_docs(ag_buf *out)
+{
+    ag_buf_addz(out, "| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
+    for (uint32_t i = 0; i < N_ROUTES; i++) {
+        const ag_route *t = &routes[i];
+        const char *more = t->path[strlen(t->path) - 1] == '/' ? "{id}" : "";
+        ag_buf_addf(out, "| %s | `%s%s` | %s | %s |\n", t->methods & AG_POST ? "POST" : "GET", t->path, more, t->auth ? "yes" : "no", t->what);
+    }
+    ag_buf_addc(out, '\n');
+    ag_openai_docs(out);
+}
+
+/* Routes that need no generation. */
+
+static ag_next answer_buf(ag_req *r, int status, const char *type, ag_buf *body)
+{
+    ag_next next = body->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
+                                : ag__req_answer(r, status, type, ag_buf_str(body), NULL, 0);
+    ag_buf_fini(body);
+    return next;
+}
+
+static bool card_of(const ag_req *r, ag_model_card *card)
+{
+    ag_engine *e = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
+    if (e == NULL) return false;
+    *card = (ag_model_card){ag_str_of(r->gw->model_name), ag_engine_model(e)->created, ag_engine_ctx_max(e)};
+    return true;
+}
+
+static ag_next answer_models(ag_req *r)
+{
+    ag_model_card card;
+    bool has = card_of(r, &card);
+    ag_buf body;
+    ag_buf_init(&body, 16u << 10);
+    ag_openai_models(&body, &card, has);
+    return answer_buf(r, 200, "application/json", &body);
+}
+
+static ag_next answer_model(ag_req *r)
+{
+    ag_model_card card;
+    ag_str id = ag_str_of(r->path + sizeof "/v1/models/" - 1);
+    if (!card_of(r, &card) || !ag_str_eq(id, card.id))
+        return ag__req_refuse(r, AG_E_MODEL_NOT_FOUND, "There is no model '%.100s' here; GET /v1/models lists those that are.", id.p);
+    ag_buf body;
+    ag_buf_init(&body, 16u << 10);
+    ag_openai_model(&body, &card);
+    return answer_buf(r, 200, "application/json", &body);
+}
+
+static ag_next answer_live(ag_req *r) { return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0); }
+
+static ag_next answer_ready(ag_req *r)
+{
+    if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed)) return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down.");
+    if (atomic_load_explicit(&r->gw->engine, memory_order_acquire) == NULL)
+        return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
+    return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
+}
+
+void ag__metrics_copy(ag_gateway *gw)
+{
+    ag_metrics *m = gw->metrics;
+    ag_engine *e = atomic_load_explicit(&gw->engine, memory_order_acquire);
+    bool ready = e != NULL && !atomic_load_explicit(&gw->draining, memory_order_relaxed);
+    ag_metric_set(m, AG_M_READY, 0, ready);
+    ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
+    ag_metric_set(m, AG_M_LOG_DROPPED, 0, (double)ag_log_dropped(gw->log));
+    for (uint32_t i = 0; i < AG_HTTP_BAD_COUNT; i++) ag_metric_set(m, AG_M_REFUSED, i, (double)ag_http_server_bad_count(gw->http, (ag_http_bad)i));
+    if (e == NULL) return;
+    ag_engine_stats s;
+    ag_engine_stats_get(e, &s);
+    ag_metric_set(m, AG_M_WAITING, 0, s.waiting);
+    ag_metric_set(m, AG_M_RUNNING, 0, s.running);
+    ag_metric_set(m, AG_M_KV_PAGES, 0, (double)s.kv_pages);
+    ag_metric_set(m, AG_M_KV_PAGES_USED, 0, (double)s.kv_pages_used);
+    ag_metric_set(m, AG_M_KV_USAGE, 0, s.kv_pages ? (double)s.kv_pages_used / (double)s.kv_pages : 0);
+    ag_metric_set(m, AG_M_STEPS, 0, (double)s.steps);
+    ag_metric_set(m, AG_M_PROMPT_TOKENS, 0, (double)s.prompt_tokens);
+    ag_metric_set(m, AG_M_OUTPUT_TOKENS, 0, (double)s.output_tokens);
+    ag_metric_set(m, AG_M_PREEMPTIONS, 0, (double)s.preemptions);
+    ag_metric_set(m, AG_M_CANCELLED, 0, (double)s.cancelled);
+}
+
+static ag_next answer_metrics(ag_req *r)
+{
+    ag_buf body;
+    ag_buf_init(&body, METRICS_BYTES_MAX);
+    if (r->gw->metrics) {
+        ag__metrics_copy(r->gw);
+        ag_metrics_write(r->gw->metrics, &body);
+    }
+    return answer_buf(r, 200, AG_METRICS_CONTENT_TYPE, &body);
+}
