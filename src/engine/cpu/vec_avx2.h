@@ -93,12 +93,13 @@ FN vf vf_nibble(const void *p, bool high)
     __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
     return _mm256_cvtepi32_ps(high ? _mm256_srli_epi32(b, 4) : _mm256_and_si256(b, _mm256_set1_epi32(15)));
 }
-/* Rounds to nearest even, stores bytes. */
-FN void vf_to_i8(int8_t *p, vf a)
+/* 32 floats, rounded to nearest even, as bytes. */
+FN __m256i vf_to_bytes(const vf v[4])
 {
-    __m256i i = _mm256_cvtps_epi32(a);
-    __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
-    _mm_storel_epi64((__m128i *)p, _mm_packs_epi16(h, h));
+    __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+    __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3]));
+    /* Packing works within halves of 128 bits: groups of four come out as 0 2 4 6 1 3 5 7. */
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0));
 }
 
 FN vi vi_zero(void) { return _mm256_setzero_si256(); }

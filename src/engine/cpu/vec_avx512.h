@@ -23,7 +23,7 @@ FN vf vf_zero(void) { return _mm512_setzero_ps(); }
 FN vf vf_set(float x) { return _mm512_set1_ps(x); }
 FN vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 FN void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
-FN __mmask16 vf_first(uint32_t n) { return (__mmask16)((1u << n) - 1); } /* n <= 16 */
+FN vm vf_first(uint32_t n) { return (__mmask16)((1u << n) - 1); } /* n <= 16 */
 FN vf vf_load_n(const float *p, uint32_t n) { return _mm512_maskz_loadu_ps(vf_first(n), p); }
 FN void vf_store_n(float *p, vf a, uint32_t n) { _mm512_mask_storeu_ps(p, vf_first(n), a); }
 FN vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
@@ -83,8 +83,11 @@ FN vf vf_nibble(const void *p, bool high)
     __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
     return _mm512_cvtepi32_ps(high ? _mm512_srli_epi32(b, 4) : _mm512_and_si512(b, _mm512_set1_epi32(15)));
 }
-/* Rounds to nearest even, stores bytes. */
-FN void vf_to_i8(int8_t *p, vf a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a))); }
+/* 32 floats, rounded to nearest even, as bytes. */
+FN __m256i vf_to_bytes(const vf v[2])
+{
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[0])));
+}
 
 FN vi vi_zero(void) { return _mm512_setzero_si512(); }
 FN vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
@@ -103,15 +106,15 @@ FN vi vi_lut(const unsigned char table[16], vi index)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), index);
 }
 FN vf vf_of_int(vi a) { return _mm512_cvtepi32_ps(a); }
-/* start + sums of n quads: bytes of w (below 2^bits) times the q of the quad. */
+/* start + sums of n quads: bytes of w (below 2^bits) times the q of the quad. In assembly for the broadcast in the operand:
+ * as intrinsics it is a load of its own, and the front end of some machines is then the limit. */
 FN vi vi_dot(vi start, const vi *w, const int8_t *q, int n, int bits)
 {
+    typedef int32_t __attribute__((may_alias)) quad;
     (void)bits;
 #pragma GCC unroll 8
     for (int j = 0; j < n; j++) {
-        int32_t quad;
-        memcpy(&quad, q + 4 * j, 4);
-        start = _mm512_dpbusd_epi32(start, w[j], _mm512_set1_epi32(quad));
+        __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(start) : "v"(w[j]), "m"(*(const quad *)(q + 4 * j)));
     }
     return start;
 }

@@ -1,0 +1,216 @@
+#include "engine/gen.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "engine/engine.h"
+#include "engine/gen_inner.h"
+#include "engine/sampler.h"
+
+static int check_number(ag_err *err, const char *name, double v, double min, double max, bool min_open)
+{
+    if (v >= min && v <= max && !(min_open && v == min)) return AG_OK; /* NAN fails */
+    return ag_err_set(err, AG_E_PARAM, "%s is %g; it should be %s %g and at most %g", name, v, min_open ? "above" : "at least", min, max);
+}
+
+static int check_sampling(const ag_sampling *s, ag_err *err)
+{
+    int rc;
+    if ((rc = check_number(err, "temperature", s->temperature, 0, 10, false)) || (rc = check_number(err, "top_p", s->top_p, 0, 1, true)) ||
+        (rc = check_number(err, "min_p", s->min_p, 0, 1, false)) || (rc = check_number(err, "typical_p", s->typical_p, 0, 1, true)) ||
+        (rc = check_number(err, "repetition_penalty", s->repetition_penalty, 0, 10, true)) ||
+        (rc = check_number(err, "frequency_penalty", s->frequency_penalty, -2, 2, false)) ||
+        (rc = check_number(err, "presence_penalty", s->presence_penalty, -2, 2, false)))
+        return rc;
+    return AG_OK;
+}
+
+static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
+{
+    uint32_t ctx = ag_engine_ctx_max(e), vocab = ag_engine_model(e)->hp.vocab;
+    if (s->n_prompt == 0) return ag_err_set(err, AG_E_PARAM, "the prompt is empty; it needs at least one token");
+    if (s->max_tokens == 0 && !s->prompt_logprobs) return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
+    if (s->n_prompt > ctx || s->max_tokens > ctx - s->n_prompt)
+        return ag_err_set(err, AG_E_CTX_LENGTH, "%u prompt tokens and %u to answer do not fit the context of %u tokens", s->n_prompt, s->max_tokens, ctx);
+    for (uint32_t i = 0; i < s->n_prompt; i++)
+        if ((uint32_t)s->prompt[i] >= vocab)
+            return ag_err_set(err, AG_E_PARAM, "prompt token %d at position %u is not in the vocabulary of %u", s->prompt[i], i, vocab);
+    if (s->n_stop_tokens > AG_GEN_STOPS_MAX) return ag_err_set(err, AG_E_PARAM, "%u stop tokens; at most %u are taken", s->n_stop_tokens, AG_GEN_STOPS_MAX);
+    if (s->n_bias > AG_GEN_BIAS_MAX) return ag_err_set(err, AG_E_PARAM, "%u logit biases; at most %u are taken", s->n_bias, AG_GEN_BIAS_MAX);
+    for (uint32_t i = 0; i < s->n_bias; i++) {
+        if ((uint32_t)s->bias[i].id >= vocab)
+            return ag_err_set(err, AG_E_PARAM, "logit_bias names token %d, which is not in the vocabulary of %u", s->bias[i].id, vocab);
+        int rc = check_number(err, "logit_bias", s->bias[i].bias, -100, 100, false);
+        if (rc) return rc;
+    }
+    if (s->top_logprobs > AG_GEN_TOP_MAX) return ag_err_set(err, AG_E_PARAM, "%d log probabilities; at most %d are given", s->top_logprobs, AG_GEN_TOP_MAX);
+    return check_sampling(&s->sampling, err);
+}
+
+static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
+{
+    g->cap_tokens = s->n_prompt + AG_MIN(s->max_tokens, 64u);
+    g->tokens = ag_mem_array(g->cap_tokens, sizeof *g->tokens);
+    g->bias = ag_mem_array(s->n_bias, sizeof *g->bias);
+    g->chunks = ag_mem_array(s->max_tokens / AG_GEN_CHUNK + 1, sizeof *g->chunks);
+    bool ok = g->tokens && g->bias && g->chunks;
+    if (ok && (g->penalties = ag_sampling_has_penalties(&s->sampling))) {
+        g->counts = ag_mem_array(vocab, sizeof *g->counts);
+        g->in_prompt = ag_mem_array((vocab + 7) / 8, 1);
+        ok = g->counts && g->in_prompt;
+    }
+    if (ok && s->prompt_logprobs) {
+        g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
+        g->prompt_tops = ag_mem_array((size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0) + 1, sizeof *g->prompt_tops);
+        ok = g->prompt_tokens && g->prompt_tops;
+    }
+    if (!ok) return false;
+    memcpy(g->tokens, s->prompt, s->n_prompt * sizeof *g->tokens);
+    if (s->n_bias) memcpy(g->bias, s->bias, s->n_bias * sizeof *g->bias);
+    if (s->n_stop_tokens) memcpy(g->stop_tokens, s->stop_tokens, s->n_stop_tokens * sizeof *g->stop_tokens);
+    for (uint32_t i = 0; i < s->n_prompt; i++) {
+        if (g->in_prompt) g->in_prompt[s->prompt[i] / 8] |= (unsigned char)(1u << s->prompt[i] % 8);
+        if (g->prompt_tokens) g->prompt_tokens[i] = (ag_gen_token){.id = s->prompt[i], .logprob = NAN};
+    }
+    return true;
+}
+
+static void gen_free(ag_gen *g)
+{
+    AG_ASSERT(g->n_pages == 0);
+    for (uint32_t i = 0; g->chunks && i <= g->max_tokens / AG_GEN_CHUNK; i++)
+        if (g->chunks[i]) {
+            ag_mem_free(g->chunks[i]->tops);
+            ag_mem_free(g->chunks[i]);
+        }
+    ag_mem_free((void *)g->chunks);
+    ag_mem_free(g->tokens);
+    ag_mem_free(g->bias);
+    ag_mem_free(g->pages);
+    ag_mem_free(g->counts);
+    ag_mem_free(g->in_prompt);
+    ag_mem_free(g->prompt_tokens);
+    ag_mem_free(g->prompt_tops);
+    ag_stops_fini(&g->stops);
+    g->magic = 0;
+    ag_mem_free(g);
+}
+
+int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *s, ag_err *err)
+{
+    int rc = check_spec(e, s, err);
+    if (rc) return rc;
+    ag_gen *g = ag_mem_zalloc(sizeof *g);
+    if (g == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a generation");
+    g->magic = AG_GEN_MAGIC;
+    atomic_init(&g->refs, 1);
+    g->engine = e;
+    g->n_prompt = g->n_tokens = s->n_prompt;
+    g->max_tokens = s->max_tokens;
+    g->min_tokens = s->min_tokens;
+    g->n_stop_tokens = s->n_stop_tokens;
+    g->n_bias = s->n_bias;
+    g->ignore_eos = s->ignore_eos;
+    g->prompt_logprobs = s->prompt_logprobs;
+    g->top_logprobs = s->top_logprobs;
+    g->sampling = s->sampling;
+    g->notify = s->notify;
+    g->msg = s->msg;
+    rc = ag_stops_init(&g->stops, s->stops, s->n_stops, err);
+    if (rc == AG_OK && !copy_spec(g, s, ag_engine_model(e)->hp.vocab)) rc = ag_err_set(err, AG_E_NOMEM, "no memory for a prompt of %u tokens", s->n_prompt);
+    if (rc != AG_OK) {
+        gen_free(g);
+        return rc;
+    }
+    *out = g;
+    return AG_OK;
+}
+
+ag_gen *ag_gen_get(ag_gen *g)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
+    return g;
+}
+
+void ag_gen_put(ag_gen *g)
+{
+    if (g == NULL) return;
+    AG_CHECK(g, AG_GEN_MAGIC);
+    uint32_t left = atomic_fetch_sub_explicit(&g->refs, 1, memory_order_acq_rel);
+    AG_ASSERT(left > 0);
+    if (left == 1) gen_free(g);
+}
+
+int ag__gen_append(ag_gen *g, const ag_gen_token *t)
+{
+    uint32_t n = atomic_load_explicit(&g->n_out, memory_order_relaxed);
+    AG_ASSERT(n < g->max_tokens);
+    ag__gen_chunk *c = g->chunks[n / AG_GEN_CHUNK];
+    if (c == NULL) {
+        size_t tops = (size_t)AG_MAX(g->top_logprobs, 0) * AG_GEN_CHUNK;
+        c = ag_mem_zalloc(sizeof *c);
+        if (c == NULL || (tops && (c->tops = ag_mem_array(tops, sizeof *c->tops)) == NULL)) {
+            ag_mem_free(c);
+            return AG_E_NOMEM;
+        }
+        g->chunks[n / AG_GEN_CHUNK] = c;
+    }
+    ag_gen_token *to = &c->token[n % AG_GEN_CHUNK];
+    *to = *t;
+    if (t->n_top) {
+        ag_gen_top *top = c->tops + (size_t)(n % AG_GEN_CHUNK) * (size_t)g->top_logprobs;
+        memcpy(top, t->top, t->n_top * sizeof *top);
+        to->top = top;
+    }
+    atomic_store_explicit(&g->n_out, n + 1, memory_order_release);
+    return AG_OK;
+}
+
+/* Each change of `news` from none to some owes the reader one message, no more and no less: ag_gen_settled counts on it. */
+bool ag__gen_tell(ag_gen *g)
+{
+    if (g->notify == NULL) return true;
+    bool ended = ag_gen_ended((ag_gen_state)atomic_load(&g->state));
+    if (!g->told_last) {
+        if (atomic_exchange(&g->news, ended ? AG_NEWS_LAST : AG_NEWS_SOME) == AG_NEWS_NONE) g->owed++;
+        g->told_last = ended;
+    }
+    while (g->owed > 0 && ag_mbox_post_quiet(g->notify, g->msg)) g->owed--;
+    return g->owed == 0;
+}
+
+uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    if (g->notify) {
+        int news = atomic_exchange(&g->news, AG_NEWS_NONE);
+        if (news != AG_NEWS_NONE) g->reads++;
+        if (news == AG_NEWS_LAST) g->saw_last = true;
+    }
+    ag_gen_state now = (ag_gen_state)atomic_load(&g->state);
+    if (g->notify && ag_gen_ended(now) && !g->saw_last) now = AG_GEN_RUNNING; /* the end is told by its own message */
+    if (state) *state = now;
+    uint32_t n = atomic_load_explicit(&g->n_out, memory_order_acquire), got = 0;
+    for (; from < n && got < max; from++, got++) out[got] = g->chunks[from / AG_GEN_CHUNK]->token[from % AG_GEN_CHUNK];
+    return got;
+}
+
+void ag_gen_taken(ag_gen *g) { g->taken++; }
+bool ag_gen_settled(const ag_gen *g) { return g->saw_last && g->reads == g->taken; }
+
+int ag_gen_error(ag_gen *g, ag_err *err)
+{
+    if (atomic_load(&g->state) != AG_GEN_FAILED) return AG_OK;
+    return ag_err_set(err, g->fail_code, "%s", g->fail_text);
+}
+
+uint64_t ag_gen_text_bytes(ag_gen *g) { return atomic_load(&g->text_bytes); }
+const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
+
+void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
+{
+    *out = (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&g->admit_us), atomic_load(&g->first_us), atomic_load(&g->last_us),
+                          atomic_load(&g->end_us)};
+}

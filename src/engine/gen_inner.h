@@ -1,0 +1,74 @@
+/* gen_inner.h - a generation from inside: what its creator set, what the engine works on, what readers see.
+ * Owns    : see gen.h.
+ * Threads : "set" is constant after create; "engine" belongs to the engine's thread from submit to the end; "shared" is
+ *           atomic; "reader" belongs to the one reading thread.
+ * Limits, errors: those of gen.h. */
+#ifndef AG_GEN_INNER_H
+#define AG_GEN_INNER_H
+
+#include "engine/gen.h"
+#include "engine/stops.h"
+
+#define AG_GEN_MAGIC 0x47454e21u
+#define AG_GEN_CHUNK 256 /* tokens stored at a time */
+
+typedef struct ag__gen_chunk {
+    ag_gen_token token[AG_GEN_CHUNK];
+    ag_gen_top *tops; /* AG_GEN_CHUNK * top_logprobs, or NULL */
+} ag__gen_chunk;
+
+enum { AG_NEWS_NONE, AG_NEWS_SOME, AG_NEWS_LAST };
+
+struct ag_gen {
+    uint32_t magic;
+    _Atomic uint32_t refs;
+    ag_engine *engine;
+    /* set */
+    uint32_t n_prompt, max_tokens, min_tokens, n_stop_tokens, n_bias;
+    bool ignore_eos, prompt_logprobs, penalties;
+    int32_t top_logprobs;
+    int32_t stop_tokens[AG_GEN_STOPS_MAX];
+    ag_logit_bias *bias;
+    ag_sampling sampling;
+    ag_mbox *notify;
+    void *msg;
+    /* engine */
+    ag_gen *next;            /* in the waiting list */
+    ag_gen *next_late;       /* in the list of those to be told again */
+    int32_t *tokens;         /* prompt and answer */
+    uint32_t n_tokens, cap_tokens;
+    uint32_t computed;       /* of tokens, whose keys and values are in the cache */
+    uint32_t step_n;         /* rows of the step being run */
+    uint32_t n_scored;       /* prompt tokens with log probabilities so far */
+    uint32_t *pages;
+    uint32_t n_pages, cap_pages;
+    uint16_t *counts;        /* with penalties: tokens of the answer */
+    unsigned char *in_prompt;
+    ag_stops stops;
+    uint64_t last_safe;
+    uint32_t owed;           /* messages that the mailbox had no room for yet */
+    bool told_last;
+    bool late;               /* is in the engine's list of those to be told again */
+    int fail_code;
+    char fail_text[200];
+    /* shared */
+    ag__gen_chunk *_Atomic *chunks; /* answer; max_tokens / AG_GEN_CHUNK + 1 of them, made as tokens come */
+    ag_gen_token *prompt_tokens; /* n_prompt of them, with prompt_logprobs */
+    ag_gen_top *prompt_tops;
+    _Atomic uint32_t n_out;
+    _Atomic int state;       /* ag_gen_state */
+    _Atomic bool cancelled;
+    _Atomic int news;        /* AG_NEWS_: what was posted since the last read */
+    _Atomic uint64_t text_bytes;
+    _Atomic uint64_t submit_us, admit_us, first_us, last_us, end_us;
+    /* reader */
+    bool saw_last;
+    uint64_t reads, taken;   /* messages whose news were read; messages taken from the mailbox */
+};
+
+/* Appends a token for readers to see. AG_E_NOMEM. */
+int ag__gen_append(ag_gen *g, const ag_gen_token *t);
+/* Tells the reader of news, the last ones when the generation has ended. false: the mailbox is full, try again later. */
+bool ag__gen_tell(ag_gen *g);
+
+#endif
