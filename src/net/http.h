@@ -34,10 +34,25 @@ typedef struct ag_http_head {
     int64_t content_length; /* -1: none or chunked */
 } ag_http_head;
 
-typedef enum ag_http_bad { /* counters: connections and requests that never became a stream, by reason */
-    AG_HTTP_BAD_PARSE, AG_HTTP_BAD_HEADERS_SIZE, AG_HTTP_BAD_HEADER_TIMEOUT, AG_HTTP_BAD_BODY_TIMEOUT, AG_HTTP_BAD_BODY_SIZE,
-    AG_HTTP_BAD_IDLE_TIMEOUT, AG_HTTP_BAD_WRITE_TIMEOUT, AG_HTTP_BAD_CONNECTIONS, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS, AG_HTTP_BAD_COUNT
+/* Counters: connections and requests that were ended by this room and not by the user, by reason. */
+#define AG_HTTP_BADS(X)                                                                                                \
+    X(PARSE, "parse")                         /* 400, or 417 for an unknown Expect */                                  \
+    X(HEADERS_SIZE, "headers_size")           /* 431 */                                                                \
+    X(HEADER_TIMEOUT, "header_timeout")       /* 408 */                                                                \
+    X(BODY_TIMEOUT, "body_timeout")           /* 408 */                                                                \
+    X(BODY_SIZE, "body_size")                 /* 413 */                                                                \
+    X(IDLE_TIMEOUT, "idle_timeout")           /* closed */                                                             \
+    X(WRITE_TIMEOUT, "write_timeout")         /* closed */                                                             \
+    X(CONNECTIONS, "connections")             /* 503 */                                                                \
+    X(CONNECTIONS_PER_ADDRESS, "connections_per_address") /* 429 */                                                    \
+    X(MEMORY, "memory")                       /* 503, or closed */
+typedef enum ag_http_bad {
+#define AG_HTTP_BAD_ROW(name, text) AG_HTTP_BAD_##name,
+    AG_HTTP_BADS(AG_HTTP_BAD_ROW)
+#undef AG_HTTP_BAD_ROW
+    AG_HTTP_BAD_COUNT
 } ag_http_bad;
+const char *ag_http_bad_name(ag_http_bad why);
 
 typedef struct ag_http_handler {
     /* The head is complete; not a byte of the body has been read. Respond now to refuse (the body is then not read and the

@@ -1,0 +1,157 @@
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "base/mem.h"
+#include "net/net.h"
+
+/* One socket, accepted from on loop 0, which hands each connection to the loop that has fewest. Not a socket per loop with
+ * SO_REUSEPORT: the kernel would deal connections out by hash, which is uneven for the few long ones that a model server
+ * has; a listener that closes for a drain would reset what waits in its own queue; and a second server started on the same
+ * port by mistake would quietly get half of the clients instead of an error. Accepting costs microseconds a connection. */
+
+#define BACKLOG 1024
+#define ACCEPTS_AT_ONCE 64
+/* Without descriptors or memory the socket stays readable and the loop would spin; clients wait in the kernel's queue. */
+#define PAUSE_MS 100
+/* Connections over a limit that are told so at the same time; beyond that they are just closed. */
+#define REFUSED_MAX 64
+
+static int listen_on(const struct addrinfo *a)
+{
+    int one = 1;
+    int fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, a->ai_protocol);
+    if (fd < 0) return -1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, a->ai_addr, a->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) return fd;
+    int e = errno;
+    close(fd);
+    errno = e;
+    return -1;
+}
+
+static uint16_t port_of(int fd)
+{
+    struct sockaddr_storage sa;
+    socklen_t n = sizeof sa;
+    if (getsockname(fd, (struct sockaddr *)&sa, &n) != 0) return 0;
+    return sa.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&sa)->sin6_port) : ntohs(((struct sockaddr_in *)&sa)->sin_port);
+}
+
+int ag__accept_open(ag_http_server *s, ag_err *err)
+{
+    char port[8];
+    snprintf(port, sizeof port, "%u", s->conf.port);
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *all;
+    int rc = getaddrinfo(s->conf.host, port, &hints, &all);
+    if (rc != 0) return ag_err_set(err, AG_E_USAGE, "host %s cannot be listened on: %s", s->conf.host, gai_strerror(rc));
+    s->accept.fd = -1;
+    for (struct addrinfo *a = all; a && s->accept.fd < 0; a = a->ai_next) s->accept.fd = listen_on(a);
+    int e = errno;
+    freeaddrinfo(all);
+    if (s->accept.fd < 0)
+        return ag_err_set(err, AG_E_IO, "cannot listen on %s port %u: %s; another --port or --host may be free", s->conf.host,
+                          s->conf.port, strerror(e));
+    s->port = port_of(s->accept.fd);
+    return AG_OK;
+}
+
+static ag_http_loop *choose_loop(ag_http_server *s)
+{
+    ag_http_loop *best = NULL;
+    uint32_t best_n = 0;
+    for (uint32_t i = 0; i < s->n_loops; i++) {
+        ag_http_loop *l = &s->loops[(s->next_loop + i) % s->n_loops];
+        uint32_t n = atomic_load_explicit(&l->n_conns, memory_order_relaxed);
+        if (best == NULL || n < best_n) best = l, best_n = n;
+    }
+    s->next_loop = (best->index + 1) % s->n_loops;
+    return best;
+}
+
+static void take(ag_http_server *s, int fd, const struct sockaddr *peer)
+{
+    ag_http_loop *here = &s->loops[0], *l = choose_loop(s);
+    ag__conn *c = ag__conn_create(l, fd, peer);
+    if (c == NULL) {
+        ag__count_bad(here, AG_HTTP_BAD_MEMORY);
+        close(fd);
+        return;
+    }
+    if (atomic_load(&s->n_conns) >= s->conf.connections_max) c->refuse = AG_HTTP_BAD_CONNECTIONS;
+    else if (!ag__addrs_get(s->addrs, &c->addr, s->conf.connections_per_address_max)) c->refuse = AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS;
+    else c->counted = true;
+
+    atomic_fetch_add(c->counted ? &s->n_conns : &s->n_refused, 1);
+    atomic_fetch_add(&l->n_conns, 1);
+    if (!c->counted) ag__count_bad(here, c->refuse);
+    if (!c->counted && atomic_load(&s->n_refused) > REFUSED_MAX) ag__conn_free(c);
+    else if (l == here) ag__conn_start(c);
+    else if (!ag_mbox_post(l->handoff, c)) ag__conn_free(c);
+}
+
+static void on_readable(uv_poll_t *p, int status, int events);
+
+static void on_pause_over(uv_timer_t *t)
+{
+    ag_http_server *s = t->data;
+    if (!s->accept.closed) uv_poll_start(&s->accept.poll, UV_READABLE, on_readable);
+}
+
+static void on_readable(uv_poll_t *p, int status, int events)
+{
+    ag_http_server *s = p->data;
+    (void)status; /* an error shows again in accept4 */
+    (void)events;
+    for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
+        struct sockaddr_storage peer;
+        socklen_t n = sizeof peer;
+        int fd = -1;
+        if (ag_fault_hit(AG_FAULT_OPEN)) errno = EMFILE;
+        else fd = accept4(s->accept.fd, (struct sockaddr *)&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            take(s, fd, (struct sockaddr *)&peer);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            uv_poll_stop(p);
+            uv_timer_start(&s->accept.pause, on_pause_over, PAUSE_MS, 0);
+            break;
+        } else if (errno == EAGAIN) {
+            break;
+        } /* else that one connection failed before it was taken; there may be others behind it */
+    }
+    ag__loop_leave(&s->loops[0]);
+}
+
+int ag__accept_start(ag_http_server *s)
+{
+    ag__accept *a = &s->accept;
+    uv_loop_t *uv = &s->loops[0].uv;
+    a->poll.data = a->pause.data = s;
+    if (uv_poll_init(uv, &a->poll, a->fd) != 0) return AG_E_IO;
+    a->has_poll = true;
+    uv_timer_init(uv, &a->pause);
+    return uv_poll_start(&a->poll, UV_READABLE, on_readable) == 0 ? AG_OK : AG_E_IO;
+}
+
+static void on_poll_closed(uv_handle_t *h)
+{
+    ag_http_server *s = h->data;
+    close(s->accept.fd);
+    s->accept.fd = -1;
+}
+
+void ag__accept_close(ag_http_server *s)
+{
+    ag__accept *a = &s->accept;
+    if (a->closed) return;
+    a->closed = true;
+    if (!a->has_poll) {
+        if (a->fd >= 0) close(a->fd);
+        a->fd = -1;
+        return;
+    }
+    uv_close((uv_handle_t *)&a->pause, NULL);
+    uv_close((uv_handle_t *)&a->poll, on_poll_closed);
+}

@@ -1,0 +1,275 @@
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "base/mem.h"
+#include "net/net.h"
+
+#define CONN_MAGIC 0x434f4e4eu
+
+ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
+{
+    ag__conn *c = ag_mem_zalloc(sizeof *c);
+    if (c == NULL) return NULL;
+    c->magic = CONN_MAGIC;
+    c->loop = l;
+    c->proto = &ag__h1_proto;
+    c->fd = fd;
+    c->refuse = AG_HTTP_BAD_COUNT;
+    ag__link_init(&c->all);
+    ag__link_init(&c->dirty);
+    ag_buf_init(&c->out, AG__OUT_MAX);
+    ag_buf_init(&c->flight, AG__OUT_MAX);
+    ag__addr_of(peer, &c->addr, c->peer, sizeof c->peer);
+    return c;
+}
+
+void ag__conn_free(ag__conn *c)
+{
+    AG_CHECK(c, CONN_MAGIC);
+    AG_ASSERT(c->handles == 0);
+    if (c->state) c->proto->close(c);
+    ag__link_cut(&c->all);
+    ag__link_cut(&c->dirty);
+    if (c->fd >= 0) close(c->fd);
+    ag_buf_fini(&c->out);
+    ag_buf_fini(&c->flight);
+    ag__server_conn_gone(c->loop->server, c);
+    c->magic = 0;
+    ag_mem_free(c);
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    ag__conn *c = h->data;
+    if (--c->handles == 0) ag__conn_free(c);
+}
+
+void ag__conn_kill(ag__conn *c)
+{
+    AG_CHECK(c, CONN_MAGIC);
+    if (c->closing) return;
+    c->closing = c->broken = true;
+    c->proto->gone(c);
+    ag__link_cut(&c->dirty);
+    uv_close((uv_handle_t *)&c->timer, on_closed);
+    if (!c->reset || uv_tcp_close_reset(&c->tcp, on_closed) != 0) uv_close((uv_handle_t *)&c->tcp, on_closed);
+}
+
+void ag__conn_dirty(ag__conn *c)
+{
+    if (!c->closing && ag__link_empty(&c->dirty)) ag__link_add(&c->loop->dirty, &c->dirty);
+}
+
+void ag__conn_break(ag__conn *c)
+{
+    c->broken = true;
+    ag__conn_dirty(c);
+}
+
+size_t ag__conn_pending(const ag__conn *c)
+{
+    return c->out.n + (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
+}
+
+bool ag__conn_put(ag__conn *c, const char *p, size_t n)
+{
+    if (c->broken) return false;
+    if (!ag_buf_add(&c->out, p, n)) {
+        ag__count_bad(c->loop, AG_HTTP_BAD_MEMORY);
+        ag__conn_break(c);
+        return false;
+    }
+    c->out_all += n;
+    ag__conn_dirty(c);
+    return true;
+}
+
+/* Timers: one uv_timer per connection. Deadlines move often and fire rarely, so a timer that is set too early is left
+ * alone, fires, finds nothing due and is set anew. */
+static void on_timer(uv_timer_t *t);
+
+static void arm(ag__conn *c)
+{
+    uint64_t due = c->read_due;
+    if (c->write_due && (due == 0 || c->write_due < due)) due = c->write_due;
+    if (due == 0 || c->closing || (c->timer_due && c->timer_due <= due)) return;
+    uint64_t now = uv_now(&c->loop->uv);
+    c->timer_due = due;
+    uv_timer_start(&c->timer, on_timer, due > now ? due - now : 0, 0);
+}
+
+void ag__conn_deadline(ag__conn *c, uint64_t ms_from_now)
+{
+    c->read_due = ms_from_now ? uv_now(&c->loop->uv) + ms_from_now : 0;
+    arm(c);
+}
+
+/* What is unwritten must shrink within every write_timeout_ms; how much does not matter, the kernel's own windows are
+ * coarse enough that a client cannot trickle. */
+static void watch_writes(ag__conn *c)
+{
+    if (ag__conn_pending(c) == 0) {
+        c->write_due = 0;
+    } else if (c->write_due == 0 || ag__conn_taken(c) != c->write_mark) {
+        c->write_mark = ag__conn_taken(c);
+        c->write_due = uv_now(&c->loop->uv) + c->loop->server->conf.write_timeout_ms;
+    }
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    ag__conn *c = t->data;
+    AG_CHECK(c, CONN_MAGIC);
+    uint64_t now = uv_now(&c->loop->uv);
+    c->timer_due = 0;
+    if (c->write_due && now >= c->write_due && ag__conn_taken(c) == c->write_mark) {
+        ag__count_bad(c->loop, AG_HTTP_BAD_WRITE_TIMEOUT);
+        c->broken = true;
+    }
+    if (!c->broken && c->read_due && now >= c->read_due) {
+        c->read_due = 0;
+        c->proto->timeout(c);
+    }
+    ag__conn_dirty(c);
+    ag__loop_leave(c->loop);
+}
+
+static void on_written(uv_write_t *w, int status)
+{
+    ag__conn *c = w->data;
+    AG_CHECK(c, CONN_MAGIC);
+    c->writing = false;
+    if (status < 0) c->broken = true;
+    ag_buf_reset(&c->flight);
+    if (c->flight.cap > AG__KEEP_BYTES) ag_buf_fini(&c->flight);
+    if (c->closing) return;
+    ag__conn_dirty(c);
+    ag__loop_leave(c->loop);
+}
+
+/* One write of everything that waits. What the socket does not take moves to `flight`, which libuv writes when it can;
+ * what is added meanwhile collects in `out` for the next write. True: bytes were taken, or it broke. */
+static bool write_out(ag__conn *c)
+{
+    if (c->writing || c->out.n == 0) return false;
+    uv_buf_t b = {.base = c->out.p, .len = c->out.n};
+    int n = ag_fault_hit(AG_FAULT_WRITE) ? UV_EPIPE : uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
+    if (n == UV_EAGAIN) n = 0;
+    if (n < 0) {
+        c->broken = true;
+        return true;
+    }
+    if ((size_t)n == c->out.n) {
+        ag_buf_reset(&c->out);
+        if (c->out.cap > AG__KEEP_BYTES) ag_buf_fini(&c->out);
+        return true;
+    }
+    ag_buf waiting = c->out;
+    c->out = c->flight;
+    c->flight = waiting;
+    b.base = c->flight.p + n;
+    b.len = c->flight.n - (size_t)n;
+    c->write.data = c;
+    if (uv_write(&c->write, (uv_stream_t *)&c->tcp, &b, 1, on_written) == 0) c->writing = true;
+    else c->broken = true;
+    return n > 0 || c->broken;
+}
+
+static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
+{
+    (void)want;
+    ag__conn *c = h->data;
+    b->base = c->loop->read_bytes; /* one for all: what is read is used or copied before the callback returns */
+    b->len = AG_MIN(c->proto->room(c), (size_t)AG__READ_BYTES);
+}
+
+static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
+{
+    ag__conn *c = t->data;
+    AG_CHECK(c, CONN_MAGIC);
+    if (n == 0 || n == UV_ENOBUFS || c->closing) return;
+    if (n > 0 && ag_fault_hit(AG_FAULT_READ)) n = UV_ECONNRESET;
+    if (n == UV_EOF) {
+        c->eof = true;
+        c->proto->eof(c);
+    } else if (n < 0) {
+        c->broken = true;
+    } else if (!c->proto->input(c, b->base, (size_t)n)) {
+        ag__count_bad(c->loop, AG_HTTP_BAD_MEMORY);
+        c->broken = true;
+    }
+    ag__conn_dirty(c);
+    ag__loop_leave(c->loop);
+}
+
+static void choose_reading(ag__conn *c)
+{
+    bool want = !c->eof && c->proto->room(c) > 0;
+    if (want && !c->reading) {
+        if (uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) != 0) ag__conn_break(c);
+    } else if (!want && c->reading) {
+        uv_read_stop((uv_stream_t *)&c->tcp);
+    }
+    c->reading = want;
+}
+
+void ag__conn_pump(ag__conn *c)
+{
+    AG_CHECK(c, CONN_MAGIC);
+    for (bool moved = true; moved;) {
+        if (c->closing) return;
+        if (c->broken) {
+            ag__conn_kill(c);
+            return;
+        }
+        moved = c->proto->run(c);
+        if (!c->broken) moved |= write_out(c);
+        moved |= c->broken;
+    }
+    choose_reading(c);
+    watch_writes(c);
+    arm(c);
+}
+
+bool ag__conn_peer_closed(ag__conn *c)
+{
+    struct tcp_info info = {0};
+    socklen_t n = sizeof info;
+    uv_os_fd_t fd;
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) return false;
+    return info.tcpi_state == TCP_CLOSE_WAIT || info.tcpi_state == TCP_CLOSE;
+}
+
+void ag__conn_shut(ag__conn *c)
+{
+    uv_os_fd_t fd;
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || shutdown(fd, SHUT_WR) != 0) ag__conn_break(c);
+}
+
+void ag__conn_start(ag__conn *c)
+{
+    AG_CHECK(c, CONN_MAGIC);
+    ag_http_loop *l = c->loop;
+    if (c->proto->open(c) != AG_OK) {
+        ag__count_bad(l, AG_HTTP_BAD_MEMORY);
+        goto undo_conn;
+    }
+    if (uv_tcp_init(&l->uv, &c->tcp) != 0) goto undo_conn;
+    uv_timer_init(&l->uv, &c->timer);
+    c->tcp.data = c->timer.data = c;
+    c->handles = 2;
+    ag__link_add(&l->conns, &c->all);
+    if (uv_tcp_open(&c->tcp, c->fd) != 0) {
+        ag__conn_kill(c); /* c->fd is still ours and goes with c */
+        return;
+    }
+    c->fd = -1;
+    uv_tcp_nodelay(&c->tcp, 1); /* a token must not wait for the acknowledgement of the one before */
+    if (c->refuse != AG_HTTP_BAD_COUNT) c->proto->refuse(c, c->refuse);
+    ag__conn_dirty(c);
+    return;
+undo_conn:
+    ag__conn_free(c);
+}

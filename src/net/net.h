@@ -1,0 +1,189 @@
+/* net.h - inside this folder: what server, loop, connection, protocol and stream know of each other.
+ * Layers  : server (accepts, limits, threads) > loop (one thread: mailbox, work, dirty list) > conn (socket, timers,
+ *           bytes in and out) > proto (HTTP/1 in h1_conn.c; HTTP/2 comes beside it, TLS below it) > stream (one request
+ *           and its answer, what the user holds).
+ * Rule    : nothing that the user calls calls the user. ag_http_* calls change state and mark the connection dirty; the
+ *           loop pumps dirty connections before it leaves its own callback, and only the pump reads, writes and calls. */
+#ifndef AG_NET_NET_H
+#define AG_NET_NET_H
+
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "net/addr.h"
+#include "net/http.h"
+
+/* Bytes that one read takes, and that may wait unparsed while a request is being answered. */
+#define AG__READ_BYTES 65536
+/* With more than this unwritten the next pipelined request waits, so that a client that does not read costs no more. */
+#define AG__OUT_GATE 65536
+/* Answers handed over and not yet written, per connection. */
+#define AG__ENDED_MAX 64
+/* A whole answer may be larger than out_bytes_max, since the user holds it anyway; this is where that ends. */
+#define AG__OUT_MAX ((size_t)1 << 31)
+/* Memory a connection keeps between requests. */
+#define AG__KEEP_BYTES 4096
+
+typedef struct ag__link { struct ag__link *prev, *next; } ag__link;
+static inline void ag__link_init(ag__link *l) { l->prev = l->next = l; }
+static inline bool ag__link_empty(const ag__link *l) { return l->next == l; }
+static inline void ag__link_cut(ag__link *l)
+{
+    l->prev->next = l->next;
+    l->next->prev = l->prev;
+    ag__link_init(l);
+}
+static inline void ag__link_add(ag__link *list, ag__link *l) /* at the end */
+{
+    l->prev = list->prev;
+    l->next = list;
+    list->prev->next = l;
+    list->prev = l;
+}
+
+typedef struct ag__conn ag__conn;
+
+typedef struct ag__proto {
+    int (*open)(ag__conn *c);                        /* AG_OK or AG_E_NOMEM */
+    bool (*input)(ag__conn *c, const char *p, size_t n); /* false: no memory */
+    bool (*run)(ag__conn *c);                        /* goes on as far as it can, which the loop's `draining` may
+                                                      * end; true: something moved */
+    size_t (*room)(ag__conn *c);                     /* bytes it would take now */
+    void (*eof)(ag__conn *c);
+    void (*timeout)(ag__conn *c);                    /* the deadline set by ag__conn_deadline has passed */
+    void (*refuse)(ag__conn *c, ag_http_bad why);    /* over a limit of connections: says so and closes */
+    void (*gone)(ag__conn *c);                       /* nothing can be sent any more: ends its streams */
+    void (*close)(ag__conn *c);                      /* frees its state */
+    void (*answer)(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length); /* -1: streamed */
+    void (*data)(ag_http_stream *s, const char *p, size_t n);
+    void (*end)(ag_http_stream *s);
+} ag__proto;
+
+struct ag__conn {
+    uint32_t magic;
+    ag_http_loop *loop;
+    const ag__proto *proto;
+    void *state;
+    ag__link all, dirty;
+    int fd;               /* until the loop has it in tcp; then -1 */
+    ag_http_bad refuse;   /* AG_HTTP_BAD_COUNT: none */
+    ag__addr addr;
+    bool counted;         /* in the table of addresses */
+    char peer[48];
+    uv_tcp_t tcp;
+    uv_timer_t timer;
+    uv_write_t write;
+    int handles;
+    ag_buf out, flight;   /* waiting; given to uv_write, which must not move */
+    uint64_t out_all;     /* bytes ever put into out */
+    uint64_t read_due, write_due, timer_due; /* ms of the loop's clock, 0: none */
+    uint64_t write_mark;  /* bytes taken by the socket when write_due was set */
+    bool reading, writing, eof, broken, closing;
+    bool reset;           /* close with RST, so that the client does not take what it has for the whole */
+};
+
+typedef enum ag__answer { AG__ANSWER_NONE, AG__ANSWER_BEGUN, AG__ANSWER_ENDED, AG__ANSWER_ABORTED } ag__answer;
+
+struct ag_http_stream {
+    uint32_t magic;
+    ag__conn *conn;
+    void *user;
+    ag__answer answer;
+    bool gone, is_head, no_body, chunked, keep, read_done;
+    uint64_t out_end;     /* conn->out_all when the answer was ended */
+    ag_http_stream *next;
+    uv_timer_t timer;
+    bool has_timer;
+    void (*on_timer)(void *user, ag_http_stream *s);
+    void (*on_writable)(void *user, ag_http_stream *s);
+    ag_http_head head;
+    ag_http_header headers[];
+};
+
+struct ag_http_loop {
+    uint32_t magic, index;
+    ag_http_server *server;
+    uv_loop_t uv;
+    uv_async_t wake;
+    uv_thread_t thread;
+    bool has_loop, has_wake, has_thread, draining, stopping;
+    ag_mbox *mbox, *handoff;
+    ag__link conns, dirty;
+    _Atomic uint32_t n_conns;
+    ag_http_header *slots;
+    char *read_bytes;
+    time_t date_at;
+    char date[32];
+};
+
+typedef struct ag__accept { /* on loop 0 */
+    int fd;
+    uv_poll_t poll;
+    uv_timer_t pause;
+    bool has_poll, closed;
+} ag__accept;
+
+struct ag_http_server {
+    uint32_t magic;
+    ag_http_conf conf;
+    ag_http_handler handler;
+    uint16_t port;
+    ag__accept accept;
+    ag__addrs *addrs;
+    uint32_t n_loops, next_loop;
+    bool started, stopped;
+    _Atomic bool draining, stopping;
+    _Atomic uint64_t n_conns, n_refused;
+    _Atomic uint64_t bad[AG_HTTP_BAD_COUNT];
+    uv_mutex_t lock;      /* for the wait in stop */
+    uv_cond_t empty;
+    ag_http_loop *loops;
+};
+
+/* server.c */
+void ag__accept_close(ag_http_server *s);       /* on loop 0 */
+static inline void ag__count_bad(ag_http_loop *l, ag_http_bad why)
+{
+    atomic_fetch_add_explicit(&l->server->bad[why], 1, memory_order_relaxed);
+}
+void ag__server_conn_gone(ag_http_server *s, ag__conn *c); /* any thread: gives its places back */
+
+/* loop.c */
+int ag__loop_open(ag_http_loop *l, ag_http_server *s, uint32_t index);
+void ag__loop_close(ag_http_loop *l);           /* its thread has ended or was never started */
+int ag__loop_start(ag_http_loop *l);
+void ag__loop_leave(ag_http_loop *l);           /* pumps what is dirty; last line of every callback from libuv */
+const char *ag__loop_date(ag_http_loop *l);
+
+/* accept.c */
+int ag__accept_open(ag_http_server *s, ag_err *err);
+int ag__accept_start(ag_http_server *s);
+
+/* conn.c */
+ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer);
+void ag__conn_free(ag__conn *c);                /* never started, or all its handles are closed */
+void ag__conn_start(ag__conn *c);               /* on its loop */
+void ag__conn_dirty(ag__conn *c);
+void ag__conn_pump(ag__conn *c);
+void ag__conn_kill(ag__conn *c);                /* streams go, then handles; only from the loop's own callbacks */
+bool ag__conn_put(ag__conn *c, const char *p, size_t n); /* false: broken */
+size_t ag__conn_pending(const ag__conn *c);
+static inline uint64_t ag__conn_taken(const ag__conn *c) { return c->out_all - ag__conn_pending(c); }
+void ag__conn_deadline(ag__conn *c, uint64_t ms_from_now); /* 0: none */
+bool ag__conn_peer_closed(ag__conn *c);         /* asks the kernel, for when nothing is being read */
+void ag__conn_shut(ag__conn *c);                /* no more will be written */
+void ag__conn_break(ag__conn *c);               /* killed at the next pump */
+
+/* stream.c */
+ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char *raw, size_t n_raw);
+void ag__stream_done(ag_http_stream *s);        /* calls done, frees */
+void ag__stream_gone(ag_http_stream *s);        /* calls on_gone, then done, frees */
+
+/* h1_conn.c, h1_answer.c */
+extern const ag__proto ag__h1_proto;
+void ag__h1_answer(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
+void ag__h1_data(ag_http_stream *s, const char *p, size_t n);
+void ag__h1_end(ag_http_stream *s);
+void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence, bool is_head);
+
+#endif
