@@ -114,6 +114,7 @@ static void load(server *s)
     const ag_conf *c = &s->conf;
     int rc = ag_model_open(&s->model, c->model, *c->chat_template ? c->chat_template : NULL, &s->err);
     ag_engine_conf conf = engine_conf(c);
+    conf.metrics = s->metrics;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);
     if (rc != AG_OK) return;
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
