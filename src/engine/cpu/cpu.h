@@ -110,7 +110,9 @@ typedef struct ag_cpu_isa {
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
     const ag_cpu_ops *ops;
-    uint64_t (*burn)(uint64_t rounds); /* its int8 dot product on registers alone; returns the operations done */
+    /* For the peaks: its int8 dot product on registers alone, returning the operations done; and reading memory. */
+    uint64_t (*burn)(uint64_t rounds);
+    void (*read)(const unsigned char *p, size_t bytes);
 } ag_cpu_isa;
 
 const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs here */

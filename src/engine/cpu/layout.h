@@ -50,9 +50,13 @@ ag__matmul_fn ag__matmul_scalar, ag__matmul_avx2, ag__matmul_avx512;
 ag__attention_fn ag__attention_scalar, ag__attention_avx2, ag__attention_avx512;
 extern const ag_cpu_ops ag__ops_scalar, ag__ops_avx2, ag__ops_avx512;
 
-/* Rounds of the instruction set's dot product out of registers, for the peak; returns the operations done. */
+/* For the peaks: rounds of the dot product out of registers, returning the operations done; and reading memory, 64-byte
+ * aligned, a multiple of 256 bytes. */
 uint64_t ag__burn_scalar(uint64_t rounds);
 uint64_t ag__burn_avx2(uint64_t rounds);
 uint64_t ag__burn_avx512(uint64_t rounds);
+void ag__read_scalar(const unsigned char *p, size_t bytes);
+void ag__read_avx2(const unsigned char *p, size_t bytes);
+void ag__read_avx512(const unsigned char *p, size_t bytes);
 
 #endif

@@ -1,4 +1,3 @@
-#include <pthread.h>
 #include <stdatomic.h>
 
 #include "base/err.h"
@@ -13,24 +12,15 @@
 typedef struct peak {
     const ag_cpu_isa *isa;
     unsigned char *mem;
-    _Atomic uint64_t ops, sink;
+    _Atomic uint64_t ops;
     uint64_t rounds;
 } peak;
 
-/* Eight streams of words: enough misses under way to fill a core's buffers. */
 static void read_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
 {
     (void)worker;
     peak *p = arg;
-    uint64_t sum[8] = {0};
-    for (uint32_t part = from; part < to; part++) {
-        const uint64_t *w = (const uint64_t *)(p->mem + (size_t)part * READ_BYTES);
-        for (size_t i = 0; i < READ_BYTES / 8; i += 8) {
-            __builtin_prefetch(w + i + 128);
-            for (int j = 0; j < 8; j++) sum[j] += w[i + j];
-        }
-    }
-    for (int j = 0; j < 8; j++) atomic_fetch_add_explicit(&p->sink, sum[j], memory_order_relaxed);
+    p->isa->read(p->mem + (size_t)from * READ_BYTES, (size_t)(to - from) * READ_BYTES);
 }
 
 static void touch_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
