@@ -93,11 +93,6 @@ static void tell_late(ag_engine *e)
 
 /* ---- the life of a generation ---- */
 
-static ag_metric_finish finish_of(ag_gen_state s)
-{
-    return s == AG_GEN_STOPPED ? AG_FINISH_STOP : s == AG_GEN_LENGTH ? AG_FINISH_LENGTH : s == AG_GEN_CANCELLED ? AG_FINISH_ABORT : AG_FINISH_ERROR;
-}
-
 /* Takes it out of the scheduler (when it is there), publishes the end, gives the engine's reference back. */
 static void gen_end(ag_engine *e, ag_gen *g, ag_gen_state state, bool scheduled)
 {
@@ -105,16 +100,9 @@ static void gen_end(ag_engine *e, ag_gen *g, ag_gen_state state, bool scheduled)
         if (atomic_load(&g->state) == AG_GEN_WAITING) atomic_fetch_sub(&e->places, 1);
         ag_sched_drop(&e->sched, g);
     }
-    uint32_t n_out = atomic_load(&g->n_out);
     if (state != AG_GEN_STOPPED) atomic_store(&g->text_bytes, AG_MAX(g->stops.total, atomic_load(&g->text_bytes)));
     atomic_store(&g->end_us, ag_now_us());
-    if (state == AG_GEN_CANCELLED) {
-        atomic_fetch_add(&e->cancelled, 1);
-        ag_metric_add(e->conf.metrics, AG_M_CANCELLED, 0, 1);
-    }
-    ag_metric_add(e->conf.metrics, AG_M_FINISHED, finish_of(state), 1);
-    ag_metric_observe_n(e->conf.metrics, AG_M_PROMPT_SIZE, 0, g->n_prompt, 1);
-    ag_metric_observe_n(e->conf.metrics, AG_M_OUTPUT_SIZE, 0, n_out, 1);
+    if (state == AG_GEN_CANCELLED) atomic_fetch_add(&e->cancelled, 1);
     atomic_store(&g->state, state);
     tell(e, g);
     ag_gen_put(g);
@@ -130,11 +118,7 @@ static void gen_fail(ag_engine *e, ag_gen *g, int code, const char *why, bool sc
 static void on_admitted(void *arg, ag_gen *g)
 {
     ag_engine *e = arg;
-    uint64_t now = ag_now_us();
-    if (atomic_load(&g->admit_us) == 0) {
-        atomic_store(&g->admit_us, now);
-        ag_metric_observe_us(e->conf.metrics, AG_M_QUEUE_TIME, 0, now - atomic_load(&g->submit_us));
-    }
+    if (atomic_load(&g->admit_us) == 0) atomic_store(&g->admit_us, ag_now_us());
     if (atomic_load(&g->state) == AG_GEN_WAITING) {
         atomic_store(&g->state, AG_GEN_RUNNING);
         atomic_fetch_sub(&e->places, 1);
@@ -224,7 +208,6 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     else ag_metric_observe_us(e->conf.metrics, AG_M_GAP, 0, now - last);
     atomic_store(&g->last_us, now);
     atomic_fetch_add(&e->output_tokens, 1);
-    ag_metric_add(e->conf.metrics, AG_M_OUTPUT_TOKENS, 0, 1);
     if (may_end && is_end(e, g, s->id)) {
         atomic_store(&g->text_bytes, g->stops.total);
         gen_end(e, g, AG_GEN_STOPPED, true);
@@ -276,11 +259,8 @@ static void run_step(ag_engine *e)
     for (uint32_t i = 0; i < n_out; i++) ag_gen_put(e->sched.out_gen[i]);
     atomic_fetch_add(&e->steps, 1);
     atomic_fetch_add(&e->prompt_tokens, prompt_rows);
-    ag_metric_add(e->conf.metrics, AG_M_STEPS, 0, 1);
-    ag_metric_add(e->conf.metrics, AG_M_PROMPT_TOKENS, 0, prompt_rows);
     ag_metric_observe_us(e->conf.metrics, AG_M_STEP, 0, ag_now_us() - from);
-    uint64_t preempted = e->sched.preemptions - atomic_exchange(&e->preemptions, e->sched.preemptions);
-    if (preempted) ag_metric_add(e->conf.metrics, AG_M_PREEMPTIONS, 0, preempted);
+    atomic_store(&e->preemptions, e->sched.preemptions);
 }
 
 /* ---- the thread ---- */

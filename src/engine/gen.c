@@ -168,37 +168,24 @@ int ag__gen_append(ag_gen *g, const ag_gen_token *t)
     return AG_OK;
 }
 
-/* Each change of `news` from none to some owes the reader one message, no more and no less: ag_gen_settled counts on it. */
 bool ag__gen_tell(ag_gen *g)
 {
-    if (g->notify == NULL) return true;
-    bool ended = ag_gen_ended((ag_gen_state)atomic_load(&g->state));
-    if (!g->told_last) {
-        if (atomic_exchange(&g->news, ended ? AG_NEWS_LAST : AG_NEWS_SOME) == AG_NEWS_NONE) g->owed++;
-        g->told_last = ended;
-    }
-    while (g->owed > 0 && ag_mbox_post_quiet(g->notify, g->msg)) g->owed--;
-    return g->owed == 0;
+    if (g->notify == NULL || atomic_exchange(&g->news, true)) return true;
+    if (ag_mbox_post_quiet(g->notify, g->msg)) return true;
+    atomic_store(&g->news, false);
+    return false;
 }
 
 uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state)
 {
     AG_CHECK(g, AG_GEN_MAGIC);
-    if (g->notify) {
-        int news = atomic_exchange(&g->news, AG_NEWS_NONE);
-        if (news != AG_NEWS_NONE) g->reads++;
-        if (news == AG_NEWS_LAST) g->saw_last = true;
-    }
+    atomic_exchange(&g->news, false); /* before looking, so that what comes later is told again */
     ag_gen_state now = (ag_gen_state)atomic_load(&g->state);
-    if (g->notify && ag_gen_ended(now) && !g->saw_last) now = AG_GEN_RUNNING; /* the end is told by its own message */
     if (state) *state = now;
     uint32_t n = atomic_load_explicit(&g->n_out, memory_order_acquire), got = 0;
     for (; from < n && got < max; from++, got++) out[got] = g->chunks[from / AG_GEN_CHUNK]->token[from % AG_GEN_CHUNK];
     return got;
 }
-
-void ag_gen_taken(ag_gen *g) { g->taken++; }
-bool ag_gen_settled(const ag_gen *g) { return g->saw_last && g->reads == g->taken; }
 
 int ag_gen_error(ag_gen *g, ag_err *err)
 {

@@ -55,8 +55,8 @@ typedef struct ag_gen_spec {
     int32_t top_logprobs;      /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
     bool prompt_logprobs;      /* of the prompt's tokens as well (echo) */
     /* After each step that appended tokens or ended it, `msg` is posted to `notify`, unless ag_gen_read has not been called
-     * since an earlier post. The one who takes it from the mailbox calls ag_gen_taken, then reads. A full mailbox is tried
-     * again at the next step. What msg points at must live until ag_gen_settled. NULL: nobody is told, read at will. */
+     * since an earlier post. A full mailbox is tried again at the next step. A message may come after its reader has let
+     * go of the generation: let msg be a number that is looked up, not a pointer. NULL: nobody is told, read at will. */
     ag_mbox *notify;
     void *msg;
 } ag_gen_spec;
@@ -88,11 +88,6 @@ void ag_gen_cancel(ag_gen *g);
 /* Copies up to `max` tokens from position `from` into out; returns how many. *state (optional) is read before the
  * tokens' count, so that an ended state with a short read means that this was all. */
 uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state);
-/* With `notify`, one thread reads: it says so for each message that it took, and may free what msg points at once the
- * generation is settled: ag_gen_read has returned an ended state, and no message of it is on its way. Each return of
- * ag_gen_read may make it settled, and so may each ag_gen_taken. */
-void ag_gen_taken(ag_gen *g);
-bool ag_gen_settled(const ag_gen *g);
 static inline bool ag_gen_ended(ag_gen_state s) { return s >= AG_GEN_STOPPED; }
 /* After the end, when AG_GEN_FAILED: why. */
 int ag_gen_error(ag_gen *g, ag_err *err);

@@ -1,7 +1,7 @@
 /* gen_inner.h - a generation from inside: what its creator set, what the engine works on, what readers see.
  * Owns    : see gen.h.
  * Threads : "set" is constant after create; "engine" belongs to the engine's thread from submit to the end; "shared" is
- *           atomic; "reader" belongs to the one reading thread.
+ *           atomic.
  * Limits, errors: those of gen.h. */
 #ifndef AG_GEN_INNER_H
 #define AG_GEN_INNER_H
@@ -16,8 +16,6 @@ typedef struct ag__gen_chunk {
     ag_gen_token token[AG_GEN_CHUNK];
     ag_gen_top *tops; /* AG_GEN_CHUNK * top_logprobs, or NULL */
 } ag__gen_chunk;
-
-enum { AG_NEWS_NONE, AG_NEWS_SOME, AG_NEWS_LAST };
 
 struct ag_gen {
     uint32_t magic;
@@ -46,8 +44,6 @@ struct ag_gen {
     unsigned char *in_prompt;
     ag_stops stops;
     uint64_t last_safe;
-    uint32_t owed;           /* messages that the mailbox had no room for yet */
-    bool told_last;
     bool late;               /* is in the engine's list of those to be told again */
     int fail_code;
     char fail_text[200];
@@ -58,17 +54,14 @@ struct ag_gen {
     _Atomic uint32_t n_out;
     _Atomic int state;       /* ag_gen_state */
     _Atomic bool cancelled;
-    _Atomic int news;        /* AG_NEWS_: what was posted since the last read */
+    _Atomic bool news;       /* a message was posted since the last read */
     _Atomic uint64_t text_bytes;
     _Atomic uint64_t submit_us, admit_us, first_us, last_us, end_us;
-    /* reader */
-    bool saw_last;
-    uint64_t reads, taken;   /* messages whose news were read; messages taken from the mailbox */
 };
 
 /* Appends a token for readers to see. AG_E_NOMEM. */
 int ag__gen_append(ag_gen *g, const ag_gen_token *t);
-/* Tells the reader of news, the last ones when the generation has ended. false: the mailbox is full, try again later. */
+/* Tells the reader of news. false: the mailbox is full, try again later. */
 bool ag__gen_tell(ag_gen *g);
 
 #endif

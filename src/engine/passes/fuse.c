@@ -81,10 +81,10 @@ int ag__pass_fuse_glu(ag_plan *p, ag_err *err)
 }
 
 /* Joins product b into a: one value, of which the two old ones are views. */
-static bool merge_products(ag_graph *g, ag_links *k, ag_node *a, ag_node *b)
+static bool merge_products(ag_graph *g, ag_node *a, ag_node *b)
 {
     ag_vid joined = a->out;
-    if (k->maker[joined] >= 0 && g->values[joined].base < 0 && a->n_w == 1) { /* first merge: a's old value becomes a view */
+    if (a->n_w == 1) { /* first merge: a's old value becomes a view */
         uint32_t ia = (uint32_t)(a - g->nodes), ib = (uint32_t)(b - g->nodes);
         joined = ag_graph_value_add(g, g->values[a->out].width);
         if (joined < 0) return false;
@@ -106,9 +106,7 @@ static bool merge_products(ag_graph *g, ag_links *k, ag_node *a, ag_node *b)
 int ag__pass_fuse_qkv(ag_plan *p, ag_err *err)
 {
     ag_graph *g = p->graph;
-    ag_links k;
-    int rc = ag_links_make(&k, g, err);
-    if (rc) return rc;
+    (void)err;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         if (!plain_matmul(&g->nodes[i])) continue;
         for (uint32_t j = i + 1; j < g->n_nodes; j++) {
@@ -117,11 +115,10 @@ int ag__pass_fuse_qkv(ag_plan *p, ag_err *err)
             if (b->layer != a->layer) break;
             if (!plain_matmul(b) || b->in[0] != a->in[0] || b->out == g->logits || a->out == g->logits || a->n_w + b->n_w > AG_NODE_WEIGHTS_MAX)
                 continue;
-            if (!merge_products(g, &k, a, b)) break;
+            if (!merge_products(g, a, b)) break;
         }
     }
     ag_graph_compact(g);
-    ag_links_fini(&k);
     return AG_OK;
 }
 
