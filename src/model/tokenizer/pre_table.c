@@ -122,6 +122,7 @@ static const ag__pass gpt2[] = {PASS(gpt2_rules)};
 static const ag__pass smollm[] = {PASS(number_1), PASS(gpt2_rules)};
 static const ag__pass falcon[] = {PASS(punct_tick_run), PASS(gpt2_rules), PASS(digit_3)};
 static const ag__pass llama3[] = {PASS(llama3_rules)};
+static const ag__pass minicpm5[] = {PASS(number_1_3), PASS(llama3_rules)};
 static const ag__pass qwen2[] = {PASS(qwen2_rules)};
 static const ag__pass qwen35[] = {PASS(qwen35_rules)};
 static const ag__pass seed[] = {PASS(seed_rules)};
@@ -146,7 +147,7 @@ static const ag__pre table[] = {
     PRE("pixtral", llama3, .whole_first = true, .add_bos = true),
     PRE("midm-2.0", llama3, .whole_first = true, .add_bos = true),
     PRE("lfm2", llama3, .whole_first = true, .add_bos = true),
-    PRE("minicpm5", llama3, .whole_first = true),
+    PRE("minicpm5", minicpm5, .whole_first = true),
     PRE("dbrx", llama3),
     PRE("smaug-bpe", llama3),
     PRE("glm4", llama3),
