@@ -24,8 +24,6 @@ static void count_end(ag_req *r, ag_choice *c)
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
     ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
     if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
-    if (!r->request.stream && c->read > 1 && t.last_us > t.first_us) /* nobody saw the single gaps */
-        ag_metric_observe_n(m, AG_M_GAP, 0, (t.last_us - t.first_us) / (c->read - 1), c->read - 1);
     if (!r->request.stream && t.first_us && (r->first_us == 0 || t.first_us < r->first_us)) r->first_us = t.first_us;
 }
 
@@ -153,15 +151,6 @@ static void begin_choice(ag_req *r, uint32_t index)
     c->offset = lp.offset;
 }
 
-static void observe_read(ag_req *r, ag_choice *c, uint32_t k)
-{
-    uint64_t now = ag_now_us();
-    if (k == 0) return;
-    if (r->first_us == 0) r->first_us = now;
-    if (c->last_us) ag_metric_observe_n(r->gw->metrics, AG_M_GAP, 0, (now - c->last_us) / k, k);
-    c->last_us = now;
-}
-
 /* What a choice has to say now, as at most one chunk for up to READ_TOKENS tokens. */
 static void stream_choice(ag_req *r, uint32_t index)
 {
@@ -171,10 +160,13 @@ static void stream_choice(ag_req *r, uint32_t index)
     uint32_t k = ag_gen_read(c->gen, c->read, tokens, READ_TOKENS, &c->state);
     bool last = ag_gen_ended(c->state) && k < READ_TOKENS;
     c->dirty = k == READ_TOKENS;
-    observe_read(r, c, k);
+    if (k && r->first_us == 0) r->first_us = ag_now_us();
     c->read += k;
     r->usage.completion_tokens += k;
-    if (last && take_failure(r, c)) return;
+    if (last && take_failure(r, c)) {
+        if (!r->streaming) return; /* a status says it better than an answer broken off */
+        last = false;
+    }
     if (k == 0 && !last) return;
     for (uint32_t i = 0; i < k; i++)
         if (!ag_text_add(&c->text, ag_tokenizer_piece(tokenizer_of(r), tokens[i].id, false))) {

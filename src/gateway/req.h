@@ -88,7 +88,6 @@ typedef struct ag_choice {
     uint32_t read; /* tokens taken from the generation */
     ag_text text;
     uint64_t offset; /* for logprobs: characters that the caller has been shown */
-    uint64_t last_us;
     ag_gen_state state;
     bool dirty;  /* a message said that there is news */
     bool begun, ended;

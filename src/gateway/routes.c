@@ -27,15 +27,9 @@ static const char *const route_names[N_ROUTES + 1] = {
 };
 
 static const char *const bad_names[AG_HTTP_BAD_COUNT] = {
-    [AG_HTTP_BAD_PARSE] = "parse",
-    [AG_HTTP_BAD_HEADERS_SIZE] = "headers_size",
-    [AG_HTTP_BAD_HEADER_TIMEOUT] = "header_timeout",
-    [AG_HTTP_BAD_BODY_TIMEOUT] = "body_timeout",
-    [AG_HTTP_BAD_BODY_SIZE] = "body_size",
-    [AG_HTTP_BAD_IDLE_TIMEOUT] = "idle_timeout",
-    [AG_HTTP_BAD_WRITE_TIMEOUT] = "write_timeout",
-    [AG_HTTP_BAD_CONNECTIONS] = "connections",
-    [AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS] = "connections_per_address",
+#define BAD_ROW(name, text) text,
+    AG_HTTP_BADS(BAD_ROW)
+#undef BAD_ROW
 };
 
 _Static_assert(N_ROUTES + 1 <= AG_METRICS_VALUES_MAX && AG_HTTP_BAD_COUNT <= AG_METRICS_VALUES_MAX, "one label value each");

@@ -66,6 +66,7 @@ static const bad_case bad[] = {
     {C, "{\"prompt\":\"x\",\"max_tokens\":\"5\"}", AG_E_PARAM, "max_tokens", "an integer, not a string"},
     {C, "{\"prompt\":\"x\",\"max_tokens\":5.5}", AG_E_PARAM, "max_tokens", "5.5"},
     {C, "{\"prompt\":\"x\",\"max_tokens\":-1}", AG_E_PARAM, "max_tokens", "-1 was given"},
+    {C, "{\"prompt\":\"x\",\"max_tokens\":0,\"echo\":true}", AG_E_PARAM, "max_tokens", "only with 'echo'"},
     {C, "{\"prompt\":\"x\",\"max_tokens\":1e300}", AG_E_PARAM, "max_tokens", "integer"},
     {C, "{\"prompt\":\"x\",\"max_tokens\":4,\"min_tokens\":5}", AG_E_PARAM, "min_tokens", "more than"},
     {C, "{\"prompt\":\"x\",\"temperature\":\"hot\"}", AG_E_PARAM, "temperature", "a number, not a string"},

@@ -84,6 +84,8 @@ static int check_together(ag_request *r, ag_err *err)
                                r->n_prompts, r->n, r->n_prompts * r->n, AG_REQUEST_PROMPTS_MAX);
     if (r->max_completion_tokens != AG_REQUEST_UNSET) r->max_tokens = r->max_completion_tokens;
     if (r->kind == AG_REQUEST_COMPLETION && r->max_tokens == AG_REQUEST_UNSET) r->max_tokens = 16;
+    if (r->max_tokens == 0 && !(r->echo && r->top_logprobs >= 0))
+        return ag_request_fail(err, AG_E_PARAM, "max_tokens", "'max_tokens' may be 0 only with 'echo' and 'logprobs'.");
     if (r->max_tokens != AG_REQUEST_UNSET && r->min_tokens > r->max_tokens)
         return ag_request_fail(err, AG_E_PARAM, "min_tokens", "'min_tokens' (%u) is more than 'max_tokens' (%u).", r->min_tokens,
                                r->max_tokens);

@@ -1,0 +1,309 @@
+#include "gateway/fake_engine.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+
+#define CTX 200000
+#define VOCAB 300
+#define BOS 256
+
+struct ag_gen {
+    _Atomic int refs;
+    ag_gen *next;
+    int32_t *prompt;
+    uint32_t n_prompt, n, want, max_tokens;
+    uint8_t *answer;
+    uint32_t n_answer, fail_at, taken;
+    bool hold, burn, refuse, cancel, pending, top;
+    ag_gen_state state;
+    ag_mbox *notify;
+    void *msg;
+    ag_gen_token *prompt_tokens;
+    ag_gen_times times;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
+static pthread_t thread;
+static bool closing;
+static ag_gen *running;
+static uint32_t live;
+static uint64_t cancelled;
+static ag_model model;
+static const ag_gen_top tops[2] = {{'t', -0.25f}, {'u', -2}};
+
+static bool post(ag_gen *g)
+{
+    if (g->notify == NULL || g->pending) return true;
+    g->pending = true;
+    if (ag_mbox_post(g->notify, g->msg)) return true;
+    g->pending = false;
+    return false;
+}
+
+static void step(ag_gen *g)
+{
+    if (g->cancel) {
+        g->state = AG_GEN_CANCELLED;
+        cancelled++;
+    } else if (g->n == g->fail_at) {
+        if (g->burn && g->taken < g->n) return;
+        g->state = AG_GEN_FAILED;
+    } else if (g->n == g->max_tokens) {
+        g->state = AG_GEN_LENGTH;
+    } else if (g->n == g->n_answer) {
+        if (g->hold) return;
+        g->state = AG_GEN_STOPPED;
+    } else {
+        g->state = AG_GEN_RUNNING;
+        g->n++;
+        if (g->times.first_us == 0) g->times.first_us = ag_now_us();
+        g->times.last_us = ag_now_us();
+    }
+}
+
+static bool idle(void)
+{
+    for (ag_gen *g = running; g; g = g->next)
+        if (!(g->hold && g->n == g->n_answer && !g->cancel)) return false;
+    return true;
+}
+
+static void *engine_main(void *arg)
+{
+    (void)arg;
+    pthread_mutex_lock(&lock);
+    while (!closing) {
+        while (idle() && !closing) pthread_cond_wait(&news, &lock);
+        for (ag_gen **at = &running; *at;) {
+            ag_gen *g = *at;
+            if (!ag_gen_ended(g->state)) step(g);
+            bool told = post(g);
+            if (!ag_gen_ended(g->state) || !told) {
+                at = &g->next;
+                continue;
+            }
+            *at = g->next;
+            pthread_mutex_unlock(&lock);
+            ag_gen_put(g);
+            pthread_mutex_lock(&lock);
+            at = &running; /* the list may have changed meanwhile */
+        }
+        pthread_mutex_unlock(&lock);
+        pthread_mutex_lock(&lock);
+    }
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+ag_engine *fake_engine_open(void)
+{
+    closing = false;
+    cancelled = 0;
+    model.tokenizer = (ag_tokenizer *)&model;
+    model.chat = (ag_template *)&model;
+    model.created = 1700000000;
+    strcpy(model.name, "fake");
+    if (pthread_create(&thread, NULL, engine_main, NULL) != 0) abort();
+    return (ag_engine *)&model;
+}
+
+void fake_engine_close(void)
+{
+    pthread_mutex_lock(&lock);
+    closing = true;
+    pthread_cond_signal(&news);
+    pthread_mutex_unlock(&lock);
+    pthread_join(thread, NULL);
+    while (running) {
+        ag_gen *g = running;
+        running = g->next;
+        ag_gen_put(g);
+    }
+}
+
+uint32_t fake_engine_live(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t n = live;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+uint64_t fake_engine_cancelled(void)
+{
+    pthread_mutex_lock(&lock);
+    uint64_t n = cancelled;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+const ag_model *ag_engine_model(const ag_engine *e AG_UNUSED) { return &model; }
+uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
+const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
+void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
+{
+    *out = (ag_engine_stats){.running = fake_engine_live(), .kv_pages = 10, .kv_pages_used = 5, .prompt_tokens = 7, .cancelled = fake_engine_cancelled()};
+}
+
+/* Generations. */
+
+static void read_wish(ag_gen *g, const char *z)
+{
+    const char *text;
+    if ((text = strstr(z, "say:"))) {
+        g->answer = (uint8_t *)ag_mem_strndup(text + 4, strlen(text + 4));
+        g->n_answer = (uint32_t)strlen(text + 4);
+    } else if ((text = strstr(z, "long:")) || (text = strstr(z, "fail:")) || (text = strstr(z, "burn:"))) {
+        g->n_answer = (uint32_t)atoi(text + 5);
+        g->burn = strstr(z, "burn:") != NULL;
+        if (g->burn || strstr(z, "fail:")) g->fail_at = g->n_answer;
+        g->answer = ag_mem_alloc(g->n_answer + 1);
+        if (g->answer) memset(g->answer, 'x', g->n_answer + 1);
+    } else if (strstr(z, "hold")) {
+        g->hold = true;
+        g->n_answer = 1;
+        g->answer = (uint8_t *)ag_mem_strndup("h", 1);
+    } else {
+        g->refuse = strstr(z, "full") != NULL;
+        g->answer = ag_mem_zalloc(1);
+    }
+}
+
+int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag_err *err)
+{
+    ag_gen *g = ag_mem_zalloc(sizeof *g);
+    if (g == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
+    char *z = ag_mem_zalloc(s->n_prompt + 1);
+    for (uint32_t i = 0, n = 0; z && i < s->n_prompt; i++)
+        if (s->prompt[i] < 256) z[n++] = (char)s->prompt[i];
+    g->refs = 1;
+    g->fail_at = UINT32_MAX;
+    g->max_tokens = s->max_tokens;
+    g->notify = s->notify;
+    g->msg = s->msg;
+    g->top = s->top_logprobs >= 0;
+    g->n_prompt = s->n_prompt;
+    g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
+    for (uint32_t i = 0; g->prompt_tokens && i < s->n_prompt; i++)
+        g->prompt_tokens[i] = (ag_gen_token){.id = s->prompt[i], .logprob = i ? -0.75f : NAN};
+    if (z) read_wish(g, z);
+    ag_mem_free(z);
+    pthread_mutex_lock(&lock);
+    live++;
+    pthread_mutex_unlock(&lock);
+    if (z == NULL || g->prompt_tokens == NULL || g->answer == NULL) {
+        ag_gen_put(g);
+        return ag_err_set(err, AG_E_NOMEM, "no memory");
+    }
+    *out = g;
+    return AG_OK;
+}
+
+ag_gen *ag_gen_get(ag_gen *g)
+{
+    g->refs++;
+    return g;
+}
+
+void ag_gen_put(ag_gen *g)
+{
+    if (--g->refs > 0) return;
+    pthread_mutex_lock(&lock);
+    live--;
+    pthread_mutex_unlock(&lock);
+    ag_mem_free(g->answer);
+    ag_mem_free(g->prompt_tokens);
+    ag_mem_free(g);
+}
+
+int ag_gen_submit(ag_gen *g, ag_err *err)
+{
+    if (g->refuse) return ag_err_set(err, AG_E_QUEUE_FULL, "All places are taken.");
+    pthread_mutex_lock(&lock);
+    ag_gen_get(g);
+    g->times.submit_us = g->times.admit_us = ag_now_us();
+    g->next = running;
+    running = g;
+    pthread_cond_signal(&news);
+    pthread_mutex_unlock(&lock);
+    return AG_OK;
+}
+
+void ag_gen_cancel(ag_gen *g)
+{
+    pthread_mutex_lock(&lock);
+    g->cancel = true;
+    pthread_cond_signal(&news);
+    pthread_mutex_unlock(&lock);
+}
+
+uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state)
+{
+    pthread_mutex_lock(&lock);
+    g->pending = false;
+    if (state) *state = g->state;
+    uint32_t n = AG_MIN(g->n - from, max);
+    g->taken = AG_MAX(g->taken, from + n);
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (ag_gen_token){.id = g->answer[from + i], .logprob = g->top ? -0.5f : NAN, .top = tops, .n_top = g->top ? 2 : 0,
+                                .text_safe = from + i + 1};
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
+int ag_gen_error(ag_gen *g AG_UNUSED, ag_err *err) { return ag_err_set(err, AG_E_INTERNAL, "The device caught fire."); }
+
+uint64_t ag_gen_text_bytes(ag_gen *g) { return g->n; }
+const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
+void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
+{
+    pthread_mutex_lock(&lock);
+    *out = g->times;
+    pthread_mutex_unlock(&lock);
+}
+
+/* Model and tokenizer. */
+
+int ag_model_render(const ag_model *m AG_UNUSED, json_t *vars, ag_buf *out, ag_err *err)
+{
+    json_t *messages = json_object_get(vars, "messages"), *last = json_array_get(messages, json_array_size(messages) - 1);
+    const char *content = json_string_value(json_object_get(last, "content"));
+    if (content && strcmp(content, "raise") == 0) return ag_err_set(err, AG_E_TEMPLATE, "The template says no.");
+    return ag_buf_addz(out, content ? content : "") ? AG_OK : ag_err_set(err, AG_E_NOMEM, "no memory");
+}
+
+int ag_tokenizer_encode(const ag_tokenizer *t AG_UNUSED, const char *text, size_t n_text, bool add_special, bool parse_special AG_UNUSED,
+                        int32_t **ids, uint32_t *n, ag_err *err)
+{
+    *ids = ag_mem_array(n_text + 1, sizeof **ids);
+    if (*ids == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
+    *n = 0;
+    if (add_special) (*ids)[(*n)++] = BOS;
+    for (size_t i = 0; i < n_text; i++) (*ids)[(*n)++] = (unsigned char)text[i];
+    return AG_OK;
+}
+
+ag_str ag_tokenizer_piece(const ag_tokenizer *t AG_UNUSED, int32_t id, bool special)
+{
+    static char bytes[256];
+    if (id == BOS) return special ? AG_STR("<s>") : AG_STR("");
+    if (id < 0 || id > 255) return (ag_str){0};
+    __atomic_store_n(&bytes[id], (char)id, __ATOMIC_RELAXED);
+    return (ag_str){&bytes[id], 1};
+}
+
+bool ag_tokenizer_decode(const ag_tokenizer *t, const int32_t *ids, uint32_t n, bool special, ag_buf *out)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        ag_str p = ag_tokenizer_piece(t, ids[i], special);
+        ag_buf_add(out, p.p, p.n);
+    }
+    return !out->failed;
+}
+
+uint32_t ag_tokenizer_size(const ag_tokenizer *t AG_UNUSED) { return VOCAB; }

@@ -1,0 +1,630 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <arpa/inet.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/fault.h"
+#include "base/mem.h"
+#include "gateway/fake_engine.c"
+#include "gateway/gateway.h"
+
+static ag_gateway *gw;
+static ag_metrics *metrics;
+static ag_engine *engine;
+
+static void serve(ag_gateway_conf conf, bool with_engine)
+{
+    ag_err err = {0};
+    conf.port = 0;
+    conf.loops = 2;
+    assert_int_equal(ag_metrics_open(&metrics, "1", ""), AG_OK);
+    if (ag_gateway_open(&gw, &conf, metrics, NULL, &err) != AG_OK) fail_msg("%s", err.text);
+    assert_int_equal(ag_gateway_start(gw, &err), AG_OK);
+    engine = fake_engine_open();
+    if (with_engine) ag_gateway_set_engine(gw, engine, NULL);
+}
+
+static int setup(void **state)
+{
+    (void)state;
+    serve(AG_GATEWAY_CONF_DEFAULT, true);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    ag_gateway_drain(gw);
+    ag_gateway_stop(gw, 10000);
+    fake_engine_close();
+    ag_gateway_close(gw);
+    ag_metrics_close(metrics);
+    assert_int_equal(fake_engine_live(), 0);
+    return 0;
+}
+
+/* A client: one connection, blocking. */
+
+static int dial(void)
+{
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(ag_gateway_port(gw)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    return fd;
+}
+
+static void send_all(int fd, const char *p, size_t n)
+{
+    while (n) {
+        ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
+        if (k <= 0) return; /* refused early: the answer is read all the same */
+        p += k;
+        n -= (size_t)k;
+    }
+}
+
+static void send_text(int fd, const char *z) { send_all(fd, z, strlen(z)); }
+
+static char *read_all(int fd)
+{
+    size_t n = 0, cap = 1 << 16;
+    char *z = malloc(cap + 1);
+    for (ssize_t k; (k = recv(fd, z + n, cap - n, 0)) > 0;) {
+        n += (size_t)k;
+        if (n == cap) z = realloc(z, (cap *= 2) + 1);
+    }
+    z[n] = 0;
+    close(fd);
+    return z;
+}
+
+static void send_request(int fd, const char *method, const char *path, const char *headers, const char *body)
+{
+    ag_buf b;
+    ag_buf_init(&b, 64u << 20);
+    ag_buf_addf(&b, "%s %s HTTP/1.1\r\nConnection: close\r\n%s", method, path, headers);
+    if (strstr(headers, "Host:") == NULL) ag_buf_addz(&b, "Host: localhost\r\n");
+    if (body && strstr(headers, "Content-Type:") == NULL) ag_buf_addz(&b, "Content-Type: application/json\r\n");
+    if (body) ag_buf_addf(&b, "Content-Length: %zu\r\n", strlen(body));
+    ag_buf_addz(&b, "\r\n");
+    if (body) ag_buf_addz(&b, body);
+    send_all(fd, b.p, b.n);
+    ag_buf_fini(&b);
+}
+
+static char *ask(const char *method, const char *path, const char *headers, const char *body)
+{
+    int fd = dial();
+    send_request(fd, method, path, headers, body);
+    return read_all(fd);
+}
+
+static int status_of(const char *reply)
+{
+    int status = 0;
+    sscanf(reply, "HTTP/1.1 %d", &status);
+    return status;
+}
+
+/* Undoes chunked framing where there is one. */
+static char *body_of(const char *reply)
+{
+    const char *at = strstr(reply, "\r\n\r\n");
+    if (at == NULL) return strdup("");
+    bool chunked = strcasestr(reply, "transfer-encoding: chunked") && strcasestr(reply, "transfer-encoding: chunked") < at;
+    at += 4;
+    if (!chunked) return strdup(at);
+    char *out = malloc(strlen(at) + 1);
+    size_t n = 0;
+    for (;;) {
+        char *end;
+        unsigned long k = strtoul(at, &end, 16);
+        if (k == 0 || strlen(end + 2) < k) break;
+        memcpy(out + n, end + 2, k);
+        n += k;
+        at = end + 2 + k + 2;
+    }
+    out[n] = 0;
+    return out;
+}
+
+static json_t *post_json(const char *path, const char *body, int want)
+{
+    char *reply = ask("POST", path, "", body), *text = body_of(reply);
+    if (status_of(reply) != want) fail_msg("wanted %d: %s", want, reply);
+    json_error_t e;
+    json_t *j = json_loads(text, 0, &e);
+    if (j == NULL) fail_msg("%s: %s", e.text, text);
+    free(text);
+    free(reply);
+    return j;
+}
+
+static const char *str_at(json_t *j, const char *name) { return json_string_value(json_object_get(j, name)); }
+static json_t *choice_at(json_t *j, size_t i) { return json_array_get(json_object_get(j, "choices"), i); }
+
+/* Answers. */
+
+static void completion_is_openais(void **state)
+{
+    (void)state;
+    json_t *j = post_json("/v1/completions", "{\"prompt\":\"say:Hi\\u00e9\",\"max_tokens\":50}", 200);
+    assert_memory_equal(str_at(j, "id"), "cmpl-", 5);
+    assert_string_equal(str_at(j, "object"), "text_completion");
+    assert_string_equal(str_at(j, "model"), "fake");
+    assert_string_equal(str_at(choice_at(j, 0), "text"), "Hi\xC3\xA9");
+    assert_string_equal(str_at(choice_at(j, 0), "finish_reason"), "stop");
+    assert_true(json_is_null(json_object_get(choice_at(j, 0), "logprobs")));
+    json_t *u = json_object_get(j, "usage");
+    assert_int_equal(json_integer_value(json_object_get(u, "prompt_tokens")), 9);
+    assert_int_equal(json_integer_value(json_object_get(u, "completion_tokens")), 4);
+    assert_int_equal(json_integer_value(json_object_get(u, "total_tokens")), 13);
+    json_decref(j);
+    j = post_json("/v1/completions", "{\"prompt\":[\"say:a\",[115,97,121,58,98]],\"n\":2,\"max_tokens\":9,\"model\":\"fake\"}", 200);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(json_integer_value(json_object_get(choice_at(j, i), "index")), i);
+        assert_string_equal(str_at(choice_at(j, i), "text"), i < 2 ? "a" : "b");
+    }
+    json_decref(j);
+    j = post_json("/v1/completions", "{\"prompt\":\"long:40\"}", 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"), "xxxxxxxxxxxxxxxx");
+    assert_string_equal(str_at(choice_at(j, 0), "finish_reason"), "length");
+    json_decref(j);
+}
+
+static void chat_is_openais(void **state)
+{
+    (void)state;
+    json_t *j = post_json("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"say:yes\"}],\"logprobs\":true,\"top_logprobs\":2}", 200);
+    assert_memory_equal(str_at(j, "id"), "chatcmpl-", 9);
+    assert_string_equal(str_at(j, "object"), "chat.completion");
+    json_t *m = json_object_get(choice_at(j, 0), "message");
+    assert_string_equal(str_at(m, "role"), "assistant");
+    assert_string_equal(str_at(m, "content"), "yes");
+    json_t *lp = json_object_get(json_object_get(choice_at(j, 0), "logprobs"), "content");
+    assert_int_equal(json_array_size(lp), 3);
+    assert_string_equal(str_at(json_array_get(lp, 0), "token"), "y");
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(json_array_get(lp, 0), "bytes"), 0)), 'y');
+    assert_int_equal(json_array_size(json_object_get(json_array_get(lp, 0), "top_logprobs")), 2);
+    json_decref(j);
+    j = post_json("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}", 400);
+    assert_string_equal(str_at(json_object_get(j, "error"), "message"), "The template says no.");
+    json_decref(j);
+}
+
+static void echo_and_logprobs_line_up(void **state)
+{
+    (void)state;
+    json_t *j = post_json("/v1/completions", "{\"prompt\":\"say:h\\u00e9\",\"max_tokens\":5,\"echo\":true,\"logprobs\":2}", 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"), "say:h\xC3\xA9h\xC3\xA9");
+    json_t *lp = json_object_get(choice_at(j, 0), "logprobs"), *tokens = json_object_get(lp, "tokens");
+    assert_int_equal(json_array_size(tokens), 8 + 3);
+    assert_string_equal(json_string_value(json_array_get(tokens, 0)), "<s>");
+    assert_string_equal(json_string_value(json_array_get(tokens, 6)), "bytes:\\xc3");
+    assert_true(json_is_null(json_array_get(json_object_get(lp, "token_logprobs"), 0)));
+    assert_true(json_is_null(json_array_get(json_object_get(lp, "top_logprobs"), 0)));
+    json_t *offsets = json_object_get(lp, "text_offset");
+    assert_int_equal(json_integer_value(json_array_get(offsets, 0)), 0);
+    assert_int_equal(json_integer_value(json_array_get(offsets, 1)), 0);
+    assert_int_equal(json_integer_value(json_array_get(offsets, 8)), 6);
+    assert_int_equal(json_object_size(json_array_get(json_object_get(lp, "top_logprobs"), 8)), 3);
+    json_decref(j);
+    j = post_json("/v1/completions", "{\"prompt\":[115,97],\"max_tokens\":0,\"echo\":true,\"logprobs\":0}", 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"), "sa");
+    assert_string_equal(str_at(choice_at(j, 0), "finish_reason"), "length");
+    json_decref(j);
+}
+
+typedef struct heard {
+    ag_buf text[8];
+    int roles, finishes, usages, nulls, chunks, errors;
+    bool done;
+    json_t *usage;
+} heard;
+
+static void hear(heard *h, const char *body)
+{
+    *h = (heard){0};
+    for (int i = 0; i < 8; i++) ag_buf_init(&h->text[i], 1 << 20);
+    for (const char *at = body; (at = strstr(at, "data: ")); at++) {
+        const char *end = strstr(at, "\n\n");
+        assert_non_null(end);
+        assert_false(h->done);
+        if (memcmp(at, "data: [DONE]", 12) == 0) {
+            h->done = true;
+            continue;
+        }
+        json_t *j = json_loadb(at + 6, (size_t)(end - at - 6), 0, NULL);
+        assert_non_null(j);
+        h->errors += json_object_get(j, "error") != NULL;
+        h->chunks++;
+        json_t *c = choice_at(j, 0), *delta = json_object_get(c, "delta"), *usage = json_object_get(j, "usage");
+        h->nulls += usage && json_is_null(usage);
+        if (json_is_object(usage)) {
+            assert_null(c);
+            h->usages++;
+            json_decref(h->usage);
+            h->usage = json_incref(usage);
+        }
+        const char *text = delta ? str_at(delta, "content") : str_at(c, "text");
+        if (c && text) ag_buf_addz(&h->text[json_integer_value(json_object_get(c, "index"))], text);
+        h->roles += delta && str_at(delta, "role") != NULL;
+        h->finishes += json_is_string(json_object_get(c, "finish_reason"));
+        json_decref(j);
+    }
+    for (int i = 0; i < 8; i++) ag_buf_zterm(&h->text[i]);
+}
+
+static void unhear(heard *h)
+{
+    for (int i = 0; i < 8; i++) ag_buf_fini(&h->text[i]);
+    json_decref(h->usage);
+}
+
+static void stream(heard *h, const char *path, const char *body)
+{
+    char *reply = ask("POST", path, "", body), *text = body_of(reply);
+    if (status_of(reply) != 200) fail_msg("%s", reply);
+    assert_non_null(strcasestr(reply, "content-type: text/event-stream"));
+    hear(h, text);
+    free(text);
+    free(reply);
+}
+
+static void streams_are_openais(void **state)
+{
+    (void)state;
+    heard h;
+    stream(&h, "/v1/completions", "{\"prompt\":\"say:a\\u00e9\\ud83d\\ude00b\",\"stream\":true,\"max_tokens\":50}");
+    assert_string_equal(h.text[0].p, "a\xC3\xA9\xF0\x9F\x98\x80" "b");
+    assert_true(h.done && h.finishes == 1 && h.usages == 0 && h.nulls == 0);
+    unhear(&h);
+    stream(&h, "/v1/chat/completions",
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"say:hello\"}],\"stream\":true,\"n\":3,\"stream_options\":{\"include_usage\":true}}");
+    for (int i = 0; i < 3; i++) assert_string_equal(h.text[i].p, "hello");
+    assert_true(h.done && h.finishes == 3 && h.roles == 3 && h.usages == 1 && h.nulls == h.chunks - 1);
+    assert_int_equal(json_integer_value(json_object_get(h.usage, "completion_tokens")), 15);
+    unhear(&h);
+    stream(&h, "/v1/completions", "{\"prompt\":\"say:xy\",\"stream\":true,\"echo\":true,\"logprobs\":1}");
+    assert_string_equal(h.text[0].p, "say:xyxy");
+    unhear(&h);
+    stream(&h, "/v1/completions", "{\"prompt\":\"nothing\",\"stream\":true}");
+    assert_true(h.done && h.finishes == 1 && h.text[0].n == 0);
+    unhear(&h);
+}
+
+static void broken_characters_are_replaced(void **state)
+{
+    (void)state;
+    heard h;
+    /* Three bytes of four, then the end: token ids name single bytes here. */
+    stream(&h, "/v1/completions", "{\"prompt\":[115,97,121,58,97,240,159,152],\"stream\":true}");
+    assert_string_equal(h.text[0].p, "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+    unhear(&h);
+    json_t *j = post_json("/v1/completions", "{\"prompt\":[115,97,121,58,97,240,159,152]}", 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"), "a\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD");
+    json_decref(j);
+}
+
+/* Refusals. */
+
+static void expect(int status, const char *method, const char *path, const char *headers, const char *body, const char *part)
+{
+    char *reply = ask(method, path, headers, body);
+    if (status_of(reply) != status || (part && strcasestr(reply, part) == NULL))
+        fail_msg("%s %s wanted %d and '%s':\n%s", method, path, status, part ? part : "", reply);
+    if (strcasestr(reply, "x-request-id: ") == NULL) fail_msg("no request id: %s", reply);
+    free(reply);
+}
+
+static void every_refusal_has_its_status(void **state)
+{
+    (void)state;
+    const char *ok = "{\"prompt\":\"say:x\"}";
+    expect(200, "POST", "/v1/completions", "", ok, NULL);
+    expect(404, "POST", "/v2/completions", "", ok, "\"code\":\"not_found\"");
+    expect(404, "GET", "/v1/models/", "", NULL, "not_found");
+    expect(404, "GET", "/v1/models/other", "", NULL, "model_not_found");
+    expect(200, "GET", "/v1/models/fake", "", NULL, "\"id\":\"fake\"");
+    expect(200, "GET", "/v1/models", "", NULL, "\"object\":\"list\",\"data\":[{\"id\":\"fake\"");
+    expect(405, "GET", "/v1/completions", "", NULL, "allow: POST");
+    expect(405, "POST", "/v1/models", "", ok, "allow: GET");
+    expect(405, "DELETE", "/livez", "", NULL, NULL);
+    expect(415, "POST", "/v1/completions", "Content-Type: text/plain\r\n", ok, "text/plain");
+    expect(415, "POST", "/v1/completions", "Content-Type: application/json; charset=latin1\r\n", ok, NULL);
+    expect(200, "POST", "/v1/completions", "Content-Type: application/json; charset=UTF-8\r\n", ok, NULL);
+    expect(404, "POST", "/v1/completions", "", "{\"prompt\":\"x\",\"model\":\"gpt\"}", "\"param\":\"model\"");
+    expect(400, "POST", "/v1/completions", "", "{\"prompt\":", "invalid_json");
+    expect(400, "POST", "/v1/completions", "", "{\"prompt\":\"\xff\"}", "invalid_utf8");
+    expect(400, "POST", "/v1/completions", "", "", "empty");
+    expect(400, "POST", "/v1/completions", "", "{\"prompt\":[300]}", "300");
+    expect(400, "POST", "/v1/completions", "", "{\"prompt\":\"x\",\"max_tokens\":200000}", "context_length_exceeded");
+    expect(503, "POST", "/v1/completions", "", "{\"prompt\":\"full\"}", "retry-after: 1");
+    expect(500, "POST", "/v1/completions", "", "{\"prompt\":\"fail:0\"}", "caught fire");
+    expect(500, "POST", "/v1/completions", "", "{\"prompt\":\"fail:3\"}", "caught fire");
+    expect(500, "POST", "/v1/completions", "", "{\"prompt\":\"fail:0\",\"stream\":true}", "caught fire");
+    expect(204, "OPTIONS", "/v1/models", "", NULL, "allow: GET");
+    expect(200, "GET", "/livez", "x-request-id: my-id-7\r\n", NULL, "x-request-id: my-id-7");
+    expect(200, "GET", "/livez", "x-request-id: two words\r\n", NULL, "x-request-id: req-");
+    expect(200, "HEAD", "/readyz", "", NULL, NULL);
+}
+
+static void strangers_are_kept_out(void **state)
+{
+    (void)state;
+    const char *ok = "{\"prompt\":\"say:x\"}";
+    expect(403, "POST", "/v1/completions", "Host: evil.example\r\n", ok, "evil.example");
+    expect(403, "GET", "/livez", "Host: evil.example:8080\r\n", NULL, "forbidden");
+    expect(403, "GET", "/livez", "Host: localhost.evil.example\r\n", NULL, NULL);
+    expect(403, "GET", "/livez", "Host: 127.0.0.1.evil.example\r\n", NULL, NULL);
+    expect(403, "GET", "/livez", "Host: 10.0.0.1\r\n", NULL, NULL);
+    expect(200, "GET", "/livez", "Host: 127.1.2.3:99\r\n", NULL, NULL);
+    expect(200, "GET", "/livez", "Host: [::1]:99\r\n", NULL, NULL);
+    expect(200, "GET", "/livez", "Host: LOCALHOST\r\n", NULL, NULL);
+    expect(403, "POST", "/v1/completions", "Origin: https://evil.example\r\n", ok, "cors-origin");
+    expect(403, "POST", "/v1/completions", "Origin: null\r\n", ok, NULL);
+    expect(403, "POST", "/v1/completions", "Origin: http://localhost:3000\r\n", ok, NULL);
+    expect(200, "POST", "/v1/completions", "Origin: http://localhost\r\n", ok, NULL);
+    expect(403, "OPTIONS", "/v1/completions", "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n", NULL, NULL);
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    ag_err err = {0};
+    conf.cors_origins = "https://app.example, http://localhost:3000/";
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_OK);
+    expect(200, "POST", "/v1/completions", "Origin: http://localhost:3000\r\n", ok, "access-control-allow-origin: http://localhost:3000");
+    expect(204, "OPTIONS", "/v1/completions", "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n", NULL,
+           "access-control-allow-headers: authorization, content-type");
+    expect(403, "POST", "/v1/completions", "Origin: https://evil.example\r\n", ok, NULL);
+    conf.cors_origins = "app.example";
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_E_USAGE);
+    expect(200, "GET", "/livez", "Origin: https://app.example\r\n", NULL, NULL);
+}
+
+static void keys_open_the_door(void **state)
+{
+    (void)state;
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.api_key = "s3cret";
+    conf.host = "0.0.0.0";
+    serve(conf, true);
+    const char *ok = "{\"prompt\":\"say:x\"}";
+    expect(401, "POST", "/v1/completions", "", ok, "www-authenticate: Bearer");
+    expect(401, "POST", "/v1/completions", "Authorization: Bearer s3cre\r\n", ok, "invalid_api_key");
+    expect(401, "POST", "/v1/completions", "Authorization: Basic s3cret\r\n", ok, NULL);
+    expect(401, "GET", "/v1/models", "", NULL, NULL);
+    expect(200, "POST", "/v1/completions", "Authorization: bearer s3cret\r\n", ok, NULL);
+    expect(200, "POST", "/v1/completions", "Host: any.example\r\nAuthorization: Bearer s3cret\r\nOrigin: https://x.example\r\n", ok, NULL);
+    expect(200, "GET", "/livez", "", NULL, NULL);
+    teardown(NULL);
+}
+
+static void unsafe_settings_are_refused(void **state)
+{
+    (void)state;
+    ag_gateway *none = NULL;
+    ag_err err = {0};
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.host = "0.0.0.0";
+    assert_int_equal(ag_gateway_open(&none, &conf, NULL, NULL, &err), AG_E_USAGE);
+    assert_non_null(strstr(err.text, "--no-auth"));
+    ag_err_clear(&err);
+    conf.host = "127.0.0.1";
+    conf.cors_origins = "ftp://x";
+    assert_int_equal(ag_gateway_open(&none, &conf, NULL, NULL, &err), AG_E_USAGE);
+    conf.cors_origins = NULL;
+    conf.generations_max = 0;
+    assert_int_equal(ag_gateway_open(&none, &conf, NULL, NULL, &err), AG_E_USAGE);
+    conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.host = "0.0.0.0";
+    conf.no_auth = true;
+    serve(conf, true);
+    expect(200, "POST", "/v1/completions", "Host: any.example\r\n", "{\"prompt\":\"say:x\"}", NULL);
+    expect(403, "POST", "/v1/completions", "Host: any.example\r\nOrigin: https://evil.example\r\n", "{\"prompt\":\"say:x\"}", NULL);
+    teardown(NULL);
+}
+
+static void not_ready_until_the_model_is_there(void **state)
+{
+    (void)state;
+    serve(AG_GATEWAY_CONF_DEFAULT, false);
+    expect(200, "GET", "/livez", "", NULL, NULL);
+    expect(503, "GET", "/readyz", "", NULL, "not_ready");
+    expect(503, "GET", "/health", "", NULL, "retry-after");
+    expect(503, "POST", "/v1/completions", "", "{\"prompt\":\"say:x\"}", "not_ready");
+    expect(200, "GET", "/v1/models", "", NULL, "\"data\":[]");
+    expect(200, "GET", "/metrics", "", NULL, "autoglm_ready 0\n");
+    ag_gateway_set_engine(gw, engine, "alias");
+    expect(200, "GET", "/readyz", "", NULL, NULL);
+    expect(200, "POST", "/v1/completions", "", "{\"prompt\":\"say:x\",\"model\":\"alias\"}", "\"model\":\"alias\"");
+    teardown(NULL);
+}
+
+static void metrics_tell_what_happened(void **state)
+{
+    (void)state;
+    expect(200, "POST", "/v1/completions", "", "{\"prompt\":\"say:xyz\"}", NULL);
+    expect(400, "POST", "/v1/completions", "", "{}", NULL);
+    char *reply = ask("GET", "/metrics", "", NULL);
+    assert_non_null(strstr(reply, "text/plain; version=0.0.4"));
+    static const char *const lines[] = {
+        "\nautoglm_http_requests_total{route=\"completions\",status=\"200\"} 1\n",
+        "\nautoglm_http_requests_total{route=\"completions\",status=\"400\"} 1\n",
+        "\nautoglm_errors_total{code=\"missing_required_parameter\"} 1\n",
+        "\nvllm:time_to_first_token_seconds_count{model_name=\"fake\"} 1\n",
+        "\nautoglm_request_output_tokens_sum{model=\"fake\"} 3\n",
+        "\nvllm:kv_cache_usage_perc{model_name=\"fake\"} 0.5\n",
+        "\nvllm:request_success_total{model_name=\"fake\",finished_reason=\"stop\"} 1\n",
+        "\nautoglm_connections_refused_total{reason=\"parse\"} 0\n",
+    };
+    for (size_t i = 0; i < AG_ARRAY_LEN(lines); i++)
+        if (strstr(reply, lines[i]) == NULL) fail_msg("no %s in %s", lines[i], reply);
+    free(reply);
+}
+
+/* Clients that behave badly, and machines that do. */
+
+static void wait_until_idle(void)
+{
+    while (ag_gateway_requests(gw) != 0 || fake_engine_live() != 0) usleep(1000);
+}
+
+static void read_until(int fd, const char *part)
+{
+    char seen[4096];
+    size_t n = 0;
+    for (ssize_t k; n < sizeof seen - 1 && (k = recv(fd, seen + n, sizeof seen - 1 - n, 0)) > 0;) {
+        n += (size_t)k;
+        seen[n] = 0;
+        if (strstr(seen, part)) return;
+    }
+    fail_msg("no '%s'", part);
+}
+
+static void a_client_that_leaves_is_forgotten(void **state)
+{
+    (void)state;
+    int fd = dial();
+    send_request(fd, "POST", "/v1/completions", "", "{\"prompt\":\"hold\",\"stream\":true,\"n\":2,\"max_tokens\":1000}");
+    read_until(fd, "\"text\":\"h\"");
+    close(fd);
+    wait_until_idle();
+    assert_int_equal(fake_engine_cancelled(), 2);
+    fd = dial(); /* nothing written yet: the whole answer is awaited */
+    send_request(fd, "POST", "/v1/completions", "", "{\"prompt\":\"hold\",\"max_tokens\":1000}");
+    while (fake_engine_live() == 0) usleep(1000);
+    close(fd);
+    wait_until_idle();
+    assert_int_equal(fake_engine_cancelled(), 3);
+    fd = dial(); /* in the middle of its body */
+    send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{");
+    close(fd);
+    wait_until_idle();
+    expect(200, "GET", "/metrics", "", NULL, "\nautoglm_errors_total{code=\"client_closed_request\"} 3\n");
+}
+
+static void a_failure_in_a_stream_is_an_event(void **state)
+{
+    (void)state;
+    heard h;
+    stream(&h, "/v1/completions", "{\"prompt\":\"burn:3\",\"stream\":true}");
+    assert_string_equal(h.text[0].p, "xxx");
+    assert_int_equal(h.errors, 1);
+    assert_false(h.done);
+    unhear(&h);
+}
+
+static void a_slow_reader_gets_everything(void **state)
+{
+    (void)state;
+    int fd = dial(), small = 4096;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    send_request(fd, "POST", "/v1/completions", "", "{\"prompt\":\"long:50000\",\"stream\":true,\"max_tokens\":60000}");
+    expect(200, "POST", "/v1/completions", "", "{\"prompt\":\"say:others go on\"}", NULL);
+    char *reply = read_all(fd), *text = body_of(reply);
+    heard h;
+    hear(&h, text);
+    assert_int_equal(h.text[0].n, 50000);
+    assert_true(h.done && h.finishes == 1);
+    unhear(&h);
+    free(text);
+    free(reply);
+}
+
+static void large_bodies_are_prepared_elsewhere(void **state)
+{
+    (void)state;
+    ag_buf b;
+    ag_buf_init(&b, 1 << 20);
+    ag_buf_addz(&b, "{\"max_tokens\":5,\"prompt\":\"");
+    for (int i = 0; i < 40000; i++) ag_buf_addc(&b, 'p');
+    ag_buf_addz(&b, "say:big\"}");
+    ag_buf_zterm(&b);
+    json_t *j = post_json("/v1/completions", b.p, 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"), "big");
+    json_decref(j);
+    for (int i = 0; i < 5; i++) { /* the client leaves while the worker has it */
+        int fd = dial();
+        send_request(fd, "POST", "/v1/completions", "", b.p);
+        close(fd);
+    }
+    wait_until_idle();
+    ag_buf_reset(&b);
+    ag_buf_addz(&b, "{\"prompt\":\"");
+    for (int i = 0; i < 40000; i++) ag_buf_addc(&b, 'p');
+    ag_buf_addz(&b, "\",\"n\":0}");
+    ag_buf_zterm(&b);
+    json_decref(post_json("/v1/completions", b.p, 400));
+    ag_buf_fini(&b);
+}
+
+static void drain_lets_answers_finish(void **state)
+{
+    (void)state;
+    serve(AG_GATEWAY_CONF_DEFAULT, true);
+    int fd = dial();
+    send_request(fd, "POST", "/v1/completions", "", "{\"prompt\":\"long:3000\",\"stream\":true,\"max_tokens\":3000}");
+    read_until(fd, "\"text\":\"x");
+    ag_gateway_drain(gw);
+    char *rest = read_all(fd);
+    assert_non_null(strstr(rest, "data: [DONE]"));
+    free(rest);
+    teardown(NULL);
+    serve(AG_GATEWAY_CONF_DEFAULT, true);
+    fd = dial();
+    send_request(fd, "POST", "/v1/completions", "", "{\"prompt\":\"hold\",\"stream\":true}");
+    read_until(fd, "\"text\":\"h");
+    ag_gateway_stop(gw, 0); /* broken off */
+    close(fd);
+    teardown(NULL);
+}
+
+static void no_memory_is_an_answer(void **state)
+{
+    (void)state;
+#ifdef AG_FAULTS
+    static const char *const bodies[] = {
+        "{\"prompt\":\"say:abc\",\"max_tokens\":5}",
+        "{\"prompt\":\"say:abc\",\"max_tokens\":5,\"stream\":true,\"logprobs\":1,\"echo\":true}",
+    };
+    json_set_alloc_funcs(ag_mem_alloc, ag_mem_free);
+    for (size_t i = 0; i < AG_ARRAY_LEN(bodies); i++) {
+        for (uint32_t n = 1;; n++) {
+            int fd = dial();
+            ag_fault_arm(AG_FAULT_ALLOC, n);
+            send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n");
+            char rest[256];
+            snprintf(rest, sizeof rest, "Content-Length: %zu\r\n\r\n%s", strlen(bodies[i]), bodies[i]);
+            send_text(fd, rest);
+            char *reply = read_all(fd);
+            wait_until_idle();
+            bool fired = ag_fault_disarm(AG_FAULT_ALLOC);
+            int status = status_of(reply);
+            /* 400: JSON without memory for a string; 0: the connection itself had none. */
+            if (!(status == 200 || (fired && (status == 503 || status == 400 || status == 0)))) fail_msg("n=%u: %s", n, reply);
+            free(reply);
+            if (!fired) break;
+        }
+    }
+    json_set_alloc_funcs(malloc, free);
+#endif
+}
+
+#define SERVED(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        SERVED(completion_is_openais), SERVED(chat_is_openais), SERVED(echo_and_logprobs_line_up), SERVED(streams_are_openais),
+        SERVED(broken_characters_are_replaced), SERVED(every_refusal_has_its_status), SERVED(strangers_are_kept_out),
+        cmocka_unit_test(keys_open_the_door), cmocka_unit_test(unsafe_settings_are_refused),
+        cmocka_unit_test(not_ready_until_the_model_is_there), SERVED(metrics_tell_what_happened),
+        SERVED(a_client_that_leaves_is_forgotten), SERVED(a_failure_in_a_stream_is_an_event), SERVED(a_slow_reader_gets_everything),
+        SERVED(large_bodies_are_prepared_elsewhere), cmocka_unit_test(drain_lets_answers_finish), SERVED(no_memory_is_an_answer),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
