@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from gguf_writer import BOOL, F32, I32, TYPES, Writer, quantize, random_blocks  # noqa: E402
+from gguf_writer import F32, I32, STRING, TYPES, Writer, quantize, random_blocks  # noqa: E402
 
 # ---- tokenizers -----------------------------------------------------------------------------------------------------
 
@@ -275,46 +275,61 @@ def write(folder, name, kind="F32"):
     return build(name, kind).write(path)
 
 
+def pad_heads(w, heads, have, want):
+    """Rows of a matrix or bias, head by head, with zeros up to a longer head."""
+    w = w.reshape(heads, have, -1)
+    return np.concatenate([w, np.zeros((heads, want - have, w.shape[2]))], axis=1).reshape(heads * want, -1)
+
+
 def write_glm4_layer(data, path):
     """A GGUF of the one GLM-4 layer in glm4_model.data, and its cases [(tokens so far, rows expected)].
 
     The vocabulary is padded to the width so that the output matrix can be the identity: logits are the final norm's rows.
+    Heads of 4 are padded to 8, since the engine takes multiples of 8; q makes up for the other length in the scale.
     """
-    raw, at = np.fromfile(data, "<f4"), 0
+    raw, at = np.fromfile(data, "<f4").astype(np.float64), 0
 
     def take(*shape):
         nonlocal at
         at += int(np.prod(shape))
         return raw[at - int(np.prod(shape)):at].reshape(shape)
 
-    h, ffn, heads, kv_heads, hd = 32, 48, 8, 2, 4
-    embed = np.concatenate([take(5, h), np.zeros((h - 5, h))])
-    names = [("attn_norm.weight", (h,)), ("attn_qkv.weight", ((heads + 2 * kv_heads) * hd, h)),
-             ("attn_qkv.bias", ((heads + 2 * kv_heads) * hd,)), ("attn_output.weight", (h, h)), ("ffn_norm.weight", (h,))]
-    tensors = {f"blk.0.{name}": take(*shape) for name, shape in names}
+    h, ffn, heads, kv_heads, have, hd = 32, 48, 8, 2, 4, 8
+
+    def pad_qkv(w):
+        q, k, v = np.split(w, [heads * have, (heads + kv_heads) * have])
+        parts = (q * np.sqrt(hd / have), heads), (k, kv_heads), (v, kv_heads)
+        return np.concatenate([pad_heads(part, n, have, hd) for part, n in parts])
+
+    tensors = {"token_embd.weight": np.concatenate([take(5, h), np.zeros((h - 5, h))]), "output.weight": np.eye(h)}
+    tensors["blk.0.attn_norm.weight"] = take(h)
+    tensors["blk.0.attn_qkv.weight"] = pad_qkv(take((heads + 2 * kv_heads) * have, h))
+    tensors["blk.0.attn_qkv.bias"] = pad_qkv(take((heads + 2 * kv_heads) * have)).reshape(-1)
+    tensors["blk.0.attn_output.weight"] = pad_heads(take(h, h).T, heads, have, hd).T
+    tensors["blk.0.ffn_norm.weight"] = take(h)
     gate, up = take(ffn, h), take(ffn, h)
     tensors["blk.0.ffn_up.weight"] = np.concatenate([gate, up])
     tensors["blk.0.ffn_down.weight"] = take(h, ffn)
     tensors["output_norm.weight"] = take(h)
-    tensors["token_embd.weight"], tensors["output.weight"] = embed, np.eye(h)
     w = Writer()
     w.add("general.architecture", "chatglm")
     for key, value in {"context_length": 64, "embedding_length": h, "block_count": 1, "feed_forward_length": ffn,
-                       "attention.head_count": heads, "attention.head_count_kv": kv_heads,
-                       "attention.layer_norm_rms_epsilon": 1e-5, "rope.dimension_count": hd // 2}.items():
+                       "attention.head_count": heads, "attention.head_count_kv": kv_heads, "attention.key_length": hd,
+                       "attention.value_length": hd, "attention.layer_norm_rms_epsilon": 1.5625e-07,
+                       "rope.dimension_count": have // 2}.items():
         w.add(f"chatglm.{key}", value)
     letters = byte_letters()
     w.add("tokenizer.ggml.model", "gpt2")
     w.add("tokenizer.ggml.pre", "chatglm-bpe")
     w.add("tokenizer.ggml.tokens", [letters[b] for b in range(h)])
     w.add("tokenizer.ggml.token_type", [1] * h, I32)
-    w.add("tokenizer.ggml.merges", [f"{letters[0]} {letters[1]}"][:0], 8)
-    w.add("tokenizer.ggml.eos_token_id", 31)
-    w.add("tokenizer.ggml.add_bos_token", False, BOOL)
+    w.add("tokenizer.ggml.merges", [], STRING)
+    w.add("tokenizer.ggml.eos_token_id", h - 1)
+    w.add("tokenizer.ggml.add_bos_token", False)
     for name, value in tensors.items():
         w.tensor(name, tuple(reversed(value.shape)), "F32", quantize("F32", value.reshape(-1)))
     w.write(path)
-    tokens, cases = [], []
+    raw, tokens, cases = np.fromfile(data, "<f4"), [], []
     for n in (3, 1, 1):
         tokens = tokens + [int(t) for t in take(n).view("<i4")]
         cases.append((tokens, take(n, h).astype(np.float64)))
