@@ -1,7 +1,8 @@
 /* template.h - chat templates: the Jinja subset that published models use.
  * Owns    : a parsed template owns its tree. A rendering owns nothing that outlives the call.
  * Threads : a parsed template is immutable; renderings of it may run on any number of threads.
- * Limits  : ag_template_limits, per rendering; source 1 MiB, nesting depth bounded while parsing.
+ * Limits  : ag_template_limits, per rendering; source 1 MiB; parsing and rendering use at most 320 KiB of stack. Integers
+ *           have 64 bits, more is a "limit" error. Ranges have 100,000 items, as in the sandbox.
  * Errors  : an ag_template_error with kind, message, line and column (1-based; 0 when unknown).
  * Source  : Jinja 3.1's documentation; behaviour as jinja2 in an ImmutableSandboxedEnvironment set up as Hugging Face
  *           transformers do (trim_blocks, lstrip_blocks, loop controls, tojson, raise_exception, strftime_now). */
@@ -15,22 +16,26 @@
 
 typedef struct ag_template ag_template;
 
-typedef enum ag_template_kind { AG_TEMPLATE_SYNTAX = 1, AG_TEMPLATE_RUNTIME, AG_TEMPLATE_RAISED, AG_TEMPLATE_LIMIT, AG_TEMPLATE_NOMEM } ag_template_kind;
+typedef enum ag_template_kind {
+    AG_TEMPLATE_SYNTAX = 1, AG_TEMPLATE_RUNTIME, AG_TEMPLATE_RAISED, AG_TEMPLATE_LIMIT, AG_TEMPLATE_NOMEM,
+    AG_TEMPLATE_SANDBOX /* what jinja2's sandbox forbids: changing a list or dict, private attributes */
+} ag_template_kind;
 
 typedef struct ag_template_error {
-    ag_template_kind kind; /* "syntax", "runtime", "raised", "limit", "nomem": ag_template_kind_name */
+    ag_template_kind kind; /* "syntax", "runtime", "raised", "limit", "nomem", "sandbox": ag_template_kind_name */
     uint32_t line, column;
     char message[480];
 } ag_template_error;
 
 typedef struct ag_template_limits {
-    uint64_t steps;      /* statements and expressions evaluated */
-    uint32_t depth;      /* nesting of blocks, macros, expressions */
+    uint64_t steps;      /* statements and expressions evaluated, and 256 bytes of bulk work (searching, copying) */
+    uint32_t depth;      /* nesting of blocks, macros, expressions, values; whatever it is, at most 320 KiB of stack */
     size_t output_bytes;
     size_t memory_bytes; /* of values made while rendering */
 } ag_template_limits;
 
-#define AG_TEMPLATE_LIMITS_DEFAULT ((ag_template_limits){.steps = 2000000, .depth = 200, .output_bytes = 16u << 20, .memory_bytes = 64u << 20})
+#define AG_TEMPLATE_LIMITS_DEFAULT \
+    ((ag_template_limits){.steps = 2000000, .depth = 1000, .output_bytes = 16u << 20, .memory_bytes = 64u << 20})
 
 const char *ag_template_kind_name(ag_template_kind k);
 
