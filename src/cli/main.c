@@ -1,6 +1,8 @@
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
+#include "base/fault.h"
 #include "base/near.h"
 #include "cli/cli.h"
 #include "engine/cpu/cpu.h"
@@ -65,9 +67,33 @@ static int dispatch(int argc, char **argv)
     return unknown(word);
 }
 
+#ifdef AG_FAULTS
+static bool faults_arm(void)
+{
+    const char *text = getenv("AUTOGLM_FAULT");
+    return text == NULL || ag_fault_arm_text(text);
+}
+
+/* A loop over n ends when the n-th point is beyond the last. */
+static void faults_tell(void)
+{
+    bool fired = false;
+    for (int k = 0; k < AG_FAULT_COUNT; k++) fired = ag_fault_disarm((ag_fault_kind)k) || fired;
+    if (getenv("AUTOGLM_FAULT")) fprintf(stderr, "fault: %s\n", fired ? "fired" : "not reached");
+}
+#else
+static bool faults_arm(void) { return true; }
+static void faults_tell(void) {}
+#endif
+
 int main(int argc, char **argv)
 {
+    if (!faults_arm()) {
+        fprintf(stderr, "autoglm: AUTOGLM_FAULT: not understood; it is KIND:N, as in alloc:17\n");
+        return 2;
+    }
     int status = dispatch(argc, argv);
+    faults_tell();
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "autoglm: cannot write the result: %s\n", strerror(errno));
         if (status == 0) status = 1;

@@ -1,0 +1,67 @@
+"""The command line itself: help, usage errors, exit statuses, and pages that are printed from tables."""
+import os
+import pathlib
+import subprocess
+import unittest
+
+BIN = os.environ["AUTOGLM_TEST_BIN"]
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def run(*args, want=0, env=None, **more):
+    done = subprocess.run([BIN, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=120, env={**os.environ, **(env or {})}, **more)
+    assert done.returncode == want, (args, done.returncode, done.stdout, done.stderr)
+    return done
+
+
+def commands():
+    lines = run("--help").stdout.splitlines()
+    return [line.split()[0] for line in lines if line.startswith("  ")]
+
+
+class Cli(unittest.TestCase):
+    def test_help_lists_the_commands_and_each_has_help(self):
+        found = commands()
+        self.assertIn("serve", found)
+        for name in found:
+            with self.subTest(name=name):
+                page = run(name, "--help")
+                self.assertIn(name, page.stdout)
+                self.assertRegex(page.stdout.lower(), "usage:")
+                self.assertEqual(page.stderr, "")
+
+    def test_version(self):
+        text = run("--version").stdout
+        self.assertRegex(text, r"^autoglm \d+\.\d+\.\d+\n")
+        self.assertIn("instruction set: scalar", text)
+
+    def test_usage_errors_are_2_and_say_the_neighbour(self):
+        self.assertIn("did you mean 'serve'", run("sevre", want=2).stderr)
+        self.assertIn("--help", run("frobnicate", want=2).stderr)
+        self.assertIn("usage:", run(want=2).stderr)
+        for name in commands():
+            with self.subTest(name=name):
+                done = run(name, "--no-such-option", want=2)
+                self.assertTrue(done.stderr)
+                self.assertEqual(done.stdout, "")
+
+    def test_serve_help_names_every_setting(self):
+        page = run("serve", "--help").stdout
+        for line in (ROOT / "docs/settings.md").read_text().splitlines():
+            if line.startswith("| `--"):
+                self.assertIn(line.split("`")[1] + (" " if "yes or no" not in line else ""), page)
+
+    def test_the_settings_page_is_current(self):
+        printed = run("serve", "--settings-markdown").stdout
+        self.assertEqual((ROOT / "docs/settings.md").read_text(), printed,
+                         "docs/settings.md is old: build/autoglm serve --settings-markdown > docs/settings.md")
+
+    def test_a_full_disk_is_a_failure(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([BIN, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot write", done.stderr)
+
+    def test_a_fault_that_is_not_understood(self):
+        self.assertIn("KIND:N", run("--version", want=2, env={"AUTOGLM_FAULT": "x"}).stderr)
