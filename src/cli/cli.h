@@ -17,6 +17,7 @@
 #define AG_COMMAND(word, function, what) int ag_cmd_##function(int argc, char **argv);
 #include "cli/commands.def"
 #undef AG_COMMAND
+int ag_cmd_bench_http(int argc, char **argv); /* `bench http`, by way of bench */
 
 typedef enum ag_opt_kind { AG_OPT_FLAG, AG_OPT_U32, AG_OPT_U64, AG_OPT_F32, AG_OPT_TEXT } ag_opt_kind;
 
