@@ -1,6 +1,6 @@
 /* kernels.c - how fast the products and attention run on this machine: Gop/s and GB/s by type, instruction set and columns.
  *
- *   bench_kernels [--isa NAME] [--type NAME] [--threads N] [--k N] [--rows N] [--ms N]
+ *   bench_kernels [--isa NAME] [--type NAME] [--threads N] [--k N] [--rows N] [--chunk N] [--ms N]
  *
  * Weights are larger than the caches for one column, so that GB/s there is what decoding gets from memory; Gop/s counts a
  * multiply-add as two. The first lines are the machine's peaks as `ag_cpu_peak_measure` finds them. */
@@ -14,7 +14,7 @@
 
 typedef struct bench {
     const char *isa, *type;
-    uint32_t threads, k, rows, ms;
+    uint32_t threads, k, rows, chunk, ms; /* chunk: tiles of a call, 0: as many as leave each thread 16 calls */
     ag_pool *pool;
 } bench;
 
@@ -99,7 +99,7 @@ static void bench_product(const bench *b, const ag_cpu_isa *isa, const ag_quant_
     printf("%-7s %-7s", isa->name, q->name);
     for (size_t i = 0; i < AG_ARRAY_LEN(columns); i++) {
         p.cols = columns[i];
-        double s = seconds(b, part, &p, AG_MAX(1u, p.w.tiles / b->threads / 16));
+        double s = seconds(b, part, &p, b->chunk ? b->chunk : AG_MAX(1u, p.w.tiles / b->threads / 16));
         if (p.cols == 1) printf(" %6.1f GB/s |", (double)p.w.tiles * (double)p.w.tile_bytes / s * 1e-9);
         printf(" %7.1f", 2.0 * b->rows * b->k * p.cols / s * 1e-9);
         fflush(stdout);
@@ -157,7 +157,7 @@ static void bench_isa(const bench *b, const ag_cpu_isa *isa)
     }
     for (const ag_quant_row *q = NULL; (q = ag_quant_next(q)) != NULL;) {
         if (strcmp(b->type, "all") != 0 && !ag_str_ieq(ag_str_of(b->type), ag_str_of(q->name))) continue;
-        bench_product(b, isa, q);
+        if (ag_pack_supported(q->type, b->k)) bench_product(b, isa, q);
     }
     bench_attention(b, isa, 3, 64, 100);
     bench_attention(b, isa, 3, 64, 4000);
@@ -173,8 +173,9 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--isa") == 0) b.isa = argv[i + 1];
         if (strcmp(argv[i], "--type") == 0) b.type = argv[i + 1];
         if (strcmp(argv[i], "--threads") == 0 && n > 0 && n <= AG_POOL_THREADS_MAX) b.threads = n;
-        if (strcmp(argv[i], "--k") == 0 && n > 0 && n % 256 == 0) b.k = n;
+        if (strcmp(argv[i], "--k") == 0 && n > 0 && n % 32 == 0) b.k = n;
         if (strcmp(argv[i], "--rows") == 0 && n > 0) b.rows = n;
+        if (strcmp(argv[i], "--chunk") == 0) b.chunk = n;
         if (strcmp(argv[i], "--ms") == 0 && n > 0) b.ms = n;
     }
     if (ag_pool_open(&b.pool, b.threads, NULL) != AG_OK) return 1;

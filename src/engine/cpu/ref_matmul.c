@@ -22,21 +22,30 @@ static uint16_t half_at(const unsigned char *p, unsigned i)
     return h;
 }
 
-static unsigned plane_bits(const unsigned char *plane, unsigned bits, unsigned row, unsigned k)
+/* Adds the bits of a plane to u, from bit `shift` up. */
+static void add_plane(const unsigned char *plane, unsigned bits, unsigned shift, int16_t u[16][32])
 {
-    unsigned quad = k / 4, per = 8 / bits;
-    unsigned vector = bits == 4 ? quad % 4 : quad / per, field = bits == 4 ? quad / 4 : quad % per;
-    return plane[64 * vector + 4 * row + k % 4] >> bits * field & ((1u << bits) - 1);
+    unsigned per = 8 / bits, mask = (1u << bits) - 1; /* quads that share a vector */
+    for (unsigned v = 0; v < bits; v++, plane += 64) {
+        for (unsigned i = 0; i < per; i++) {
+            unsigned quad = bits == 4 ? v + 4 * i : per * v + i;
+            for (unsigned r = 0; r < 16; r++) {
+                int16_t *to = &u[r][4 * quad];
+                for (unsigned b = 0; b < 4; b++) to[b] = (int16_t)(to[b] | (plane[4 * r + b] >> bits * i & mask) << shift);
+            }
+        }
+    }
 }
 
 static void unpack_quants(const ag__layout *l, const unsigned char *q, group *g)
 {
+    memset(g->w, 0, sizeof g->w);
+    add_plane(q, l->base, 0, g->w);
+    if (l->ext) add_plane(q + 64 * l->base, l->ext, l->base, g->w);
     for (unsigned r = 0; r < 16; r++) {
         for (unsigned k = 0; k < 32; k++) {
-            unsigned u = plane_bits(q, l->base, r, k);
-            if (l->ext) u |= plane_bits(q + 64 * l->base, l->ext, r, k) << l->base;
-            if (l->lut) u = ag__iq4_bytes[u];
-            g->w[r][k] = (int16_t)((int)u - l->off);
+            int u = l->lut ? ag__iq4_bytes[g->w[r][k]] : g->w[r][k];
+            g->w[r][k] = (int16_t)(u - l->off);
         }
     }
 }

@@ -136,8 +136,11 @@ FN vi vi_dot(vi start, const vi *w, const int8_t *q, int n, int bits)
             vi p = bits == 8 ? _mm256_maddubs_epi16(_mm256_abs_epi8(w[i]), _mm256_sign_epi8(x, w[i]))
                              : _mm256_maddubs_epi16(w[i], x);
             pairs = i == j ? p : _mm256_add_epi16(pairs, p);
+            /* Else the compiler makes a tree of the sums, for which there are not enough registers. */
+            if (run > 1) __asm__("" : "+x"(pairs));
         }
         start = _mm256_add_epi32(start, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        __asm__("" : "+x"(start));
     }
     return start;
 }

@@ -156,6 +156,7 @@ static void windows(void **unused)
         for (size_t p = 0; p < AG_ARRAY_LEN(pos); p++) {
             check((shape){2, 16, 24, pos[p], 16, window[w], 0});
             check((shape){3, 8, 8, pos[p], 5, window[w], 20});
+            check((shape){1, 16, 16, pos[p], 16, window[w], 0});
         }
     }
 }

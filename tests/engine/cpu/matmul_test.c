@@ -105,6 +105,11 @@ static void every_type_and_shape(void **unused)
         uint32_t k = q->block == 1 ? 37 : q->block == 32 ? 96 : 512;
         for (uint32_t cols = 1; cols <= 18; cols++) check_shape(q->type, 19, k, cols, FIX_RANDOM);
         check_shape(q->type, 17, k, 67, FIX_RANDOM);
+        /* k beyond what the kernels take in one cut, whole and odd counts of groups, several tiles. */
+        uint32_t odd = q->block == 256 ? 256 : 32;
+        check_shape(q->type, 40, 1024 + odd, 23, FIX_RANDOM);
+        check_shape(q->type, 33, 2048 + odd, 7, FIX_RANDOM);
+        check_shape(q->type, 300, 1024, 16, FIX_RANDOM);
     }
 }
 
