@@ -75,6 +75,7 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     b->pages = conf->pages;
     b->k_page = (size_t)g->kv_heads * g->dim_k * AG_KV_PAGE;
     b->v_page = (size_t)g->kv_heads * g->dim_v * AG_KV_PAGE;
+    b->page_stride = g->layers * (b->k_page + b->v_page);
     uint64_t bytes;
     if (!ag_mul_ok(ag_backend_page_bytes(g), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
     b->kv_bytes = bytes;
@@ -89,6 +90,7 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     for (uint32_t i = 0; i < g->n_ropes && ok; i++)
         ok = (b->rope[i] = ag_mem_array((size_t)p->rows_max * g->ropes[i].n_rot + 1, sizeof(float))) != NULL;
     if (!ok) return ag_err_set(err, AG_E_NOMEM, "no memory for activations (%zu bytes) and KV cache (%zu bytes); a smaller --ctx takes less", b->arena_bytes, b->kv_bytes);
+    memset(b->arena, 0, b->arena_bytes); /* touched now, so that the first request does not wait for the kernel to clear pages */
     return AG_OK;
 }
 

@@ -24,8 +24,9 @@ struct ag_backend {
     size_t weights_bytes;
     unsigned char *arena;    /* activations */
     size_t arena_bytes;
-    uint16_t *kv;            /* per layer: keys of all pages, then values of all pages */
-    size_t kv_bytes, k_page, v_page; /* halves of a page */
+    /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies together. */
+    uint16_t *kv;
+    size_t kv_bytes, page_stride, k_page, v_page; /* of a page, and of one layer's part of it, in halves */
     uint32_t pages;
     unsigned char *scratch;  /* scratch_bytes per worker */
     size_t scratch_bytes;
