@@ -1,0 +1,166 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "gateway/dialects/openai.h"
+
+static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false};
+static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true};
+
+static ag_str piece(const void *arg, int32_t id, bool special)
+{
+    (void)arg;
+    static const ag_str pieces[] = {{"a", 1}, {"\xC3\xA9", 2}, {"\xF0\x9F", 2}, {"\x98\x80", 2}, {"a", 1}, {"\"\n", 2}};
+    if (id == 9) return special ? AG_STR("<s>") : AG_STR("");
+    return pieces[id];
+}
+
+static void expect(ag_buf *b, const char *want)
+{
+    ag_buf_zterm(b);
+    assert_false(b->failed);
+    assert_string_equal(b->p, want);
+    ag_buf_fini(b);
+    ag_buf_init(b, 1 << 16);
+}
+
+static void whole_answers_read_as_documented(void **state)
+{
+    (void)state;
+    ag_buf b;
+    ag_usage u = {3, 2, 1};
+    ag_buf_init(&b, 1 << 16);
+    ag_openai_begin(&b, &completion);
+    ag_openai_choice(&b, &completion, 0, AG_STR("x\xffy"), NULL, "stop");
+    ag_openai_choice(&b, &completion, 1, AG_STR(""), NULL, "length");
+    ag_openai_end(&b, &u);
+    expect(&b, "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
+               "{\"index\":0,\"text\":\"x\xEF\xBF\xBDy\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
+               "{\"index\":1,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}],"
+               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
+    ag_openai_begin(&b, &chat);
+    ag_openai_choice(&b, &chat, 0, AG_STR("a\"b"), NULL, "stop");
+    ag_openai_end(&b, &u);
+    expect(&b, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":["
+               "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
+               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
+    ag_buf_fini(&b);
+}
+
+static void chunks_read_as_documented(void **state)
+{
+    (void)state;
+    ag_buf b;
+    ag_buf_init(&b, 1 << 16);
+    ag_openai_chunk(&b, &completion, 2, AG_STR("hi"), NULL, NULL);
+    expect(&b, "data: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
+               "{\"index\":2,\"text\":\"hi\",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
+    ag_openai_role_chunk(&b, &chat, 0);
+    expect(&b, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":["
+               "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n");
+    ag_openai_chunk(&b, &chat, 0, AG_STR(""), NULL, "stop");
+    expect(&b, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":["
+               "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n");
+    ag_openai_usage_chunk(&b, &chat, &(ag_usage){1, 2, 0});
+    expect(&b, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":[],"
+               "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n");
+    ag_openai_done(&b);
+    expect(&b, "data: [DONE]\n\n");
+    ag_buf_fini(&b);
+}
+
+static json_t *logprobs_of(const ag_reply *r, ag_reply_logprobs *lp)
+{
+    ag_buf b;
+    ag_buf_init(&b, 1 << 16);
+    ag_openai_begin(&b, r);
+    ag_openai_choice(&b, r, 0, AG_STR(""), lp, "stop");
+    ag_openai_end(&b, &(ag_usage){0});
+    json_t *j = json_loadb(b.p, b.n, JSON_REJECT_DUPLICATES, NULL);
+    if (j == NULL) fail_msg("%.*s", (int)b.n, b.p);
+    json_t *out = json_incref(json_object_get(json_array_get(json_object_get(j, "choices"), 0), "logprobs"));
+    json_decref(j);
+    ag_buf_fini(&b);
+    return out;
+}
+
+static const ag_gen_top top[] = {{0, -0.1f}, {4, -1}, {2, -INFINITY}}; /* 0 and 4 are the same text */
+static const ag_gen_token prompt[] = {{.id = 9, .logprob = NAN}, {.id = 1, .logprob = -2}};
+static const ag_gen_token answer[] = {{.id = 2, .logprob = -3, .top = top, .n_top = 2}, {.id = 3, .logprob = -4},
+                                      {.id = 5, .logprob = -INFINITY, .top = top, .n_top = 3}};
+
+static void completions_columns(void **state)
+{
+    (void)state;
+    ag_reply_logprobs lp = {.part = {prompt, answer}, .n = {2, 3}, .piece = piece, .offset = 10};
+    json_t *j = logprobs_of(&completion, &lp);
+    static const char *const tokens[] = {"<s>", "\xC3\xA9", "bytes:\\xf0\\x9f", "bytes:\\x98\\x80", "\"\n"};
+    static const int offsets[] = {10, 10, 11, 12, 12};
+    for (size_t i = 0; i < 5; i++) {
+        assert_string_equal(json_string_value(json_array_get(json_object_get(j, "tokens"), i)), tokens[i]);
+        assert_int_equal(json_integer_value(json_array_get(json_object_get(j, "text_offset"), i)), offsets[i]);
+    }
+    assert_int_equal(lp.offset, 14);
+    json_t *lps = json_object_get(j, "token_logprobs"), *tops = json_object_get(j, "top_logprobs");
+    assert_true(json_is_null(json_array_get(lps, 0)) && json_is_null(json_array_get(tops, 0)));
+    assert_true(json_number_value(json_array_get(lps, 4)) == -9999);
+    assert_int_equal(json_object_size(json_array_get(tops, 2)), 2);
+    assert_true(json_number_value(json_object_get(json_array_get(tops, 2), "bytes:\\xf0\\x9f")) == -3);
+    assert_int_equal(json_object_size(json_array_get(tops, 4)), 3);
+    json_decref(j);
+}
+
+static void chat_rows(void **state)
+{
+    (void)state;
+    ag_reply_logprobs lp = {.part = {NULL, answer}, .n = {0, 3}, .piece = piece};
+    json_t *j = logprobs_of(&chat, &lp), *rows = json_object_get(j, "content");
+    assert_int_equal(json_array_size(rows), 3);
+    json_t *first = json_array_get(rows, 0);
+    assert_string_equal(json_string_value(json_object_get(first, "token")), "bytes:\\xf0\\x9f");
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(first, "bytes"), 0)), 0xF0);
+    assert_int_equal(json_array_size(json_object_get(first, "top_logprobs")), 2);
+    assert_int_equal(json_array_size(json_object_get(json_array_get(rows, 1), "top_logprobs")), 0);
+    json_decref(j);
+}
+
+static void errors_and_models(void **state)
+{
+    (void)state;
+    ag_buf b;
+    ag_err err = {0};
+    ag_buf_init(&b, 1 << 16);
+    ag_request_fail(&err, AG_E_PARAM, "n", "'n' is \"bad\".");
+    ag_openai_error(&b, &err, AG_STR("req-1"));
+    expect(&b, "{\"error\":{\"message\":\"'n' is \\\"bad\\\".\",\"type\":\"invalid_request_error\",\"param\":\"n\",\"code\":\"invalid_value\","
+               "\"request_id\":\"req-1\"}}");
+    ag_err_clear(&err);
+    ag_err_set(&err, AG_E_INTERNAL, "x");
+    ag_openai_error_event(&b, &err, (ag_str){0});
+    expect(&b, "data: {\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\n");
+    ag_openai_models(&b, (ag_model_card[]){{AG_STR("m"), 5, 2048}}, 1);
+    expect(&b, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":5,\"owned_by\":\"autoglm\",\"max_model_len\":2048}]}");
+    ag_openai_models(&b, NULL, 0);
+    expect(&b, "{\"object\":\"list\",\"data\":[]}");
+    ag_buf_fini(&b);
+    ag_buf_init(&b, 20);
+    ag_openai_done(&b);
+    ag_openai_done(&b);
+    assert_true(b.failed);
+    ag_buf_fini(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(whole_answers_read_as_documented), cmocka_unit_test(chunks_read_as_documented),
+        cmocka_unit_test(completions_columns),              cmocka_unit_test(chat_rows),
+        cmocka_unit_test(errors_and_models),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
