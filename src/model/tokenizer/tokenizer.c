@@ -9,20 +9,12 @@
 
 static int unknown_pre(const ag_gguf *g, ag_str name, ag_err *err)
 {
-    char known[300];
+    char known[300], shown[64];
     size_t n = 0;
-    known[0] = 0;
-    for (const ag__pre *p = ag__pre_next(NULL); p; p = ag__pre_next(p)) {
-        size_t k = strlen(p->name);
-        if (n + k + 6 > sizeof known) {
-            memcpy(known + n, ", ...", 6);
-            break;
-        }
+    for (const ag__pre *p = ag__pre_next(NULL); p && n < sizeof known; p = ag__pre_next(p))
         n += (size_t)snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", p->name);
-    }
-    char shown[64];
-    return ag_err_set(err, AG_E_UNSUPPORTED, "%s: pre-tokenizer '%s' (" KEY "pre) is not known; known are %s",
-                      ag_gguf_path(g), ag_gguf_show(shown, sizeof shown, name), known);
+    return ag_err_set(err, AG_E_UNSUPPORTED, "%s: pre-tokenizer '%s' (" KEY "pre) is not known; known are %s%s",
+                      ag_gguf_path(g), ag_gguf_show(shown, sizeof shown, name), known, n < sizeof known ? "" : "...");
 }
 
 static int load_model(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
