@@ -1,0 +1,33 @@
+/* The first byte chooses the dialect, the rest is a body. What parses must also be within the limits that are promised. */
+#include <stdlib.h>
+
+#include "gateway/dialects/openai.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
+{
+    if (n == 0) return 0;
+    ag_request r;
+    ag_err err = {0};
+    ag_request_init(&r, data[0] & 1 ? AG_REQUEST_CHAT : AG_REQUEST_COMPLETION);
+    int rc = ag_openai_parse(&r, (const char *)data + 1, n - 1, &err);
+    if (rc == AG_OK) {
+        AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= AG_REQUEST_PROMPTS_MAX);
+        AG_ASSERT(r.n_stops <= AG_GEN_STOPS_MAX && r.n_stop_tokens <= AG_GEN_STOPS_MAX && r.n_bias <= AG_GEN_BIAS_MAX);
+        AG_ASSERT(r.top_logprobs >= -1 && r.top_logprobs <= AG_GEN_TOP_MAX);
+        AG_ASSERT(r.kind == AG_REQUEST_CHAT ? json_array_size(json_object_get(r.vars, "messages")) > 0 : r.n_prompts > 0);
+        (void)ag_request_check(&r, 1000, &err);
+    } else {
+        AG_ASSERT(err.code == rc && err.text[0] && ag_err_find(rc)->http / 100 == 4);
+    }
+    ag_buf out;
+    ag_buf_init(&out, 1 << 16);
+    if (err.code != AG_OK) {
+        ag_openai_error(&out, &err, AG_STR("id"));
+        json_t *j = json_loadb(out.p, out.n, JSON_REJECT_DUPLICATES, NULL);
+        AG_ASSERT(j != NULL);
+        json_decref(j);
+    }
+    ag_buf_fini(&out);
+    ag_request_fini(&r);
+    return 0;
+}
