@@ -226,9 +226,10 @@ static bool eval_node(ag_tr *r, ag_tenv *env, const ag_tn *n, ag_tv *out)
     case AG_TN_FILTER: case AG_TN_TEST: return eval_named(r, env, n, out);
     case AG_TN_CALL: return eval_call(r, env, n, out);
     case AG_TN_COND: return eval_cond(r, env, n, out);
-    default:
-        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "TypeError: a slice is not a value"); /* {{ a[1:2, 3] }} */
+    default: break;
     }
+    AG_ASSERT(!"an expression");
+    return false;
 }
 
 bool ag__eval(ag_tr *r, ag_tenv *env, const ag_tn *n, ag_tv *out)

@@ -284,6 +284,11 @@ static ag_tn *subscript(ag_tparser *p, ag_tn *node)
         if (!ag__tp_push(p, &tuple->items, subscribed(p))) return NULL;
     }
     ag__tp_next(p);
+    for (uint32_t i = 0; tuple->items.n > 1 && i < tuple->items.n; i++) {
+        if (tuple->items.p[i]->kind != AG_TN_SLICE) continue;
+        ag__tp_fail(p, AG_TEMPLATE_SYNTAX, t->pos, "a slice stands alone between its brackets");
+        return NULL;
+    }
     n->a = node;
     n->b = tuple->items.n == 1 ? tuple->items.p[0] : tuple;
     return n;
