@@ -116,7 +116,7 @@ static void linear(void **state)
     static const char *const units[] = {"a", " ", "\n", "7", "\xcc\x81", "\xe6\x97\xa5", "A", "'", " \n", "A\xcc\x81", "'s", ".",
                                         "\xf4\x80\x80\x80", "aA", " a", "\t ", "!\n", "\x01"};
     static const char *const ends[] = {"", "x", "\n", "!", "7"};
-    enum { N = 3000 };
+    enum { N = 600 };
     static char text[2 * N * 4 + 8];
     for (const ag__pre *p = ag__pre_next(NULL); p; p = ag__pre_next(p)) {
         for (size_t u = 0; u < AG_ARRAY_LEN(units); u++) {

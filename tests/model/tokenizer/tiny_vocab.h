@@ -3,7 +3,7 @@
 #ifndef AG_TESTS_TINY_VOCAB_H
 #define AG_TESTS_TINY_VOCAB_H
 
-#include "lib/gguf_build.h"
+#include "../../lib/gguf_build.h"
 #include "model/tokenizer/tokenizer.h"
 
 #define TINY_MAX 400
