@@ -2,7 +2,9 @@
 
 Where the tolerance comes from: the engine rounds K and V to float16, and what it multiplies with quantized weights to int8 in
 blocks of 32. The reference can do both; how far this moves its own logits is measured for each model, and the engine may be
-half as far again from the exact ones. An error in a rotation, a norm, a scale or a mask is ten to a thousand times that.
+half as far again from the exact ones. Float weights leave only K and V to round, which falls nearly always as in the
+reference: there the engine must be within a quarter of that from the rounded ones. A wrong rotation, norm, scale or mask is
+ten to a thousand times as far.
 """
 import json
 import os
@@ -73,16 +75,16 @@ class Commands(unittest.TestCase):
 
     def check(self, path, tokens, *more):
         """The engine's rows for a model are as near the exact ones as rounding allows."""
-        exact = ref_model.Model(str(path)).logits(tokens)
+        model = ref_model.Model(str(path))
+        exact = model.logits(tokens)
         rounded = ref_model.Model(str(path), rounded=True).logits(tokens)
         got = self.logits(path, tokens, *more)
         self.assertEqual(got.shape, exact.shape)
         self.assertTrue(np.isfinite(got).all(), f"{path.name}: a logit is not a number")
-        allowed = 1.5 * rms(rounded - exact) + FLOAT_NOISE * rms(exact)
-        worst = int(np.abs(got - exact).max(axis=1).argmax())
-        self.assertLessEqual(rms(got - exact), allowed,
+        want, share = (exact, 1.5) if any(kind in QUANTIZED for kind, _, _ in model.g.index.values()) else (rounded, 0.25)
+        worst = int(np.abs(got - want).max(axis=1).argmax())
+        self.assertLessEqual(rms(got - want), share * rms(rounded - exact) + FLOAT_NOISE * rms(exact),
                              f"{path.name}: logits (rms {rms(exact):.2f}) are too far off, most at position {worst}")
-        return exact, got
 
 
 class Reference(unittest.TestCase):
@@ -205,12 +207,11 @@ class Whole(Commands):
         if not data.exists():
             self.skipTest(f"{data.name} is not there")
         path = self.dir / "glm4.gguf"
-        more, limit = [], 3e-4  # K and V as float16 alone are 2.0e-4 away
-        if "--kv" in self.options():
-            more, limit = ["--kv", "f32"], 1e-4
         for tokens, rows in tiny_models.write_glm4_layer(data, path):
-            got = self.logits(path, tokens, *more)[-len(rows):]
-            self.assertLess(np.abs(got - rows).max(), limit)
+            got = self.logits(path, tokens)
+            # K and V as float16 are 2.0e-4 away and nothing else is: the reference with these two rounded says the same.
+            self.assertLess(np.abs(got[-len(rows):] - rows).max(), 3e-4)
+            self.assertLess(np.abs(got - ref_model.Model(str(path), rounded=True).logits(tokens)).max(), 2e-5)
 
     def test_story(self):
         """stories260K at temperature 0 writes llama2.c's published text: after each token of it the best is the next."""
