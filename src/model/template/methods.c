@@ -182,11 +182,16 @@ static bool rsplit_space(ag_tr *r, ag_tv self, int64_t max, ag_tlist *l)
     return true;
 }
 
-static const char *find_last(const char *p, size_t n, ag_str sep)
+/* A limit passed on the way is found at the next step. */
+static const char *find_last(ag_tr *r, const char *p, size_t n, ag_str sep)
 {
     if (sep.n > n) return NULL;
     for (const char *q = p + n - sep.n;; q--) {
-        if (memcmp(q, sep.p, sep.n) == 0) return q;
+        if (sep.n == 0) return q;
+        if (*q == *sep.p) {
+            if (!ag__tr_work(r, sep.n)) return NULL;
+            if (memcmp(q, sep.p, sep.n) == 0) return q;
+        }
         if (q == p) return NULL;
     }
 }
@@ -195,7 +200,7 @@ static bool split_at(ag_tr *r, ag_tv self, ag_str sep, int64_t max, bool from_ri
 {
     const char *p = self.s->p, *end = p + self.s->n, *hit;
     while (max-- != 0) {
-        hit = from_right ? find_last(p, (size_t)(end - p), sep) : memmem(p, (size_t)(end - p), sep.p, sep.n);
+        hit = from_right ? find_last(r, p, (size_t)(end - p), sep) : memmem(p, (size_t)(end - p), sep.p, sep.n);
         if (hit == NULL) break;
         const char *from = from_right ? hit + sep.n : p;
         if (!split_push(r, self, l, from, (size_t)((from_right ? end : hit) - from))) return false;
@@ -249,6 +254,12 @@ METHOD(m_splitlines)
 /* The bytes [*from, *to) of self that the optional start and end arguments name. False: an error. */
 static bool bounds(ag_tr *r, ag_tv self, const ag_tv *a, size_t *from, size_t *to, bool *empty)
 {
+    bool whole = a[0].type == AG_TV_MISSING && a[1].type == AG_TV_MISSING;
+    *from = 0;
+    *to = self.s->n;
+    *empty = false;
+    if (whole) return true;
+    if (!ag__tr_work(r, self.s->n)) return false;
     int64_t n = ag__tv_chars(r, self), b = 0, e = n;
     for (int i = 0; i < 2; i++) {
         if (a[i].type == AG_TV_MISSING || a[i].type == AG_TV_NONE) continue;
@@ -271,7 +282,7 @@ static bool search(ag_tr *r, ag_tv self, const ag_tv *a, bool last, int64_t *at)
     if (!ag__arg_str(r, a[0], "argument", &sub) || !bounds(r, self, a + 1, &from, &to, &empty)) return false;
     if (empty || !ag__tr_work(r, self.s->n)) return !r->rc;
     const char *p = self.s->p + from;
-    const char *hit = last ? find_last(p, to - from, sub) : sub.n == 0 ? p : memmem(p, to - from, sub.p, sub.n);
+    const char *hit = last ? find_last(r, p, to - from, sub) : sub.n == 0 ? p : memmem(p, to - from, sub.p, sub.n);
     if (hit) *at = (int64_t)ag__uni_count(self.s->p, (size_t)(hit - self.s->p));
     return true;
 }
@@ -403,7 +414,7 @@ static bool partition(ag_tr *r, ag_tv self, ag_tv arg, bool last, ag_tv *out)
     if (!ag__arg_str(r, arg, "sep", &sep) || !ag__tv_list(r, AG_TV_TUPLE, 3, out)) return false;
     if (sep.n == 0) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: empty separator");
     const char *p = self.s->p, *end = p + self.s->n;
-    const char *hit = last ? find_last(p, self.s->n, sep) : memmem(p, self.s->n, sep.p, sep.n);
+    const char *hit = last ? find_last(r, p, self.s->n, sep) : memmem(p, self.s->n, sep.p, sep.n);
     const char *cut = hit ? hit : last ? p : end, *after = hit ? hit + sep.n : cut;
     ag_tv *v = out->l->p;
     return ag__tr_work(r, self.s->n) && part(r, self, p, (size_t)(cut - p), &v[0]) &&

@@ -75,33 +75,33 @@ METHOD(m_expandtabs)
     return ag__sink_end(&s, out);
 }
 
-static bool every(ag_tv self, bool (*is)(uint32_t), ag_tv *out)
+static bool every(ag_tr *r, ag_tv self, bool (*is)(uint32_t), ag_tv *out)
 {
     const char *p = self.s->p, *end = p + self.s->n;
     bool yes = p < end;
     while (yes && p < end) yes = is(ag__uni_next(&p, end));
     *out = ag__tv_bool(yes);
-    return true;
+    return ag__tr_work(r, self.s->n);
 }
 
 static bool is_alnum(uint32_t cp) { return cp != '_' && ag__uni_word(cp); }
 
-METHOD0(m_isalpha) { return every(self, ag__uni_alpha, out); }
-METHOD0(m_isdigit) { return every(self, ag__uni_digit, out); }
-METHOD0(m_isdecimal) { return every(self, ag__uni_decimal, out); }
-METHOD0(m_isnumeric) { return every(self, ag__uni_numeric, out); }
-METHOD0(m_isalnum) { return every(self, is_alnum, out); }
-METHOD0(m_isspace) { return every(self, ag__uni_space, out); }
+METHOD0(m_isalpha) { return every(r, self, ag__uni_alpha, out); }
+METHOD0(m_isdigit) { return every(r, self, ag__uni_digit, out); }
+METHOD0(m_isdecimal) { return every(r, self, ag__uni_decimal, out); }
+METHOD0(m_isnumeric) { return every(r, self, ag__uni_numeric, out); }
+METHOD0(m_isalnum) { return every(r, self, is_alnum, out); }
+METHOD0(m_isspace) { return every(r, self, ag__uni_space, out); }
 
 METHOD0(m_isascii)
 {
     *out = ag__tv_bool(ag__uni_ascii(self.s->p, self.s->n));
-    return true;
+    return ag__tr_work(r, self.s->n);
 }
 
 METHOD0(m_isprintable)
 {
-    every(self, ag__uni_printable, out);
+    if (!every(r, self, ag__uni_printable, out)) return false;
     out->b = out->b || self.s->n == 0;
     return true;
 }
@@ -113,15 +113,16 @@ METHOD0(m_isidentifier)
     bool yes = cp == '_' || ag__uni_alpha(cp);
     while (yes && p < end) yes = ag__uni_word(ag__uni_next(&p, end));
     *out = ag__tv_bool(yes);
-    return true;
+    return ag__tr_work(r, self.s->n);
 }
 
 /* Some character has case, and none is of the wrong one. */
-static bool all_case(ag_tv self, bool upper, ag_tv *out)
+static bool all_case(ag_tr *r, ag_tv self, bool upper, ag_tv *out)
 {
     bool any = false;
     const char *p = self.s->p, *end = p + self.s->n;
     *out = ag__tv_bool(false);
+    if (!ag__tr_work(r, self.s->n)) return false;
     while (p < end) {
         uint32_t cp = ag__uni_next(&p, end);
         if (ag__uni_titled(cp) || (upper ? ag__uni_lower(cp) : ag__uni_upper(cp))) return true;
@@ -131,8 +132,8 @@ static bool all_case(ag_tv self, bool upper, ag_tv *out)
     return true;
 }
 
-METHOD0(m_isupper) { return all_case(self, true, out); }
-METHOD0(m_islower) { return all_case(self, false, out); }
+METHOD0(m_isupper) { return all_case(r, self, true, out); }
+METHOD0(m_islower) { return all_case(r, self, false, out); }
 
 METHOD0(m_istitle)
 {
@@ -146,7 +147,7 @@ METHOD0(m_istitle)
         any = any || inside;
     }
     *out = ag__tv_bool(ok && any);
-    return true;
+    return ag__tr_work(r, self.s->n);
 }
 
 static bool m_format(ag_tr *r, ag_tv self, const ag_tv *a AG_UNUSED, const ag_targs *all, ag_tv *out)
