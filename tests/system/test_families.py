@@ -201,6 +201,15 @@ class Whole(Commands):
         model.version = 2
         self.assertTrue((self.logits(model.write(self.dir / "old.gguf"), tokens) == whole).all(), "v2")
 
+    def test_tokenizers(self):
+        """The tiny models' own vocabularies carry any text there and back."""
+        text = "the little river, K\u00e4se \u6c34!\n\ttwo"
+        for name in tiny_models.VARIANTS:
+            with self.subTest(name):
+                path = tiny_models.write(self.dir, name)
+                ids = self.call("tokenize", "-m", path, "--no-bos", text).decode().split()
+                self.assertEqual(self.call("detokenize", "-m", path, *ids).decode().strip("\n"), text)
+
     def test_glm4_layer(self):
         """Published inputs and outputs of one GLM-4 layer, as a prompt of three and two single steps."""
         data = DATA / "glm4_model.data"
