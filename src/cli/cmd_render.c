@@ -30,8 +30,8 @@ static const char help[] =
     "      --now TIME         what strftime_now sees, as 2025-07-26T14:05:09; a line's \"now\" comes first\n"
     "  -h, --help             this text\n"
     "\n"
-    "A line may hold messages, tools, documents, add_generation_prompt, bos_token, eos_token, now, and extra: an object\n"
-    "whose members become variables too. A member that is null is None; one that is missing is undefined.\n"
+    "A line may hold messages, tools, documents, add_generation_prompt, bos_token, eos_token, now, and extra: an\n"
+    "object whose members become variables too. A member that is null is None; one that is missing is undefined.\n"
     "\n"
     "exit: 0; 1 when a line was not a JSON object or output failed; 2 for a wrong command line or file.\n";
 
@@ -97,7 +97,8 @@ static int parse_file(const char *path, ag_template **out, ag_template_error *e,
     ag_buf_init(&text, TEMPLATE_BYTES_MAX + 65536);
     int rc = read_file(path, &text, err);
     if (rc == AG_OK && ag_template_parse(out, text.p ? text.p : "", text.n, e) != AG_OK) {
-        rc = ag_err_set(err, AG_E_TEMPLATE, "template %s, line %u, column %u: %s", path, e->line, e->column, e->message);
+        rc = ag_err_set(err, AG_E_TEMPLATE, "template %s, line %u, column %u: %s", path, e->line, e->column,
+                        e->message);
     }
     ag_buf_fini(&text);
     return rc;
@@ -111,7 +112,8 @@ static int token_text(const ag_gguf *g, const char *name, json_t **out, ag_err *
     const ag_gguf_value *tokens = ag_gguf_value_find(g, "tokenizer.ggml.tokens");
     if (rc != AG_OK || id == UINT32_MAX || tokens == NULL) return rc;
     if (tokens->type != AG_GGUF_ARRAY || tokens->item != AG_GGUF_STRING || id >= tokens->n) {
-        return ag_err_set(err, AG_E_FILE, "%s: %s is %u, and tokenizer.ggml.tokens has no such text", ag_gguf_path(g), name, id);
+        return ag_err_set(err, AG_E_FILE, "%s: %s is %u, and tokenizer.ggml.tokens has no such text", ag_gguf_path(g),
+                          name, id);
     }
     const void *at = tokens->data;
     ag_str s = ag_gguf_string_next(&at);
@@ -131,7 +133,8 @@ static int open_model(render *r, const char *path, ag_err *err)
     if (rc == AG_OK) rc = token_text(g, "tokenizer.ggml.bos_token_id", &r->bos, err);
     if (rc == AG_OK) rc = token_text(g, "tokenizer.ggml.eos_token_id", &r->eos, err);
     if (rc == AG_OK && ag_template_parse(&r->one, text.p, text.n, &e) != AG_OK) {
-        rc = ag_err_set(err, AG_E_TEMPLATE, "%s: tokenizer.chat_template, line %u, column %u: %s", path, e.line, e.column,
+        rc = ag_err_set(err, AG_E_TEMPLATE, "%s: tokenizer.chat_template, line %u, column %u: %s", path, e.line,
+                        e.column,
                         e.message);
     }
     ag_gguf_close(g);
@@ -181,7 +184,8 @@ static ag_template *named(render *r, const char *name, ag_template_error *e)
 
 static json_t *variables(const render *r, json_t *line)
 {
-    static const char *const names[] = {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"};
+    static const char *const names[] = {"messages", "tools", "documents", "add_generation_prompt", "bos_token",
+        "eos_token"};
     json_t *vars = json_object(), *v;
     if (vars && r->bos) json_object_set(vars, "bos_token", r->bos);
     if (vars && r->eos) json_object_set(vars, "eos_token", r->eos);
@@ -227,7 +231,8 @@ static int render_line(render *r, json_t *line, ag_buf *out, ag_template_error *
 
 static bool write_error(const ag_template_error *e, ag_buf *line)
 {
-    ag_buf_addf(line, "{\"error\": {\"kind\": \"%s\", \"message\": ", e->kind ? ag_template_kind_name(e->kind) : "input");
+    ag_buf_addf(line, "{\"error\": {\"kind\": \"%s\", \"message\": ",
+                e->kind ? ag_template_kind_name(e->kind) : "input");
     ag_buf_add_json(line, e->message, strlen(e->message));
     return ag_buf_addf(line, ", \"line\": %u, \"column\": %u}}\n", e->line, e->column);
 }
@@ -300,7 +305,9 @@ int ag_cmd_render(int argc, char **argv)
         case 'i': r.is_inline = true; break;
         case 'n':
             r.fixed_now = parse_now(optarg, &r.now);
-            if (!r.fixed_now) rc = ag_err_set(&err, AG_E_USAGE, "--now %s: a time as 2025-07-26T14:05:09 is wanted", optarg);
+            if (!r.fixed_now) {
+                rc = ag_err_set(&err, AG_E_USAGE, "--now %s: a time as 2025-07-26T14:05:09 is wanted", optarg);
+            }
             break;
         case 'h':
             fputs(help, stdout);
@@ -312,7 +319,8 @@ int ag_cmd_render(int argc, char **argv)
     }
     int ways = (model != NULL) + (file != NULL) + (r.dir != NULL) + r.is_inline;
     if (rc == AG_OK && (ways != 1 || optind < argc)) {
-        rc = ag_err_set(&err, AG_E_USAGE, "give one of -m MODEL, --template FILE, --template-dir DIR, --inline, and nothing else");
+        rc = ag_err_set(&err, AG_E_USAGE,
+                        "give one of -m MODEL, --template FILE, --template-dir DIR, --inline, and nothing else");
     }
     if (rc == AG_OK && model) rc = open_model(&r, model, &err);
     if (rc == AG_OK && file) rc = parse_file(file, &r.one, &e, &err);

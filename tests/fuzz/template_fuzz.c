@@ -9,8 +9,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     static json_t *vars;
     if (vars == NULL) {
-        vars = json_loads("{\"s\": \"Hello añ你😀\", \"i\": 42, \"x\": 3.5, \"n\": null, \"t\": true, \"l\": [3, 1, 2],"
-                          "\"d\": {\"a\": 1, \"b\": [{\"c\": \"deep\"}]}, \"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}",
+        vars = json_loads("{\"s\": \"Hello añ你😀\", \"i\": 42, \"x\": 3.5, \"n\": null, \"t\": true,"
+                          "\"l\": [3, 1, 2],"
+                          "\"d\": {\"a\": 1, \"b\": [{\"c\": \"deep\"}]},"
+                          "\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}",
                           0, NULL);
         if (vars == NULL) abort();
     }

@@ -167,7 +167,8 @@ bool ag__tv_in(ag_tr *r, ag_tv item, ag_tv in, bool *out)
     *out = false;
     if (in.type == AG_TV_STR) {
         if (item.type == AG_TV_UNDEF || item.type != AG_TV_STR) {
-            return ag__tr_type_error(r, "'in <string>' requires string as left operand, not %s", ag__tv_type_name(item));
+            return ag__tr_type_error(r, "'in <string>' requires string as left operand, not %s",
+                                     ag__tv_type_name(item));
         }
         *out = item.s->n == 0 || memmem(in.s->p, in.s->n, item.s->p, item.s->n) != NULL;
         return ag__tr_work(r, in.s->n);
@@ -182,7 +183,9 @@ bool ag__tv_in(ag_tr *r, ag_tv item, ag_tv in, bool *out)
         *out = range_in(in.r, ag__tv_as_int(item));
         return true;
     }
-    if (!ag__tv_iterable(in)) return ag__tr_type_error(r, "argument of type '%s' is not iterable", ag__tv_type_name(in));
+    if (!ag__tv_iterable(in)) {
+        return ag__tr_type_error(r, "argument of type '%s' is not iterable", ag__tv_type_name(in));
+    }
     ag_titer *it = ag__iter_open(r, in);
     ag_tv v;
     int rc = it ? 0 : -1;

@@ -144,7 +144,9 @@ bool ag__eval_args(ag_tr *r, ag_tenv *env, const ag_tnargs *a, ag_targs *out)
     }
     if (n_kw && (out->kw = ag__tr_array(r, n_kw, sizeof *out->kw)) == NULL) return false;
     for (uint32_t i = 0; i < a->kwvalue.n; i++) {
-        if (!ag__tv_borrow(r, a->kwname[i].p, a->kwname[i].n, &k) || !ag__eval(r, env, a->kwvalue.p[i], &v)) return false;
+        if (!ag__tv_borrow(r, a->kwname[i].p, a->kwname[i].n, &k) || !ag__eval(r, env, a->kwvalue.p[i], &v)) {
+            return false;
+        }
         if (!kw_add(r, out, (uint32_t)n_kw, k, v)) return false;
     }
     for (uint32_t i = 0; a->dstar && i < dstar.d->n; i++) {
@@ -161,7 +163,8 @@ static bool eval_named(ag_tr *r, ag_tenv *env, const ag_tn *n, ag_tv *out)
     if (!ag__eval(r, env, n->a, &v) || !ag__eval_args(r, env, n->args, &args)) return false;
     r->pos = n->pos;
     if (fn == NULL) {
-        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "No %s named '%.*s' found.", n->kind == AG_TN_FILTER ? "filter" : "test",
+        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "No %s named '%.*s' found.",
+                           n->kind == AG_TN_FILTER ? "filter" : "test",
                            (int)AG_MIN(n->s.n, (size_t)100), n->s.p);
     }
     if (!ag__call_func(r, fn, v, &args, out)) return false;

@@ -373,7 +373,8 @@ static bool macro_rest(ag_tr *r, const ag_tmacro_value *m, const ag_targs *args,
     for (uint32_t k = 0; k < args->n_kw; k++) {
         if (used[k]) continue;
         if (!d->uses_kwargs) {
-            return ag__tr_type_error(r, "macro '%.*s' takes no keyword argument '%.*s'", (int)AG_MIN(d->name.n, (size_t)80),
+            return ag__tr_type_error(r, "macro '%.*s' takes no keyword argument '%.*s'",
+                                     (int)AG_MIN(d->name.n, (size_t)80),
                                      d->name.p, (int)AG_MIN(args->kw[k].k.s->n, (size_t)80), args->kw[k].k.s->p);
         }
         if (!ag__tv_dict_set(r, rest.d, args->kw[k].k, args->kw[k].v)) return false;
@@ -381,7 +382,8 @@ static bool macro_rest(ag_tr *r, const ag_tmacro_value *m, const ag_targs *args,
     if (d->uses_kwargs) env->slot[d->kwargs_slot] = rest;
     uint32_t extra = args->n > d->args.n ? args->n - d->args.n : 0;
     if (extra && !d->uses_varargs) {
-        return ag__tr_type_error(r, "macro '%.*s' takes not more than %u argument(s)", (int)AG_MIN(d->name.n, (size_t)80),
+        return ag__tr_type_error(r, "macro '%.*s' takes not more than %u argument(s)",
+                                 (int)AG_MIN(d->name.n, (size_t)80),
                                  d->name.p, d->args.n);
     }
     if (!d->uses_varargs) return true;

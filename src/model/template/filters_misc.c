@@ -60,7 +60,9 @@ static bool number_text(ag_str s, char *out, size_t cap)
 static bool parse_float(ag_str s, double *out)
 {
     char text[512], *end;
-    if (!number_text(s, text, sizeof text) || strpbrk(text, "xXpP(") || (text[0] && strchr(" \t\n\v\f\r", text[0]))) return false;
+    if (!number_text(s, text, sizeof text) || strpbrk(text, "xXpP(") || (text[0] && strchr(" \t\n\v\f\r", text[0]))) {
+        return false;
+    }
     *out = strtod(text, &end);
     return *end == 0 && end != text;
 }
@@ -160,10 +162,14 @@ static bool round_int(ag_tr *r, int64_t i, int64_t digits, ag_tv *out)
     int64_t rest = i % unit, down = i - rest, half = unit / 2;
     if (rest < 0) {
         rest += unit;
-        if (__builtin_sub_overflow(down, unit, &down)) return ag__tr_fail(r, AG_TEMPLATE_LIMIT, "an integer beyond 64 bits");
+        if (__builtin_sub_overflow(down, unit, &down)) {
+            return ag__tr_fail(r, AG_TEMPLATE_LIMIT, "an integer beyond 64 bits");
+        }
     }
     bool up = unit > 1 && (rest > half || (rest == half && (down / unit) % 2 != 0));
-    if (up && __builtin_add_overflow(down, unit, &down)) return ag__tr_fail(r, AG_TEMPLATE_LIMIT, "an integer beyond 64 bits");
+    if (up && __builtin_add_overflow(down, unit, &down)) {
+        return ag__tr_fail(r, AG_TEMPLATE_LIMIT, "an integer beyond 64 bits");
+    }
     *out = ag__tv_int(down);
     return true;
 }

@@ -168,7 +168,9 @@ FILTER(f_dictsort)
         return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "You can only sort by either \"key\" or \"value\"");
     }
     if (self.type == AG_TV_UNDEF) return ag__tv_undef_fail(r, self);
-    if (self.type != AG_TV_DICT) return ag__tr_type_error(r, "'%s' object has no attribute 'items'", ag__tv_type_name(self));
+    if (self.type != AG_TV_DICT) {
+        return ag__tr_type_error(r, "'%s' object has no attribute 'items'", ag__tv_type_name(self));
+    }
     keyed k = {.n = self.d->n, .p = ag__tr_array(r, self.d->n, sizeof *k.p)};
     if (k.p == NULL) return false;
     for (size_t i = 0; i < k.n; i++) {
@@ -259,7 +261,9 @@ static bool make_unique(ag_tr *r, ag_titer *it, ag_tv *out)
     int rc = -1;
     if (!ag__tv_dict(r, 0, &seen) || !ag__tv_list(r, AG_TV_LIST, 0, out)) return false;
     while (src && (rc = ag__iter_next(r, src, &item)) == 1) {
-        if (!key_of(r, item, q->a[1], NULL, ag__tv_true(q->a[0]), &key) || !ag__tv_dict_get(r, seen.d, key, &had)) return false;
+        if (!key_of(r, item, q->a[1], NULL, ag__tv_true(q->a[0]), &key) || !ag__tv_dict_get(r, seen.d, key, &had)) {
+            return false;
+        }
         if (had.type != AG_TV_MISSING) continue;
         if (!ag__tv_dict_set(r, seen.d, key, ag__tv_none()) || !ag__tv_list_add(r, out->l, item)) return false;
     }
@@ -294,7 +298,9 @@ static bool make_batch(ag_tr *r, ag_titer *it, ag_tv *out)
     const asked *q = it->data;
     int64_t n;
     ag_tv all, row;
-    if (!ag__op_int(r, q->a[0], &n) || !ag__iter_list(r, it->src, &all) || !ag__tv_list(r, AG_TV_LIST, 0, out)) return false;
+    if (!ag__op_int(r, q->a[0], &n) || !ag__iter_list(r, it->src, &all) || !ag__tv_list(r, AG_TV_LIST, 0, out)) {
+        return false;
+    }
     for (size_t i = 0; i < all.l->n;) {
         if (!ag__tv_list(r, AG_TV_LIST, 0, &row)) return false;
         do {
@@ -313,7 +319,9 @@ static bool make_slice(ag_tr *r, ag_titer *it, ag_tv *out)
     const asked *q = it->data;
     int64_t n, offset = 0;
     ag_tv all, row;
-    if (!ag__op_int(r, q->a[0], &n) || !ag__iter_list(r, it->src, &all) || !ag__tv_list(r, AG_TV_LIST, 0, out)) return false;
+    if (!ag__op_int(r, q->a[0], &n) || !ag__iter_list(r, it->src, &all) || !ag__tv_list(r, AG_TV_LIST, 0, out)) {
+        return false;
+    }
     if (n == 0) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ZeroDivisionError: integer division or modulo by zero");
     int64_t len = (int64_t)all.l->n, each = n > 0 ? len / n : 0, extra = n > 0 ? len % n : 0;
     for (int64_t i = 0; i < n; i++) {
@@ -341,7 +349,8 @@ static bool unknown(ag_tr *r, const char *what, ag_tv name)
 {
     ag_tv text;
     if (!ag__tv_repr(r, name, &text)) return false;
-    return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "No %s named %.*s.", what, (int)AG_MIN(text.s->n, (size_t)100), text.s->p);
+    return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "No %s named %.*s.", what, (int)AG_MIN(text.s->n, (size_t)100),
+                       text.s->p);
 }
 
 /* jinja2 looks at these arguments at the first step only; nothing published depends on a generator never asked. */
@@ -355,9 +364,12 @@ static bool f_map(ag_tr *r, ag_tv self, const ag_tv *a AG_UNUSED, const ag_targs
         ag_str key = ag__tv_text(all->kw[i].k);
         if (ag_str_eqz(key, "attribute")) q->path = all->kw[i].v;
         else if (ag_str_eqz(key, "default")) q->a[0] = all->kw[i].v;
-        else return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "Unexpected keyword argument '%.*s'", (int)AG_MIN(key.n, (size_t)99), key.p);
+        else return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "Unexpected keyword argument '%.*s'",
+                                (int)AG_MIN(key.n, (size_t)99), key.p);
     }
-    if (all->n == 0 && q->path.type == AG_TV_MISSING) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "map requires a filter argument");
+    if (all->n == 0 && q->path.type == AG_TV_MISSING) {
+        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "map requires a filter argument");
+    }
     if (all->n) {
         ag_tv name = all->pos[0];
         q->fn = name.type == AG_TV_STR ? ag__t_filter_find(ag__tv_text(name)) : NULL;

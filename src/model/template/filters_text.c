@@ -227,8 +227,12 @@ FILTER(f_wordwrap)
     ag_tv s, lines;
     wrap w = {.sep = AG_STR("\n")};
     if (!ag__arg_int(r, a[0], 79, &width) || !ag__tv_soft_str(r, self, &s)) return false;
-    if (width <= 0) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: invalid width %lld (must be > 0)", (long long)width);
-    if (a[2].type != AG_TV_MISSING && a[2].type != AG_TV_NONE && !ag__arg_str(r, a[2], "wrapstring", &w.sep)) return false;
+    if (width <= 0) {
+        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: invalid width %lld (must be > 0)", (long long)width);
+    }
+    if (a[2].type != AG_TV_MISSING && a[2].type != AG_TV_NONE && !ag__arg_str(r, a[2], "wrapstring", &w.sep)) {
+        return false;
+    }
     if (!ag__str_method(r, s, "splitlines", NULL, 0, &lines)) return false;
     ag__sink_begin(r, &w.k);
     w.width = width;

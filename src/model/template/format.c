@@ -15,7 +15,10 @@ typedef struct spec {
     int64_t width, precision;
 } spec;
 
-static bool value_error(ag_tr *r, const char *what) { return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: %s", what); }
+static bool value_error(ag_tr *r, const char *what)
+{
+    return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: %s", what);
+}
 
 /* `body` of a number with its sign, padded; `prefix` bytes at its start (sign, 0x) stay in front of zeros. */
 static bool put_number(ag_tsink *k, const spec *s, const char *body, size_t prefix)
@@ -90,7 +93,8 @@ static bool put_int(ag_tsink *k, const spec *s, int64_t i)
     default: snprintf(digits, sizeof digits, "%llu", (unsigned long long)u); break;
     }
     if (s->has_precision) { /* of %d: at least so many digits */
-        snprintf(marked, sizeof marked, "%0*d%s", (int)AG_MAX(AG_MIN(s->precision, (int64_t)70) - (int64_t)strlen(digits), (int64_t)0),
+        snprintf(marked, sizeof marked, "%0*d%s",
+                 (int)AG_MAX(AG_MIN(s->precision, (int64_t)70) - (int64_t)strlen(digits), (int64_t)0),
                  0, digits);
         if (s->precision > (int64_t)strlen(digits)) snprintf(digits, sizeof digits, "%.79s", marked);
     }
@@ -112,7 +116,8 @@ static bool put_float(ag_tsink *k, const spec *s, double f, bool repr)
     if (precision > FORMAT_PRECISION_MAX) return value_error(k->r, "precision too big");
     double mag = fabs(f) * (type == '%' ? 100 : 1);
     if (!isfinite(f)) snprintf(digits, sizeof digits, "%s", isnan(f) ? "nan" : "inf");
-    else if (type == 'f' || type == 'F' || type == '%') snprintf(digits, sizeof digits, s->alt ? "%#.*f" : "%.*f", precision, mag);
+    else if (type == 'f' || type == 'F' || type == '%')
+        snprintf(digits, sizeof digits, s->alt ? "%#.*f" : "%.*f", precision, mag);
     else if (type == 'e') snprintf(digits, sizeof digits, s->alt ? "%#.*e" : "%.*e", precision, mag);
     else if (type == 'E') snprintf(digits, sizeof digits, s->alt ? "%#.*E" : "%.*E", precision, mag);
     else if (type == 'G') snprintf(digits, sizeof digits, s->alt ? "%#.*G" : "%.*G", precision, mag);
@@ -120,7 +125,9 @@ static bool put_float(ag_tsink *k, const spec *s, double f, bool repr)
     else {
         snprintf(digits, sizeof digits, s->alt ? "%#.*g" : "%.*g", precision, mag);
         bool whole = type == 0 && repr && !strpbrk(digits, ".e");
-        if (whole && (int)strlen(digits) >= AG_MAX(precision, 1)) snprintf(digits, sizeof digits, "%.*e", AG_MAX(precision - 1, 0), mag);
+        if (whole && (int)strlen(digits) >= AG_MAX(precision, 1)) {
+            snprintf(digits, sizeof digits, "%.*e", AG_MAX(precision - 1, 0), mag);
+        }
         else if (whole) strcat(digits, ".0");
     }
     if (type == 'F' || type == 'E' || type == 'G') {
@@ -171,7 +178,9 @@ static bool spec_parse(ag_tr *r, ag_str text, spec *s)
     else if (p < end && *p == '_') s->underscore = *p++;
     if (p < end && *p == '.') {
         p++;
-        if (!digits_of(&p, end, &s->precision, &s->has_precision)) return value_error(r, "Too many decimal digits in format string");
+        if (!digits_of(&p, end, &s->precision, &s->has_precision)) {
+            return value_error(r, "Too many decimal digits in format string");
+        }
         if (!s->has_precision) return value_error(r, "Format specifier missing precision");
     }
     if (p < end) s->type = *p++;
@@ -203,7 +212,9 @@ static bool put_spec(ag_tsink *k, ag_tv v, ag_str text)
         }
         if (ag__tv_is_int(v) && s.type == 'c') {
             int64_t i = ag__tv_as_int(v);
-            if (i < 0 || i > 0x10FFFF || (i >= 0xD800 && i < 0xE000)) return value_error(k->r, "%c arg not in range(0x110000)");
+            if (i < 0 || i > 0x10FFFF || (i >= 0xD800 && i < 0xE000)) {
+                return value_error(k->r, "%c arg not in range(0x110000)");
+            }
             ag_tsink c;
             ag__sink_begin(k->r, &c);
             ag__sink_cp(&c, (uint32_t)i);
@@ -294,7 +305,9 @@ static bool braces_field(braces *b, ag_tsink *k, ag_str fmt, int depth)
     }
     if (!field_get(b, (ag_str){fmt.p, n}, &v)) return false;
     if (n < fmt.n && fmt.p[n] == '!') {
-        if (n + 1 >= fmt.n || (n + 2 < fmt.n && fmt.p[n + 2] != ':')) return value_error(r, "expected ':' after conversion specifier");
+        if (n + 1 >= fmt.n || (n + 2 < fmt.n && fmt.p[n + 2] != ':')) {
+            return value_error(r, "expected ':' after conversion specifier");
+        }
         conversion = fmt.p[n + 1];
         n += 2;
     }
@@ -342,7 +355,7 @@ static bool braces_text(braces *b, ag_tsink *k, ag_str fmt, int depth)
             open += fmt.p[i] == '{' ? 1 : fmt.p[i] == '}' ? -1 : 0;
             if (open == 0) break;
         }
-        if (i >= fmt.n) return value_error(k->r, from < fmt.n ? "expected '}' before end of string" : "Single '{' encountered in format string");
+        if (i >= fmt.n) return value_error(k->r, "expected '}' before end of string");
         if (!braces_field(b, k, (ag_str){fmt.p + from, i - from}, depth)) return false;
         i++;
     }
@@ -409,7 +422,8 @@ static bool percent_put(percent *p, const spec *s, ag_tv v)
         if (v.type == AG_TV_UNDEF) return ag__tv_undef_fail(r, v);
         if (v.type == AG_TV_FLOAT && strchr("diu", s->type) && fabs(v.f) < 9.2e18) i = (int64_t)v.f;
         else if (ag__tv_is_int(v)) i = ag__tv_as_int(v);
-        else return ag__tr_type_error(r, "%%%c format: a real number is required, not %s", s->type, ag__tv_type_name(v));
+        else return ag__tr_type_error(r, "%%%c format: a real number is required, not %s", s->type,
+                                      ag__tv_type_name(v));
         return put_int(&p->k, &own, i);
     case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
         if (v.type == AG_TV_UNDEF) return ag__tv_undef_fail(r, v);
@@ -448,9 +462,12 @@ static bool percent_one(percent *p, const char **at, const char *end)
         }
         if (close >= end) return value_error(r, "incomplete format key");
         if (!p->mapping) return ag__tr_type_error(r, "format requires a mapping");
-        if (!ag__tv_borrow(r, *at + 1, (size_t)(close - *at - 1), &key) || !ag__tv_dict_get(r, p->args.d, key, &v)) return false;
+        if (!ag__tv_borrow(r, *at + 1, (size_t)(close - *at - 1), &key) || !ag__tv_dict_get(r, p->args.d, key, &v)) {
+            return false;
+        }
         if (v.type == AG_TV_MISSING) {
-            return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "KeyError: '%.*s'", (int)AG_MIN(key.s->n, (size_t)100), key.s->p);
+            return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "KeyError: '%.*s'", (int)AG_MIN(key.s->n, (size_t)100),
+                               key.s->p);
         }
         named = true;
         *at = close + 1;
@@ -497,7 +514,8 @@ bool ag__format_percent(ag_tr *r, ag_tv fmt, ag_tv args, ag_tv *out)
         if (mark && !percent_one(&p, &at, end)) return false;
     }
     bool all = args.type == AG_TV_TUPLE ? p.next >= args.l->n
-                                        : p.next > 0 || p.mapping || args.type == AG_TV_LIST || args.type == AG_TV_UNDEF;
+                                        : p.next > 0 || p.mapping || args.type == AG_TV_LIST ||
+                                              args.type == AG_TV_UNDEF;
     if (!all) return ag__tr_type_error(r, "not all arguments converted during string formatting");
     if (!ag__sink_end(&p.k, out)) return false;
     out->flags = fmt.flags;

@@ -6,7 +6,8 @@
 #define RANGE_ITEMS_MAX 100000 /* as jinja2's sandbox */
 
 #define GLOBAL(name) \
-    static bool name(ag_tr *r, ag_tv self AG_UNUSED, const ag_tv *a AG_UNUSED, const ag_targs *all AG_UNUSED, ag_tv *out)
+    static bool name(ag_tr *r, ag_tv self AG_UNUSED, const ag_tv *a AG_UNUSED, const ag_targs *all AG_UNUSED, \
+                     ag_tv *out)
 
 GLOBAL(g_range)
 {
@@ -26,7 +27,8 @@ GLOBAL(g_range)
     }
     uint64_t n = span ? (span - 1) / step + 1 : 0;
     if (n > RANGE_ITEMS_MAX) {
-        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "OverflowError: Range too big. The sandbox blocks ranges larger than %d.",
+        return ag__tr_fail(r, AG_TEMPLATE_RUNTIME,
+                           "OverflowError: Range too big. The sandbox blocks ranges larger than %d.",
                            RANGE_ITEMS_MAX);
     }
     g.n = (int64_t)n;
@@ -53,7 +55,9 @@ static bool g_dict(ag_tr *r, ag_tv self AG_UNUSED, const ag_tv *a AG_UNUSED, con
         int rc = -1;
         while (it && (rc = ag__iter_next(r, it, &pair)) == 1) {
             if (!ag__iter_list(r, pair, &two)) return false;
-            if (two.l->n != 2) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: dictionary update sequence needs pairs");
+            if (two.l->n != 2) {
+                return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: dictionary update sequence needs pairs");
+            }
             if (!ag__tv_dict_set(r, out->d, two.l->p[0], two.l->p[1])) return false;
         }
         if (rc != 0) return false;

@@ -142,7 +142,8 @@ static bool dump_options(ag_tr *r, dump *d, const ag_tv *a)
     ag_tv two;
     if (!ag__iter_list(r, a[2], &two)) return false;
     if (two.l->n != 2) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: separators must be two");
-    return ag__arg_str(r, two.l->p[0], "separator", &d->item_sep) && ag__arg_str(r, two.l->p[1], "separator", &d->key_sep);
+    return ag__arg_str(r, two.l->p[0], "separator", &d->item_sep) &&
+           ag__arg_str(r, two.l->p[1], "separator", &d->key_sep);
 }
 
 bool ag__json_dump(ag_tr *r, ag_tv self, const ag_tv *a, const ag_targs *all AG_UNUSED, ag_tv *out)

@@ -337,7 +337,8 @@ static bool lex_tag(lexer *x, bool expression)
         if (x->at >= x->len) return true; /* the parser reports the end of the template */
         if (n_open == 0) {
             char sign = peek(x, 0);
-            bool signed_end = (sign == '-' || (sign == '+' && !expression)) && peek(x, 1) == end[0] && peek(x, 2) == end[1];
+            bool signed_end = sign == '-' || (sign == '+' && !expression);
+            signed_end = signed_end && peek(x, 1) == end[0] && peek(x, 2) == end[1];
             if (signed_end || (peek(x, 0) == end[0] && peek(x, 1) == end[1])) {
                 if (tok_push(x, expression ? AG_TOK_VAR_END : AG_TOK_BLOCK_END, x->at) == NULL) return false;
                 x->at += signed_end;

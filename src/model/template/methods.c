@@ -215,7 +215,9 @@ static bool split(ag_tr *r, ag_tv self, const ag_tv *a, bool from_right, ag_tv *
     int64_t max;
     ag_str sep = {NULL, 0};
     bool space = a[0].type == AG_TV_MISSING || a[0].type == AG_TV_NONE, ok;
-    if (!ag__arg_int(r, a[1], -1, &max) || !ag__tr_work(r, self.s->n) || !ag__tv_list(r, AG_TV_LIST, 0, out)) return false;
+    if (!ag__arg_int(r, a[1], -1, &max) || !ag__tr_work(r, self.s->n) || !ag__tv_list(r, AG_TV_LIST, 0, out)) {
+        return false;
+    }
     if (!space && !ag__arg_str(r, a[0], "sep", &sep)) return false;
     if (!space && sep.n == 0) return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "ValueError: empty separator");
     if (!space) ok = split_at(r, self, sep, max, from_right, out->l);

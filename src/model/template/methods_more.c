@@ -7,7 +7,8 @@
 #define METHOD(name) \
     static bool name(ag_tr *r, ag_tv self, const ag_tv *a, const ag_targs *all AG_UNUSED, ag_tv *out)
 #define METHOD0(name) \
-    static bool name(ag_tr *r AG_UNUSED, ag_tv self, const ag_tv *a AG_UNUSED, const ag_targs *all AG_UNUSED, ag_tv *out)
+    static bool name(ag_tr *r AG_UNUSED, ag_tv self, const ag_tv *a AG_UNUSED, const ag_targs *all AG_UNUSED, \
+                     ag_tv *out)
 
 static bool pad(ag_tr *r, ag_tv self, const ag_tv *a, int where, ag_tv *out)
 {
@@ -17,7 +18,9 @@ static bool pad(ag_tr *r, ag_tv self, const ag_tv *a, int where, ag_tv *out)
     if (a[1].type != AG_TV_MISSING) {
         ag_tv f = a[1];
         if (!ag__arg_str(r, f, "the fill character", &fill)) return false;
-        if (ag__tv_chars(r, f) != 1) return ag__tr_type_error(r, "The fill character must be exactly one character long");
+        if (ag__tv_chars(r, f) != 1) {
+            return ag__tr_type_error(r, "The fill character must be exactly one character long");
+        }
         if ((self.flags & AG_TV_MARKUP) && !ag__tv_escape(r, f, &f)) return false;
         fill = ag__tv_text(f);
     }

@@ -48,7 +48,7 @@ static bool int_binary(ag_tr *r, ag_tok_type op, int64_t a, int64_t b, ag_tv *ou
         *out = ag__tv_float((double)a / (double)b);
         return true;
     case AG_TOK_FLOORDIV: case AG_TOK_MOD:
-        if (b == 0) return zero_division(r, op == AG_TOK_MOD ? "integer modulo by zero" : "integer division or modulo by zero");
+        if (b == 0) return zero_division(r, "integer division or modulo by zero");
         if (b == -1) {
             over = op == AG_TOK_FLOORDIV && __builtin_sub_overflow(0, a, &v);
             break;

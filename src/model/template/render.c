@@ -121,7 +121,8 @@ static bool base_fill(ag_tr *r)
     return true;
 }
 
-int ag_template_render(const ag_template *t, const json_t *vars, int64_t now, const ag_template_limits *limits, ag_buf *out,
+int ag_template_render(const ag_template *t, const json_t *vars, int64_t now, const ag_template_limits *limits,
+                       ag_buf *out,
                        ag_template_error *e)
 {
     AG_CHECK(t, AG_TEMPLATE_MAGIC);

@@ -1,6 +1,6 @@
-/* Where each variable lives. jinja2 settles that before it runs: a name assigned anywhere in a scope is that scope's own
- * everywhere in it, and begins as the enclosing scope's variable, as the context's, or as undefined. Published templates
- * lean on the consequences, so the same rules are worked out here: first the names of a scope are collected
+/* Where each variable lives. jinja2 settles that before it runs: a name assigned anywhere in a scope is that scope's
+ * own everywhere in it, and begins as the enclosing scope's variable, as the context's, or as undefined. Published
+ * templates lean on the consequences, so the same rules are worked out here: first the names of a scope are collected
  * (collect_*), then its parts are bound to them (bind_*), which meets the scopes inside. */
 #include "model/template/ast.h"
 
@@ -227,7 +227,8 @@ static bool bind_args(ag_tparser *p, scope *s, const ag_tnargs *a)
 static bool bind_named(ag_tparser *p, scope *s, ag_tn *n)
 {
     if (n->def == NULL && !s->soft) {
-        return ag__tp_fail(p, AG_TEMPLATE_SYNTAX, n->pos, "No %s named '%.*s'.", n->kind == AG_TN_FILTER ? "filter" : "test",
+        return ag__tp_fail(p, AG_TEMPLATE_SYNTAX, n->pos, "No %s named '%.*s'.",
+                           n->kind == AG_TN_FILTER ? "filter" : "test",
                            (int)AG_MIN(n->s.n, (size_t)100), n->s.p);
     }
     return bind(p, s, n->a) && bind_args(p, s, n->args);

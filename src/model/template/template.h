@@ -1,8 +1,8 @@
 /* template.h - chat templates: the Jinja subset that published models use.
  * Owns    : a parsed template owns its tree. A rendering owns nothing that outlives the call.
  * Threads : a parsed template is immutable; renderings of it may run on any number of threads.
- * Limits  : ag_template_limits, per rendering; source 1 MiB; parsing and rendering use at most 320 KiB of stack. Integers
- *           have 64 bits, more is a "limit" error. Ranges have 100,000 items, as in the sandbox.
+ * Limits  : ag_template_limits, per rendering; source 1 MiB; parsing and rendering use at most 320 KiB of stack.
+ *           Integers have 64 bits, more is a "limit" error. Ranges have 100,000 items, as in the sandbox.
  * Errors  : an ag_template_error with kind, message, line and column (1-based; 0 when unknown).
  * Source  : Jinja 3.1's documentation; behaviour as jinja2 in an ImmutableSandboxedEnvironment set up as Hugging Face
  *           transformers do (trim_blocks, lstrip_blocks, loop controls, tojson, raise_exception, strftime_now). */
@@ -43,10 +43,11 @@ const char *ag_template_kind_name(ag_template_kind k);
 int ag_template_parse(ag_template **out, const char *source, size_t n, ag_template_error *e);
 void ag_template_free(ag_template *t);
 
-/* Renders into `out` (appended). `vars` is a JSON object: its members are the template's variables; JSON null is None, a
- * missing member is undefined. `now` is the local time strftime_now sees (seconds since 1970 as if UTC; the caller has
- * applied its zone), C locale. On an error `out` is left as it was before the call. */
-int ag_template_render(const ag_template *t, const json_t *vars, int64_t now, const ag_template_limits *limits, ag_buf *out,
+/* Renders into `out` (appended). `vars` is a JSON object: its members are the template's variables; JSON null is None,
+ * a missing member is undefined. `now` is the local time strftime_now sees (seconds since 1970 as if UTC; the caller
+ * has applied its zone), C locale. On an error `out` is left as it was before the call. */
+int ag_template_render(const ag_template *t, const json_t *vars, int64_t now, const ag_template_limits *limits,
+                       ag_buf *out,
                        ag_template_error *e);
 
 #endif

@@ -256,7 +256,11 @@ bool ag__tv_escape(ag_tr *r, ag_tv v, ag_tv *out)
             while (q < end && *q == 0) q++;
             ag__sink_add(&s, p, (size_t)(q - p));
             if (q < end && strchr("&<>'\"", *q)) {
-                ag__sink_addz(&s, *q == '&' ? "&amp;" : *q == '<' ? "&lt;" : *q == '>' ? "&gt;" : *q == '"' ? "&#34;" : "&#39;");
+                ag__sink_addz(&s, *q == '&'   ? "&amp;"
+                                  : *q == '<' ? "&lt;"
+                                  : *q == '>' ? "&gt;"
+                                  : *q == '"' ? "&#34;"
+                                              : "&#39;");
                 q++;
             }
             p = q;

@@ -195,7 +195,8 @@ bool ag__tv_undef_fail(ag_tr *r, ag_tv v)
         return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "UndefinedError: '%s' has no %s %s%.*s%s", u->type,
                            u->quoted ? "attribute" : "element", q, n, u->name.p, q);
     case AG_TUNDEF_UNSAFE:
-        return ag__tr_fail(r, AG_TEMPLATE_SANDBOX, "SecurityError: access to attribute '%.*s' of '%s' object is unsafe.",
+        return ag__tr_fail(r, AG_TEMPLATE_SANDBOX,
+                           "SecurityError: access to attribute '%.*s' of '%s' object is unsafe.",
                            n, u->name.p, u->type);
     default:
         return ag__tr_fail(r, AG_TEMPLATE_RUNTIME, "UndefinedError: %.*s", n, u->name.p);
@@ -252,7 +253,8 @@ int64_t ag__tv_chars(ag_tr *r, ag_tv v)
 const char *ag__tv_type_name(ag_tv v)
 {
     static const char *const names[] = {
-        "missing", "Undefined", "NoneType", "bool", "int", "float", "str", "list", "tuple", "dict", "range", "dict_view",
+        "missing", "Undefined", "NoneType", "bool", "int", "float", "str", "list", "tuple", "dict", "range",
+        "dict_view",
         "generator", "Namespace", "Macro", "builtin_function_or_method", "function", "LoopContext", "Cycler", "Joiner"};
     if (v.type == AG_TV_STR && (v.flags & AG_TV_MARKUP)) return "Markup";
     return names[v.type];

@@ -285,7 +285,8 @@ bool ag__loop_attr(ag_tr *r, ag_tloop *loop, ag_str name, ag_tv *out);
 /* the tables */
 extern const ag_tfunc ag__filters_text[], ag__filters_seq[], ag__filters_misc[];
 extern const ag_tfunc ag__tests[], ag__globals[], ag__str_methods[], ag__str_methods_more[];
-extern const ag_tfunc ag__dict_methods[], ag__list_methods[], ag__num_methods[], ag__loop_methods[], ag__cycler_methods[];
+extern const ag_tfunc ag__dict_methods[], ag__list_methods[], ag__num_methods[], ag__loop_methods[];
+extern const ag_tfunc ag__cycler_methods[];
 const ag_tfunc *ag__table_find(const ag_tfunc *table, ag_str name); /* tables end with a NULL name */
 
 /* methods.c */

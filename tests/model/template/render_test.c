@@ -19,7 +19,8 @@ static int64_t iso_time(const char *text)
     return (int64_t)timegm(&tm);
 }
 
-static int render_vars(const char *text, size_t n, json_t *vars, int64_t now, const ag_template_limits *limits, ag_buf *out,
+static int render_vars(const char *text, size_t n, json_t *vars, int64_t now, const ag_template_limits *limits,
+                       ag_buf *out,
                        ag_template_error *e)
 {
     ag_template *t = NULL;
@@ -72,7 +73,8 @@ static char *file_text(const char *path, size_t *n)
 
 static json_t *case_vars(json_t *c)
 {
-    static const char *const names[] = {"messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token"};
+    static const char *const names[] = {"messages", "tools", "documents", "add_generation_prompt", "bos_token",
+        "eos_token"};
     json_t *vars = json_object_get(c, "variables");
     if (vars) return json_incref(vars);
     vars = json_object();
@@ -89,7 +91,9 @@ static bool case_passes(json_t *c, int rc, const ag_buf *out, const ag_template_
     json_t *error = json_object_get(c, "error"), *expected = json_object_get(c, "expected");
     if (error) {
         const char *kind = json_string_value(json_object_get(error, "kind"));
-        if (rc == AG_OK || strcmp(kind, ag_template_kind_name(e->kind)) != 0 || e->line == 0 || e->column == 0) return false;
+        if (rc == AG_OK || strcmp(kind, ag_template_kind_name(e->kind)) != 0 || e->line == 0 || e->column == 0) {
+            return false;
+        }
         const char *message = json_string_value(json_object_get(error, "message"));
         return e->kind != AG_TEMPLATE_RAISED || strcmp(message, e->message) == 0;
     }
@@ -127,7 +131,8 @@ static void run_cases(const char *path, const char *dir)
                              &AG_TEMPLATE_LIMITS_DEFAULT, &out, &e);
         bool ok = case_passes(c, rc, &out, &e);
         if (ok) passed++;
-        else if (failed++ < 10) print_message("%s: got %.*s%s\n", json_string_value(json_object_get(c, "id")), (int)out.n,
+        else if (failed++ < 10) print_message("%s: got %.*s%s\n", json_string_value(json_object_get(c, "id")),
+                                              (int)out.n,
                                               out.p ? out.p : "", e.message);
         ag_buf_fini(&out);
         free(own);
@@ -179,7 +184,9 @@ static void test_positions(void **state)
         ag_buf_init(&out, 4096);
         int rc = render_vars(at[i].text, strlen(at[i].text), vars, 0, &AG_TEMPLATE_LIMITS_DEFAULT, &out, &e);
         assert_int_not_equal(rc, AG_OK);
-        if (e.line != at[i].line || e.column != at[i].column) fail_msg("%s: %u:%u %s", at[i].text, e.line, e.column, e.message);
+        if (e.line != at[i].line || e.column != at[i].column) {
+            fail_msg("%s: %u:%u %s", at[i].text, e.line, e.column, e.message);
+        }
         ag_buf_fini(&out);
     }
     json_decref(vars);
@@ -211,13 +218,14 @@ static void test_limits(void **state)
     check("{% set ns = namespace(s='ab') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}", "!limit");
 }
 
-/* A text or list built piece by piece costs memory in proportion to its length: copies would be many times the limit. */
+/* A text or list built piece by piece costs memory in proportion to its length; copies would need far more. */
 static void test_building_is_linear(void **state)
 {
     ag_template_limits l = AG_TEMPLATE_LIMITS_DEFAULT;
     (void)state;
     l.memory_bytes = 4u << 20;
-    check_limits("{% set ns = namespace(s='') %}{% for i in range(5000) %}{% set ns.s = ns.s ~ 'abcdefghij' %}{% endfor %}"
+    check_limits("{% set ns = namespace(s='') %}{% for i in range(5000) %}{% set ns.s = ns.s ~ 'abcdefghij' %}"
+                 "{% endfor %}"
                  "{{ ns.s|length }}", "50000", l);
     check_limits("{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = ns.l + [i] %}{% endfor %}"
                  "{{ ns.l|length }}", "5000", l);
@@ -268,7 +276,8 @@ static void *deep_thread(void *arg)
         "{% macro m() %}{{ caller() }}{% call m() %}{{ m }}{% endcall %}{% endmacro %}{% call m() %}x{% endcall %}",
         "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l }}",
         "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l|tojson }}",
-        "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l == [[ns.l]] }}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"
+        "{{ ns.l == [[ns.l]] }}",
         "{% set ns = namespace(l=(1,)) %}{% for i in range(9999) %}{% set ns.l = (ns.l,) %}{% endfor %}{{ {ns.l: 1} }}",
         "{% set ns = namespace(l='ab') %}{% for i in range(9999) %}{% set ns.l = ns.l|map('upper') %}{% endfor %}"
         "{{ ns.l|list }}",
