@@ -1,0 +1,150 @@
+/* Every pass keeps the meaning of the graph: left out one by one and all together, the logits have the same bits. */
+#include "engine/passes/passes.h"
+
+#include "base/fault.h"
+#include "check.h"
+#include "engine/lm.h"
+#include "engine/tiny_model.h"
+
+enum { N = 70 }; /* over a page of KV cache */
+
+static void run_all(const tiny_model *t, const char *isa, const char *no_pass, uint32_t threads, uint32_t chunk, float *out)
+{
+    ag_err err = {0};
+    ag_lm *lm = NULL;
+    ag_lm_conf conf = {.threads = threads, .isa = isa, .no_pass = no_pass, .rows_max = N, .out_max = N, .ctx_tokens = 256};
+    if (ag_lm_open(&lm, &t->m, &conf, &err) != AG_OK) fail_msg("%s: %s", no_pass ? no_pass : "-", err.text);
+    const uint32_t pages[] = {3, 1, 0, 2};
+    int32_t tokens[N];
+    uint32_t rows[N];
+    for (int i = 0; i < N; i++) tokens[i] = (i * 37 + 5) % 256;
+    for (uint32_t i = 0; i < N; i++) rows[i] = i;
+    for (uint32_t at = 0; at < N; at += chunk) {
+        uint32_t n = AG_MIN(chunk, N - at);
+        ag_span span = {0, n, at, pages};
+        ag_batch b = {.n_rows = n, .n_spans = 1, .n_out = n, .tokens = tokens + at, .spans = &span, .out_rows = rows};
+        const float *x;
+        size_t stride;
+        ag_lm_run(lm, &b, &x, &stride);
+        for (uint32_t i = 0; i < n; i++) memcpy(out + (size_t)(at + i) * t->m.hp.vocab, x + i * stride, t->m.hp.vocab * sizeof *out);
+    }
+    ag_lm_close(lm);
+}
+
+static void compare(const tiny_model *t, const char *isa, const char *no_pass, uint32_t threads, uint32_t chunk, const float *want)
+{
+    size_t bytes = (size_t)N * t->m.hp.vocab * sizeof(float);
+    float *got = malloc(bytes);
+    run_all(t, isa, no_pass, threads, chunk, got);
+    if (memcmp(got, want, bytes) != 0) fail_msg("other bits with isa %s, without %s, %u threads, chunks of %u", isa, no_pass, threads, chunk);
+    free(got);
+}
+
+static void same_bits(bool q8)
+{
+    tiny_model t;
+    tiny_model_open(&t, q8);
+    float *want = malloc((size_t)N * t.m.hp.vocab * sizeof *want);
+    run_all(&t, "scalar", NULL, 1, N, want);
+    float low = want[0], high = want[0];
+    for (size_t i = 0; i < (size_t)N * t.m.hp.vocab; i++) {
+        low = AG_MIN(low, want[i]);
+        high = AG_MAX(high, want[i]);
+    }
+    assert_true(high - low > 1); /* the model says something */
+    char all[512] = "";
+    for (const ag_pass_row *r = NULL; (r = ag_pass_next(r));) {
+        if (r->needed) continue;
+        compare(&t, "scalar", r->name, 1, N, want);
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", *all ? "," : "", r->name);
+    }
+    compare(&t, "scalar", all, 2, 13, want);
+    for (const ag_cpu_isa *isa = NULL; (isa = ag_cpu_isa_next(isa));) {
+        if (!isa->runs()) {
+            check_skipped(4, isa->name);
+            continue;
+        }
+        compare(&t, isa->name, NULL, 1, N, want);
+        compare(&t, isa->name, NULL, 3, 1, want);
+        compare(&t, isa->name, all, 2, 64, want);
+        compare(&t, isa->name, NULL, 2, 7, want);
+    }
+    free(want);
+    tiny_model_close(&t);
+}
+
+static void test_same_bits_f32(void **state) { (void)state; same_bits(false); }
+static void test_same_bits_q8(void **state) { (void)state; same_bits(true); }
+
+static void test_passes_pay(void **state)
+{
+    (void)state;
+    tiny_model t;
+    tiny_model_open(&t, true);
+    uint32_t stages[2];
+    uint64_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        ag_lm *lm = NULL;
+        ag_lm_conf conf = {.threads = 1, .rows_max = N, .out_max = 4, .ctx_tokens = 256,
+                           .no_pass = i ? "select_early,fuse_bias,fuse_glu,fuse_qkv,fuse_residual,fuse_heads,fuse_quantize" : NULL};
+        assert_int_equal(ag_lm_open(&lm, &t.m, &conf, NULL), AG_OK);
+        stages[i] = lm->plan.n_stages;
+        bytes[i] = lm->plan.arena_bytes;
+        ag_lm_close(lm);
+    }
+    assert_true(stages[0] < stages[1]);
+    assert_true(bytes[0] < bytes[1]);
+    tiny_model_close(&t);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    tiny_model t;
+    tiny_model_open(&t, false);
+    static const struct { const char *names, *says; } bad[] = {
+        {"fuse_qkw", "there is no pass \"fuse_qkw\"; `autoglm compile --help` lists them"},
+        {"fuse_qkv,memory", "pass \"memory\" is needed and cannot be left out"},
+    };
+    for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
+        ag_lm *lm = NULL;
+        ag_err err = {0};
+        ag_lm_conf conf = {.threads = 1, .rows_max = 4, .out_max = 4, .ctx_tokens = 64, .no_pass = bad[i].names};
+        assert_int_equal(ag_lm_open(&lm, &t.m, &conf, &err), AG_E_USAGE);
+        assert_string_equal(err.text, bad[i].says);
+    }
+    tiny_model_close(&t);
+}
+
+static void test_faults(void **state)
+{
+    (void)state;
+#ifdef AG_FAULTS
+    tiny_model t;
+    tiny_model_open(&t, true);
+    const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_MMAP, AG_FAULT_THREAD};
+    for (size_t k = 0; k < AG_ARRAY_LEN(kinds); k++)
+        for (uint32_t n = 1;; n++) {
+            ag_lm *lm = NULL;
+            ag_err err = {0};
+            ag_lm_conf conf = {.threads = 2, .rows_max = 8, .out_max = 8, .ctx_tokens = 64};
+            ag_fault_arm(kinds[k], n);
+            int rc = ag_lm_open(&lm, &t.m, &conf, &err);
+            bool fired = ag_fault_disarm(kinds[k]);
+            assert_int_equal(rc != AG_OK, fired);
+            if (rc != AG_OK) assert_true(err.text[0] != 0);
+            ag_lm_close(lm);
+            if (!fired) break;
+        }
+    tiny_model_close(&t);
+#endif
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_bits_f32), cmocka_unit_test(test_same_bits_q8), cmocka_unit_test(test_passes_pay),
+        cmocka_unit_test(test_names),         cmocka_unit_test(test_faults),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
