@@ -126,7 +126,8 @@ static int put_text(job *j, const int32_t *ids, uint32_t n, ag_buf *out, ag_err 
 static int check_id(const job *j, int64_t id, ag_err *err)
 {
     if (id >= 0 && id < ag_tokenizer_size(j->t)) return AG_OK;
-    return ag_err_set(err, AG_E_PARAM, "id %" PRId64 " is not in the vocabulary of %u tokens", id, ag_tokenizer_size(j->t));
+    return ag_err_set(err, AG_E_PARAM, "id %" PRId64 " is not in the vocabulary of %u tokens", id,
+                      ag_tokenizer_size(j->t));
 }
 
 /* ---- JSON lines ---- */
@@ -184,7 +185,7 @@ static int line_answer(job *j, ag_str line, ag_buf *out, ag_err *err)
     return rc;
 }
 
-/* The next line without its end; false: there is none. A line over the ceiling is read to its end and marked `failed`. */
+/* The next line without its end; false: there is none. A line over the ceiling is read to its end and `failed`. */
 static bool read_line(FILE *f, ag_buf *line)
 {
     int c;
@@ -263,7 +264,8 @@ static int add_ids(job *j, id_list *l, const char *z, ag_err *err)
         errno = 0;
         long long id = strtoll(z, &end, 10);
         if (end == z || errno || (*end && strchr(" ,\t\r\n", *end) == NULL))
-            return ag_err_set(err, AG_E_USAGE, "'%.*s' is not a token id", (int)AG_MIN(strcspn(z, " ,\t\r\n"), (size_t)40), z);
+            return ag_err_set(err, AG_E_USAGE, "'%.*s' is not a token id",
+                              (int)AG_MIN(strcspn(z, " ,\t\r\n"), (size_t)40), z);
         int rc = check_id(j, id, err);
         if (rc) return rc;
         if (l->n == l->cap) {

@@ -1,6 +1,6 @@
-/* Byte-level BPE: the text is cut by the pre-tokenizer; in each piece the bytes are merged pair by pair, the pair of the
- * lowest rank first and of equal ranks the leftmost, with a heap of candidates. A candidate is stale when its symbol is
- * gone or would merge at another rank now; since a rank names one pair, no more need be kept of it. */
+/* Byte-level BPE: the text is cut by the pre-tokenizer; in each piece the bytes are merged pair by pair, the pair of
+ * the lowest rank first and of equal ranks the leftmost, with a heap of candidates. A candidate is stale when its
+ * symbol is gone or would merge at another rank now; since a rank names one pair, no more need be kept of it. */
 #include "base/mem.h"
 #include "model/tokenizer/vocab.h"
 

@@ -1,5 +1,5 @@
-/* Which tokens begin a text, end it, and end an answer: from keys, and from the names that families give them, since many
- * files do not say. */
+/* Which tokens begin a text, end it, and end an answer: from keys, and from the names that families give them, since
+ * many files do not say. */
 #include <ctype.h>
 
 #include "model/tokenizer/vocab.h"

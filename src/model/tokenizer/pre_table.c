@@ -1,5 +1,5 @@
-/* The pre-tokenizers by name. The expressions are those of the models' own tokenizer.json (Rust and Python syntax); each
- * rule stands under its expression. Where a converter had to approximate one for its own regular expressions, the
+/* The pre-tokenizers by name. The expressions are those of the models' own tokenizer.json (Rust and Python syntax);
+ * each rule stands under its expression. Where a converter had to approximate one for its own regular expressions, the
  * model's is taken. */
 #include "model/tokenizer/pre.h"
 
@@ -66,7 +66,8 @@ static const ag__class poro = {.mask = AG__SPACE, RANGES(poro_ranges), .invert =
 static const ag__rule gpt2_rules[] = {
     CONTRACTION, RUN(.lead = &blank, .body = &letter), RUN(.lead = &blank, .body = &number),
     RUN(.lead = &blank, .body = &other), SPACES};
-/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*
+ * |\s*[\r\n]+|\s+(?!\S)|\s+ */
 static const ag__rule llama3_rules[] = {
     CONTRACTION_ANY_CASE, RUN(.lead = &word_lead, .body = &letter), RUN(.body = &number, .max = 3),
     RUN(.lead = &blank, .body = &other, .tail = &crlf), NEWLINES, SPACES};

@@ -1,6 +1,6 @@
-/* SentencePiece BPE: the whole text, its spaces written as U+2581, begins as characters; two neighbours that together are
- * a token merge, the best score first and of equal scores the leftmost. What is no token in the end is written in bytes.
- * Only tokens that text may become take part, so "<s>" written by a user stays text. */
+/* SentencePiece BPE: the whole text, its spaces written as U+2581, begins as characters; two neighbours that together
+ * are a token merge, the best score first and of equal scores the leftmost. What is no token in the end is written in
+ * bytes. Only tokens that text may become take part, so "<s>" written by a user stays text. */
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "model/tokenizer/vocab.h"

@@ -1,7 +1,8 @@
 /* tokenizer.h - text to token ids and back, by the vocabulary and rules that a GGUF file carries.
  * Owns    : its tables; pieces point into them (or into the GGUF mapping, which must outlive the tokenizer).
  * Threads : immutable after open; every call may run on any thread at once. Scratch memory is per call.
- * Limits  : vocabulary 1,000,000 tokens, a token 64 KiB, text AG_TOKENIZER_TEXT_MAX bytes a call. Cost O(n log n).
+ * Limits  : vocabulary 1,000,000 tokens, a token 64 KiB, text AG_TOKENIZER_TEXT_MAX bytes a call. Cost O(n log n);
+ *           scratch 32 to 48 bytes for each byte (SentencePiece: character) of the longest piece between two cuts.
  * Errors  : AG_E_FILE (a vocabulary that is damaged: which key), AG_E_UNSUPPORTED (an unknown tokenizer model or
  *           pre-tokenizer, by name, with those that are known), AG_E_UTF8, AG_E_LIMIT, AG_E_NOMEM.
  * Kinds   : byte-level BPE (tokenizer.ggml.model "gpt2", by tokenizer.ggml.pre), SentencePiece BPE with byte fallback
@@ -30,12 +31,14 @@ void ag_tokenizer_close(ag_tokenizer *t);
 int ag_tokenizer_encode(const ag_tokenizer *t, const char *text, size_t n_text, bool add_special, bool parse_special,
                         int32_t **ids, uint32_t *n, ag_err *err);
 
-/* The bytes that one token stands for, special tokens written out when `special`, else nothing for control tokens.
+/* The bytes that one token stands for, special tokens written out when `special`, else nothing for control, unknown and
+ * unused ones (user-defined ones are text and always come).
  * Never has the sentence-leading-space rule applied; bytes may be part of a UTF-8 character. id out of range: empty. */
 ag_str ag_tokenizer_piece(const ag_tokenizer *t, int32_t id, bool special);
 
 /* All pieces put together; one leading space is taken off where the vocabulary puts one in front of text (only when the
- * first id is where the text began). Bytes that are not UTF-8 are kept as they are. false: out's ceiling or no memory. */
+ * first id is where the text began: a BOS in front is written out like any other token, and what follows keeps its
+ * space). Bytes that are not UTF-8 are kept as they are. false: out's ceiling or no memory. */
 bool ag_tokenizer_decode(const ag_tokenizer *t, const int32_t *ids, uint32_t n, bool special, ag_buf *out);
 
 uint32_t ag_tokenizer_size(const ag_tokenizer *t); /* tokens in the vocabulary */

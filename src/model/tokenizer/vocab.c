@@ -55,8 +55,8 @@ static int load_texts(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
     for (uint32_t i = 0; i < t->n; i++) {
         ag_str s = t->texts[i] = ag_gguf_string_next(&at);
         if (s.n > AG__TOKEN_BYTES_MAX)
-            return ag_err_set(err, AG_E_FILE, "%s: token %u of key %s has %zu bytes; at most %u are right", path, i, key,
-                              s.n, AG__TOKEN_BYTES_MAX);
+            return ag_err_set(err, AG_E_FILE, "%s: token %u of key %s has %zu bytes; at most %u are right", path, i,
+                              key, s.n, AG__TOKEN_BYTES_MAX);
         t->text_max = AG_MAX(t->text_max, (uint32_t)s.n);
         if (s.n == 0) continue; /* some converters leave holes; text never becomes one */
         int32_t twin = ag__text_map_add(&t->by_text, (int32_t)i);
@@ -75,8 +75,8 @@ static int load_kinds(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
     for (uint32_t i = 0; i < t->n; i++) {
         int64_t k = v ? ag_gguf_int_at(v, i) : AG_TOKEN_NORMAL;
         if (k < 0 || k > AG_TOKEN_BYTE)
-            return ag_err_set(err, AG_E_FILE, "%s: item %u of key %s is %lld; 1 to 6 are right", ag_gguf_path(g), i, key,
-                              (long long)k);
+            return ag_err_set(err, AG_E_FILE, "%s: item %u of key %s is %lld; 1 to 6 are right", ag_gguf_path(g), i,
+                              key, (long long)k);
         t->kinds[i] = (uint8_t)(k ? k : AG_TOKEN_NORMAL); /* 0 is "undefined" in files of old converters */
     }
     return AG_OK;
@@ -143,8 +143,8 @@ static int32_t text_id(const ag_tokenizer *t, const char *p, size_t n)
     return id >= 0 && ag__is_text(t, id) ? id : -1;
 }
 
-/* A merge of tokens that the vocabulary lacks (cut-down vocabularies have them) could only lead to a dead end: it is left
- * out. The place in the file stays the rank of those that remain. */
+/* A merge of tokens that the vocabulary lacks (cut-down vocabularies have them) could only lead to a dead end: it is
+ * left out. The place in the file stays the rank of those that remain. */
 static void add_merge(ag_tokenizer *t, uint32_t rank, ag_str left, ag_str right, char *joined)
 {
     if (left.n + right.n > t->text_max) return;
@@ -177,7 +177,8 @@ int ag__merges_load(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
     for (uint32_t i = 0; i < v->n && rc == AG_OK; i++) {
         ag_str left, right;
         if (cut_merge(ag_gguf_string_next(&at), &left, &right)) add_merge(t, i, left, right, joined);
-        else rc = ag_err_set(err, AG_E_FILE, "%s: item %u of key %s is not two tokens with a space between", path, i, key);
+        else rc = ag_err_set(err, AG_E_FILE, "%s: item %u of key %s is not two tokens with a space between", path, i,
+                             key);
     }
 out:
     ag_mem_free(joined);

@@ -62,7 +62,8 @@ static void classes(void **state)
     const ag__class c = {.mask = AG__SPACE, .ranges = r, .n_ranges = 3};
     ag__class inverse = c;
     inverse.invert = true;
-    static const uint32_t yes[] = {'b', 'c', 'd', 'x', 0x4e00, 0x9fff, ' ', '\n'}, no[] = {'a', 'e', 'w', 'y', 0x4dff, 0xa000};
+    static const uint32_t yes[] = {'b', 'c', 'd', 'x', 0x4e00, 0x9fff, ' ', '\n'};
+    static const uint32_t no[] = {'a', 'e', 'w', 'y', 0x4dff, 0xa000};
     for (size_t i = 0; i < AG_ARRAY_LEN(yes) + AG_ARRAY_LEN(no); i++) {
         bool in = i < AG_ARRAY_LEN(yes);
         ag__char ch = of(in ? yes[i] : no[i - AG_ARRAY_LEN(yes)]);

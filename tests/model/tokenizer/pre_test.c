@@ -113,8 +113,8 @@ static int count(void *arg, const char *p, size_t n)
 static void linear(void **state)
 {
     (void)state;
-    static const char *const units[] = {"a", " ", "\n", "7", "\xcc\x81", "\xe6\x97\xa5", "A", "'", " \n", "A\xcc\x81", "'s", ".",
-                                        "\xf4\x80\x80\x80", "aA", " a", "\t ", "!\n", "\x01"};
+    static const char *const units[] = {"a", " ", "\n", "7", "\xcc\x81", "\xe6\x97\xa5", "A", "'", " \n",
+                                        "A\xcc\x81", "'s", ".", "\xf4\x80\x80\x80", "aA", " a", "\t ", "!\n", "\x01"};
     static const char *const ends[] = {"", "x", "\n", "!", "7"};
     enum { N = 600 };
     static char text[2 * N * 4 + 8];

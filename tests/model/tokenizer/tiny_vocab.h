@@ -98,7 +98,8 @@ static inline void tiny_spm(tiny *v)
         snprintf(s, sizeof s, "<0x%02X>", b);
         tiny_token(v, s, AG_TOKEN_BYTE, 0);
     }
-    for (size_t i = 0; i < AG_ARRAY_LEN(pieces); i++) tiny_token(v, pieces[i], AG_TOKEN_NORMAL, -(float)(i < 13 ? 90 : i));
+    for (size_t i = 0; i < AG_ARRAY_LEN(pieces); i++)
+        tiny_token(v, pieces[i], AG_TOKEN_NORMAL, -(float)(i < 13 ? 90 : i));
     tiny_token(v, "<think>", AG_TOKEN_USER, 0);
     tiny_token(v, "<pad>", AG_TOKEN_UNUSED, 0);
 }

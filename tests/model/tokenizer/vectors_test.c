@@ -41,7 +41,8 @@ static void check_line(const char *name, unsigned line, const vocab *v, json_t *
 {
     json_t *text = json_object_get(o, "text"), *want = json_object_get(o, "ids");
     json_t *decoded = json_object_get(o, "decoded");
-    bool add = json_is_true(json_object_get(o, "add_special")), parse = json_is_true(json_object_get(o, "parse_special"));
+    bool add = json_is_true(json_object_get(o, "add_special"));
+    bool parse = json_is_true(json_object_get(o, "parse_special"));
     int32_t *ids;
     uint32_t n;
     ag_err err = {0};
