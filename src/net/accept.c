@@ -7,14 +7,14 @@
 #include "base/mem.h"
 #include "net/net.h"
 
-/* One socket, accepted from on loop 0, which hands each connection to the loop that has fewest. Not a socket per loop with
- * SO_REUSEPORT: the kernel would deal connections out by hash, which is uneven for the few long ones that a model server
- * has; a listener that closes for a drain would reset what waits in its own queue; and a second server started on the same
- * port by mistake would quietly get half of the clients instead of an error. Accepting costs microseconds a connection. */
+/* One socket, accepted from on loop 0, which hands each connection to the loop that has fewest. Not a socket per loop
+ * with SO_REUSEPORT: the kernel would deal connections out by hash, which is uneven for the few long ones that a model
+ * server has; and a second server started on the same port by mistake would quietly get half of the clients instead of
+ * an error. Accepting costs microseconds a connection. */
 
 #define BACKLOG 1024
 #define ACCEPTS_AT_ONCE 64
-/* Without descriptors or memory the socket stays readable and the loop would spin; clients wait in the kernel's queue. */
+/* Without descriptors or memory the socket stays readable and the loop would spin; the clients wait in the kernel. */
 #define PAUSE_MS 100
 /* Connections over a limit that are told so at the same time; beyond that they are just closed. */
 #define REFUSED_MAX 64
@@ -37,7 +37,8 @@ static uint16_t port_of(int fd)
     struct sockaddr_storage sa;
     socklen_t n = sizeof sa;
     if (getsockname(fd, (struct sockaddr *)&sa, &n) != 0) return 0;
-    return sa.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&sa)->sin6_port) : ntohs(((struct sockaddr_in *)&sa)->sin_port);
+    if (sa.ss_family == AF_INET6) return ntohs(((struct sockaddr_in6 *)&sa)->sin6_port);
+    return ntohs(((struct sockaddr_in *)&sa)->sin_port);
 }
 
 int ag__accept_open(ag_http_server *s, ag_err *err)
@@ -46,14 +47,15 @@ int ag__accept_open(ag_http_server *s, ag_err *err)
     snprintf(port, sizeof port, "%u", s->conf.port);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *all;
     int rc = getaddrinfo(s->conf.host, port, &hints, &all);
-    if (rc != 0) return ag_err_set(err, AG_E_USAGE, "host %s cannot be listened on: %s", s->conf.host, gai_strerror(rc));
+    if (rc != 0)
+        return ag_err_set(err, AG_E_USAGE, "host %s cannot be listened on: %s", s->conf.host, gai_strerror(rc));
     s->accept.fd = -1;
     for (struct addrinfo *a = all; a && s->accept.fd < 0; a = a->ai_next) s->accept.fd = listen_on(a);
     int e = errno;
     freeaddrinfo(all);
     if (s->accept.fd < 0)
-        return ag_err_set(err, AG_E_IO, "cannot listen on %s port %u: %s; another --port or --host may be free", s->conf.host,
-                          s->conf.port, strerror(e));
+        return ag_err_set(err, AG_E_IO, "cannot listen on %s port %u: %s; another --port or --host may be free",
+                          s->conf.host, s->conf.port, strerror(e));
     s->port = port_of(s->accept.fd);
     return AG_OK;
 }
@@ -81,8 +83,8 @@ static void take(ag_http_server *s, int fd, const struct sockaddr *peer)
         return;
     }
     if (atomic_load(&s->n_conns) >= s->conf.connections_max) c->refuse = AG_HTTP_BAD_CONNECTIONS;
-    else if (!ag__addrs_get(s->addrs, &c->addr, s->conf.connections_per_address_max)) c->refuse = AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS;
-    else c->counted = true;
+    else if (ag__addrs_get(s->addrs, &c->addr, s->conf.connections_per_address_max)) c->counted = true;
+    else c->refuse = AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS;
 
     atomic_fetch_add(c->counted ? &s->n_conns : &s->n_refused, 1);
     atomic_fetch_add(&l->n_conns, 1);

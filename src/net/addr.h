@@ -16,9 +16,9 @@ typedef struct ag__addr { uint8_t b[16]; } ag__addr; /* all zeros: not an intern
 
 int ag__addrs_open(ag__addrs **out, uint32_t cap);
 void ag__addrs_close(ag__addrs *t);                            /* asserts that it is empty; NULL is fine */
-bool ag__addrs_get(ag__addrs *t, const ag__addr *a, uint32_t max); /* one more; false: it has `max`, or the table is full */
-void ag__addrs_put(ag__addrs *t, const ag__addr *a);           /* one less */
-uint32_t ag__addrs_count(ag__addrs *t);                        /* different addresses now */
+bool ag__addrs_get(ag__addrs *t, const ag__addr *a, uint32_t max); /* one more; false: it has `max`, or no slot left */
+void ag__addrs_put(ag__addrs *t, const ag__addr *a);               /* one less */
+uint32_t ag__addrs_count(ag__addrs *t);                            /* different addresses now */
 
 /* What to count a peer under, and its text. */
 void ag__addr_of(const struct sockaddr *sa, ag__addr *a, char *text, size_t n_text);

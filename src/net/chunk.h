@@ -24,8 +24,9 @@ typedef struct ag__chunk {
     uint32_t digits, ext, ext_all, trailer;
 } ag__chunk;
 
-/* The first run of one kind in p[0..n), n > 0: its length in *len (BAD: what was good before the bad byte). Nothing may follow once state is AG__CHUNK_END. A frame
- * ends where data begins or ends, so each declared size is seen in `body` before its first byte. */
+/* The first run of one kind in p[0..n), n > 0: its length in *len (BAD: what was good before the bad byte). Nothing may
+ * follow once state is AG__CHUNK_END. A frame ends where data begins or the message ends, so each declared size is seen
+ * in `body` before its first byte. */
 ag__chunk_kind ag__chunk_next(ag__chunk *c, const char *p, size_t n, size_t *len, const char **sentence);
 
 #endif

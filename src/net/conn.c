@@ -94,7 +94,7 @@ static void arm(ag__conn *c)
 {
     uint64_t due = c->read_due;
     if (c->write_due && (due == 0 || c->write_due < due)) due = c->write_due;
-    if (due == 0 || c->closing || (c->timer_due && c->timer_due <= due)) return;
+    if (due == 0 || c->closing || c->handles == 0 || (c->timer_due && c->timer_due <= due)) return;
     uint64_t now = uv_now(&c->loop->uv);
     c->timer_due = due;
     uv_timer_start(&c->timer, on_timer, due > now ? due - now : 0, 0);
@@ -238,7 +238,8 @@ bool ag__conn_peer_closed(ag__conn *c)
     struct tcp_info info = {0};
     socklen_t n = sizeof info;
     uv_os_fd_t fd;
-    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) return false;
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0) return false;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) return false;
     return info.tcpi_state == TCP_CLOSE_WAIT || info.tcpi_state == TCP_CLOSE;
 }
 

@@ -45,7 +45,7 @@ static ag__h1_ev bad(ag__h1 *h, ag_http_bad why, int err, const char *sentence)
 static ag__h1_ev bad_parse(ag__h1 *h, const char *sentence) { return bad(h, AG_HTTP_BAD_PARSE, AG_E_HTTP, sentence); }
 
 /* llhttp gets whole heads and single runs of framing or data, so it never has to be paused. Where a request asks for
- * another protocol (Upgrade) it stops at the end of the message, which is where we stop as well: we stay with HTTP/1.1. */
+ * another protocol (Upgrade) it stops at the end of the message, which is where we stop as well: it stays HTTP/1.1. */
 static bool feed(ag__h1 *h, const char *p, size_t n)
 {
     h->body = (ag_str){0};

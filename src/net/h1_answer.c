@@ -44,8 +44,8 @@ static const char *reason(int status)
 
 static void putz(ag__conn *c, const char *z) { ag__conn_put(c, z, strlen(z)); }
 
-/* Whether a header may go out as given. Values may come from a request (an id that is echoed), so one that would end the
- * line is left out; those that frame the message are ours alone. */
+/* Whether a header may go out as given. Values may come from a request (an id that is echoed), so one that would end
+ * the line is left out; those that frame the message are ours alone. */
 static bool may_send(const ag_http_header *h)
 {
     static const char *const ours[] = {"content-length", "transfer-encoding", "connection", "date"};
@@ -128,7 +128,10 @@ void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence,
     ag_buf_init(&body, BAD_BODY_MAX);
     if (h->on_bad) h->on_bad(h->arg, why, err, sentence, &body);
     if (body.failed) ag_buf_reset(&body); /* half an answer is worse than none */
-    ag_http_header extra[2] = {{AG_STR("Content-Type"), AG_STR("application/json")}, {AG_STR("Retry-After"), AG_STR("1")}};
+    const ag_http_header extra[2] = {
+        {AG_STR("Content-Type"), AG_STR("application/json")},
+        {AG_STR("Retry-After"), AG_STR("1")},
+    };
     put_head(c, row->http, extra, row->retry == AG_RETRY_AFTER ? 2 : 1);
     put_length(c, (int64_t)body.n);
     putz(c, "Connection: close\r\n\r\n");

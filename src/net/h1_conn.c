@@ -204,6 +204,7 @@ static void retire(ag__conn *c)
     bool aborted = s->answer == AG__ANSWER_ABORTED;
     h->open = NULL;
     s->out_end = c->out_all;
+    if (s->has_timer) uv_timer_stop(&s->timer); /* a deadline has nothing left to say */
     if (h->newest) h->newest->next = s;
     else h->ended = s;
     h->newest = s;
@@ -305,8 +306,11 @@ static void h1_timeout(ag__conn *c)
         c->broken = true;
         break;
     case HEAD:
-        if (gated(c)) enter(c, HEAD); /* we do not look at it now; the write timeout watches this client */
-        else answer_bad(c, AG_HTTP_BAD_HEADER_TIMEOUT, AG_E_TIMEOUT_BODY, "the head of the request did not arrive in time");
+        if (gated(c)) { /* we do not look at it now; the write timeout watches this client */
+            enter(c, HEAD);
+            break;
+        }
+        answer_bad(c, AG_HTTP_BAD_HEADER_TIMEOUT, AG_E_TIMEOUT_BODY, "the head of the request did not arrive in time");
         break;
     case BODY:
         answer_bad(c, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY, "the body of the request did not arrive in time");

@@ -18,8 +18,8 @@ typedef struct ag__head {
     bool chunked, persistent, expect_continue;
 } ag__head;
 
-/* Looks at p[*at..n), where p[0..*at) was looked at before, for the empty line; *at moves on, to its end when DONE. Each
- * byte is seen once however small the pieces are, and a wrong one is refused when it arrives. */
+/* Looks at p[*at..n), where p[0..*at) was looked at before, for the empty line; *at moves on, to its end when DONE.
+ * Each byte is seen once however small the pieces are, and a wrong one is refused when it arrives. */
 ag__scan ag__head_scan(const char *p, size_t n, size_t *at, const char **sentence);
 /* Cuts a whole head (scanned, with its empty line) into h and slots[0..max). */
 int ag__head_parse(ag__head *h, const char *p, size_t n, ag_http_header *slots, uint32_t max, const char **sentence);

@@ -1,16 +1,23 @@
 /* http.h - HTTP/1.1 server connections on event loops.
- * Owns    : a server owns its listening sockets, loops (one thread each) and connections. A stream (one request and its
+ * Owns    : a server owns its listening socket, loops (one thread each) and connections. A stream (one request and its
  *           response) belongs to the connection's loop, from on_head until its `done` callback has returned.
- * Threads : open, start, drain and close by the owner's thread. Every callback, and every ag_http_* call on a stream, runs
- *           on that stream's loop. To reach a stream from elsewhere post a message to the loop's mailbox.
- * Limits  : ag_http_conf; every one of them has its answer (408, 413, 431, 503 or a close) and a counter.
+ * Threads : open, start, drain, stop and close by the owner's thread. Every callback, and every ag_http_* call on a
+ *           stream, runs on that stream's loop. To reach a stream from elsewhere post a message to the loop's mailbox.
+ *           Loops block all signals; open sets SIGPIPE to ignored where it was the default.
+ * Limits  : ag_http_conf; every one of them has its answer (408, 413, 429, 431, 503 or a close) and a counter.
  * Errors  : open and start return AG_E_ codes. A request that is not valid HTTP, or that would be read differently by
  *           another server (both Content-Length and Transfer-Encoding, obs-fold, NUL, space before a colon, anything
  *           but one Host, bare LF, signed lengths), is answered 400 through on_bad and the connection closed.
  * Flow    : on_head → (on_body)* → on_end → the user responds at any time → done. A client that goes away before the
  *           response is written out: on_gone, then done. Callbacks record and run the user's machine; a callback never
- *           frees a stream. Pipelined requests are read one after another: the next head is parsed once the response
- *           before it has been handed over; what arrives early waits in the socket, bounded. */
+ *           frees a stream, and no ag_http_* call on a stream calls back. Pipelined requests are read one after
+ *           another: the next head is parsed once the response before it has been handed over and most of it was taken;
+ *           64 KiB of what arrives early are buffered, the rest waits in the socket.
+ * Gone    : a client that closes or half-closes its side (FIN) while a response is owed counts as gone: the two look
+ *           the same until a write fails, and an answer that nobody reads is minutes of work. Responses handed over
+ *           before are still written. Behind more early bytes than our kernel takes a FIN cannot be seen.
+ * Memory  : where there is none for a request it is answered 503; where there is none for a response the connection is
+ *           broken (on_gone, done) rather than sent in part. */
 #ifndef AG_HTTP_H
 #define AG_HTTP_H
 
@@ -55,9 +62,10 @@ typedef enum ag_http_bad {
 const char *ag_http_bad_name(ag_http_bad why);
 
 typedef struct ag_http_handler {
-    /* The head is complete; not a byte of the body has been read. Respond now to refuse (the body is then not read and the
-     * connection closes after the response), or return to go on. Expect: 100-continue is answered when this returns
-     * without a response. `*user` is kept for the calls below. head points into the connection until done. */
+    /* The head is complete; not a byte of the body has been read. Respond now (or begin to) to refuse: the body is then
+     * not handed over, nor on_end called, and the connection closes after the response, in a way that lets a client
+     * that is still sending see it. Or return to go on. Expect: 100-continue is answered when this returns without a
+     * response. `*user` is kept for the calls below. head and what it points to live until done. */
     void (*on_head)(void *arg, ag_http_stream *s, const ag_http_head *head, void **user);
     void (*on_body)(void *user, ag_http_stream *s, const char *p, size_t n);
     void (*on_end)(void *user, ag_http_stream *s);
@@ -65,9 +73,10 @@ typedef struct ag_http_handler {
     void (*on_gone)(void *user, ag_http_stream *s);
     /* The last call; the stream is dead afterwards. */
     void (*done)(void *user, ag_http_stream *s);
-    /* A request refused before it was a stream: writes the body for the error into `body` (JSON in the house's form). */
+    /* A request refused by this room, before it was a stream or (body too large, too late, malformed) after on_gone and
+     * done of its stream: writes the body for the error into `body` (JSON in the house's form). NULL: none. */
     void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body);
-    /* A message taken from a loop's mailbox. */
+    /* A message taken from a loop's mailbox; those left when the server is closed are given by the closing thread. */
     void (*on_message)(void *arg, ag_http_loop *l, void *msg);
     void *arg;
 } ag_http_handler;
@@ -79,20 +88,25 @@ typedef struct ag_http_conf {
     uint32_t header_bytes_max;     /* request line and headers together */
     uint32_t headers_max;
     uint64_t body_bytes_max;       /* declared or counted: 413 */
-    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+    uint32_t header_timeout_ms;    /* from the first byte of a request to the end of its head: 408 */
+    uint32_t body_timeout_ms;      /* for each further 4 KiB of a body, or its end: 408; fewer bytes do not extend it */
+    uint32_t idle_timeout_ms;      /* from accept, or from the last response written, to the first byte: closed */
+    uint32_t write_timeout_ms;     /* in which the client takes nothing of what waits for it: closed */
     uint32_t connections_max, connections_per_address_max;
     uint32_t mailbox_cap;          /* messages waiting per loop */
-    uint64_t out_bytes_max;        /* bytes waiting to be written per connection */
+    uint64_t out_bytes_max;        /* bytes of streamed responses waiting to be written per connection */
 } ag_http_conf;
 
-int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err); /* binds, listens */
-int ag_http_server_start(ag_http_server *s, ag_err *err);  /* starts the loops' threads */
+/* Binds and listens; conf and handler are copied (conf's host is used only here). */
+int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
+int ag_http_server_start(ag_http_server *s, ag_err *err);  /* starts the loops' threads; if it fails only close is left */
 uint16_t ag_http_server_port(const ag_http_server *s);
 /* Stops accepting; idle connections close, others close after their response (Connection: close). Returns at once. */
 void ag_http_server_drain(ag_http_server *s);
-/* Waits until every connection is closed or timeout_ms has passed, then closes what is left (on_gone, done). */
+/* Drains, waits until every connection is closed or timeout_ms has passed, then closes what is left (on_gone, done),
+ * lets work in progress end (`after` is called) and joins the threads. Others may post to mailboxes until close. */
 void ag_http_server_stop(ag_http_server *s, uint32_t timeout_ms);
-void ag_http_server_close(ag_http_server *s); /* after stop, or never started */
+void ag_http_server_close(ag_http_server *s); /* after stop, or never started; NULL is fine */
 
 uint32_t ag_http_server_loops(const ag_http_server *s);
 ag_http_loop *ag_http_server_loop(ag_http_server *s, uint32_t i);
@@ -111,22 +125,27 @@ ag_http_loop *ag_http_stream_loop(ag_http_stream *s);
 ag_str ag_http_stream_peer(ag_http_stream *s);                    /* "127.0.0.1" */
 ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first header of this name, p NULL: none */
 
-/* A whole response: status, extra headers (Content-Length, Date and Connection are added), body (copied). HEAD requests
- * get no body. Once per stream. */
-void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body, size_t n_body);
+/* A whole response: status, extra headers (Content-Length, Date and Connection are added), body (copied; not bounded by
+ * out_bytes_max, since the user holds it already). HEAD requests get no body. Once per stream. A header whose name or
+ * value could end its line (CR, LF, NUL, other control characters) or that frames the message is left out; of the
+ * latter `Connection: close` is heeded. After a connection has broken, and until on_gone says so, calls do nothing. */
+void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
+                     size_t n_body);
 /* A streamed response: chunked on HTTP/1.1, until close on 1.0. Bytes of several writes that are waiting share one
  * writev; nothing is delayed. ag_http_write returns false when the client is gone or out_bytes_max is reached; then the
  * bytes were not taken: the caller waits for on_writable (below) or gives up. */
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);
-/* Breaks a streamed response off: the connection is closed without the last chunk, so the client sees an error. */
+/* Breaks a response off: what was written goes out, then the connection is closed without the last chunk (HTTP/1.0, or
+ * nothing begun: with a reset), so the client sees an error. done follows, without on_gone. */
 void ag_http_abort(ag_http_stream *s);
 /* Bytes handed over and not yet taken by the socket. */
 size_t ag_http_pending(ag_http_stream *s);
-/* Called once when the waiting bytes have been written out. NULL: none. */
+/* Called once when the waiting bytes have been written out; soon, if none wait. NULL: none. */
 void ag_http_on_writable(ag_http_stream *s, void (*fn)(void *user, ag_http_stream *s));
-/* A timer of the stream's own, for deadlines; one per stream, replaced by the next call, stopped by ms 0. */
+/* A timer of the stream's own, for deadlines; one per stream, replaced by the next call, stopped by ms 0 and when the
+ * response has been handed over. */
 void ag_http_timer(ag_http_stream *s, uint32_t ms, void (*fn)(void *user, ag_http_stream *s));
 
 #endif

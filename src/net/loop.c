@@ -11,7 +11,7 @@
 #include "net/net.h"
 
 #define LOOP_MAGIC 0x4c4f4f50u
-/* New connections on their way to a loop; accepting is slower than starting one, so this only fills when a loop hangs. */
+/* New connections on their way to a loop; accepting is slower than starting one, so this fills only if a loop hangs. */
 #define HANDOFF_CAP 1024
 /* Messages taken before the connections that they touched are written, and rounds of writing before sockets are polled
  * again: a flood of either must not starve the other. */
@@ -114,8 +114,8 @@ int ag__loop_open(ag_http_loop *l, ag_http_server *s, uint32_t index)
 
 void ag__loop_close(ag_http_loop *l)
 {
-    const ag_http_handler *h = &l->server->handler;
     if (l->magic == 0) return; /* open did not get here */
+    const ag_http_handler *h = &l->server->handler;
     AG_ASSERT(!l->has_thread && ag__link_empty(&l->conns));
     l->stopping = true;
     take_handoffs(l);
@@ -156,7 +156,8 @@ int ag__loop_start(ag_http_loop *l)
 const char *ag__loop_date(ag_http_loop *l)
 {
     static const char days[7][4] = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
-    static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    static const char months[12][4] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     time_t now = time(NULL);
     if (now != l->date_at || l->date[0] == 0) {
         struct tm t;

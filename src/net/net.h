@@ -1,9 +1,13 @@
 /* net.h - inside this folder: what server, loop, connection, protocol and stream know of each other.
+ * Owns    : see http.h; what crosses loops is a connection on its way to its loop, by mailbox.
+ * Threads : a loop, its connections and their streams belong to the loop's thread; what others touch is _Atomic.
+ * Limits  : the constants below, beside ag_http_conf.
+ * Errors  : `broken` on a connection; the pump kills it.
  * Layers  : server (accepts, limits, threads) > loop (one thread: mailbox, work, dirty list) > conn (socket, timers,
  *           bytes in and out) > proto (HTTP/1 in h1_conn.c; HTTP/2 comes beside it, TLS below it) > stream (one request
  *           and its answer, what the user holds).
  * Rule    : nothing that the user calls calls the user. ag_http_* calls change state and mark the connection dirty; the
- *           loop pumps dirty connections before it leaves its own callback, and only the pump reads, writes and calls. */
+ *           loop pumps dirty connections before it leaves its own callback; only the pump parses, writes and calls. */
 #ifndef AG_NET_NET_H
 #define AG_NET_NET_H
 
@@ -54,7 +58,8 @@ typedef struct ag__proto {
     void (*refuse)(ag__conn *c, ag_http_bad why);    /* over a limit of connections: says so and closes */
     void (*gone)(ag__conn *c);                       /* nothing can be sent any more: ends its streams */
     void (*close)(ag__conn *c);                      /* frees its state */
-    void (*answer)(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length); /* -1: streamed */
+    /* length -1: streamed */
+    void (*answer)(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
     void (*data)(ag_http_stream *s, const char *p, size_t n);
     void (*end)(ag_http_stream *s);
 } ag__proto;

@@ -36,7 +36,8 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
     for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++)
         if (rows[i].value < rows[i].min || rows[i].value > rows[i].max)
             return ag_err_set(err, AG_E_USAGE, "%s is %llu, but must be from %llu to %llu", rows[i].name,
-                              (unsigned long long)rows[i].value, (unsigned long long)rows[i].min, (unsigned long long)rows[i].max);
+                              (unsigned long long)rows[i].value, (unsigned long long)rows[i].min,
+                              (unsigned long long)rows[i].max);
     return AG_OK;
 }
 

@@ -68,7 +68,8 @@ ag_str ag_http_stream_peer(ag_http_stream *s)
     return ag_str_of(s->conn->peer);
 }
 
-void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body, size_t n_body)
+void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
+                     size_t n_body)
 {
     AG_CHECK(s, STREAM_MAGIC);
     if (!live(s)) return;

@@ -1,5 +1,5 @@
-/* The HTTP/1 parser on anything: the first byte says how the rest is cut into pieces. Whole and in pieces it must say the
- * same, in a legal order, and our checks must agree with llhttp (asserted in h1.c in builds with sanitizers). */
+/* The HTTP/1 parser on anything: the first byte says how the rest is cut into pieces. Whole and in pieces it must say
+ * the same, in a legal order, and our checks must agree with llhttp (asserted in h1.c in builds with sanitizers). */
 #include "../net/h1_drive.h"
 
 static size_t cut(void *arg, size_t left)

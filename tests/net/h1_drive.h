@@ -26,7 +26,8 @@ static void drive_note(drive *d, const ag__h1 *h, ag__h1_ev ev, const char *head
         AG_ASSERT(h->head.pub.target.p >= head && h->head.pub.target.p + h->head.pub.target.n <= head + h->head_bytes);
         ag_buf_addf(&d->log, "H %.*s %.*s 1.%u body=%d length=%lld keep=%d expect=%d\n", (int)h->head.pub.method.n,
                     h->head.pub.method.p, (int)h->head.pub.target.n, h->head.pub.target.p, h->head.pub.minor,
-                    h->head.pub.has_body, (long long)h->head.pub.content_length, h->head.persistent, h->head.expect_continue);
+                    h->head.pub.has_body, (long long)h->head.pub.content_length, h->head.persistent,
+                    h->head.expect_continue);
         for (uint32_t i = 0; i < h->head.pub.n_headers; i++) {
             const ag_http_header *x = &h->head.pub.headers[i];
             ag_buf_addf(&d->log, " %.*s=", (int)x->name.n, x->name.p);
@@ -47,7 +48,8 @@ static void drive_note(drive *d, const ag__h1 *h, ag__h1_ev ev, const char *head
         d->requests++;
         break;
     case AG__H1_BAD:
-        ag_buf_addf(&d->log, "X %s %d %s\n", ag_http_bad_name(h->bad.why), ag_err_find(h->bad.err)->http, h->bad.sentence);
+        ag_buf_addf(&d->log, "X %s %d %s\n", ag_http_bad_name(h->bad.why), ag_err_find(h->bad.err)->http,
+                    h->bad.sentence);
         d->over = true;
         d->bads++;
         break;
