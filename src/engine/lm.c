@@ -43,19 +43,11 @@ static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
     return AG_OK;
 }
 
-/* The RoPE tables of some families depend on how long a sequence may get, which depends on the KV cache's size, which
- * needs the shapes of the graph: so the graph is built twice when the first guess was wrong. */
 static int build(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
 {
     ag_graph_init(&lm->graph, lm->model->gguf);
-    int rc = ag_arch_build(&lm->graph, &lm->model->hp, lm->model->hp.ctx_train, err);
-    if (rc == AG_OK) rc = choose_pages(lm, conf, err);
-    if (rc == AG_OK && lm->ctx_max != lm->model->hp.ctx_train && lm->model->hp.scaling == AG_ROPE_LONGROPE) {
-        ag_graph_fini(&lm->graph);
-        ag_graph_init(&lm->graph, lm->model->gguf);
-        rc = ag_arch_build(&lm->graph, &lm->model->hp, lm->ctx_max, err);
-    }
-    return rc;
+    int rc = ag_arch_build(&lm->graph, &lm->model->hp, err);
+    return rc == AG_OK ? choose_pages(lm, conf, err) : rc;
 }
 
 int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *err)

@@ -187,9 +187,9 @@ int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     return hp->family->keys ? hp->family->keys(hp, g, err) : AG_OK;
 }
 
-int ag_arch_build(ag_graph *g, const ag_hparams *hp, uint32_t ctx, ag_err *err)
+int ag_arch_build(ag_graph *g, const ag_hparams *hp, ag_err *err)
 {
-    hp->family->build(g, hp, ctx);
+    hp->family->build(g, hp);
     return ag_graph_check(g, err);
 }
 

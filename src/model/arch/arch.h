@@ -43,20 +43,20 @@ typedef struct ag_hparams {
 struct ag_family {
     const char *name;                                     /* general.architecture */
     int (*keys)(ag_hparams *hp, const ag_gguf *g, ag_err *err); /* what this family adds to the common keys; may be NULL */
-    void (*build)(ag_graph *g, const ag_hparams *hp, uint32_t ctx); /* failures stay in g; ctx: tokens a sequence may have */
+    void (*build)(ag_graph *g, const ag_hparams *hp); /* failures stay in g */
 };
 
 const ag_family *ag_family_find(ag_str name);       /* NULL: not known */
 const char *ag_family_list(void);                   /* "llama, qwen2, …" for sentences */
 int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err);
-int ag_arch_build(ag_graph *g, const ag_hparams *hp, uint32_t ctx, ag_err *err); /* g initialised by the caller */
+int ag_arch_build(ag_graph *g, const ag_hparams *hp, ag_err *err); /* g initialised by the caller */
 
 /* "<family>.<rest>" read as the typed reads of gguf.h do. */
 int ag_arch_u32(const ag_gguf *g, const ag_hparams *hp, const char *rest, bool need, uint32_t *out, ag_err *err);
 int ag_arch_f32(const ag_gguf *g, const ag_hparams *hp, const char *rest, bool need, float *out, ag_err *err);
 
 /* Shared by families: the RoPE of hp (frequencies by scaling, factor tensors of the file), and its pieces. */
-int32_t ag_arch_rope(ag_graph *g, const ag_hparams *hp, bool interleaved, uint32_t ctx);
+int32_t ag_arch_rope(ag_graph *g, const ag_hparams *hp, bool interleaved);
 int32_t ag_arch_rope_plain(ag_graph *g, uint32_t n_rot, bool interleaved, float base, float factor);
 /* q, k, v of a normed row: separate attn_q/k/v or one attn_qkv, with biases where the file has them. */
 typedef struct ag_qkv { ag_vid q, k, v; } ag_qkv;

@@ -36,9 +36,9 @@ static int keys(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     return AG_OK;
 }
 
-static void build(ag_graph *g, const ag_hparams *hp, uint32_t ctx)
+static void build(ag_graph *g, const ag_hparams *hp)
 {
-    int32_t rope_all = ag_arch_rope(g, hp, false, ctx);
+    int32_t rope_all = ag_arch_rope(g, hp, false);
     int32_t rope_local = ag_arch_rope_plain(g, hp->n_rot, false, hp->rope_base_local, 1);
     ag_vid x = ag_graph_scale(g, ag_graph_embed(g, "token_embd", hp->width, hp->vocab), hp->embed_scale);
     for (uint32_t l = 0; l < hp->layers; l++) {

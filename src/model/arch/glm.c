@@ -2,9 +2,9 @@
  * Rotary pairs (2i, 2i+1) over part of the head, biases on q, k, v, gate and up in one matrix. */
 #include "model/arch/arch.h"
 
-static void build_layers(ag_graph *g, const ag_hparams *hp, uint32_t ctx, bool post_norms)
+static void build_layers(ag_graph *g, const ag_hparams *hp, bool post_norms)
 {
-    int32_t rope = ag_arch_rope(g, hp, true, ctx);
+    int32_t rope = ag_arch_rope(g, hp, true);
     ag_vid x = ag_graph_embed(g, "token_embd", hp->width, hp->vocab);
     for (uint32_t l = 0; l < hp->layers; l++) {
         ag_graph_layer(g, (int32_t)l);
@@ -21,8 +21,8 @@ static void build_layers(ag_graph *g, const ag_hparams *hp, uint32_t ctx, bool p
     ag_graph_output(g, x, "output_norm", "output", hp->vocab, hp->eps, 1, 0);
 }
 
-static void build_chatglm(ag_graph *g, const ag_hparams *hp, uint32_t ctx) { build_layers(g, hp, ctx, false); }
-static void build_glm4(ag_graph *g, const ag_hparams *hp, uint32_t ctx) { build_layers(g, hp, ctx, true); }
+static void build_chatglm(ag_graph *g, const ag_hparams *hp) { build_layers(g, hp, false); }
+static void build_glm4(ag_graph *g, const ag_hparams *hp) { build_layers(g, hp, true); }
 
 const ag_family ag_family_chatglm = {"chatglm", NULL, build_chatglm};
 const ag_family ag_family_glm4 = {"glm4", NULL, build_glm4};

@@ -1,9 +1,9 @@
 /* Llama 2, 3 and 3.x, Mistral, SmolLM: pre-norm, rotary pairs (2i, 2i+1), SwiGLU. */
 #include "model/arch/arch.h"
 
-static void build(ag_graph *g, const ag_hparams *hp, uint32_t ctx)
+static void build(ag_graph *g, const ag_hparams *hp)
 {
-    int32_t rope = ag_arch_rope(g, hp, true, ctx);
+    int32_t rope = ag_arch_rope(g, hp, true);
     ag_vid x = ag_graph_embed(g, "token_embd", hp->width, hp->vocab);
     for (uint32_t l = 0; l < hp->layers; l++) {
         ag_graph_layer(g, (int32_t)l);

@@ -1,9 +1,9 @@
 /* Phi 3, 3.5 and 4: q, k, v in one matrix, gate and up in one, rotary pairs (i, i + n/2), LongRoPE factors, SwiGLU. */
 #include "model/arch/arch.h"
 
-static void build(ag_graph *g, const ag_hparams *hp, uint32_t ctx)
+static void build(ag_graph *g, const ag_hparams *hp)
 {
-    int32_t rope = ag_arch_rope(g, hp, false, ctx);
+    int32_t rope = ag_arch_rope(g, hp, false);
     ag_vid x = ag_graph_embed(g, "token_embd", hp->width, hp->vocab);
     for (uint32_t l = 0; l < hp->layers; l++) {
         ag_graph_layer(g, (int32_t)l);

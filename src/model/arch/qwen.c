@@ -1,9 +1,9 @@
 /* Qwen 2 (biases on q, k, v) and Qwen 3 (norms on the heads of q and k): rotary pairs (i, i + n/2), SwiGLU. */
 #include "model/arch/arch.h"
 
-static void build_layers(ag_graph *g, const ag_hparams *hp, uint32_t ctx, bool head_norms)
+static void build_layers(ag_graph *g, const ag_hparams *hp, bool head_norms)
 {
-    int32_t rope = ag_arch_rope(g, hp, false, ctx);
+    int32_t rope = ag_arch_rope(g, hp, false);
     ag_vid x = ag_graph_embed(g, "token_embd", hp->width, hp->vocab);
     for (uint32_t l = 0; l < hp->layers; l++) {
         ag_graph_layer(g, (int32_t)l);
@@ -20,8 +20,8 @@ static void build_layers(ag_graph *g, const ag_hparams *hp, uint32_t ctx, bool h
     ag_graph_output(g, x, "output_norm", "output", hp->vocab, hp->eps, 1, 0);
 }
 
-static void build_qwen2(ag_graph *g, const ag_hparams *hp, uint32_t ctx) { build_layers(g, hp, ctx, false); }
-static void build_qwen3(ag_graph *g, const ag_hparams *hp, uint32_t ctx) { build_layers(g, hp, ctx, true); }
+static void build_qwen2(ag_graph *g, const ag_hparams *hp) { build_layers(g, hp, false); }
+static void build_qwen3(ag_graph *g, const ag_hparams *hp) { build_layers(g, hp, true); }
 
 const ag_family ag_family_qwen2 = {"qwen2", NULL, build_qwen2};
 const ag_family ag_family_qwen3 = {"qwen3", NULL, build_qwen3};

@@ -31,7 +31,7 @@ static float yarn_apply(double *f, const ag_hparams *hp)
     return (float)m;
 }
 
-int32_t ag_arch_rope(ag_graph *g, const ag_hparams *hp, bool interleaved, uint32_t ctx)
+int32_t ag_arch_rope(ag_graph *g, const ag_hparams *hp, bool interleaved)
 {
     uint32_t half = hp->n_rot / 2;
     ag_graph_layer(g, -1);
@@ -43,7 +43,8 @@ int32_t ag_arch_rope(ag_graph *g, const ag_hparams *hp, bool interleaved, uint32
     if (ag_graph_has(g, "rope_freqs.weight")) {
         factors = ag_graph_vector(g, "rope_freqs.weight", half);
     } else if (ag_graph_has(g, "rope_factors_long.weight") && ag_graph_has(g, "rope_factors_short.weight")) {
-        factors = ag_graph_vector(g, ctx > hp->ctx_orig ? "rope_factors_long.weight" : "rope_factors_short.weight", half);
+        /* By what the model is made for, not by what this cache holds: the same tokens give the same result anywhere. */
+        factors = ag_graph_vector(g, hp->ctx_train > hp->ctx_orig ? "rope_factors_long.weight" : "rope_factors_short.weight", half);
     }
     if (factors)
         for (uint32_t i = 0; i < half; i++) {

@@ -18,7 +18,7 @@ static int build(const gb *b, ag_err *err)
     if (rc == AG_OK) rc = ag_hparams_read(&hp, g, err);
     if (rc == AG_OK) {
         ag_graph_init(&graph, g);
-        rc = ag_arch_build(&graph, &hp, 512, err);
+        rc = ag_arch_build(&graph, &hp, err);
         ag_graph_fini(&graph);
     }
     ag_gguf_close(g);
@@ -169,7 +169,7 @@ static void test_no_memory(void **state)
         ag_err err = {0};
         ag_fault_arm(AG_FAULT_ALLOC, n);
         ag_graph_init(&g, t.m.gguf);
-        int rc = ag_arch_build(&g, &t.m.hp, 512, &err);
+        int rc = ag_arch_build(&g, &t.m.hp, &err);
         bool fired = ag_fault_disarm(AG_FAULT_ALLOC);
         assert_int_equal(rc, fired ? AG_E_NOMEM : AG_OK);
         ag_graph_fini(&g);
