@@ -99,7 +99,7 @@ typedef struct ag_http_conf {
 
 /* Binds and listens; conf and handler are copied (conf's host is used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
-int ag_http_server_start(ag_http_server *s, ag_err *err);  /* starts the loops' threads; if it fails only close is left */
+int ag_http_server_start(ag_http_server *s, ag_err *err); /* starts the loops' threads; if it fails only close is left */
 uint16_t ag_http_server_port(const ag_http_server *s);
 /* Stops accepting; idle connections close, others close after their response (Connection: close). Returns at once. */
 void ag_http_server_drain(ag_http_server *s);

@@ -184,7 +184,7 @@ static void test_write_timeout(void **state)
     rig_wait(&r, RIG_DONE, 1);
     assert_int_equal(rig_bads(&r, AG_HTTP_BAD_WRITE_TIMEOUT), 1);
     close(fd);
-    fd = dial_with(ag_http_server_port(r.server), 4096); /* handed over whole: also cut, and told; its timer is silent */
+    fd = dial_with(ag_http_server_port(r.server), 4096); /* handed over whole: also cut, its timer silent */
     send_z(fd, RIG_GET("/timerbig"));
     rig_wait(&r, RIG_GONE, 2);
     rig_wait(&r, RIG_DONE, 2);
