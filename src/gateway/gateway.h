@@ -65,9 +65,6 @@ void ag_gateway_close(ag_gateway *gw); /* after stop, or never started */
 /* Open requests, of all loops. */
 uint64_t ag_gateway_requests(const ag_gateway *gw);
 
-/* docs/api.md: routes and fields. */
-void ag_gateway_docs(ag_buf *out);
-
 /* The sentence for the start: what is listened on and who may use it. */
 void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out);
 

@@ -188,8 +188,10 @@ static void on_done(void *user, ag_http_stream *s AG_UNUSED)
 static void on_bad(void *arg AG_UNUSED, ag_http_bad why AG_UNUSED, int code, const char *sentence, ag_buf *body)
 {
     ag_err err = {0};
+    char id[AG_ID_MAX + 1];
     ag_err_set(&err, code, "%s", sentence);
-    ag_openai_error(body, &err, (ag_str){0});
+    ag_request_id(id, (ag_str){0});
+    ag_openai_error(body, &err, ag_str_of(id));
 }
 
 static void on_message(void *arg, ag_http_loop *l, void *msg)

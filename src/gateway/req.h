@@ -71,7 +71,6 @@ typedef struct ag_route {
     ag_next (*answer)(ag_req *r);
     int kind; /* an ag_request_kind, 0: none */
     bool auth;
-    const char *what;
 } ag_route;
 
 typedef struct ag_req_prompt {

@@ -13,7 +13,7 @@ static ag_next answer_metrics(ag_req *r);
 #define KIND_CHAT AG_REQUEST_CHAT
 
 static const ag_route routes[] = {
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, methods, answer, KIND_##kind, auth, what},
+#define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, methods, answer, KIND_##kind, auth},
 #include "gateway/routes.def"
 #undef AG_ROUTE
 };
@@ -51,18 +51,6 @@ void ag__routes_name(ag_metrics *m)
 {
     ag_metrics_values(m, AG_LABELS_ROUTE_STATUS, route_names, N_ROUTES + 1);
     ag_metrics_values(m, AG_LABELS_REASON, bad_names, AG_HTTP_BAD_COUNT);
-}
-
-void ag_gateway_docs(ag_buf *out)
-{
-    ag_buf_addz(out, "| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
-    for (uint32_t i = 0; i < N_ROUTES; i++) {
-        const ag_route *t = &routes[i];
-        const char *more = t->path[strlen(t->path) - 1] == '/' ? "{id}" : "";
-        ag_buf_addf(out, "| %s | `%s%s` | %s | %s |\n", t->methods & AG_POST ? "POST" : "GET", t->path, more, t->auth ? "yes" : "no", t->what);
-    }
-    ag_buf_addc(out, '\n');
-    ag_openai_docs(out);
 }
 
 /* Routes that need no generation. */

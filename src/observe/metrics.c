@@ -255,7 +255,7 @@ static bool add_labels(const ag_metrics *m, ag_buf *out, ag_label_set set, uint3
 static void add_number(ag_buf *out, double v)
 {
     if (v == floor(v) && fabs(v) < 1e15) ag_buf_addf(out, "%.0f\n", v);
-    else ag_buf_addf(out, "%.9g\n", v);
+    else ag_buf_addf(out, "%.15g\n", v);
 }
 
 static void add_hist(const metric_row *r, const char *name, _Atomic uint64_t *c, ag_str labels, ag_buf *out)

@@ -323,28 +323,12 @@ static void no_memory_is_an_answer(void **state)
 #endif
 }
 
-static void the_page_names_every_field(void **state)
-{
-    (void)state;
-    ag_buf b;
-    ag_buf_init(&b, 1 << 20);
-    ag_openai_docs(&b);
-    ag_buf_zterm(&b);
-    assert_false(b.failed);
-    assert_non_null(strstr(b.p, "| `temperature` | number, 0 to 10 |"));
-    assert_non_null(strstr(b.p, "| `top_p` | number, above 0 to 1 |"));
-    assert_non_null(strstr(b.p, "| `n` | integer, 1 to 128 |"));
-    assert_null(strstr(strstr(b.p, "## POST /v1/chat"), "`prompt`"));
-    ag_buf_fini(&b);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_mistake_gets_its_sentence), cmocka_unit_test(defaults_are_openais),
         cmocka_unit_test(every_field_arrives),             cmocka_unit_test(chat_reaches_the_template),
         cmocka_unit_test(size_and_depth_are_bounded),      cmocka_unit_test(no_memory_is_an_answer),
-        cmocka_unit_test(the_page_names_every_field),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,9 +13,6 @@
 /* Fills *r, which ag_request_init has prepared; fini is the caller's on success and failure alike. */
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err);
 
-/* docs/api.md's tables of fields. */
-void ag_openai_docs(ag_buf *out);
-
 /* What all parts of one answer have in common. */
 typedef struct ag_reply {
     ag_request_kind kind;

@@ -5,6 +5,7 @@
 #include "gateway/dialects/fields.h"
 #include "gateway/dialects/openai.h"
 
+/* The dialects of fields.def. */
 #define C AG_REQUEST_COMPLETION
 #define H AG_REQUEST_CHAT
 #define CH (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT)
@@ -22,14 +23,13 @@ typedef struct field_row {
     bool open;
     unsigned dialects;
     ag_field_fn *parse;
-    const char *words, *doc;
 } field_row;
 
 static const field_row rows[] = {
-#define AG_FIELD_BOOL(name, member, dialects, doc) {#name, FIELD_BOOL, offsetof(ag_request, member), 0, 1, false, dialects, NULL, "boolean", doc},
-#define AG_FIELD_U32(name, member, min, max, dialects, doc) {#name, FIELD_U32, offsetof(ag_request, member), min, max, false, dialects, NULL, "integer", doc},
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc) {#name, FIELD_F32, offsetof(ag_request, member), min, max, open, dialects, NULL, "number", doc},
-#define AG_FIELD_OTHER(name, type, dialects, doc) {#name, FIELD_OTHER, 0, 0, 0, false, dialects, ag__parse_##name, type, doc},
+#define AG_FIELD_BOOL(name, member, dialects, doc) {#name, FIELD_BOOL, offsetof(ag_request, member), 0, 1, false, dialects, NULL},
+#define AG_FIELD_U32(name, member, min, max, dialects, doc) {#name, FIELD_U32, offsetof(ag_request, member), min, max, false, dialects, NULL},
+#define AG_FIELD_F32(name, member, min, max, open, dialects, doc) {#name, FIELD_F32, offsetof(ag_request, member), min, max, open, dialects, NULL},
+#define AG_FIELD_OTHER(name, type, dialects, doc) {#name, FIELD_OTHER, 0, 0, 0, false, dialects, ag__parse_##name},
 #include "gateway/dialects/fields.def"
 #undef AG_FIELD_BOOL
 #undef AG_FIELD_U32
@@ -303,27 +303,4 @@ int ag__parse_suffix(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
     if (!json_is_string(v)) return ag__wrong_type(err, "suffix", "a string", v);
     if (json_string_length(v) == 0) return AG_OK;
     return ag_request_fail(err, AG_E_UNSUPPORTED, "suffix", "'suffix' is not supported; only text after the prompt can be written.");
-}
-
-/* The page. */
-
-static void docs_table(ag_buf *out, unsigned dialect)
-{
-    ag_buf_addz(out, "| field | type | meaning |\n| --- | --- | --- |\n");
-    for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++) {
-        const field_row *f = &rows[i];
-        if (!(f->dialects & dialect)) continue;
-        ag_buf_addf(out, "| `%s` | %s", f->name, f->words);
-        if (f->type == FIELD_U32) ag_buf_addf(out, ", %.0f to %.0f", f->min, f->max);
-        if (f->type == FIELD_F32) ag_buf_addf(out, ", %s%g to %g", f->open ? "above " : "", f->min, f->max);
-        ag_buf_addf(out, " | %s |\n", f->doc);
-    }
-}
-
-void ag_openai_docs(ag_buf *out)
-{
-    ag_buf_addz(out, "## POST /v1/completions\n\n");
-    docs_table(out, AG_REQUEST_COMPLETION);
-    ag_buf_addz(out, "\n## POST /v1/chat/completions\n\n");
-    docs_table(out, AG_REQUEST_CHAT);
 }
