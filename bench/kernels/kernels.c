@@ -1,9 +1,9 @@
-/* kernels.c - how fast the products and attention run on this machine: Gop/s and GB/s by type, instruction set and columns.
+/* kernels.c - how fast the products and attention run on this machine, by type, instruction set and columns.
  *
  *   bench_kernels [--isa NAME] [--type NAME] [--threads N] [--k N] [--rows N] [--chunk N] [--ms N]
  *
- * Weights are larger than the caches for one column, so that GB/s there is what decoding gets from memory; Gop/s counts a
- * multiply-add as two. The first lines are the machine's peaks as `ag_cpu_peak_measure` finds them. */
+ * Weights are larger than the caches for one column, so that GB/s there is what decoding gets from memory; Gop/s counts
+ * a multiply-add as two. The first lines are the machine's peaks as `ag_cpu_peak_measure` finds them. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -104,7 +104,8 @@ static void bench_product(const bench *b, const ag_cpu_isa *isa, const ag_quant_
         printf(" %7.1f", 2.0 * b->rows * b->k * p.cols / s * 1e-9);
         fflush(stdout);
     }
-    printf(" | pack %5.2f GB/s, quantize %5.2f G/s\n", (double)file_bytes / pack_s * 1e-9, (double)most * b->k / quantize_s * 1e-9);
+    printf(" | pack %5.2f GB/s, quantize %5.2f G/s\n", (double)file_bytes / pack_s * 1e-9,
+           (double)most * b->k / quantize_s * 1e-9);
     ag_mem_free(p.w.data);
     ag_mem_free((void *)p.act.x);
     ag_mem_free(p.act.b);
@@ -118,13 +119,15 @@ static void bench_attention(const bench *b, const ag_cpu_isa *isa, uint32_t head
     size_t page = (size_t)AG_CPU_KV_PAGE * dim;
     uint32_t *pages = need(ag_mem_array(n, sizeof *pages));
     uint16_t *k = need(ag_mem_aligned(64, page * n * 2)), *v = need(ag_mem_aligned(64, page * n * 2));
-    float *q = need(ag_mem_aligned(64, (size_t)AG_ATTN_TOKENS_MAX * heads * dim * 8)), *out = q + AG_ATTN_TOKENS_MAX * heads * dim;
+    float *q = need(ag_mem_aligned(64, (size_t)AG_ATTN_TOKENS_MAX * heads * dim * 8));
+    float *out = q + AG_ATTN_TOKENS_MAX * heads * dim;
     for (uint32_t i = 0; i < n; i++) pages[i] = i;
     for (size_t i = 0; i < page * n; i++) k[i] = v[i] = (uint16_t)(next_random() & 0x3BFF);
     for (size_t i = 0; i < (size_t)AG_ATTN_TOKENS_MAX * heads * dim; i++) q[i] = (float)next_random() * 0x1p-24f;
-    ag_attn a = {.q = q, .q_stride = (size_t)heads * dim, .heads = heads, .pos = pos, .dim_k = dim, .dim_v = dim, .scale = 0.1f,
-                 .pages = pages, .k = k, .v = v, .k_page_stride = page, .v_page_stride = page, .out = out,
-                 .out_stride = (size_t)heads * dim, .scratch = need(ag_mem_aligned(64, ag_attn_scratch_bytes(heads, dim, dim)))};
+    ag_attn a = {.q = q, .q_stride = (size_t)heads * dim, .heads = heads, .pos = pos, .dim_k = dim, .dim_v = dim,
+                 .scale = 0.1f, .pages = pages, .k = k, .v = v, .k_page_stride = page, .v_page_stride = page,
+                 .out = out, .out_stride = (size_t)heads * dim};
+    a.scratch = need(ag_mem_aligned(64, ag_attn_scratch_bytes(heads, dim, dim)));
     printf("%-7s attention %2u heads of %3u at %5u:", isa->name, heads, dim, pos);
     for (a.tokens = 1; a.tokens <= AG_ATTN_TOKENS_MAX; a.tokens *= 16) {
         double best = 1e9;
@@ -141,7 +144,10 @@ static void bench_attention(const bench *b, const ag_cpu_isa *isa, uint32_t head
     for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) ag_mem_free(all[i]);
 }
 
-static void nothing(void *arg, uint32_t worker, uint32_t from, uint32_t to) { (void)arg, (void)worker, (void)from, (void)to; }
+static void nothing(void *arg, uint32_t worker, uint32_t from, uint32_t to)
+{
+    (void)arg, (void)worker, (void)from, (void)to;
+}
 
 static void bench_isa(const bench *b, const ag_cpu_isa *isa)
 {
@@ -153,7 +159,7 @@ static void bench_isa(const bench *b, const ag_cpu_isa *isa)
     printf("%-7s peak, %u threads: reads %.1f GB/s, int8 %.0f Gop/s\n", isa->name, b->threads, peak.read_bytes_s * 1e-9,
            peak.int8_ops_s * 1e-9);
     if (strcmp(b->type, "none") != 0) {
-        printf("%-7s %-7s %11s |  Gop/s: 1      2       4       8      16      64     512 columns\n", "isa", "type", "1 column");
+        printf("isa     type       1 column |  Gop/s: 1      2       4       8      16      64     512 columns\n");
     }
     for (const ag_quant_row *q = NULL; (q = ag_quant_next(q)) != NULL;) {
         if (strcmp(b->type, "all") != 0 && !ag_str_ieq(ag_str_of(b->type), ag_str_of(q->name))) continue;
@@ -183,7 +189,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < 10000; i++) ag_pool_run(b.pool, nothing, NULL, 16, 1);
     printf("a stage of 16 empty items: %.2f us\n", (double)(ag_now_us() - begin) / 1e4);
     for (const ag_cpu_isa *isa = NULL; (isa = ag_cpu_isa_next(isa)) != NULL;) {
-        if (strcmp(b.isa, "all") == 0 ? isa->runs() && strcmp(isa->name, "scalar") != 0 : strcmp(b.isa, isa->name) == 0) bench_isa(&b, isa);
+        bool all = strcmp(b.isa, "all") == 0 && strcmp(isa->name, "scalar") != 0;
+        if (isa->runs() && (all || strcmp(b.isa, isa->name) == 0)) bench_isa(&b, isa);
     }
     ag_pool_close(b.pool);
     return 0;

@@ -1,12 +1,12 @@
-/* cpu.h - the CPU's kernels: packed weights, products, attention, and the small operations between them, as one table of
- * functions per instruction set, chosen at run time.
+/* cpu.h - the CPU's kernels: packed weights, products, attention, and the small operations between them, as one table
+ * of functions per instruction set, chosen at run time.
  * Owns    : nothing; callers hold all memory.
  * Threads : every kernel is a pure function over the part of the output that it is told to write; threads share work by
  *           calling with disjoint parts.
  * Limits  : shapes are checked by the loader (arch) and asserted here; activations must be finite.
  * Errors  : ag_cpu_isa_find: NULL for a name not in the table or not runnable here.
- * Numerics: one arithmetic for one column and many, whatever the tile or the thread: quantized products are exact in int32
- *           within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
+ * Numerics: one arithmetic for one column and many, whatever the tile or the thread: quantized products are exact in
+ *           int32 within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
  *           interleaved chains in k order; reductions run in 64 lanes, joined pairwise. The scalar table is the
  *           specification; vector tables give the same bits wherever the header of a kernel says "exact". */
 #ifndef AG_CPU_H
@@ -18,8 +18,8 @@
 #define AG_CPU_KV_BLOCK 16  /* tokens whose keys are interleaved */
 #define AG_CPU_KV_PAGE 64   /* tokens in a page of KV cache; also the grain of the online softmax */
 
-/* Weights, repacked: tiles of 16 rows (the last one padded with zero rows), each tile holding all of k. Layout per type is
- * described in pack.c. Bytes per weight are those of the source type, give or take the padding. */
+/* Weights, repacked: tiles of 16 rows (the last one padded with zero rows), each tile holding all of k. Layout and
+ * size per type are described in layout.h: at most 3 % above the file's (Q3_K 5.5 %), and the padding. */
 typedef struct ag_pack {
     ag_quant_type type;
     uint32_t rows, k;
@@ -33,9 +33,9 @@ void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k); /* f
 /* Repacks tiles [from,to) out of `rows` rows at src (the file's layout, row after row). */
 void ag_pack_fill(const ag_pack *p, const void *src, uint32_t from, uint32_t to);
 
-/* Activations of one product input, quantized once: 32 values as int8 with an f32 scale, beside the sums that the kernels
- * start from, in one cache line, so that a kernel broadcasts all it needs from there. For float weight types the product
- * reads x itself. */
+/* Activations of one product input, quantized once: 32 values as int8 with an f32 scale, beside the sums that the
+ * kernels start from, in one cache line, so that a kernel broadcasts all it needs from there. For float weight types
+ * the product reads x itself. */
 typedef struct ag_act_block {
     int8_t q[32];       /* -127..127 */
     float d;            /* x = d * q */
@@ -80,11 +80,12 @@ size_t ag_attn_scratch_bytes(uint32_t heads, uint32_t dim_k, uint32_t dim_v);
 typedef enum ag_act_fn { AG_ACT_SILU, AG_ACT_GELU_TANH } ag_act_fn;
 
 typedef struct ag_cpu_ops {
-    /* y[c][16*from - row0 ...): rows of tiles [from,to) times columns [0,cols). y points at row 16*from of column 0 with
-     * `y_stride` floats per column; rows past w->rows are not written. exact. */
-    void (*matmul)(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y, size_t y_stride);
-    /* Blocks of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even; a block whose values are all
-     * below 1e-30 becomes zeros. exact. */
+    /* y[c][16*from - row0 ...): rows of tiles [from,to) times columns [0,cols). y points at row 16*from of column 0
+     * with `y_stride` floats per column; rows past w->rows are not written. exact. */
+    void (*matmul)(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
+                   size_t y_stride);
+    /* Blocks of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even; a block whose values are
+     * all below 1e-30 becomes zeros. exact. */
     void (*quantize)(const ag_act *a, uint32_t c, const float *x);
     /* y = x / rms(x) * w; y may be x (gemma's 1 + w is already in its GGUF files). exact. */
     void (*rms_norm)(float *y, const float *x, const float *w, uint32_t n, float eps);
@@ -95,9 +96,11 @@ typedef struct ag_cpu_ops {
      * (i, i + n_rot/2). exact. */
     void (*rope)(float *x, const float *cos, const float *sin, uint32_t n_rot, bool interleaved);
     void (*softcap)(float *y, float cap, uint32_t n);                        /* y = cap * tanh(y / cap); exact */
-    /* Stores one token's key and value of one KV head as f16 (values beyond f16 are clamped to its largest). k points at
-     * the head's part of the page: keys [block][dim_k][16], values [token][dim_v]; slot is the token's place in the page. exact. */
-    void (*kv_store)(uint16_t *k, uint16_t *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
+    /* Stores one token's key and value of one KV head as f16 (values beyond f16 are clamped to its largest). k points
+     * at the head's part of the page: keys [block][dim_k][16], values [token][dim_v]; slot is the token's place in the
+     * page. exact. */
+    void (*kv_store)(uint16_t *k, uint16_t *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k,
+                     uint32_t dim_v);
     /* exact: a token's result depends on its own query and keys only, not on the tile it came in. */
     void (*attention)(const ag_attn *a);
     /* Argmax and log-sum-exp helpers for sampling: index of the largest (the first of equals). exact */

@@ -1,9 +1,9 @@
 /* layout.h - where the bits of a packed quantized weight lie; for this folder only.
  * Owns nothing; any thread; shapes are checked by ag_pack_supported; no errors.
  *
- * A tile is 16 rows by all of k, cut into groups of 32 k. A group's quants are vectors of 64 bytes; in each, 16 rows have
- * 4 bytes beside each other, so that one load feeds one four-byte dot product per row and no sum crosses rows. A quad is 4
- * consecutive k; a group has 8:
+ * A tile is 16 rows by all of k, cut into groups of 32 k. A group's quants are vectors of 64 bytes; in each, 16 rows
+ * have 4 bytes beside each other, so that one load feeds one four-byte dot product per row and no sum crosses rows. A
+ * quad is 4 consecutive k; a group has 8:
  *   8-bit plane  vector j is quad j                                          512 bytes a group
  *   4-bit plane  vector j holds quad j in the low nibbles, j + 4 in the high 256
  *   2-bit plane  vector i holds quads 4i .. 4i+3, from the low bits up       128

@@ -21,9 +21,9 @@
 #define SPINS_PER_LOOK 64 /* pauses between two looks at the clock */
 
 /* The stage in hand is one word: its number in the high half, items not yet taken in the low half. A worker takes items
- * by compare-and-swap. As long as the low half is not zero the stage cannot end, so what the worker read of fn, arg, items
- * and chunk between its load and its successful swap belonged to that stage; a worker that comes late finds zero, or
- * another stage's number, and never touches a field that is being rewritten. */
+ * by compare-and-swap. As long as the low half is not zero the stage cannot end, so what the worker read of fn, arg,
+ * items and chunk between its load and its successful swap belonged to that stage; a worker that comes late finds zero,
+ * or another stage's number, and never touches a field that is being rewritten. */
 struct ag_pool {
     uint32_t magic;
     uint32_t threads;
@@ -53,7 +53,10 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 }
 
-static void futex_wake(_Atomic uint32_t *word, int n) { syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0); }
+static void futex_wake(_Atomic uint32_t *word, int n)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
 
 static inline void cpu_pause(void)
 {
@@ -74,7 +77,8 @@ static void work(ag_pool *p, uint32_t index, uint64_t t)
         uint32_t take = AG_MIN(atomic_load_explicit(&p->chunk, memory_order_relaxed), rest);
         ag_pool_fn *fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
         void *arg = atomic_load_explicit(&p->arg, memory_order_relaxed);
-        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &t, t - take, memory_order_acq_rel, memory_order_acquire)) {
+        if (!atomic_compare_exchange_weak_explicit(&p->ticket, &t, t - take, memory_order_acq_rel,
+                                                   memory_order_acquire)) {
             continue;
         }
         fn(arg, index, items - rest, items - rest + take);
@@ -88,7 +92,7 @@ static void work(ag_pool *p, uint32_t index, uint64_t t)
     }
 }
 
-/* Spins while *word still holds what `same` says is no news; true: news came. */
+/* Looks for a stage other than `number`; false: none came in time. */
 static bool spin_for_stage(ag_pool *p, uint32_t number)
 {
     if (!p->spin) return false;
@@ -108,7 +112,8 @@ static void sleep_for_stage(ag_pool *p, uint32_t number)
 {
     uint32_t bell = atomic_load(&p->bell);
     atomic_fetch_add(&p->sleepers, 1);
-    /* The publisher stores the ticket, then reads sleepers; we count ourselves, then read the ticket: one sees the other. */
+    /* The publisher stores the ticket, then reads sleepers; we count ourselves, then read the ticket: one sees the
+     * other. */
     while ((uint32_t)(atomic_load(&p->ticket) >> 32) == number && !atomic_load(&p->closing)) {
         futex_wait(&p->bell, bell);
         bell = atomic_load(&p->bell);
@@ -141,7 +146,8 @@ static int start_worker(ag_pool *p, uint32_t index, ag_err *err)
         return AG_OK;
     }
     ag_mem_free(w);
-    return ag_err_set(err, AG_E_INTERNAL, "compute thread %u of %u could not be started: %s", index, p->threads, strerror(e));
+    return ag_err_set(err, AG_E_INTERNAL, "compute thread %u of %u could not be started: %s", index, p->threads,
+                      strerror(e));
 }
 
 int ag_pool_open(ag_pool **out, uint32_t threads, ag_err *err)

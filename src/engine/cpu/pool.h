@@ -3,11 +3,11 @@
  * Threads : open, run and close from one thread.
  * Limits  : AG_POOL_THREADS_MAX.
  * Errors  : open: AG_E_NOMEM, AG_E_INTERNAL (a thread could not be started; fault point THREAD).
- * How     : run publishes a stage; every worker takes the next chunk of items from one atomic counter, so a slow core takes
- *           fewer; run returns when all items are done. A run of one chunk stays on the caller and wakes nobody. Between stages
- *           workers spin briefly (not at all where threads outnumber cores), then sleep on a futex, so an idle pool costs
- *           nothing. Threads are not pinned: the caller is not ours to pin, and a worker pinned to the core on which the
- *           caller happens to run would halve both. */
+ * How     : run publishes a stage; every worker takes the next chunk of items from one atomic counter, so a slow core
+ *           takes fewer; run returns when all items are done. A run of one chunk stays on the caller and wakes nobody.
+ *           Between stages workers spin briefly (not at all where threads outnumber cores), then sleep on a futex, so
+ *           an idle pool costs nothing. Threads are not pinned: the caller is not ours to pin, and a worker pinned to
+ *           the core on which the caller happens to run would halve both. */
 #ifndef AG_POOL_H
 #define AG_POOL_H
 

@@ -2,7 +2,7 @@
  *
  * A group of 32 k of one row and column, all sums of bytes exact in int32:
  *   scale per 32:  acc = fma(s * x.d, isum, acc);             then with minima  acc = fma(m, x.ds, acc)
- *   scale per 16:  acc = fma(fma(s1, isum1, s0 * isum0), x.d, acc);  then acc = fma(m0, x.ds16[0], acc), the same with 1
+ *   scale per 16:  acc = fma(fma(s1, isum1, s0 * isum0), x.d, acc);  then acc = fma(m0, x.ds16[0], acc), and with 1
  * where isum counts (u - off) * q. Groups follow each other in k order. Every instruction set does just this. */
 #include <math.h>
 
@@ -30,8 +30,10 @@ static void add_plane(const unsigned char *plane, unsigned bits, unsigned shift,
         for (unsigned i = 0; i < per; i++) {
             unsigned quad = bits == 4 ? v + 4 * i : per * v + i;
             for (unsigned r = 0; r < 16; r++) {
-                int16_t *to = &u[r][4 * quad];
-                for (unsigned b = 0; b < 4; b++) to[b] = (int16_t)(to[b] | (plane[4 * r + b] >> bits * i & mask) << shift);
+                for (unsigned b = 0; b < 4; b++) {
+                    int16_t *to = &u[r][4 * quad + b];
+                    *to = (int16_t)(*to | (plane[4 * r + b] >> bits * i & mask) << shift);
+                }
             }
         }
     }
@@ -103,8 +105,8 @@ static void group_column(const ag__layout *l, const group *g, const ag_act_block
     }
 }
 
-static void tile_quantized(const ag_pack *w, const ag__layout *l, const unsigned char *tile, const ag_act *a, uint32_t c0,
-                           uint32_t cols, float acc[COLS][16])
+static void tile_quantized(const ag_pack *w, const ag__layout *l, const unsigned char *tile, const ag_act *a,
+                           uint32_t c0, uint32_t cols, float acc[COLS][16])
 {
     uint32_t groups = w->k / 32, unit = ag__unit_groups(l->scale);
     uint32_t plane = ag__plane_bytes(l->base, l->ext), scale = ag__scale_bytes(l->scale);

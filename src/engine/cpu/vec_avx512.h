@@ -44,7 +44,8 @@ FN vf vf_pick(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 FN vm vm_range(int32_t from, int32_t to)
 {
     __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    return _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(from)) & _mm512_cmplt_epi32_mask(lane, _mm512_set1_epi32(to));
+    vm not_before = _mm512_cmpge_epi32_mask(lane, _mm512_set1_epi32(from));
+    return _mm512_mask_cmplt_epi32_mask(not_before, lane, _mm512_set1_epi32(to));
 }
 FN float vf_join(vf a) /* i + 8, i + 4, i + 2, i + 1 */
 {
@@ -86,7 +87,8 @@ FN vf vf_nibble(const void *p, bool high)
 /* 32 floats, rounded to nearest even, as bytes. */
 FN __m256i vf_to_bytes(const vf v[2])
 {
-    return _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[0])));
+    __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[0]));
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), low);
 }
 
 FN vi vi_zero(void) { return _mm512_setzero_si512(); }
@@ -106,8 +108,8 @@ FN vi vi_lut(const unsigned char table[16], vi index)
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), index);
 }
 FN vf vf_of_int(vi a) { return _mm512_cvtepi32_ps(a); }
-/* start + sums of n quads: bytes of w (below 2^bits) times the q of the quad. In assembly for the broadcast in the operand:
- * as intrinsics it is a load of its own, and the front end of some machines is then the limit. */
+/* start + sums of n quads: bytes of w (below 2^bits) times the q of the quad. In assembly for the broadcast in the
+ * operand: as intrinsics it is a load of its own, and the front end of some machines is then the limit. */
 FN vi vi_dot(vi start, const vi *w, const int8_t *q, int n, int bits)
 {
     typedef int32_t __attribute__((may_alias)) quad;

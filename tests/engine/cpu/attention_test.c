@@ -6,6 +6,8 @@ typedef struct shape {
     uint32_t heads, dim_k, dim_v, pos, tokens, window;
     float softcap;
 } shape;
+#define SHAPE "heads %u dims %u %u pos %u tokens %u window %u cap %g"
+#define SHAPE_OF(s) (s).heads, (s).dim_k, (s).dim_v, (s).pos, (s).tokens, (s).window, (double)(s).softcap
 
 typedef struct scene {
     shape s;
@@ -42,8 +44,9 @@ static void scene_init(scene *c, shape s)
         ops->kv_store(c->kc + page * k_page, c->vc + page * v_page, p % AG_CPU_KV_PAGE, k, v, s.dim_k, s.dim_v);
     }
     c->scratch = fix_mem(ag_attn_scratch_bytes(s.heads, s.dim_k, s.dim_v));
-    c->a = (ag_attn){.q = c->q, .q_stride = (size_t)s.heads * s.dim_k, .tokens = s.tokens, .heads = s.heads, .pos = s.pos,
-                     .dim_k = s.dim_k, .dim_v = s.dim_v, .scale = 1 / sqrtf((float)s.dim_k), .softcap = s.softcap,
+    c->a = (ag_attn){.q = c->q, .q_stride = (size_t)s.heads * s.dim_k, .tokens = s.tokens, .heads = s.heads,
+                     .pos = s.pos, .dim_k = s.dim_k, .dim_v = s.dim_v,
+                     .scale = 1 / sqrtf((float)s.dim_k), .softcap = s.softcap,
                      .window = s.window, .pages = c->pages, .k = c->kc, .v = c->vc, .k_page_stride = k_page,
                      .v_page_stride = v_page, .out_stride = (size_t)s.heads * s.dim_v + 5, .scratch = c->scratch};
 }
@@ -96,12 +99,12 @@ static void compare_with_double(const scene *c, const float *out)
                 for (uint32_t i = first; i <= last; i++) want += p[i] / sum * c->v[(size_t)i * s->dim_v + d];
                 double got = out[t * c->a.out_stride + h * s->dim_v + d];
                 if (!(fabs(got - want) < 2e-5)) {
-                    fail_msg("token %u head %u dim %u: %.9g, not %.9g (heads %u dims %u %u pos %u tokens %u window %u cap %g)", t,
-                             h, d, got, want, s->heads, s->dim_k, s->dim_v, s->pos, s->tokens, s->window, (double)s->softcap);
+                    fail_msg("token %u head %u dim %u: %.9g, not %.9g (" SHAPE ")", t, h, d, got, want, SHAPE_OF(*s));
                 }
             }
         }
-        for (size_t i = s->heads * s->dim_v; i < c->a.out_stride; i++) assert_true(out[t * c->a.out_stride + i] == 12345);
+        const float *row = out + t * c->a.out_stride;
+        for (size_t i = s->heads * s->dim_v; i < c->a.out_stride; i++) assert_true(row[i] == 12345);
     }
     ag_mem_free(p);
 }
@@ -119,9 +122,8 @@ static void check(shape s)
         scene_run(&c, isa->ops, 0, s.tokens, tile);
         for (uint32_t t = 0; t < s.tokens; t++) scene_run(&c, isa->ops, t, 1, alone);
         if (memcmp(tile, spec, bytes) || memcmp(alone, spec, bytes)) {
-            fail_msg("%s: tile %s, alone %s (heads %u dims %u %u pos %u tokens %u window %u cap %g)", isa->name,
-                     memcmp(tile, spec, bytes) ? "differs" : "same", memcmp(alone, spec, bytes) ? "differs" : "same", s.heads,
-                     s.dim_k, s.dim_v, s.pos, s.tokens, s.window, (double)s.softcap);
+            fail_msg("%s: tile %s, alone %s (" SHAPE ")", isa->name, memcmp(tile, spec, bytes) ? "differs" : "same",
+                     memcmp(alone, spec, bytes) ? "differs" : "same", SHAPE_OF(s));
         }
         ag_mem_free(tile);
         ag_mem_free(alone);
@@ -135,7 +137,9 @@ static void dims_and_heads(void **unused)
     (void)unused;
     static const uint32_t dims[][2] = {{8, 8}, {16, 16}, {24, 40}, {64, 64}, {96, 96}, {128, 128}, {256, 256}, {72, 8}};
     for (size_t i = 0; i < AG_ARRAY_LEN(dims); i++) {
-        for (uint32_t heads = 1; heads <= 9; heads++) check((shape){heads, dims[i][0], dims[i][1], 70 + heads, 1 + heads % 4, 0, 0});
+        for (uint32_t heads = 1; heads <= 9; heads++) {
+            check((shape){heads, dims[i][0], dims[i][1], 70 + heads, 1 + heads % 4, 0, 0});
+        }
     }
 }
 
@@ -144,14 +148,17 @@ static void page_edges(void **unused)
     (void)unused;
     static const uint32_t pos[] = {0, 1, 14, 15, 16, 31, 47, 48, 62, 63, 64, 65, 127, 128, 200, 255, 256};
     for (size_t i = 0; i < AG_ARRAY_LEN(pos); i++) {
-        for (uint32_t tokens = 1; tokens <= AG_ATTN_TOKENS_MAX; tokens += tokens < 4 ? 1 : 3) check((shape){3, 16, 16, pos[i], tokens, 0, 0});
+        for (uint32_t tokens = 1; tokens <= AG_ATTN_TOKENS_MAX; tokens += tokens < 4 ? 1 : 3) {
+            check((shape){3, 16, 16, pos[i], tokens, 0, 0});
+        }
     }
 }
 
 static void windows(void **unused)
 {
     (void)unused;
-    static const uint32_t window[] = {1, 2, 7, 16, 17, 63, 64, 65, 100, 128, 1000}, pos[] = {0, 5, 63, 64, 126, 129, 300};
+    static const uint32_t window[] = {1, 2, 7, 16, 17, 63, 64, 65, 100, 128, 1000};
+    static const uint32_t pos[] = {0, 5, 63, 64, 126, 129, 300};
     for (size_t w = 0; w < AG_ARRAY_LEN(window); w++) {
         for (size_t p = 0; p < AG_ARRAY_LEN(pos); p++) {
             check((shape){2, 16, 24, pos[p], 16, window[w], 0});

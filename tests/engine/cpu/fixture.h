@@ -51,7 +51,20 @@ static AG_UNUSED void fix_scale_offsets(ag_quant_type t, int at[2])
     if (t == AG_Q_F32 || t == AG_Q_F16 || t == AG_Q_BF16) at[0] = -1;
 }
 
-typedef enum fix_kind { FIX_RANDOM, FIX_ONES /* every bit of the quants set */, FIX_ZEROS, FIX_DENORMAL, FIX_LARGE, FIX_KINDS } fix_kind;
+typedef enum fix_kind {
+    FIX_RANDOM,
+    FIX_ONES, /* every bit of the quants set */
+    FIX_ZEROS,
+    FIX_DENORMAL,
+    FIX_LARGE,
+    FIX_KINDS
+} fix_kind;
+
+static AG_UNUSED float fix_float(fix_kind kind)
+{
+    static const float size[FIX_KINDS] = {1, 1, 0, 1e-39f, 1e4f};
+    return fix_normal() * size[kind];
+}
 
 /* rows of k weights in the file's layout: random bits, finite scales. Freed by ag_mem_free. */
 static AG_UNUSED unsigned char *fix_weights(ag_quant_type t, uint32_t rows, uint32_t k, fix_kind kind)
@@ -63,14 +76,16 @@ static AG_UNUSED unsigned char *fix_weights(ag_quant_type t, uint32_t rows, uint
     fix_scale_offsets(t, at);
     for (size_t b = 0; b < blocks; b++) {
         unsigned char *p = w + b * q->bytes;
-        for (uint32_t i = 0; i < q->bytes; i++) p[i] = kind == FIX_ONES ? 255 : kind == FIX_ZEROS ? 0 : (unsigned char)fix_rand();
+        for (uint32_t i = 0; i < q->bytes; i++) {
+            p[i] = kind == FIX_ONES ? 255 : kind == FIX_ZEROS ? 0 : (unsigned char)fix_rand();
+        }
         for (int i = 0; i < 2; i++) {
             uint16_t h = ag_f32_to_f16(fix_normal() * 0.01f);
             if (kind == FIX_DENORMAL) h = (uint16_t)(fix_rand() & 0x83FF);
             if (kind == FIX_LARGE) h = (uint16_t)(0x7BFF | (fix_rand() & 0x8000));
             if (at[i] >= 0) memcpy(p + at[i], &h, 2);
         }
-        float f = kind == FIX_ZEROS ? 0 : kind == FIX_DENORMAL ? fix_normal() * 1e-39f : kind == FIX_LARGE ? fix_normal() * 1e4f : fix_normal();
+        float f = fix_float(kind);
         uint32_t bits;
         memcpy(&bits, &f, 4);
         uint16_t half = ag_f32_to_f16(f), bf = (uint16_t)(bits >> 16);
@@ -99,7 +114,8 @@ static AG_UNUSED ag_act fix_act(uint32_t k, uint32_t cols, float size)
     ag_act_place(&a, k, cols, fix_mem(ag_act_bytes(k, cols)));
     a.x = x;
     a.x_stride = k;
-    for (uint32_t c = 0; c < cols && k % 32 == 0; c++) ag_cpu_isa_find("scalar")->ops->quantize(&a, c, x + (size_t)c * k);
+    const ag_cpu_ops *ops = ag_cpu_isa_find("scalar")->ops;
+    for (uint32_t c = 0; c < cols && k % 32 == 0; c++) ops->quantize(&a, c, x + (size_t)c * k);
     return a;
 }
 

@@ -1,4 +1,4 @@
-/* Products of every weight type on every instruction set against double precision, and against each other bit for bit. */
+/* Products of every weight type on every instruction set against double precision and each other bit for bit. */
 #include "engine/cpu/fixture.h"
 
 #define GUARD 0x7F123456u
@@ -62,7 +62,7 @@ static void compare_with_double(const product *p, const float *y)
             }
             double got = y[c * p->stride + r], tight = size * ((p->k / 32 + 8) * 0x1p-23) + 1e-40;
             if (!(fabs(got - exact) <= tight) || !(fabs(got - loose) <= error + tight)) {
-                fail_msg("%s rows %u k %u cols %u at row %u col %u: %.9g, exact %.9g (+- %.3g), without quantizing %.9g (+- %.3g)",
+                fail_msg("%s rows %u k %u cols %u at %u %u: %.9g, exact %.9g (+- %.3g), unquantized %.9g (+- %.3g)",
                          q->name, p->rows, p->k, p->cols, r, c, got, exact, tight, loose, error);
             }
         }

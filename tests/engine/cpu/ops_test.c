@@ -1,5 +1,6 @@
 /* The small operations on every instruction set: against double precision and the scalar table bit for bit. */
 #include "base/err.h"
+#include "base/fault.h"
 #include "engine/cpu/fixture.h"
 
 #define N_MAX 700
@@ -15,22 +16,22 @@ static void fill(float *x, uint32_t n, float size)
 
 static double ulps(double got, double want) { return fabs(got - want) / (fabs(want) * 0x1p-23 + 1e-45); }
 
-/* Runs `call` (which uses ops, a, b, c, y, n) with every table; y must have the bits of the scalar one, and nothing past
- * n may change. */
-#define EACH(call)                                                                                                        \
-    do {                                                                                                                  \
-        float spec[N_MAX + 1];                                                                                            \
-        const ag_cpu_ops *ops = scalar();                                                                                 \
-        memcpy(y, y0, sizeof y);                                                                                          \
-        call;                                                                                                             \
-        memcpy(spec, y, sizeof spec);                                                                                     \
-        assert_memory_equal(y + n, y0 + n, (N_MAX + 1 - n) * sizeof(float));                                              \
-        for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {                                          \
-            ops = isa->ops;                                                                                               \
-            memcpy(y, y0, sizeof y);                                                                                      \
-            call;                                                                                                         \
-            if (memcmp(y, spec, sizeof y)) fail_msg("%s differs from scalar: " #call " n %u", isa->name, n);              \
-        }                                                                                                                 \
+/* Runs `call` (which uses ops, a, b, c, y, n) with every table; y must have the bits of the scalar one, and nothing
+ * past n may change. */
+#define EACH(call)                                                                                                     \
+    do {                                                                                                               \
+        float spec[N_MAX + 1];                                                                                         \
+        const ag_cpu_ops *ops = scalar();                                                                              \
+        memcpy(y, y0, sizeof y);                                                                                       \
+        call;                                                                                                          \
+        memcpy(spec, y, sizeof spec);                                                                                  \
+        assert_memory_equal(y + n, y0 + n, (N_MAX + 1 - n) * sizeof(float));                                           \
+        for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {                                       \
+            ops = isa->ops;                                                                                            \
+            memcpy(y, y0, sizeof y);                                                                                   \
+            call;                                                                                                      \
+            if (memcmp(y, spec, sizeof y)) fail_msg("%s differs from scalar: " #call " n %u", isa->name, n);           \
+        }                                                                                                              \
     } while (0)
 
 static void elementwise(void **unused)
@@ -217,12 +218,33 @@ static void table(void **unused)
     assert_true(p.read_bytes_s > 0 && p.int8_ops_s > 0);
 }
 
+#ifdef AG_FAULTS
+static void peak_failures(void **unused)
+{
+    (void)unused;
+    static const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_THREAD};
+    for (size_t k = 0; k < AG_ARRAY_LEN(kinds); k++) {
+        for (uint32_t n = 1;; n++) {
+            ag_cpu_peak p;
+            ag_fault_arm(kinds[k], n);
+            int rc = ag_cpu_peak_measure(ag_cpu_isa_find("auto"), 3, &p);
+            bool fired = ag_fault_disarm(kinds[k]);
+            assert_int_equal(rc, !fired ? AG_OK : kinds[k] == AG_FAULT_ALLOC ? AG_E_NOMEM : AG_E_INTERNAL);
+            if (!fired) break;
+        }
+    }
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(elementwise), cmocka_unit_test(rotation), cmocka_unit_test(quantizing),
         cmocka_unit_test(storing_keys), cmocka_unit_test(sampling_helpers), cmocka_unit_test(exponential),
         cmocka_unit_test(table),
+#ifdef AG_FAULTS
+        cmocka_unit_test(peak_failures),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,7 +11,7 @@
 typedef struct stage {
     uint32_t threads, items;
     uint32_t plain;               /* grows only between stages: what a stage reads of the caller's memory */
-    uint32_t seen[ITEMS_MAX];     /* not atomic: two workers on one item would be a race that the thread sanitizer reports */
+    uint32_t seen[ITEMS_MAX];     /* not atomic: the thread sanitizer sees two workers on one item */
     _Atomic uint32_t calls, chunk_max, bad;
 } stage;
 
@@ -48,7 +48,9 @@ static void every_item_once(void **unused)
         assert_int_equal(ag_pool_open(&p, threads[t], NULL), AG_OK);
         assert_int_equal(ag_pool_threads(p), threads[t]);
         stage s = {.threads = threads[t]};
-        for (int i = 0; i < 3000; i++) run_stage(p, &s, fix_rand() % (i % 100 ? 40 : ITEMS_MAX + 1), 1 + fix_rand() % 9);
+        for (int i = 0; i < 3000; i++) {
+            run_stage(p, &s, fix_rand() % (i % 100 ? 40 : ITEMS_MAX + 1), 1 + fix_rand() % 9);
+        }
         ag_pool_close(p);
     }
 }
