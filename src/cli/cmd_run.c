@@ -65,16 +65,6 @@ static char *prompt_text(EditLine *el)
     return text;
 }
 
-/* Ctrl-C while a line is written takes the line away. */
-static unsigned char drop_line(EditLine *el, int ch)
-{
-    (void)ch;
-    const LineInfo *line = el_line(el);
-    el_cursor(el, (int)(line->lastchar - line->cursor));
-    el_deletestr(el, (int)(line->lastchar - line->buffer));
-    return CC_REDISPLAY;
-}
-
 static EditLine *editor_open(History *lines)
 {
     EditLine *el = el_init("autoglm", stdin, stdout, stderr);
@@ -82,8 +72,7 @@ static EditLine *editor_open(History *lines)
     el_set(el, EL_PROMPT, prompt_text);
     el_set(el, EL_EDITOR, "emacs");
     el_set(el, EL_HIST, history, lines);
-    el_set(el, EL_ADDFN, "drop-line", "take the line away", drop_line);
-    el_set(el, EL_BIND, "^C", "drop-line", NULL);
+    el_set(el, EL_BIND, "^C", "em-kill-line", NULL);
     el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
     el_set(el, EL_SETTY, "-d", "-isig", NULL); /* so that ^C arrives here as a key */
     el_source(el, NULL);

@@ -23,20 +23,30 @@ def binary(kind=""):
     return os.environ["AUTOGLM_TEST_BIN" + kind]
 
 
-_made = None
+_models = tempfile.TemporaryDirectory(prefix="autoglm-models-")
 
 
 def tiny_model():
     """stories260K where the test data is there, else a random model of that size."""
-    global _made
     path = pathlib.Path(os.environ["AUTOGLM_TEST_DATA"]) / "models/stories260K-F32.gguf"
     if path.exists():
         return str(path)
-    if _made is None:
-        import tiny_models
-        _made = tempfile.TemporaryDirectory(prefix="autoglm-model-")
-        _made.path = tiny_models.write(_made.name, "llama")
-    return _made.path
+    import tiny_models
+    made = pathlib.Path(_models.name, "tiny-llama-F32.gguf")
+    return str(made) if made.exists() else tiny_models.write(_models.name, "llama")
+
+
+def long_model():
+    """The same, with a context long enough for answers that do not end while a test looks at them."""
+    path = pathlib.Path(_models.name, "long.gguf")
+    if not path.exists():
+        data = bytearray(pathlib.Path(tiny_model()).read_bytes())
+        key = b"llama.context_length"
+        at = data.index(key) + len(key)
+        assert data[at:at + 4] == b"\x04\0\0\0", "context_length is a u32"
+        data[at + 4:at + 8] = (1 << 20).to_bytes(4, "little")
+        path.write_bytes(data)
+    return str(path)
 
 
 def wait_for(what, check, limit_s=LIMIT_S):
@@ -56,7 +66,7 @@ class Server:
         self.dir = tempfile.TemporaryDirectory(prefix="autoglm-test-")
         self.folder = pathlib.Path(self.dir.name)
         command = [binary(kind), "serve", "--port", "0", "--log-format", "json", "-m", model or tiny_model()]
-        if chat and model is None:
+        if chat and model in (None, long_model()):
             (self.folder / "chat.jinja").write_text(TEMPLATE)
             command += ["--chat-template", str(self.folder / "chat.jinja")]
         self.process = subprocess.Popen(command + list(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -184,6 +194,10 @@ class Server:
         """SIGTERM, and a clean end."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
+        self.end()
+
+    def end(self):
+        """It leaves by itself, and well."""
         code = self.wait()
         self.check()
         self.dir.cleanup()

@@ -82,7 +82,7 @@ class BadInput(unittest.TestCase):
             ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"1": 101}}, "logit_bias"), ({"logit_bias": {"999999": 1}}, "logit_bias"),
             ({"temperature": "hot"}, "temperature"), ({"stream": "yes"}, "stream"), ({"stream_options": {}}, None), ({"suffix": "x"}, "suffix"),
             ({"prompt": []}, "prompt"), ({"prompt": [[]]}, None), ({"prompt": ["a", 1]}, None), ({"prompt": [99999]}, None),
-            ({"prompt": [-1]}, None), ({"prompt": [[1], "a"]}, None), ({"prompt": ["x"] * 129}, None), ({"best_of": 3}, None),
+            ({"prompt": [-1]}, None), ({"prompt": ["x"] * 129}, None), ({"best_of": 3}, None),
         ]
         for fields, param in cases:
             with self.subTest(fields=str(fields)[:60]):

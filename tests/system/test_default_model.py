@@ -33,7 +33,7 @@ class DefaultModel(unittest.TestCase):
         self.assertGreater(answer["usage"]["completion_tokens"], 0)
 
     def test_chat(self):
-        body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0, "max_tokens": 40}
+        body = {"messages": [{"role": "user", "content": "Which city is the capital of France? Answer with one word."}], "temperature": 0, "max_tokens": 40}
         a = self.s.post("/v1/chat/completions", body).json()
         self.assertIn("Paris", a["choices"][0]["message"]["content"])
         self.assertEqual(a["choices"][0]["finish_reason"], "stop")  # the template and its end token are in order
@@ -45,7 +45,7 @@ class DefaultModel(unittest.TestCase):
         self.assertTrue(done.stdout.rstrip().endswith("data: [DONE]"), done.stdout)
 
     def test_run(self):
-        done = subprocess.run([binary("_RELEASE"), "run", MODEL, "What is the capital of France?", "-t", "0", "-n", "40", "--ctx", "2048"],
+        done = subprocess.run([binary("_RELEASE"), "run", MODEL, "Which city is the capital of France? Answer with one word.", "-t", "0", "-n", "40", "--ctx", "2048"],
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("Paris", done.stdout)

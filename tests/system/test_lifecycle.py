@@ -9,9 +9,13 @@ import unittest
 
 import requests
 
-from server import LIMIT_S, Server, events, text_of, wait_for
+from server import LIMIT_S, Server, events, long_model, text_of, wait_for
 
-LONG = {"prompt": "Once upon a time", "max_tokens": 4000, "temperature": 0, "ignore_eos": True, "stream": True}
+LONG = {"prompt": "Once upon a time", "max_tokens": 60000, "temperature": 0, "ignore_eos": True, "stream": True}
+
+
+def long_server(*flags):
+    return Server(*flags, model=long_model())
 
 
 def open_stream(s, **fields):
@@ -26,17 +30,17 @@ def open_stream(s, **fields):
 
 class Leaving(unittest.TestCase):
     def test_a_client_that_leaves_stops_its_generation(self):
-        with Server("--ctx", "32768") as s:
-            r, _ = open_stream(s)
+        with long_server("--ctx", "131072") as s:
+            r, lines = open_stream(s)
             self.assertEqual(s.metric("autoglm_generations_running"), 1)
             r.close()
             wait_for("the generation to stop", s.idle)
             self.assertEqual(s.metric("autoglm_generations_cancelled_total"), 1)
-            self.assertLess(s.metric("autoglm_output_tokens_total"), 4000)
+            self.assertLess(s.metric("autoglm_output_tokens_total"), 60000)
             self.assertEqual(s.complete(max_tokens=4)["usage"]["completion_tokens"], 4)
 
     def test_so_does_one_that_waits_for_a_whole_answer(self):
-        with Server("--ctx", "32768") as s:
+        with long_server("--ctx", "131072") as s:
             body = json.dumps({**LONG, "stream": False}).encode()
             c = socket.create_connection(("127.0.0.1", s.port), timeout=LIMIT_S)
             c.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -47,8 +51,8 @@ class Leaving(unittest.TestCase):
             self.assertEqual(s.metric("autoglm_generations_cancelled_total"), 1)
 
     def test_a_client_that_leaves_while_it_waits_frees_its_place(self):
-        with Server("--ctx", "32768", "--max-running", "1", "--queue-max", "2") as s:
-            r, _ = open_stream(s)
+        with long_server("--ctx", "131072", "--max-running", "1", "--queue-max", "2") as s:
+            r, lines = open_stream(s)
             waiting = []
             for _ in range(2):
                 c = socket.create_connection(("127.0.0.1", s.port), timeout=LIMIT_S)
@@ -67,7 +71,7 @@ class Leaving(unittest.TestCase):
             wait_for("all to be quiet", s.idle)
 
     def test_a_reader_that_reads_nothing_is_dropped(self):
-        with Server("--ctx", "32768", "--write-timeout", "500ms", "--out-bytes", "64KiB") as s:
+        with long_server("--ctx", "131072", "--write-timeout", "500ms", "--out-bytes", "64KiB") as s:
             c = socket.socket()
             c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             c.settimeout(LIMIT_S)
@@ -83,10 +87,13 @@ class Leaving(unittest.TestCase):
 
 class Signals(unittest.TestCase):
     def test_sigterm_lets_answers_finish(self):
-        s = Server("--ctx", "32768")
-        want = s.complete(LONG["prompt"], max_tokens=300, ignore_eos=True)["choices"][0]["text"]
-        r, lines = open_stream(s, max_tokens=300)
+        s = long_server("--ctx", "131072")
+        want = s.complete(LONG["prompt"], max_tokens=2000, ignore_eos=True)["choices"][0]["text"]
+        r, lines = open_stream(s, max_tokens=2000)
         idle = socket.create_connection(("127.0.0.1", s.port), timeout=LIMIT_S)
+        idle.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while not idle.recv(4096).endswith(b"}"):
+            pass
         s.signal(signal.SIGTERM)
         s.wait_line("draining")
         with self.assertRaises(requests.ConnectionError):  # no new work: the port is closed
@@ -94,19 +101,19 @@ class Signals(unittest.TestCase):
         self.assertEqual(idle.recv(1), b"")
         rest = text_of(events(lines))[0]
         self.assertTrue(want.endswith(rest) and len(rest) > len(want) // 2)
-        s.stop()
+        s.end()
 
     def test_the_shutdown_timeout_ends_what_does_not(self):
-        s = Server("--ctx", "65536", "--shutdown-timeout", "300ms")
-        r, lines = open_stream(s, max_tokens=60000)
+        s = long_server("--ctx", "131072", "--shutdown-timeout", "300ms")
+        r, lines = open_stream(s)
         s.signal(signal.SIGTERM)
         with self.assertRaises((requests.RequestException, AssertionError, StopIteration)):
             text_of(events(lines))
-        s.stop()
+        s.end()
 
     def test_a_second_signal_ends_at_once(self):
-        s = Server("--ctx", "65536", "--shutdown-timeout", "10m")
-        r, _ = open_stream(s, max_tokens=60000)
+        s = long_server("--ctx", "131072", "--shutdown-timeout", "10m")
+        r, lines = open_stream(s)
         s.signal(signal.SIGTERM)
         s.wait_line("draining")
         s.signal(signal.SIGINT)
