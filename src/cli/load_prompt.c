@@ -1,0 +1,65 @@
+#include "cli/load.h"
+
+/* Common words are one token each, with the space before them, in the vocabularies of most models: a prompt of n words
+ * has close to n tokens. The answer's usage tells how many it were. */
+static const char *const words[] = {
+    "the", "of", "and", "to", "in", "is", "for", "that", "on", "with", "as", "was", "by", "at", "from", "are",
+    "this", "be", "or", "an", "have", "not", "it", "but", "one", "all", "they", "were", "their", "has", "more", "about",
+    "when", "can", "will", "time", "there", "who", "some", "other", "new", "two", "first", "year", "people", "way", "day", "man",
+    "world", "life", "hand", "part", "place", "case", "week", "work", "home", "water", "room", "mother", "area", "money", "story", "fact",
+    "month", "right", "study", "book", "eye", "job", "word", "business", "side", "kind", "head", "house", "service", "friend", "father", "power",
+    "hour", "game", "line", "end", "member", "law", "car", "city", "community", "name", "president", "team", "minute", "idea", "body", "information",
+    "back", "parent", "face", "others", "level", "office", "door", "health", "person", "art", "war", "history", "party", "result", "change", "morning",
+    "reason", "research", "girl", "guy", "moment", "air", "teacher", "force", "education", "good", "long", "great", "little", "own", "old", "big",
+};
+
+uint64_t ag_load_random(uint64_t *state) /* splitmix64 */
+{
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+double ag_load_random_open(uint64_t *state) { return (double)((ag_load_random(state) >> 11) + 1) * 0x1p-53; }
+
+void ag_load_plan_make(const ag_load_spec *spec, uint64_t number, ag_load_plan *out)
+{
+    uint64_t r = spec->seed;
+    r = ag_load_random(&r) ^ number * 0xD1342543DE82EF95u;
+    ag_load_random(&r);
+    uint64_t range = (uint64_t)spec->max_tokens_high - spec->max_tokens_low + 1;
+    *out = (ag_load_plan){.max_tokens = spec->max_tokens_low + (uint32_t)(ag_load_random(&r) % range)};
+    double sum = 0, at;
+    for (uint32_t i = 0; i < spec->n_tenants; i++) sum += spec->tenants[i].weight;
+    at = ag_load_random_open(&r) * sum;
+    while (out->tenant + 1 < spec->n_tenants && at > spec->tenants[out->tenant].weight) at -= spec->tenants[out->tenant++].weight;
+    out->words = ag_load_random(&r);
+}
+
+static void add_words(ag_buf *out, uint64_t random, uint32_t n, bool first)
+{
+    for (uint32_t i = 0; i < n && !out->failed; i++) {
+        if (i || !first) ag_buf_addc(out, ' ');
+        ag_buf_addz(out, words[ag_load_random(&random) % AG_ARRAY_LEN(words)]);
+    }
+}
+
+bool ag_load_body(const ag_load_spec *spec, const ag_load_plan *plan, ag_buf *out)
+{
+    ag_buf_addc(out, '{');
+    if (spec->model) {
+        ag_buf_addz(out, "\"model\":");
+        ag_buf_add_json(out, spec->model, strlen(spec->model));
+        ag_buf_addc(out, ',');
+    }
+    ag_buf_addz(out, spec->chat ? "\"messages\":[{\"role\":\"user\",\"content\":\"" : "\"prompt\":\"");
+    add_words(out, ~spec->seed, spec->shared_words, true);
+    add_words(out, plan->words, spec->prompt_words - spec->shared_words, spec->shared_words == 0);
+    ag_buf_addz(out, spec->chat ? "\"}]" : "\"");
+    ag_buf_addf(out, ",\"max_tokens\":%u,\"temperature\":%.6g,\"stream\":true,\"stream_options\":{\"include_usage\":true}",
+                plan->max_tokens, (double)spec->temperature);
+    if (spec->ignore_eos) ag_buf_addf(out, ",\"ignore_eos\":true,\"min_tokens\":%u", plan->max_tokens);
+    ag_buf_addz(out, spec->extra);
+    return ag_buf_addc(out, '}');
+}
