@@ -176,14 +176,18 @@ static int run(server *s)
     task loading, stopping;
     int rc = task_begin(&loading, s, load, &s->err), sig;
     if (rc != AG_OK) return ag_cli_fail("serve", &s->err);
-    while ((sig = wait_event(s, true)) != 0)
+    bool again = false; /* a SIGHUP during loading counts once it is done */
+    while ((sig = wait_event(s, true)) != 0) {
         if (sig != SIGHUP) leave_at_once(s, "stopped while loading", 0);
+        again = true;
+    }
     task_end(&loading);
     if (s->err.code != AG_OK) {
         ag_gateway_drain(s->gateway);
         ag_gateway_stop(s->gateway, 0);
         return ag_cli_fail("serve", &s->err);
     }
+    if (again) reload(s);
     while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
 
     AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)), AG_LOG_U("requests", ag_gateway_requests(s->gateway)));
