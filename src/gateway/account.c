@@ -16,7 +16,9 @@ static void count(ag_req *r)
 static void write_access_line(ag_req *r)
 {
     bool generates = r->route && r->route->kind;
-    ag_log_level level = r->err.code == AG_E_INTERNAL ? AG_LOG_ERROR : r->route && !r->route->auth ? AG_LOG_DEBUG : AG_LOG_INFO;
+    ag_log_level level = r->err.code == AG_E_INTERNAL  ? AG_LOG_ERROR
+                         : r->route && !r->route->auth ? AG_LOG_DEBUG
+                                                       : AG_LOG_INFO;
     if (!ag_log_on(r->gw->log, level)) return;
     ag_log_field f[16];
     uint32_t n = 0;

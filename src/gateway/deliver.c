@@ -9,7 +9,10 @@
 
 static const char *finish_of(ag_gen_state s) { return s == AG_GEN_LENGTH ? "length" : "stop"; }
 
-static ag_str piece_of(const void *tokenizer, int32_t id, bool special) { return ag_tokenizer_piece(tokenizer, id, special); }
+static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
+{
+    return ag_tokenizer_piece(tokenizer, id, special);
+}
 
 static const ag_tokenizer *tokenizer_of(const ag_req *r) { return ag_engine_model(r->engine)->tokenizer; }
 
@@ -70,9 +73,11 @@ ag_next ag__step_generate(ag_req *r)
 
 /* Whole answers. */
 
-static ag_reply_logprobs logprobs_of(const ag_req *r, const ag_choice *c, const ag_gen_token *tokens, uint32_t n, bool with_prompt)
+static ag_reply_logprobs logprobs_of(const ag_req *r, const ag_choice *c, const ag_gen_token *tokens, uint32_t n,
+                                     bool with_prompt)
 {
-    ag_reply_logprobs lp = {.part = {NULL, tokens}, .n = {0, n}, .piece = piece_of, .arg = tokenizer_of(r), .offset = c->offset};
+    ag_reply_logprobs lp = {
+        .part = {NULL, tokens}, .n = {0, n}, .piece = piece_of, .arg = tokenizer_of(r), .offset = c->offset};
     if (with_prompt && (lp.part[0] = ag_gen_prompt(c->gen))) lp.n[0] = r->prompts[c->prompt].n;
     return lp;
 }
@@ -101,7 +106,8 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
     if (text.failed) goto out;
     text.n = AG_MIN(text.n, begin + ag_gen_text_bytes(c->gen));
     ag_reply_logprobs lp = logprobs_of(r, c, tokens, c->read, r->request.echo);
-    ag_openai_choice(out, &r->reply, index, ag_buf_str(&text), r->request.top_logprobs >= 0 ? &lp : NULL, finish_of(c->state));
+    ag_openai_choice(out, &r->reply, index, ag_buf_str(&text), r->request.top_logprobs >= 0 ? &lp : NULL,
+                     finish_of(c->state));
     r->usage.completion_tokens += c->read;
     count_end(r, c);
     ok = !out->failed;
@@ -119,8 +125,9 @@ static ag_next deliver_whole(ag_req *r)
     bool ok = true;
     for (uint32_t i = 0; i < r->n_choices && ok; i++) ok = whole_choice(r, i, &out);
     ag_openai_end(&out, &r->usage);
-    ag_next next = ok && !out.failed ? ag__req_answer(r, 200, "application/json", ag_buf_str(&out), NULL, 0)
-                                     : ag__req_refuse(r, AG_E_NOMEM, "The answer is larger than the server has memory for.");
+    ag_next next = ok && !out.failed
+                       ? ag__req_answer(r, 200, "application/json", ag_buf_str(&out), NULL, 0)
+                       : ag__req_refuse(r, AG_E_NOMEM, "The answer is larger than the server has memory for.");
     ag_buf_fini(&out);
     return next;
 }

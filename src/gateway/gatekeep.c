@@ -23,8 +23,10 @@ static void take_tenant(ag_req *r)
 static void check_origin(ag_req *r, ag_str host)
 {
     if (r->gw->guarded && !ag_host_is_loopback(host)) {
-        ag__req_refuse(r, AG_E_FORBIDDEN, "Without API keys this server answers only to localhost, 127.0.0.1 and [::1]; the request "
-                       "was sent to '%.*s'.", (int)AG_MIN(host.n, 100u), host.p ? host.p : "");
+        ag__req_refuse(r, AG_E_FORBIDDEN,
+                       "Without API keys this server answers only to localhost, 127.0.0.1 and [::1]; the request "
+                       "was sent to '%.*s'.",
+                       (int)AG_MIN(host.n, 100u), host.p ? host.p : "");
         return;
     }
     ag_str origin = ag_http_head_get(r->head, "origin");
@@ -44,7 +46,8 @@ static ag_next answer_options(ag_req *r)
     ag_http_header more[4];
     uint32_t n = 0;
     if (r->origin[0] && ag_http_head_get(r->head, "access-control-request-method").p) {
-        more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"), post ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+        more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"),
+                                     post ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
         more[n++] = (ag_http_header){AG_STR("access-control-allow-headers"),
                                      AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent")};
         more[n++] = (ag_http_header){AG_STR("access-control-max-age"), AG_STR("600")};
@@ -68,11 +71,14 @@ ag_next ag__step_head(ag_req *r)
     if (r->answered) return AG_MORE;
     r->route = ag__route_find(r->head->path);
     if (r->route == NULL)
-        return ag__req_refuse(r, AG_E_NOT_FOUND, "There is no '%.100s' here; POST /v1/chat/completions and /v1/completions answer.", r->path);
+        return ag__req_refuse(r, AG_E_NOT_FOUND,
+                              "There is no '%.100s' here; POST /v1/chat/completions and /v1/completions answer.",
+                              r->path);
     if (method_is(r, "OPTIONS")) return answer_options(r);
     unsigned method = method_is(r, "POST") ? AG_POST : method_is(r, "GET") || method_is(r, "HEAD") ? AG_GET : 0;
     if (!(r->route->methods & method))
-        return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, r->route->methods & AG_POST ? "POST" : "GET", r->method);
+        return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path,
+                              r->route->methods & AG_POST ? "POST" : "GET", r->method);
     r->step = AG_STEP_AUTH;
     return AG_MORE;
 }
@@ -81,8 +87,9 @@ ag_next ag__step_auth(ag_req *r)
 {
     ag_str authorization = ag_http_head_get(r->head, "authorization");
     if (r->route->auth && !ag_auth_check(&r->gw->auth, authorization))
-        return ag__req_refuse(r, AG_E_AUTH, authorization.p ? "This API key is not known here."
-                                                             : "An API key is needed: send 'Authorization: Bearer KEY'.");
+        return ag__req_refuse(r, AG_E_AUTH,
+                              authorization.p ? "This API key is not known here."
+                                              : "An API key is needed: send 'Authorization: Bearer KEY'.");
     r->step = AG_STEP_LIMITS;
     return AG_MORE;
 }
@@ -93,8 +100,9 @@ ag_next ag__step_limits(ag_req *r)
     if (r->route->answer) return AG_MORE;
     ag_str type = ag_http_head_get(r->head, "content-type");
     if (!ag_media_is_json(type))
-        return ag__req_refuse(r, AG_E_MEDIA_TYPE, type.p ? "The body must be application/json in UTF-8, not '%.*s'."
-                                                          : "The body must be application/json; no content-type was sent%.*s.",
+        return ag__req_refuse(r, AG_E_MEDIA_TYPE,
+                              type.p ? "The body must be application/json in UTF-8, not '%.*s'."
+                                     : "The body must be application/json; no content-type was sent%.*s.",
                               (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
     if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed))
         return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");

@@ -16,7 +16,8 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     if (l == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
     int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
     if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
-        rc = ag_err_set(err, AG_E_USAGE, "Answers per request must be 1 to %d, not %u.", AG_REQUEST_PROMPTS_MAX, conf->generations_max);
+        rc = ag_err_set(err, AG_E_USAGE, "Answers per request must be 1 to %d, not %u.", AG_REQUEST_PROMPTS_MAX,
+                        conf->generations_max);
     if (rc != AG_OK) {
         ag_origins_fini(&l->origins);
         ag_mem_free(l);
@@ -50,9 +51,12 @@ static int check_conf(const ag_gateway_conf *conf, ag_err *err)
     if (conf->host == NULL || conf->host[0] == 0 || strlen(conf->host) >= sizeof((ag_gateway *)0)->host)
         return ag_err_set(err, AG_E_USAGE, "The host to listen on must be an address or name.");
     if (!keys && !conf->no_auth && !ag_address_is_loopback(conf->host))
-        return ag_err_set(err, AG_E_USAGE, "Listening on '%s' would let anybody on the network in, since no API key is set: set "
-                          "AUTOGLM_API_KEY, or say --no-auth if that is meant, or listen on 127.0.0.1.", conf->host);
-    if (conf->out_bytes_max < 64u << 10) return ag_err_set(err, AG_E_USAGE, "The output limit per connection must be at least 64 KiB.");
+        return ag_err_set(err, AG_E_USAGE,
+                          "Listening on '%s' would let anybody on the network in, since no API key is set: set "
+                          "AUTOGLM_API_KEY, or say --no-auth if that is meant, or listen on 127.0.0.1.",
+                          conf->host);
+    if (conf->out_bytes_max < 64u << 10)
+        return ag_err_set(err, AG_E_USAGE, "The output limit per connection must be at least 64 KiB.");
     if (conf->body_bytes_max < 1 || conf->body_bytes_max > 1u << 30)
         return ag_err_set(err, AG_E_USAGE, "The body limit must be 1 byte to 1 GiB.");
     return AG_OK;
@@ -87,11 +91,20 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     ag_http_handler handler = ag__http_handler;
     handler.arg = gw;
     ag_http_conf http = {
-        .host = conf->host, .port = conf->port, .loops = loops_of(conf), .header_bytes_max = conf->header_bytes_max,
-        .headers_max = conf->headers_max, .body_bytes_max = conf->body_bytes_max, .header_timeout_ms = conf->header_timeout_ms,
-        .body_timeout_ms = conf->body_timeout_ms, .idle_timeout_ms = conf->idle_timeout_ms, .write_timeout_ms = conf->write_timeout_ms,
-        .connections_max = conf->connections_max, .connections_per_address_max = conf->connections_per_address_max,
-        .mailbox_cap = MAILBOX_CAP, .out_bytes_max = conf->out_bytes_max,
+        .host = conf->host,
+        .port = conf->port,
+        .loops = loops_of(conf),
+        .header_bytes_max = conf->header_bytes_max,
+        .headers_max = conf->headers_max,
+        .body_bytes_max = conf->body_bytes_max,
+        .header_timeout_ms = conf->header_timeout_ms,
+        .body_timeout_ms = conf->body_timeout_ms,
+        .idle_timeout_ms = conf->idle_timeout_ms,
+        .write_timeout_ms = conf->write_timeout_ms,
+        .connections_max = conf->connections_max,
+        .connections_per_address_max = conf->connections_per_address_max,
+        .mailbox_cap = MAILBOX_CAP,
+        .out_bytes_max = conf->out_bytes_max,
     };
     if ((rc = ag_http_server_open(&gw->http, &http, &handler, err)) != AG_OK) goto undo;
     gw->n_loops = ag_http_server_loops(gw->http);
@@ -173,13 +186,17 @@ void ag_gateway_close(ag_gateway *gw)
     ag_mem_free(gw);
 }
 
-uint64_t ag_gateway_requests(const ag_gateway *gw) { return atomic_load_explicit(&((ag_gateway *)gw)->requests, memory_order_relaxed); }
+uint64_t ag_gateway_requests(const ag_gateway *gw)
+{
+    return atomic_load_explicit(&((ag_gateway *)gw)->requests, memory_order_relaxed);
+}
 
 void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
     ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
     if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
-    else if (gw->guarded) ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
+    else if (gw->guarded)
+        ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
     else ag_buf_addz(out, "No API key is set and --no-auth was said: anybody who can reach this address may use it.");
 }

@@ -1,13 +1,13 @@
 /* gateway.h - the HTTP side of the server: takes requests, has them answered by an engine, delivers.
- * Owns    : the HTTP server (loops, connections), every request, copies of what the conf points to. Engine, metrics and log
- *           are borrowed: the log and metrics outlive the gateway, the engine outlives ag_gateway_stop.
+ * Owns    : the HTTP server (loops, connections), every request, copies of what the conf points to. Engine, metrics and
+ *           log are borrowed: the log and metrics outlive the gateway, the engine outlives ag_gateway_stop.
  * Threads : open, start, set_engine, reload, drain, stop and close by the owner's thread; requests live on their loop.
  * Limits  : ag_gateway_conf. Everything that a client controls has a ceiling there or in dialects/fields.def.
- * Errors  : open and start: AG_E_USAGE (a conf that would be unsafe or makes no sense, in one sentence), AG_E_IO (the port),
- *           AG_E_NOMEM. Requests are answered in OpenAI's form from err.def.
+ * Errors  : open and start: AG_E_USAGE (a conf that would be unsafe or makes no sense, in one sentence), AG_E_IO (the
+ *           port), AG_E_NOMEM. Requests are answered in OpenAI's form from err.def.
  * Order   : open → start → set_engine (when the model is loaded; /readyz is 503 until then) → drain → stop →
- *           ag_engine_close → close. The engine is closed in between because it posts to the loops' mailboxes, which live
- *           until close. */
+ *           ag_engine_close → close. The engine is closed in between because it posts to the loops' mailboxes, which
+ *           live until close. */
 #ifndef AG_GATEWAY_H
 #define AG_GATEWAY_H
 
@@ -38,11 +38,11 @@ typedef struct ag_gateway_conf {
     uint32_t retry_after_s;     /* in Retry-After of a 503 */
 } ag_gateway_conf;
 
-#define AG_GATEWAY_CONF_DEFAULT                                                                                           \
-    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 32u << 10, .headers_max = 100,               \
-                       .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,                   \
-                       .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                        \
-                       .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .generations_max = 128,              \
+#define AG_GATEWAY_CONF_DEFAULT                                                                                     \
+    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 32u << 10, .headers_max = 100,        \
+                       .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,           \
+                       .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                \
+                       .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .generations_max = 128,      \
                        .retry_after_s = 1})
 
 /* Binds and listens. `log` and `metrics` may be NULL. */

@@ -70,8 +70,10 @@ int ag_origins_parse(ag_origins *o, const char *text, ag_err *err)
         }
         ag_str name, port;
         size_t scheme = ag_str_starts(one, AG_STR("http://")) ? 7 : ag_str_starts(one, AG_STR("https://")) ? 8 : 0;
-        if (scheme == 0 || !split_host((ag_str){one.p + scheme, one.n - scheme}, &name, &port) || memchr(one.p + scheme, '/', one.n - scheme)) {
-            ag_err_set(err, AG_E_USAGE, "'%s' is not an origin; write it like https://app.example or http://localhost:3000.", at);
+        if (scheme == 0 || !split_host((ag_str){one.p + scheme, one.n - scheme}, &name, &port) ||
+            memchr(one.p + scheme, '/', one.n - scheme)) {
+            ag_err_set(err, AG_E_USAGE,
+                       "'%s' is not an origin; write it like https://app.example or http://localhost:3000.", at);
             ag_origins_fini(o);
             return AG_E_USAGE;
         }
@@ -184,7 +186,8 @@ bool ag_trace_id(char trace[33], ag_str t)
     ok = ok && is_hex(t.p, 2, &zero) && memcmp(t.p, "ff", 2) != 0;
     /* Version 00 ends here; a later one may go on after a dash. */
     ok = ok && (t.n == 55 || (memcmp(t.p, "00", 2) != 0 && t.p[55] == '-'));
-    ok = ok && is_hex(t.p + 3, 32, &zero) && !zero && is_hex(t.p + 36, 16, &zero) && !zero && is_hex(t.p + 53, 2, &zero);
+    ok =
+        ok && is_hex(t.p + 3, 32, &zero) && !zero && is_hex(t.p + 36, 16, &zero) && !zero && is_hex(t.p + 53, 2, &zero);
     if (ok) {
         memcpy(trace, t.p + 3, 32);
         trace[32] = 0;

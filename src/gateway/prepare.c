@@ -17,25 +17,33 @@ void ag__prompts_free(ag_req *r)
     r->prompts = NULL;
 }
 
-static int no_memory(ag_err *err) { return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request."); }
+static int no_memory(ag_err *err)
+{
+    return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
+}
 
 static int check_model(ag_req *r)
 {
     if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name)) return AG_OK;
-    return ag_request_fail(&r->err, AG_E_MODEL_NOT_FOUND, "model", "There is no model '%.*s' here; this server has '%s'.",
+    return ag_request_fail(&r->err, AG_E_MODEL_NOT_FOUND, "model",
+                           "There is no model '%.*s' here; this server has '%s'.",
                            (int)AG_MIN(r->request.model.n, 100u), r->request.model.p, r->gw->model_name);
 }
 
 static int tokens_of_chat(ag_req *r, const ag_model *m)
 {
     if (m->chat == NULL)
-        return ag_err_set(&r->err, AG_E_UNSUPPORTED, "The model '%s' has no chat template; use /v1/completions, or serve it with "
-                          "--chat-template FILE.", r->gw->model_name);
+        return ag_err_set(&r->err, AG_E_UNSUPPORTED,
+                          "The model '%s' has no chat template; use /v1/completions, or serve it with "
+                          "--chat-template FILE.",
+                          r->gw->model_name);
     ag_buf text;
     ag_buf_init(&text, PROMPT_BYTES_MAX);
     int rc = ag_model_render(m, r->request.vars, &text, &r->err);
     /* The template has written the control tokens, BOS included. */
-    if (rc == AG_OK) rc = ag_tokenizer_encode(m->tokenizer, text.p, text.n, false, true, &r->prompts[0].ids, &r->prompts[0].n, &r->err);
+    if (rc == AG_OK)
+        rc = ag_tokenizer_encode(m->tokenizer, text.p, text.n, false, true, &r->prompts[0].ids, &r->prompts[0].n,
+                                 &r->err);
     ag_buf_fini(&text);
     return rc;
 }
@@ -44,7 +52,8 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
 {
     if (p->ids == NULL) {
         to->echo = p->text;
-        return ag_tokenizer_encode(m->tokenizer, p->text.p, p->text.n, r->request.add_special, r->request.parse_special, &to->ids, &to->n, &r->err);
+        return ag_tokenizer_encode(m->tokenizer, p->text.p, p->text.n, r->request.add_special, r->request.parse_special,
+                                   &to->ids, &to->n, &r->err);
     }
     if ((to->ids = ag_mem_array(p->n_ids, sizeof *to->ids)) == NULL) return no_memory(&r->err);
     memcpy(to->ids, p->ids, p->n_ids * sizeof *to->ids);
@@ -60,20 +69,27 @@ static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
 {
     const char *field = r->request.kind == AG_REQUEST_CHAT ? "messages" : "prompt";
     uint32_t ctx = ag_engine_ctx_max(r->engine), ceiling = r->live->max_tokens_max;
-    if (p->n == 0) return ag_request_fail(&r->err, AG_E_PARAM, field, "'%s' comes to no tokens at all; there is nothing to continue.", field);
+    if (p->n == 0)
+        return ag_request_fail(&r->err, AG_E_PARAM, field,
+                               "'%s' comes to no tokens at all; there is nothing to continue.", field);
     uint32_t wanted = r->request.max_tokens;
     if (p->n >= ctx && wanted != 0)
-        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field, "'%s' comes to %u tokens; the context holds %u, and the answer needs room "
-                               "too.", field, p->n, ctx);
+        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field,
+                               "'%s' comes to %u tokens; the context holds %u, and the answer needs room "
+                               "too.",
+                               field, p->n, ctx);
     if (wanted != AG_REQUEST_UNSET && ceiling && wanted > ceiling)
-        return ag_request_fail(&r->err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; this server allows %u.", wanted, ceiling);
+        return ag_request_fail(&r->err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; this server allows %u.", wanted,
+                               ceiling);
     if (wanted == AG_REQUEST_UNSET) {
         wanted = ctx - p->n;
         if (ceiling) wanted = AG_MIN(wanted, ceiling);
     }
     if ((uint64_t)p->n + wanted > ctx)
-        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field, "'%s' comes to %u tokens and 'max_tokens' is %u; together they may be %u, "
-                               "the size of the context.", field, p->n, wanted, ctx);
+        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field,
+                               "'%s' comes to %u tokens and 'max_tokens' is %u; together they may be %u, "
+                               "the size of the context.",
+                               field, p->n, wanted, ctx);
     *max_tokens = wanted;
     return AG_OK;
 }
@@ -88,13 +104,15 @@ static int prepare(ag_req *r)
     if (rc != AG_OK) return rc;
     uint32_t n_prompts = AG_MAX(q->n_prompts, 1u), unused;
     if ((uint64_t)n_prompts * q->n > r->live->generations_max)
-        return ag_request_fail(&r->err, AG_E_PARAM, "n", "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
+        return ag_request_fail(&r->err, AG_E_PARAM, "n",
+                               "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
                                r->live->generations_max);
     r->prompts = ag_mem_array(n_prompts, sizeof *r->prompts);
     if (r->prompts == NULL) return no_memory(&r->err);
     for (uint32_t i = 0; i < n_prompts; i++) ag_buf_init(&r->prompts[i].echo_text, PROMPT_BYTES_MAX);
     if (q->kind == AG_REQUEST_CHAT) rc = tokens_of_chat(r, m);
-    for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++) rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
+    for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
+        rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
     for (uint32_t i = 0; i < n_prompts && rc == AG_OK; i++) rc = check_length(r, &r->prompts[i], &unused);
     return rc;
 }
@@ -161,10 +179,22 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
     if (rc != AG_OK) return rc;
     if ((c->number = ag_slots_add(&r->loop->slots, r, index)) == NULL) return no_memory(&r->err);
     ag_gen_spec spec = {
-        .prompt = p->ids, .n_prompt = p->n, .max_tokens = max_tokens, .min_tokens = q->min_tokens, .ignore_eos = q->ignore_eos,
-        .stop_tokens = q->stop_tokens, .n_stop_tokens = q->n_stop_tokens, .stops = q->stops, .n_stops = q->n_stops,
-        .bias = q->bias, .n_bias = q->n_bias, .sampling = q->sampling, .top_logprobs = q->top_logprobs,
-        .prompt_logprobs = q->echo && q->top_logprobs >= 0, .notify = ag_http_loop_mbox(r->loop->loop), .msg = c->number,
+        .prompt = p->ids,
+        .n_prompt = p->n,
+        .max_tokens = max_tokens,
+        .min_tokens = q->min_tokens,
+        .ignore_eos = q->ignore_eos,
+        .stop_tokens = q->stop_tokens,
+        .n_stop_tokens = q->n_stop_tokens,
+        .stops = q->stops,
+        .n_stops = q->n_stops,
+        .bias = q->bias,
+        .n_bias = q->n_bias,
+        .sampling = q->sampling,
+        .top_logprobs = q->top_logprobs,
+        .prompt_logprobs = q->echo && q->top_logprobs >= 0,
+        .notify = ag_http_loop_mbox(r->loop->loop),
+        .msg = c->number,
     };
     spec.sampling.seed = seed;
     spec.sampling.choice = index % q->n;

@@ -34,8 +34,8 @@ static void req_free(ag_req *r)
     ag_mem_free(r);
 }
 
-/* The only loop, and the only place that frees. A callback that comes while a step is on the stack only asks for another
- * round. */
+/* The only loop, and the only place that frees. A callback that comes while a step is on the stack only asks for
+ * another round. */
 void ag__req_run(ag_req *r)
 {
     AG_CHECK(r, REQ_MAGIC);
@@ -70,7 +70,8 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
     return n;
 }
 
-ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n_more)
+ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more,
+                       uint32_t n_more)
 {
     ag_http_header headers[AG_HEADERS_MAX];
     uint32_t n = ag__req_headers(r, headers);
@@ -101,12 +102,14 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)
     }
     if (r->err.code == AG_E_AUTH) more[n++] = (ag_http_header){AG_STR("www-authenticate"), AG_STR("Bearer")};
     if (r->err.code == AG_E_METHOD)
-        more[n++] = (ag_http_header){AG_STR("allow"), r->route->methods & AG_POST ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+        more[n++] = (ag_http_header){AG_STR("allow"), r->route->methods & AG_POST ? AG_STR("POST, OPTIONS")
+                                                                                  : AG_STR("GET, HEAD, OPTIONS")};
     ag_buf body;
     ag_buf_init(&body, 16u << 10);
     ag_openai_error(&body, &r->err, ag_str_of(r->id));
     /* Without memory even for the sentence the status still goes out. */
-    ag_next next = ag__req_answer(r, row->http, "application/json", body.failed ? (ag_str){0} : ag_buf_str(&body), more, n);
+    ag_next next =
+        ag__req_answer(r, row->http, "application/json", body.failed ? (ag_str){0} : ag_buf_str(&body), more, n);
     ag_buf_fini(&body);
     return next;
 }
@@ -123,9 +126,9 @@ static ag_next step_body(ag_req *r)
 
 /* Callbacks. */
 
-static const char no_memory_body[] =
-    "{\"error\":{\"message\":\"The server has no memory left for this request.\",\"type\":\"server_error\",\"param\":null,"
-    "\"code\":\"out_of_memory\"}}";
+static const char no_memory_body[] = "{\"error\":{\"message\":\"The server has no memory left for this "
+                                     "request.\",\"type\":\"server_error\",\"param\":null,"
+                                     "\"code\":\"out_of_memory\"}}";
 
 static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void **user)
 {

@@ -32,7 +32,8 @@ static const char *const bad_names[AG_HTTP_BAD_COUNT] = {
 #undef BAD_ROW
 };
 
-_Static_assert(N_ROUTES + 1 <= AG_METRICS_VALUES_MAX && AG_HTTP_BAD_COUNT <= AG_METRICS_VALUES_MAX, "one label value each");
+_Static_assert(N_ROUTES + 1 <= AG_METRICS_VALUES_MAX && AG_HTTP_BAD_COUNT <= AG_METRICS_VALUES_MAX,
+               "one label value each");
 
 const ag_route *ag__route_find(ag_str path)
 {
@@ -40,7 +41,8 @@ const ag_route *ag__route_find(ag_str path)
         ag_str want = ag_str_of(routes[i].path);
         bool open_end = want.p[want.n - 1] == '/';
         if (!open_end && ag_str_eq(path, want)) return &routes[i];
-        if (open_end && path.n > want.n && ag_str_starts(path, want) && !memchr(path.p + want.n, '/', path.n - want.n)) return &routes[i];
+        if (open_end && path.n > want.n && ag_str_starts(path, want) && !memchr(path.p + want.n, '/', path.n - want.n))
+            return &routes[i];
     }
     return NULL;
 }
@@ -86,18 +88,23 @@ static ag_next answer_model(ag_req *r)
     ag_model_card card;
     ag_str id = ag_str_of(r->path + sizeof "/v1/models/" - 1);
     if (!card_of(r, &card) || !ag_str_eq(id, card.id))
-        return ag__req_refuse(r, AG_E_MODEL_NOT_FOUND, "There is no model '%.100s' here; GET /v1/models lists those that are.", id.p);
+        return ag__req_refuse(r, AG_E_MODEL_NOT_FOUND,
+                              "There is no model '%.100s' here; GET /v1/models lists those that are.", id.p);
     ag_buf body;
     ag_buf_init(&body, 16u << 10);
     ag_openai_model(&body, &card);
     return answer_buf(r, 200, "application/json", &body);
 }
 
-static ag_next answer_live(ag_req *r) { return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0); }
+static ag_next answer_live(ag_req *r)
+{
+    return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
+}
 
 static ag_next answer_ready(ag_req *r)
 {
-    if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed)) return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down.");
+    if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed))
+        return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down.");
     if (atomic_load_explicit(&r->gw->engine, memory_order_acquire) == NULL)
         return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
     return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
@@ -111,7 +118,8 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_READY, 0, ready);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
     ag_metric_set(m, AG_M_LOG_DROPPED, 0, (double)ag_log_dropped(gw->log));
-    for (uint32_t i = 0; i < AG_HTTP_BAD_COUNT; i++) ag_metric_set(m, AG_M_REFUSED, i, (double)ag_http_server_bad_count(gw->http, (ag_http_bad)i));
+    for (uint32_t i = 0; i < AG_HTTP_BAD_COUNT; i++)
+        ag_metric_set(m, AG_M_REFUSED, i, (double)ag_http_server_bad_count(gw->http, (ag_http_bad)i));
     if (e == NULL) return;
     ag_engine_stats s;
     ag_engine_stats_get(e, &s);

@@ -18,7 +18,8 @@ typedef struct ag_text {
 void ag_text_init(ag_text *t);
 void ag_text_fini(ag_text *t);
 bool ag_text_add(ag_text *t, ag_str bytes);
-/* What may be shown now: up to the answer's byte `safe`, without the beginning of a character at its end unless `last`. */
+/* What may be shown now: up to the answer's byte `safe`, without the beginning of a character at its end unless
+ * `last`. */
 ag_str ag_text_ready(const ag_text *t, uint64_t safe, bool last);
 void ag_text_pass(ag_text *t, size_t n); /* n bytes of it have been shown */
 

@@ -46,8 +46,8 @@ static void add_time(ag_buf *b)
     time_t s = (time_t)(us / 1000000);
     struct tm tm;
     gmtime_r(&s, &tm);
-    ag_buf_addf(b, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
-                tm.tm_sec, (unsigned)(us / 1000 % 1000));
+    ag_buf_addf(b, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
+                tm.tm_min, tm.tm_sec, (unsigned)(us / 1000 % 1000));
 }
 
 static bool is_plain(ag_str s)
@@ -114,7 +114,8 @@ static void add_line(ag_buf *b, const ag_log *l, ag_log_level level, const ag_lo
 
 static void count_dropped(ag_log *l, uint64_t n) { atomic_fetch_add_explicit(&l->dropped, n, memory_order_relaxed); }
 
-void ag_log_write(ag_log *l, ag_log_level level, const ag_log_ctx *ctx, const char *msg, const ag_log_field *fields, uint32_t n)
+void ag_log_write(ag_log *l, ag_log_level level, const ag_log_ctx *ctx, const char *msg, const ag_log_field *fields,
+                  uint32_t n)
 {
     if (!ag_log_on(l, level)) return;
     ag_buf b;

@@ -1,8 +1,8 @@
 /* log.h - log lines: one JSON object or one line of text each, written by a thread of their own.
  * Owns    : a ring of finished lines, the writer thread, the file.
  * Threads : ag_log_write from any thread; it formats, posts and never waits. Level and reopen from any.
- * Limits  : AG_LOG_RING lines waiting, AG_LOG_LINE_MAX bytes a line (longer values are cut). A full ring drops the line and
- *           counts it; the writer says how many were lost. Secrets never come here: callers pass no credentials.
+ * Limits  : AG_LOG_RING lines waiting, AG_LOG_LINE_MAX bytes a line (longer values are cut). A full ring drops the line
+ *           and counts it; the writer says how many were lost. Secrets never come here: callers pass no credentials.
  * Errors  : open: AG_E_IO (the file), AG_E_NOMEM. Every call takes l == NULL and then does nothing. */
 #ifndef AG_LOG_H
 #define AG_LOG_H
@@ -58,16 +58,17 @@ void ag_log_reopen(ag_log *l); /* before the next line: the file was moved away 
 uint64_t ag_log_dropped(const ag_log *l);
 
 /* ctx may be NULL. */
-void ag_log_write(ag_log *l, ag_log_level level, const ag_log_ctx *ctx, const char *msg, const ag_log_field *fields, uint32_t n);
+void ag_log_write(ag_log *l, ag_log_level level, const ag_log_ctx *ctx, const char *msg, const ag_log_field *fields,
+                  uint32_t n);
 void ag_log_printf(ag_log *l, ag_log_level level, const char *fmt, ...) AG_PRINTF(3, 4);
 
 /* AG_LOG(l, AG_LOG_INFO, &ctx, "listening", AG_LOG_U("port", port)) */
-#define AG_LOG(l, level, ctx, msg, ...)                                                                                  \
-    do {                                                                                                                 \
-        if (ag_log_on((l), (level))) {                                                                                   \
-            const ag_log_field ag_log_fields_[] = {__VA_ARGS__};                                                         \
-            ag_log_write((l), (level), (ctx), (msg), ag_log_fields_, (uint32_t)AG_ARRAY_LEN(ag_log_fields_));             \
-        }                                                                                                                \
+#define AG_LOG(l, level, ctx, msg, ...)                                                                       \
+    do {                                                                                                      \
+        if (ag_log_on((l), (level))) {                                                                        \
+            const ag_log_field ag_log_fields_[] = {__VA_ARGS__};                                              \
+            ag_log_write((l), (level), (ctx), (msg), ag_log_fields_, (uint32_t)AG_ARRAY_LEN(ag_log_fields_)); \
+        }                                                                                                     \
     } while (0)
 
 #endif

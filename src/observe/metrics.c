@@ -13,14 +13,18 @@ typedef enum metric_kind { COUNTER, GAUGE, HIST_US, HIST_N } metric_kind;
 
 /* Upper bounds, in the unit that is observed. A first token takes from a few milliseconds (a short prompt, a small
  * model) to minutes (a long one on a CPU); a gap from under a millisecond to seconds. */
-static const uint64_t bounds_ttft[] = {1000, 2500, 5000, 10000, 20000, 40000, 60000, 80000, 100000, 250000, 500000, 750000,
-                                       1000000, 2500000, 5000000, 7500000, 10000000, 20000000, 40000000, 80000000, 160000000};
-static const uint64_t bounds_gap[] = {250, 500, 1000, 2500, 5000, 7500, 10000, 15000, 20000, 25000, 30000, 40000, 50000, 75000,
-                                      100000, 150000, 200000, 300000, 400000, 500000, 750000, 1000000, 2500000, 5000000, 10000000};
-static const uint64_t bounds_duration[] = {5000, 10000, 25000, 50000, 100000, 250000, 500000, 800000, 1000000, 1500000, 2000000,
-                                           2500000, 5000000, 10000000, 15000000, 20000000, 30000000, 40000000, 50000000,
-                                           60000000, 120000000, 240000000, 480000000, 960000000};
-static const uint64_t bounds_tokens[] = {1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+static const uint64_t bounds_ttft[] = {1000,    2500,    5000,     10000,    20000,    40000,    60000,
+                                       80000,   100000,  250000,   500000,   750000,   1000000,  2500000,
+                                       5000000, 7500000, 10000000, 20000000, 40000000, 80000000, 160000000};
+static const uint64_t bounds_gap[] = {250,    500,    1000,   2500,    5000,    7500,    10000,   15000,  20000,
+                                      25000,  30000,  40000,  50000,   75000,   100000,  150000,  200000, 300000,
+                                      400000, 500000, 750000, 1000000, 2500000, 5000000, 10000000};
+static const uint64_t bounds_duration[] = {5000,     10000,    25000,     50000,     100000,    250000,
+                                           500000,   800000,   1000000,   1500000,   2000000,   2500000,
+                                           5000000,  10000000, 15000000,  20000000,  30000000,  40000000,
+                                           50000000, 60000000, 120000000, 240000000, 480000000, 960000000};
+static const uint64_t bounds_tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
+                                         1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
 
 typedef struct bucket_list {
     const uint64_t *bounds;
@@ -42,7 +46,8 @@ typedef struct metric_row {
 } metric_row;
 
 static const metric_row rows[AG_M_COUNT] = {
-#define AG_METRIC(k, id, name, alias, labels, buckets, help) {k, name, alias, AG_LABELS_##labels, BUCKETS_##buckets, help},
+#define AG_METRIC(k, id, name, alias, labels, buckets, help) \
+    {k, name, alias, AG_LABELS_##labels, BUCKETS_##buckets, help},
 #include "observe/metrics.def"
 #undef AG_METRIC
 };
@@ -84,7 +89,8 @@ static uint32_t row_width(const metric_row *r) { return r->kind >= HIST_US ? r->
 int ag_metrics_open(ag_metrics **out, const char *version, const char *isa)
 {
     uint32_t first[AG_M_COUNT + 1] = {0};
-    for (uint32_t i = 0; i < AG_M_COUNT; i++) first[i + 1] = first[i] + labels_count(rows[i].labels) * row_width(&rows[i]);
+    for (uint32_t i = 0; i < AG_M_COUNT; i++)
+        first[i + 1] = first[i] + labels_count(rows[i].labels) * row_width(&rows[i]);
     ag_metrics *m = ag_mem_zalloc(sizeof *m + first[AG_M_COUNT] * sizeof m->cells[0]);
     if (m == NULL) return AG_E_NOMEM;
     if (pthread_mutex_init(&m->lock, NULL) != 0) {
@@ -266,10 +272,12 @@ static void add_hist(const metric_row *r, const char *name, _Atomic uint64_t *c,
     for (uint32_t i = 0; i <= r->buckets.n; i++) {
         total += cell_get(&c[i]);
         ag_buf_addf(out, "%s_bucket{%.*s%sle=\"", name, (int)labels.n, labels.p, comma);
-        if (i < r->buckets.n) ag_buf_addf(out, "%.9g\"} %llu\n", (double)r->buckets.bounds[i] / unit, (unsigned long long)total);
+        if (i < r->buckets.n)
+            ag_buf_addf(out, "%.9g\"} %llu\n", (double)r->buckets.bounds[i] / unit, (unsigned long long)total);
         else ag_buf_addf(out, "+Inf\"} %llu\n", (unsigned long long)total);
     }
-    ag_buf_addf(out, "%s_sum{%.*s} %.9g\n", name, (int)labels.n, labels.p, (double)cell_get(&c[r->buckets.n + 1]) / unit);
+    ag_buf_addf(out, "%s_sum{%.*s} %.9g\n", name, (int)labels.n, labels.p,
+                (double)cell_get(&c[r->buckets.n + 1]) / unit);
     ag_buf_addf(out, "%s_count{%.*s} %llu\n", name, (int)labels.n, labels.p, (unsigned long long)total);
 }
 

@@ -2,7 +2,8 @@
  * Owns    : its cells and a copy of the model's name and build labels. Label values given by ag_metrics_values stay the
  *           caller's and must outlive it (constant tables).
  * Threads : add, set and observe from any thread, at any time: relaxed atomics, no lock. ag_metrics_write from any;
- *           it may see one thread's figures a moment before another's. Every call takes m == NULL and then does nothing.
+ *           it may see one thread's figures a moment before another's. Every call takes m == NULL and then does
+ *           nothing.
  * Limits  : AG_METRICS_VALUES_MAX values of a label that is filled in later; a label index out of range is asserted.
  * Errors  : AG_E_NOMEM from open only. */
 #ifndef AG_METRICS_H
@@ -31,7 +32,13 @@ typedef enum ag_label_set {
     AG_LABELS_MODEL_FINISH, /* an ag_metric_finish */
 } ag_label_set;
 
-typedef enum ag_metric_finish { AG_FINISH_STOP, AG_FINISH_LENGTH, AG_FINISH_ABORT, AG_FINISH_ERROR, AG_FINISH_COUNT } ag_metric_finish;
+typedef enum ag_metric_finish {
+    AG_FINISH_STOP,
+    AG_FINISH_LENGTH,
+    AG_FINISH_ABORT,
+    AG_FINISH_ERROR,
+    AG_FINISH_COUNT
+} ag_metric_finish;
 
 #define AG_METRICS_VALUES_MAX 32
 

@@ -1,5 +1,5 @@
-/* docs/api.md, docs/errors.md and docs/metrics.md are printed from the tables that the code is made of. This looks whether
- * they are what the tables say; with AUTOGLM_WRITE_DOCS=1 it writes them. */
+/* docs/api.md, docs/errors.md and docs/metrics.md are printed from the tables that the code is made of. This looks
+ * whether they are what the tables say; with AUTOGLM_WRITE_DOCS=1 it writes them. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -18,7 +18,10 @@
 #define AG_GET "GET"
 #define AG_POST "POST"
 
-static void add_field(ag_buf *b, const char *name, const char *type, const char *doc) { ag_buf_addf(b, "| `%s` | %s | %s |\n", name, type, doc); }
+static void add_field(ag_buf *b, const char *name, const char *type, const char *doc)
+{
+    ag_buf_addf(b, "| `%s` | %s | %s |\n", name, type, doc);
+}
 
 static void add_fields(ag_buf *b, int dialect)
 {
@@ -42,22 +45,31 @@ static void add_fields(ag_buf *b, int dialect)
 static void print_api(ag_buf *b)
 {
     ag_buf_addz(b, "# The HTTP API\n\n" PRINTED
-                "Requests and answers have OpenAI's form, so its clients work: base URL `http://HOST:PORT/v1`.\n\n"
-                "- Bodies are `application/json` in UTF-8, nested at most 100 levels, with no key twice. Fields that are not listed are\n"
-                "  ignored; `null` counts as absent.\n"
-                "- Every answer has `x-request-id`: the client's own when it is printable ASCII of at most 128 bytes, else a new one. A\n"
-                "  valid `traceparent` (W3C) gives the log lines their trace id. `x-tenant` names the tenant while no key is set.\n"
-                "- With `AUTOGLM_API_KEY` set, `Authorization: Bearer KEY` is asked for where the table says so. Without it any token is\n"
-                "  taken, the server listens on loopback only (unless `--no-auth` is said), `Host` must be `localhost`, `127.x.y.z` or\n"
-                "  `[::1]`, and a request with the `Origin` of another site gets 403. The server's own origin passes; `--cors-origin`\n"
-                "  lets others in, and another port of this machine is another origin.\n"
-                "- A stream's headers leave with its first token, so what fails before has its HTTP status. What fails later is an event\n"
-                "  `{\"error\": …}`, after which the stream ends without `[DONE]`.\n"
-                "- A client that closes its connection ends its generations at once.\n"
-                "- Errors: [errors.md](errors.md). Figures: [metrics.md](metrics.md). Settings: [settings.md](settings.md).\n\n"
-                "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                            \
-    ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path, path[sizeof path - 2] == '/' ? "{id}" : "", auth ? "yes" : "no", what);
+                   "Requests and answers have OpenAI's form, so its clients work: base URL `http://HOST:PORT/v1`.\n\n"
+                   "- Bodies are `application/json` in UTF-8, nested at most 100 levels, with no key twice. Fields "
+                   "that are not listed are\n"
+                   "  ignored; `null` counts as absent.\n"
+                   "- Every answer has `x-request-id`: the client's own when it is printable ASCII of at most 128 "
+                   "bytes, else a new one. A\n"
+                   "  valid `traceparent` (W3C) gives the log lines their trace id. `x-tenant` names the tenant while "
+                   "no key is set.\n"
+                   "- With `AUTOGLM_API_KEY` set, `Authorization: Bearer KEY` is asked for where the table says so. "
+                   "Without it any token is\n"
+                   "  taken, the server listens on loopback only (unless `--no-auth` is said), `Host` must be "
+                   "`localhost`, `127.x.y.z` or\n"
+                   "  `[::1]`, and a request with the `Origin` of another site gets 403. The server's own origin "
+                   "passes; `--cors-origin`\n"
+                   "  lets others in, and another port of this machine is another origin.\n"
+                   "- A stream's headers leave with its first token, so what fails before has its HTTP status. What "
+                   "fails later is an event\n"
+                   "  `{\"error\": …}`, after which the stream ends without `[DONE]`.\n"
+                   "- A client that closes its connection ends its generations at once.\n"
+                   "- Errors: [errors.md](errors.md). Figures: [metrics.md](metrics.md). Settings: "
+                   "[settings.md](settings.md).\n\n"
+                   "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
+#define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
+    ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path, path[sizeof path - 2] == '/' ? "{id}" : "",           \
+                auth ? "yes" : "no", what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
     ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n\n## POST /v1/completions\n\n");
@@ -69,22 +81,30 @@ static void print_api(ag_buf *b)
 static void print_errors(ag_buf *b)
 {
     static const char *const retry[] = {"no", "maybe", "after Retry-After"};
-    ag_buf_addz(b, "# Errors\n\n" PRINTED
-                "`{\"error\": {\"message\", \"type\", \"param\", \"code\", \"request_id\"}}`: the message is a sentence that says what is wrong and\n"
-                "what would be right, `param` the field at fault or null.\n\n"
-                "| code | HTTP | type | try again | what it means |\n| --- | --- | --- | --- | --- |\n");
+    ag_buf_addz(b, "# Errors\n\n" PRINTED "`{\"error\": {\"message\", \"type\", \"param\", \"code\", "
+                                          "\"request_id\"}}`: the message is a sentence that says what is wrong and\n"
+                   "what would be right, `param` the field at fault or null.\n\n"
+                   "| code | HTTP | type | try again | what it means |\n| --- | --- | --- | --- | --- |\n");
     for (int i = 1; i < AG_E_COUNT; i++) {
         const ag_err_row *e = ag_err_find(i);
         ag_buf_addf(b, "| `%s` | %d | `%s` | %s | %s |\n", e->code, e->http, e->type, retry[e->retry], e->what);
     }
 }
 
+static void add_metric(ag_buf *b, const char *name, const char *kind, const char *labels, const char *alias,
+                       const char *help)
+{
+    ag_buf_addf(b, "| `%s` | %s | %s | ", name, kind, labels);
+    if (alias) ag_buf_addf(b, "`%s`", alias);
+    ag_buf_addf(b, " | %s |\n", help);
+}
+
 static void print_metrics(ag_buf *b)
 {
-    ag_buf_addz(b, "# Metrics\n\n" PRINTED
-                "`GET /metrics` in the Prometheus text format 0.0.4. Times are in seconds. Where a second name stands, the same figure is also\n"
-                "there under the name that boards and schedulers made for vLLM read.\n\n"
-                "| name | kind | labels | second name | what it tells |\n| --- | --- | --- | --- | --- |\n");
+    ag_buf_addz(b, "# Metrics\n\n" PRINTED "`GET /metrics` in the Prometheus text format 0.0.4. Times are in seconds. "
+                                           "Where a second name stands, the same figure is also\n"
+                   "there under the name that boards and schedulers made for vLLM read.\n\n"
+                   "| name | kind | labels | second name | what it tells |\n| --- | --- | --- | --- | --- |\n");
 #define COUNTER "counter"
 #define GAUGE "gauge"
 #define HIST_US "histogram"
@@ -96,9 +116,7 @@ static void print_metrics(ag_buf *b)
 #define REASON "reason"
 #define MODEL "model"
 #define MODEL_FINISH "model, reason"
-#define AG_METRIC(kind, id, name, alias, labels, buckets, help)                                                          \
-    ag_buf_addf(b, "| `%s` | %s | %s | %s%s%s | %s |\n", name, kind, labels, alias ? "`" : "", (const char *)(alias) ? (const char *)(alias) : "", \
-                alias ? "`" : "", help);
+#define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
 #undef AG_METRIC
 }
@@ -124,7 +142,8 @@ static void same(const char *name, void (*print)(ag_buf *b))
         if (n == 0) break;
     }
     fclose(f);
-    if (!write && !ag_str_eq(ag_buf_str(&want), ag_buf_str(&have))) fail_msg("docs/%s is not what the tables say: run this with AUTOGLM_WRITE_DOCS=1", name);
+    if (!write && !ag_str_eq(ag_buf_str(&want), ag_buf_str(&have)))
+        fail_msg("docs/%s is not what the tables say: run this with AUTOGLM_WRITE_DOCS=1", name);
     ag_buf_fini(&want);
     ag_buf_fini(&have);
 }

@@ -147,7 +147,8 @@ uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
 const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
 void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
 {
-    *out = (ag_engine_stats){.running = fake_engine_live(), .kv_pages = 10, .kv_pages_used = 5, .prompt_tokens = 7, .cancelled = fake_engine_cancelled()};
+    *out = (ag_engine_stats){.running = fake_engine_live(), .kv_pages = 10, .kv_pages_used = 5, .prompt_tokens = 7,
+                             .cancelled = fake_engine_cancelled()};
 }
 
 /* Generations. */
@@ -250,7 +251,10 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     uint32_t n = AG_MIN(g->n - from, max);
     g->taken = AG_MAX(g->taken, from + n);
     for (uint32_t i = 0; i < n; i++)
-        out[i] = (ag_gen_token){.id = g->answer[from + i], .logprob = g->top ? -0.5f : NAN, .top = tops, .n_top = g->top ? 2 : 0,
+        out[i] = (ag_gen_token){.id = g->answer[from + i],
+                                .logprob = g->top ? -0.5f : NAN,
+                                .top = tops,
+                                .n_top = g->top ? 2 : 0,
                                 .text_safe = from + i + 1};
     pthread_mutex_unlock(&lock);
     return n;
@@ -271,14 +275,15 @@ void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 
 int ag_model_render(const ag_model *m AG_UNUSED, json_t *vars, ag_buf *out, ag_err *err)
 {
-    json_t *messages = json_object_get(vars, "messages"), *last = json_array_get(messages, json_array_size(messages) - 1);
+    json_t *messages = json_object_get(vars, "messages"),
+           *last = json_array_get(messages, json_array_size(messages) - 1);
     const char *content = json_string_value(json_object_get(last, "content"));
     if (content && strcmp(content, "raise") == 0) return ag_err_set(err, AG_E_TEMPLATE, "The template says no.");
     return ag_buf_addz(out, content ? content : "") ? AG_OK : ag_err_set(err, AG_E_NOMEM, "no memory");
 }
 
-int ag_tokenizer_encode(const ag_tokenizer *t AG_UNUSED, const char *text, size_t n_text, bool add_special, bool parse_special AG_UNUSED,
-                        int32_t **ids, uint32_t *n, ag_err *err)
+int ag_tokenizer_encode(const ag_tokenizer *t AG_UNUSED, const char *text, size_t n_text, bool add_special,
+                        bool parse_special AG_UNUSED, int32_t **ids, uint32_t *n, ag_err *err)
 {
     *ids = ag_mem_array(n_text + 1, sizeof **ids);
     if (*ids == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");

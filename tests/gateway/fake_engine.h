@@ -1,7 +1,7 @@
-/* fake_engine.h - a test double for gen.h, engine.h, and what the gateway uses of model and tokenizer: tokens are bytes,
- * and the prompt says what happens. "say:TEXT" answers TEXT and stops; "long:N" N times 'x', ending by length; "hold"
- * answers "h" and waits to be cancelled; "fail:N" fails after N tokens, "burn:N" after a
- * reader has taken N; "full" is refused by the queue.
+/* fake_engine.h - a test double for gen.h, engine.h, and what the gateway uses of model and tokenizer: tokens are
+ * bytes, and the prompt says what happens. "say:TEXT" answers TEXT and stops; "long:N" N times 'x', ending by length;
+ * "hold" answers "h" and waits to be cancelled; "fail:N" fails after N tokens, "burn:N" after a reader has taken N;
+ * "full" is refused by the queue.
  * Faults of the machine are therefore at hand that a real engine shows only by luck.
  * Owns    : its thread and generations. Threads: as the real ones. Limits, errors: none of its own. */
 #ifndef FAKE_ENGINE_H

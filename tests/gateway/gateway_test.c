@@ -55,7 +55,8 @@ static int teardown(void **state)
 static int dial(void)
 {
     int fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(ag_gateway_port(gw)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons(ag_gateway_port(gw)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
     return fd;
 }
@@ -118,7 +119,8 @@ static char *body_of(const char *reply)
 {
     const char *at = strstr(reply, "\r\n\r\n");
     if (at == NULL) return strdup("");
-    bool chunked = strcasestr(reply, "transfer-encoding: chunked") && strcasestr(reply, "transfer-encoding: chunked") < at;
+    bool chunked =
+        strcasestr(reply, "transfer-encoding: chunked") && strcasestr(reply, "transfer-encoding: chunked") < at;
     at += 4;
     if (!chunked) return strdup(at);
     char *out = malloc(strlen(at) + 1);
@@ -167,7 +169,8 @@ static void completion_is_openais(void **state)
     assert_int_equal(json_integer_value(json_object_get(u, "completion_tokens")), 4);
     assert_int_equal(json_integer_value(json_object_get(u, "total_tokens")), 13);
     json_decref(j);
-    j = post_json("/v1/completions", "{\"prompt\":[\"say:a\",[115,97,121,58,98]],\"n\":2,\"max_tokens\":9,\"model\":\"fake\"}", 200);
+    j = post_json("/v1/completions",
+                  "{\"prompt\":[\"say:a\",[115,97,121,58,98]],\"n\":2,\"max_tokens\":9,\"model\":\"fake\"}", 200);
     for (size_t i = 0; i < 4; i++) {
         assert_int_equal(json_integer_value(json_object_get(choice_at(j, i), "index")), i);
         assert_string_equal(str_at(choice_at(j, i), "text"), i < 2 ? "a" : "b");
@@ -182,7 +185,9 @@ static void completion_is_openais(void **state)
 static void chat_is_openais(void **state)
 {
     (void)state;
-    json_t *j = post_json("/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"say:yes\"}],\"logprobs\":true,\"top_logprobs\":2}", 200);
+    json_t *j = post_json(
+        "/v1/chat/completions",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"say:yes\"}],\"logprobs\":true,\"top_logprobs\":2}", 200);
     assert_memory_equal(str_at(j, "id"), "chatcmpl-", 9);
     assert_string_equal(str_at(j, "object"), "chat.completion");
     json_t *m = json_object_get(choice_at(j, 0), "message");
@@ -202,7 +207,8 @@ static void chat_is_openais(void **state)
 static void echo_and_logprobs_line_up(void **state)
 {
     (void)state;
-    json_t *j = post_json("/v1/completions", "{\"prompt\":\"say:h\\u00e9\",\"max_tokens\":5,\"echo\":true,\"logprobs\":2}", 200);
+    json_t *j = post_json("/v1/completions",
+                          "{\"prompt\":\"say:h\\u00e9\",\"max_tokens\":5,\"echo\":true,\"logprobs\":2}", 200);
     assert_string_equal(str_at(choice_at(j, 0), "text"), "say:h\xC3\xA9h\xC3\xA9");
     json_t *lp = json_object_get(choice_at(j, 0), "logprobs"), *tokens = json_object_get(lp, "tokens");
     assert_int_equal(json_array_size(tokens), 8 + 3);
@@ -287,7 +293,8 @@ static void streams_are_openais(void **state)
     assert_true(h.done && h.finishes == 1 && h.usages == 0 && h.nulls == 0);
     unhear(&h);
     stream(&h, "/v1/chat/completions",
-           "{\"messages\":[{\"role\":\"user\",\"content\":\"say:hello\"}],\"stream\":true,\"n\":3,\"stream_options\":{\"include_usage\":true}}");
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"say:hello\"}],\"stream\":true,\"n\":3,\"stream_options\":{"
+           "\"include_usage\":true}}");
     for (int i = 0; i < 3; i++) assert_string_equal(h.text[i].p, "hello");
     assert_true(h.done && h.finishes == 3 && h.roles == 3 && h.usages == 1 && h.nulls == h.chunks - 1);
     assert_int_equal(json_integer_value(json_object_get(h.usage, "completion_tokens")), 15);
@@ -315,7 +322,8 @@ static void broken_characters_are_replaced(void **state)
 
 /* Refusals. */
 
-static void expect(int status, const char *method, const char *path, const char *headers, const char *body, const char *part)
+static void expect(int status, const char *method, const char *path, const char *headers, const char *body,
+                   const char *part)
 {
     char *reply = ask(method, path, headers, body);
     if (status_of(reply) != status || (part && strcasestr(reply, part) == NULL))
@@ -372,14 +380,16 @@ static void strangers_are_kept_out(void **state)
     expect(403, "POST", "/v1/completions", "Origin: null\r\n", ok, NULL);
     expect(403, "POST", "/v1/completions", "Origin: http://localhost:3000\r\n", ok, NULL);
     expect(200, "POST", "/v1/completions", "Origin: http://localhost\r\n", ok, NULL);
-    expect(403, "OPTIONS", "/v1/completions", "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n", NULL, NULL);
+    expect(403, "OPTIONS", "/v1/completions", "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n",
+           NULL, NULL);
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
     ag_err err = {0};
     conf.cors_origins = "https://app.example, http://localhost:3000/";
     assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_OK);
-    expect(200, "POST", "/v1/completions", "Origin: http://localhost:3000\r\n", ok, "access-control-allow-origin: http://localhost:3000");
-    expect(204, "OPTIONS", "/v1/completions", "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n", NULL,
-           "access-control-allow-headers: authorization, content-type");
+    expect(200, "POST", "/v1/completions", "Origin: http://localhost:3000\r\n", ok,
+           "access-control-allow-origin: http://localhost:3000");
+    expect(204, "OPTIONS", "/v1/completions", "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n",
+           NULL, "access-control-allow-headers: authorization, content-type");
     expect(403, "POST", "/v1/completions", "Origin: https://evil.example\r\n", ok, NULL);
     conf.cors_origins = "app.example";
     assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_E_USAGE);
@@ -399,7 +409,8 @@ static void keys_open_the_door(void **state)
     expect(401, "POST", "/v1/completions", "Authorization: Basic s3cret\r\n", ok, NULL);
     expect(401, "GET", "/v1/models", "", NULL, NULL);
     expect(200, "POST", "/v1/completions", "Authorization: bearer s3cret\r\n", ok, NULL);
-    expect(200, "POST", "/v1/completions", "Host: any.example\r\nAuthorization: Bearer s3cret\r\nOrigin: https://x.example\r\n", ok, NULL);
+    expect(200, "POST", "/v1/completions",
+           "Host: any.example\r\nAuthorization: Bearer s3cret\r\nOrigin: https://x.example\r\n", ok, NULL);
     expect(200, "GET", "/livez", "", NULL, NULL);
     teardown(NULL);
 }
@@ -425,7 +436,8 @@ static void unsafe_settings_are_refused(void **state)
     conf.no_auth = true;
     serve(conf, true);
     expect(200, "POST", "/v1/completions", "Host: any.example\r\n", "{\"prompt\":\"say:x\"}", NULL);
-    expect(403, "POST", "/v1/completions", "Host: any.example\r\nOrigin: https://evil.example\r\n", "{\"prompt\":\"say:x\"}", NULL);
+    expect(403, "POST", "/v1/completions", "Host: any.example\r\nOrigin: https://evil.example\r\n",
+           "{\"prompt\":\"say:x\"}", NULL);
     teardown(NULL);
 }
 
@@ -490,7 +502,8 @@ static void a_client_that_leaves_is_forgotten(void **state)
 {
     (void)state;
     int fd = dial();
-    send_request(fd, "POST", "/v1/completions", "", "{\"prompt\":\"hold\",\"stream\":true,\"n\":2,\"max_tokens\":1000}");
+    send_request(fd, "POST", "/v1/completions", "",
+                 "{\"prompt\":\"hold\",\"stream\":true,\"n\":2,\"max_tokens\":1000}");
     read_until(fd, "\"text\":\"h\"");
     close(fd);
     wait_until_idle();
@@ -502,7 +515,8 @@ static void a_client_that_leaves_is_forgotten(void **state)
     wait_until_idle();
     assert_int_equal(fake_engine_cancelled(), 3);
     fd = dial(); /* in the middle of its body */
-    send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{");
+    send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+                  "application/json\r\nContent-Length: 100\r\n\r\n{");
     close(fd);
     wait_until_idle();
     expect(200, "GET", "/metrics", "", NULL, "\nautoglm_errors_total{code=\"client_closed_request\"} 3\n");
@@ -597,7 +611,8 @@ static void no_memory_is_an_answer(void **state)
         for (uint32_t n = 1;; n++) {
             int fd = dial();
             ag_fault_arm(AG_FAULT_ALLOC, n);
-            send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n");
+            send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                          "application/json\r\n");
             char rest[256];
             snprintf(rest, sizeof rest, "Content-Length: %zu\r\n\r\n%s", strlen(bodies[i]), bodies[i]);
             send_text(fd, rest);
@@ -606,7 +621,8 @@ static void no_memory_is_an_answer(void **state)
             bool fired = ag_fault_disarm(AG_FAULT_ALLOC);
             int status = status_of(reply);
             /* 400: JSON without memory for a string; 0: the connection itself had none. */
-            if (!(status == 200 || (fired && (status == 503 || status == 400 || status == 0)))) fail_msg("n=%u: %s", n, reply);
+            if (!(status == 200 || (fired && (status == 503 || status == 400 || status == 0))))
+                fail_msg("n=%u: %s", n, reply);
             free(reply);
             if (!fired) break;
         }
@@ -619,12 +635,23 @@ static void no_memory_is_an_answer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        SERVED(completion_is_openais), SERVED(chat_is_openais), SERVED(echo_and_logprobs_line_up), SERVED(streams_are_openais),
-        SERVED(broken_characters_are_replaced), SERVED(every_refusal_has_its_status), SERVED(strangers_are_kept_out),
-        cmocka_unit_test(keys_open_the_door), cmocka_unit_test(unsafe_settings_are_refused),
-        cmocka_unit_test(not_ready_until_the_model_is_there), SERVED(metrics_tell_what_happened),
-        SERVED(a_client_that_leaves_is_forgotten), SERVED(a_failure_in_a_stream_is_an_event), SERVED(a_slow_reader_gets_everything),
-        SERVED(large_bodies_are_prepared_elsewhere), cmocka_unit_test(drain_lets_answers_finish), SERVED(no_memory_is_an_answer),
+        SERVED(completion_is_openais),
+        SERVED(chat_is_openais),
+        SERVED(echo_and_logprobs_line_up),
+        SERVED(streams_are_openais),
+        SERVED(broken_characters_are_replaced),
+        SERVED(every_refusal_has_its_status),
+        SERVED(strangers_are_kept_out),
+        cmocka_unit_test(keys_open_the_door),
+        cmocka_unit_test(unsafe_settings_are_refused),
+        cmocka_unit_test(not_ready_until_the_model_is_there),
+        SERVED(metrics_tell_what_happened),
+        SERVED(a_client_that_leaves_is_forgotten),
+        SERVED(a_failure_in_a_stream_is_an_event),
+        SERVED(a_slow_reader_gets_everything),
+        SERVED(large_bodies_are_prepared_elsewhere),
+        cmocka_unit_test(drain_lets_answers_finish),
+        SERVED(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,16 +13,33 @@
 static void only_names_of_this_machine_are_loopback(void **state)
 {
     (void)state;
-    static const char *const yes[] = {"localhost", "LocalHost:80", "127.0.0.1", "127.255.0.9:65535", "[::1]", "[::1]:8080", "localhost:"};
-    static const char *const no[] = {"", "localhost.", "localhost.evil.example", "127.0.0.1.evil.example", "128.0.0.1", "127.1", "::1", "[::1",
-                                     "[::2]", "[::1]x", "localhost:80x", "localhost:123456", "127.0.0.1@evil.example", "0x7f.0.0.1", " localhost", "[::ffff:10.0.0.1]"};
+    static const char *const yes[] = {"localhost", "LocalHost:80", "127.0.0.1", "127.255.0.9:65535",
+                                      "[::1]",     "[::1]:8080",   "localhost:"};
+    static const char *const no[] = {"",
+                                     "localhost.",
+                                     "localhost.evil.example",
+                                     "127.0.0.1.evil.example",
+                                     "128.0.0.1",
+                                     "127.1",
+                                     "::1",
+                                     "[::1",
+                                     "[::2]",
+                                     "[::1]x",
+                                     "localhost:80x",
+                                     "localhost:123456",
+                                     "127.0.0.1@evil.example",
+                                     "0x7f.0.0.1",
+                                     " localhost",
+                                     "[::ffff:10.0.0.1]"};
     for (size_t i = 0; i < AG_ARRAY_LEN(yes); i++)
         if (!ag_host_is_loopback(ag_str_of(yes[i]))) fail_msg("%s", yes[i]);
     for (size_t i = 0; i < AG_ARRAY_LEN(no); i++)
         if (ag_host_is_loopback(ag_str_of(no[i]))) fail_msg("%s", no[i]);
     assert_false(ag_host_is_loopback(AG_STR("127.0.0.1\0.evil")));
-    assert_true(ag_address_is_loopback("::1") && ag_address_is_loopback("127.0.0.2") && ag_address_is_loopback("localhost"));
-    assert_false(ag_address_is_loopback("0.0.0.0") || ag_address_is_loopback("::") || ag_address_is_loopback("host.example"));
+    assert_true(ag_address_is_loopback("::1") && ag_address_is_loopback("127.0.0.2") &&
+                ag_address_is_loopback("localhost"));
+    assert_false(ag_address_is_loopback("0.0.0.0") || ag_address_is_loopback("::") ||
+                 ag_address_is_loopback("host.example"));
 }
 
 static void origins_are_compared_whole(void **state)
@@ -33,15 +50,17 @@ static void origins_are_compared_whole(void **state)
     assert_int_equal(ag_origins_parse(&o, " https://a.example , http://localhost:3000/,", &err), AG_OK);
     assert_int_equal(o.n, 2);
     assert_true(ag_origins_has(&o, AG_STR("https://A.example")) && ag_origins_has(&o, AG_STR("http://localhost:3000")));
-    assert_false(ag_origins_has(&o, AG_STR("https://a.example.evil")) || ag_origins_has(&o, AG_STR("http://a.example")) ||
-                 ag_origins_has(&o, AG_STR("https://b.a.example")) || ag_origins_has(&o, AG_STR("null")) || ag_origins_has(&o, AG_STR("")));
+    assert_false(ag_origins_has(&o, AG_STR("https://a.example.evil")) ||
+                 ag_origins_has(&o, AG_STR("http://a.example")) || ag_origins_has(&o, AG_STR("https://b.a.example")) ||
+                 ag_origins_has(&o, AG_STR("null")) || ag_origins_has(&o, AG_STR("")));
     ag_origins_fini(&o);
     assert_int_equal(ag_origins_parse(&o, "*", &err), AG_OK);
     assert_true(o.any && ag_origins_has(&o, AG_STR("null")));
     ag_origins_fini(&o);
     assert_int_equal(ag_origins_parse(&o, NULL, &err), AG_OK);
     assert_false(ag_origins_has(&o, AG_STR("https://a.example")));
-    static const char *const bad[] = {"a.example", "https://", "https://a.example/path", "https://a:port", "file:///x", "https://a,b"};
+    static const char *const bad[] = {"a.example",      "https://",  "https://a.example/path",
+                                      "https://a:port", "file:///x", "https://a,b"};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         ag_err_clear(&err);
         if (ag_origins_parse(&o, bad[i], &err) != AG_E_USAGE) fail_msg("%s", bad[i]);
@@ -51,7 +70,8 @@ static void origins_are_compared_whole(void **state)
     assert_int_equal(ag_origins_parse(&o, many, &err), AG_E_USAGE);
     assert_true(ag_origin_is_own(AG_STR("http://localhost:8080"), AG_STR("localhost:8080")));
     assert_true(ag_origin_is_own(AG_STR("https://x"), AG_STR("X")));
-    assert_false(ag_origin_is_own(AG_STR("http://localhost:3000"), AG_STR("localhost:8080")) || ag_origin_is_own(AG_STR("null"), AG_STR("localhost")) ||
+    assert_false(ag_origin_is_own(AG_STR("http://localhost:3000"), AG_STR("localhost:8080")) ||
+                 ag_origin_is_own(AG_STR("null"), AG_STR("localhost")) ||
                  ag_origin_is_own(AG_STR("http://"), (ag_str){0}));
 }
 
@@ -65,7 +85,8 @@ static void keys_are_checked_whole(void **state)
     assert_true(ag_auth_check(&a, AG_STR("Bearer anything")));
     ag_auth_set(&a, "k3y");
     assert_true(ag_auth_check(&a, AG_STR("Bearer k3y")) && ag_auth_check(&a, AG_STR("bearer   k3y")));
-    static const char *const no[] = {"", "Bearer", "Bearer ", "Bearer k3", "Bearer k3yy", "Bearer K3Y", "Basic k3y", "k3y", "Bearer k3y "};
+    static const char *const no[] = {"",           "Bearer",    "Bearer ", "Bearer k3",  "Bearer k3yy",
+                                     "Bearer K3Y", "Basic k3y", "k3y",     "Bearer k3y "};
     for (size_t i = 0; i < AG_ARRAY_LEN(no); i++)
         if (ag_auth_check(&a, ag_str_of(no[i]))) fail_msg("%s", no[i]);
     assert_false(ag_auth_check(&a, AG_STR("Bearer k3y\0")));
@@ -74,10 +95,15 @@ static void keys_are_checked_whole(void **state)
 static void media_types_are_read_with_their_parameters(void **state)
 {
     (void)state;
-    static const char *const yes[] = {"application/json", "Application/JSON", "application/json; charset=utf-8", "application/json ;charset=\"UTF-8\"",
-                                      "application/json; profile=x"};
-    static const char *const no[] = {"", "text/plain", "application/jsonp", "application/json-patch+json", "application/json; charset=latin1",
-                                     "text/plain; application/json", "multipart/form-data"};
+    static const char *const yes[] = {"application/json", "Application/JSON", "application/json; charset=utf-8",
+                                      "application/json ;charset=\"UTF-8\"", "application/json; profile=x"};
+    static const char *const no[] = {"",
+                                     "text/plain",
+                                     "application/jsonp",
+                                     "application/json-patch+json",
+                                     "application/json; charset=latin1",
+                                     "text/plain; application/json",
+                                     "multipart/form-data"};
     for (size_t i = 0; i < AG_ARRAY_LEN(yes); i++)
         if (!ag_media_is_json(ag_str_of(yes[i]))) fail_msg("%s", yes[i]);
     for (size_t i = 0; i < AG_ARRAY_LEN(no); i++)
@@ -103,11 +129,14 @@ static void ids_are_kept_when_sane(void **state)
     assert_true(ag_trace_id(trace, AG_STR("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")));
     assert_string_equal(trace, "0af7651916cd43dd8448eb211c80319c");
     assert_true(ag_trace_id(trace, AG_STR("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-later")));
-    static const char *const bad[] = {
-        "", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        "00-00000000000000000000000000000000-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-        "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
-        "00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"};
+    static const char *const bad[] = {"",
+                                      "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0",
+                                      "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                                      "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+                                      "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+                                      "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+                                      "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+                                      "00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         if (ag_trace_id(trace, ag_str_of(bad[i]))) fail_msg("%s", bad[i]);
         assert_int_equal(strlen(trace), 32);
@@ -174,9 +203,12 @@ int main(void)
 {
     if (sodium_init() < 0) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(only_names_of_this_machine_are_loopback), cmocka_unit_test(origins_are_compared_whole),
-        cmocka_unit_test(keys_are_checked_whole),                  cmocka_unit_test(media_types_are_read_with_their_parameters),
-        cmocka_unit_test(ids_are_kept_when_sane),                  cmocka_unit_test(stale_numbers_are_unknown),
+        cmocka_unit_test(only_names_of_this_machine_are_loopback),
+        cmocka_unit_test(origins_are_compared_whole),
+        cmocka_unit_test(keys_are_checked_whole),
+        cmocka_unit_test(media_types_are_read_with_their_parameters),
+        cmocka_unit_test(ids_are_kept_when_sane),
+        cmocka_unit_test(stale_numbers_are_unknown),
         cmocka_unit_test(text_goes_out_in_whole_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

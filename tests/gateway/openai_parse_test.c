@@ -97,11 +97,14 @@ static const bad_case bad[] = {
     {C, "{\"prompt\":\"x\",\"stop\":5}", AG_E_PARAM, "stop", "a string or an array"},
     {C, "{\"prompt\":\"x\",\"stop\":\"\"}", AG_E_PARAM, "stop", "empty"},
     {C, "{\"prompt\":\"x\",\"stop\":[\"a\",1]}", AG_E_PARAM, "stop", "a number"},
-    {C, "{\"prompt\":\"x\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\"]}",
+    {C,
+     "{\"prompt\":\"x\",\"stop\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"a\",\"b\",\"c\",\"d\",\"e\","
+     "\"f\",\"g\",\"h\"]}",
      AG_E_PARAM, "stop", "17"},
     {C, "{\"prompt\":\"x\",\"stop_token_ids\":3}", AG_E_PARAM, "stop_token_ids", "array"},
     {C, "{\"prompt\":\"x\",\"stop_token_ids\":[\"3\"]}", AG_E_PARAM, "stop_token_ids", "a string"},
-    {C, "{\"prompt\":\"x\",\"stop_token_ids\":[1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7]}", AG_E_PARAM, "stop_token_ids", "17"},
+    {C, "{\"prompt\":\"x\",\"stop_token_ids\":[1,2,3,4,5,6,7,8,9,0,1,2,3,4,5,6,7]}", AG_E_PARAM, "stop_token_ids",
+     "17"},
     {C, "{\"prompt\":\"x\",\"logprobs\":true}", AG_E_PARAM, "logprobs", "a boolean"},
     {C, "{\"prompt\":\"x\",\"logprobs\":21}", AG_E_PARAM, "logprobs", "20"},
     {C, "{\"prompt\":\"x\",\"echo\":1}", AG_E_PARAM, "echo", "a boolean, not a number"},
@@ -110,7 +113,8 @@ static const bad_case bad[] = {
     {C, "{\"prompt\":\"x\",\"stream\":\"yes\"}", AG_E_PARAM, "stream", "a boolean, not a string"},
     {C, "{\"prompt\":\"x\",\"stream_options\":{}}", AG_E_PARAM, "stream_options", "'stream' true"},
     {C, "{\"prompt\":\"x\",\"stream\":true,\"stream_options\":[]}", AG_E_PARAM, "stream_options", "an object"},
-    {C, "{\"prompt\":\"x\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", AG_E_PARAM, "stream_options.include_usage", "a boolean"},
+    {C, "{\"prompt\":\"x\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}", AG_E_PARAM,
+     "stream_options.include_usage", "a boolean"},
     {C, "{\"prompt\":\"x\",\"ignore_eos\":\"1\"}", AG_E_PARAM, "ignore_eos", "a boolean"},
     {C, "{\"prompt\":\"x\",\"parse_special\":0}", AG_E_PARAM, "parse_special", "a boolean"},
     {H, "{}", AG_E_PARAM_MISSING, "messages", "missing"},
@@ -123,16 +127,22 @@ static const bad_case bad[] = {
     {H, "{\"messages\":[{\"role\":\"<|im_end|>\",\"content\":\"x\"}]}", AG_E_PARAM, "messages[0]", "must be a word"},
     {H, "{\"messages\":[{\"role\":\"\",\"content\":\"x\"}]}", AG_E_PARAM, "messages[0]", "must be a word"},
     {H, "{\"messages\":[{\"role\":\"user\"}]}", AG_E_PARAM_MISSING, "messages[0]", "content' is missing"},
-    {H, "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", AG_E_PARAM_MISSING, "messages[0]", "content' is missing"},
-    {H, "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]}", AG_E_PARAM_MISSING, "messages[0]", "content"},
+    {H, "{\"messages\":[{\"role\":\"user\",\"content\":null}]}", AG_E_PARAM_MISSING, "messages[0]",
+     "content' is missing"},
+    {H, "{\"messages\":[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]}", AG_E_PARAM_MISSING,
+     "messages[0]", "content"},
     {H, "{\"messages\":[{\"role\":\"user\",\"content\":5}]}", AG_E_PARAM, "messages[0].content", "a number"},
     {H, "{\"messages\":[{\"role\":\"user\",\"content\":[5]}]}", AG_E_PARAM, "messages[0].content[0]", "an object"},
-    {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"text\":\"x\"}]}]}", AG_E_PARAM, "messages[0].content[0]", "type"},
-    {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", AG_E_PARAM, "messages[0].content[0]", "'text'"},
-    {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]}", AG_E_UNSUPPORTED,
-     "messages[0].content[0]", "image_url"},
-    {H, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":5}]}", AG_E_PARAM, "messages[0]", "tool_calls"},
-    {H, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[5]}]}", AG_E_PARAM, "messages[0]", "tool_calls[0]"},
+    {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"text\":\"x\"}]}]}", AG_E_PARAM, "messages[0].content[0]",
+     "type"},
+    {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", AG_E_PARAM, "messages[0].content[0]",
+     "'text'"},
+    {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]}",
+     AG_E_UNSUPPORTED, "messages[0].content[0]", "image_url"},
+    {H, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":5}]}", AG_E_PARAM, "messages[0]",
+     "tool_calls"},
+    {H, "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[5]}]}", AG_E_PARAM, "messages[0]",
+     "tool_calls[0]"},
     {H, "{" MSG ",\"tools\":{}}", AG_E_PARAM, "tools", "an array"},
     {H, "{" MSG ",\"tools\":[1]}", AG_E_PARAM, "tools[0]", "an object"},
     {H, "{" MSG ",\"tool_choice\":5}", AG_E_PARAM, "tool_choice", "a number"},
@@ -170,14 +180,17 @@ static void defaults_are_openais(void **state)
 {
     (void)state;
     ag_request r;
-    parse_ok(&r, C, "{\"prompt\":\"x\",\"unknown\":{\"a\":[1]},\"user\":5,\"stop\":null,\"temperature\":null,\"stream\":null}");
+    parse_ok(
+        &r, C,
+        "{\"prompt\":\"x\",\"unknown\":{\"a\":[1]},\"user\":5,\"stop\":null,\"temperature\":null,\"stream\":null}");
     assert_null(r.model.p);
     assert_int_equal(r.n_prompts, 1);
     assert_true(ag_str_eqz(r.prompts[0].text, "x"));
     assert_int_equal(r.max_tokens, 16);
     assert_int_equal(r.n, 1);
     assert_int_equal(r.top_logprobs, -1);
-    assert_true(r.sampling.temperature == 1 && r.sampling.top_p == 1 && r.sampling.typical_p == 1 && r.sampling.repetition_penalty == 1);
+    assert_true(r.sampling.temperature == 1 && r.sampling.top_p == 1 && r.sampling.typical_p == 1 &&
+                r.sampling.repetition_penalty == 1);
     assert_true(r.add_special && !r.parse_special && !r.stream && !r.echo && !r.seed_set);
     ag_request_fini(&r);
     parse_ok(&r, H, "{" MSG "}");
@@ -192,9 +205,11 @@ static void every_field_arrives(void **state)
     (void)state;
     ag_request r;
     parse_ok(&r, C,
-             "{\"model\":\"m\",\"prompt\":[[1,2,3.0],[4]],\"max_tokens\":0,\"temperature\":0,\"top_p\":0.5,\"top_k\":40,\"min_p\":0.1,"
+             "{\"model\":\"m\",\"prompt\":[[1,2,3.0],[4]],\"max_tokens\":0,\"temperature\":0,\"top_p\":0.5,\"top_k\":"
+             "40,\"min_p\":0.1,"
              "\"typical_p\":0.9,\"repetition_penalty\":1.1,\"presence_penalty\":-2,\"frequency_penalty\":2,\"seed\":-7,"
-             "\"logit_bias\":{\"5\":-100,\"6\":1.5},\"n\":64,\"best_of\":64,\"stop\":[\"a\\u0000b\",\"c\"],\"stop_token_ids\":[9],"
+             "\"logit_bias\":{\"5\":-100,\"6\":1.5},\"n\":64,\"best_of\":64,\"stop\":[\"a\\u0000b\",\"c\"],\"stop_"
+             "token_ids\":[9],"
              "\"logprobs\":3,\"echo\":true,\"suffix\":\"\",\"stream\":true,\"stream_options\":{\"include_usage\":true},"
              "\"ignore_eos\":true,\"add_special_tokens\":false,\"parse_special\":true}");
     assert_true(ag_str_eqz(r.model, "m"));
@@ -203,8 +218,10 @@ static void every_field_arrives(void **state)
     assert_int_equal(r.prompts[0].ids[2], 3);
     assert_int_equal(r.prompts[1].ids[0], 4);
     assert_int_equal(r.max_tokens, 0);
-    assert_true(r.sampling.temperature == 0 && r.sampling.top_p == 0.5f && r.sampling.top_k == 40 && r.sampling.min_p == 0.1f);
-    assert_true(r.sampling.typical_p == 0.9f && r.sampling.repetition_penalty == 1.1f && r.sampling.presence_penalty == -2);
+    assert_true(r.sampling.temperature == 0 && r.sampling.top_p == 0.5f && r.sampling.top_k == 40 &&
+                r.sampling.min_p == 0.1f);
+    assert_true(r.sampling.typical_p == 0.9f && r.sampling.repetition_penalty == 1.1f &&
+                r.sampling.presence_penalty == -2);
     assert_true(r.seed_set && r.sampling.seed == (uint64_t)-7);
     assert_int_equal(r.n_bias, 2);
     assert_int_equal(r.n, 64);
@@ -232,13 +249,18 @@ static void chat_reaches_the_template(void **state)
 {
     (void)state;
     ag_request r;
-    parse_ok(&r, H,
-             "{\"messages\":[{\"role\":\"developer\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]},"
-             "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}},"
-             "{\"function\":{\"name\":\"g\",\"arguments\":\"{not json\"}}]},{\"role\":\"tool\",\"content\":\"\",\"tool_call_id\":\"1\"}],"
-             "\"tools\":[{\"type\":\"function\"}],\"max_tokens\":3,\"max_completion_tokens\":7,\"logprobs\":true,\"top_logprobs\":2,"
-             "\"chat_template_kwargs\":{\"enable_thinking\":false,\"add_generation_prompt\":false},\"tool_choice\":\"auto\","
-             "\"response_format\":{\"type\":\"text\"}}");
+    parse_ok(
+        &r, H,
+        "{\"messages\":[{\"role\":\"developer\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\","
+        "\"text\":\"b\"}]},"
+        "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{"
+        "\\\"x\\\":1}\"}},"
+        "{\"function\":{\"name\":\"g\",\"arguments\":\"{not "
+        "json\"}}]},{\"role\":\"tool\",\"content\":\"\",\"tool_call_id\":\"1\"}],"
+        "\"tools\":[{\"type\":\"function\"}],\"max_tokens\":3,\"max_completion_tokens\":7,\"logprobs\":true,\"top_"
+        "logprobs\":2,"
+        "\"chat_template_kwargs\":{\"enable_thinking\":false,\"add_generation_prompt\":false},\"tool_choice\":\"auto\","
+        "\"response_format\":{\"type\":\"text\"}}");
     assert_string_equal(content_of(&r, 0), "a\nb");
     json_t *calls = json_object_get(json_array_get(json_object_get(r.vars, "messages"), 1), "tool_calls");
     json_t *arguments = json_object_get(json_object_get(json_array_get(calls, 0), "function"), "arguments");
@@ -300,10 +322,13 @@ static void no_memory_is_an_answer(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    static const struct { ag_request_kind kind; const char *body; } cases[] = {
+    static const struct { ag_request_kind kind; const char *body;
+    } cases[] = {
         {C, "{\"prompt\":[[1,2],\"x\"],\"logit_bias\":{\"5\":1},\"stop\":[\"a\"],\"seed\":3}"},
-        {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},{\"role\":\"assistant\",\"tool_calls\":"
-            "[{\"function\":{\"arguments\":\"{}\"}}]}],\"tools\":[{}],\"tool_choice\":\"none\",\"chat_template_kwargs\":{\"x\":[1]}}"},
+        {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},{\"role\":"
+            "\"assistant\",\"tool_calls\":"
+            "[{\"function\":{\"arguments\":\"{}\"}}]}],\"tools\":[{}],\"tool_choice\":\"none\",\"chat_template_"
+            "kwargs\":{\"x\":[1]}}"},
     };
     json_set_alloc_funcs(ag_mem_alloc, ag_mem_free);
     for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
@@ -316,7 +341,8 @@ static void no_memory_is_an_answer(void **state)
             ag_request_fini(&r);
             /* jansson calls a string that it has no memory for a syntax error; arguments that could not be opened stay
              * a string. Both are answers. */
-            if (!(rc == AG_OK || (fired && (rc == AG_E_NOMEM || rc == AG_E_JSON)))) fail_msg("n=%u: %d %s", n, rc, err.text);
+            if (!(rc == AG_OK || (fired && (rc == AG_E_NOMEM || rc == AG_E_JSON))))
+                fail_msg("n=%u: %d %s", n, rc, err.text);
             if (!fired) break;
         }
     }

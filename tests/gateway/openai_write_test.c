@@ -42,13 +42,17 @@ static void whole_answers_read_as_documented(void **state)
     expect(&b, "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":0,\"text\":\"x\xEF\xBF\xBDy\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
                "{\"index\":1,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}],"
-               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
+               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{"
+               "\"cached_tokens\":1}}}");
     ag_openai_begin(&b, &chat);
     ag_openai_choice(&b, &chat, 0, AG_STR("a\"b"), NULL, "stop");
     ag_openai_end(&b, &u);
-    expect(&b, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":["
-               "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
+    expect(&b, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"x\","
+               "\"choices\":["
+               "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\",\"refusal\":null},\"logprobs\":"
+               "null,\"finish_reason\":\"stop\"}],"
+               "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{"
+               "\"cached_tokens\":1}}}");
     ag_buf_fini(&b);
 }
 
@@ -58,17 +62,26 @@ static void chunks_read_as_documented(void **state)
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
     ag_openai_chunk(&b, &completion, 2, AG_STR("hi"), NULL, NULL);
-    expect(&b, "data: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
+    expect(&b, "data: "
+               "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":2,\"text\":\"hi\",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
     ag_openai_role_chunk(&b, &chat, 0);
-    expect(&b, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":["
-               "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n");
+    expect(&b, "data: "
+               "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
+               "\"m\\\"x\",\"choices\":["
+               "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
+               "null}],\"usage\":null}\n\n");
     ag_openai_chunk(&b, &chat, 0, AG_STR(""), NULL, "stop");
-    expect(&b, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":["
+    expect(&b, "data: "
+               "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
+               "\"m\\\"x\",\"choices\":["
                "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n");
     ag_openai_usage_chunk(&b, &chat, &(ag_usage){1, 2, 0});
-    expect(&b, "data: {\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"m\\\"x\",\"choices\":[],"
-               "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3,\"prompt_tokens_details\":{\"cached_tokens\":0}}}\n\n");
+    expect(&b, "data: "
+               "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
+               "\"m\\\"x\",\"choices\":[],"
+               "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3,\"prompt_tokens_details\":{"
+               "\"cached_tokens\":0}}}\n\n");
     ag_openai_done(&b);
     expect(&b, "data: [DONE]\n\n");
     ag_buf_fini(&b);
@@ -137,14 +150,18 @@ static void errors_and_models(void **state)
     ag_buf_init(&b, 1 << 16);
     ag_request_fail(&err, AG_E_PARAM, "n", "'n' is \"bad\".");
     ag_openai_error(&b, &err, AG_STR("req-1"));
-    expect(&b, "{\"error\":{\"message\":\"'n' is \\\"bad\\\".\",\"type\":\"invalid_request_error\",\"param\":\"n\",\"code\":\"invalid_value\","
+    expect(&b, "{\"error\":{\"message\":\"'n' is "
+               "\\\"bad\\\".\",\"type\":\"invalid_request_error\",\"param\":\"n\",\"code\":\"invalid_value\","
                "\"request_id\":\"req-1\"}}");
     ag_err_clear(&err);
     ag_err_set(&err, AG_E_INTERNAL, "x");
     ag_openai_error_event(&b, &err, (ag_str){0});
-    expect(&b, "data: {\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\n");
+    expect(&b,
+           "data: "
+           "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\n");
     ag_openai_models(&b, (ag_model_card[]){{AG_STR("m"), 5, 2048}}, 1);
-    expect(&b, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":5,\"owned_by\":\"autoglm\",\"max_model_len\":2048}]}");
+    expect(&b, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":5,\"owned_by\":"
+               "\"autoglm\",\"max_model_len\":2048}]}");
     ag_openai_models(&b, NULL, 0);
     expect(&b, "{\"object\":\"list\",\"data\":[]}");
     ag_buf_fini(&b);

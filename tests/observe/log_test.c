@@ -66,8 +66,8 @@ static void json_lines_hold_typed_fields(void **state)
     (void)state;
     ag_log *l = log_of(AG_LOG_JSON, AG_LOG_INFO);
     ag_log_ctx ctx = {AG_STR("req-1"), AG_STR("0af7")};
-    AG_LOG(l, AG_LOG_INFO, &ctx, "say \"hi\"\n", AG_LOG_S("s", AG_STR("a\0b\xff")), AG_LOG_U("u", UINT64_MAX), AG_LOG_I("i", -5),
-           AG_LOG_D("d", 1.5), AG_LOG_B("b", true), AG_LOG_D("nan", 0.0 / 0.0));
+    AG_LOG(l, AG_LOG_INFO, &ctx, "say \"hi\"\n", AG_LOG_S("s", AG_STR("a\0b\xff")), AG_LOG_U("u", UINT64_MAX),
+           AG_LOG_I("i", -5), AG_LOG_D("d", 1.5), AG_LOG_B("b", true), AG_LOG_D("nan", 0.0 / 0.0));
     AG_LOG(l, AG_LOG_DEBUG, NULL, "not this one", AG_LOG_B("b", false));
     ag_log_close(l);
     char **lines;
@@ -94,7 +94,8 @@ static void text_lines_quote_what_is_not_plain(void **state)
     char **lines;
     uint32_t n = read_lines(&lines);
     assert_int_equal(n, 2);
-    assert_string_equal(strchr(lines[0], ' '), " warn  two?lines a=plain b=\"with space\" c=\"\" d=\"x=\\\"y\\\"\\n\"\n");
+    assert_string_equal(strchr(lines[0], ' '),
+                        " warn  two?lines a=plain b=\"with space\" c=\"\" d=\"x=\\\"y\\\"\\n\"\n");
     assert_string_equal(strchr(lines[1], ' '), " debug port 8080\n");
     free_lines(lines, n);
 }

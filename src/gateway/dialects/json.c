@@ -39,7 +39,8 @@ int ag__wrong_type(ag_err *err, const char *param, const char *wanted, const jso
 
 int ag__no_memory(const ag_request *r, ag_err *err)
 {
-    if (ag_arena_full(&r->mem)) return ag_err_set(err, AG_E_LIMIT, "The request needs more memory than one request may use.");
+    if (ag_arena_full(&r->mem))
+        return ag_err_set(err, AG_E_LIMIT, "The request needs more memory than one request may use.");
     return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
 }
 
@@ -51,13 +52,14 @@ int ag__json_integer(const json_t *v, const char *param, int64_t min, int64_t ma
     } else if (json_is_real(v) && fabs(json_real_value(v)) < 9e15 && json_real_value(v) == floor(json_real_value(v))) {
         x = (int64_t)json_real_value(v);
     } else if (json_is_real(v)) {
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be an integer, not %.17g.", param, json_real_value(v));
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be an integer, not %.17g.", param,
+                               json_real_value(v));
     } else {
         return ag__wrong_type(err, param, "an integer", v);
     }
     if (x < min || x > max)
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be between %lld and %lld; %lld was given.", param, (long long)min,
-                               (long long)max, (long long)x);
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be between %lld and %lld; %lld was given.", param,
+                               (long long)min, (long long)max, (long long)x);
     *out = x;
     return AG_OK;
 }
@@ -71,9 +73,10 @@ int ag__json_number(const json_t *v, const char *param, double min, double max, 
         return AG_OK;
     }
     if (open)
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be greater than %g and at most %g; %.9g was given.", param, min,
-                               max, x);
-    return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be between %g and %g; %.9g was given.", param, min, max, x);
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be greater than %g and at most %g; %.9g was given.",
+                               param, min, max, x);
+    return ag_request_fail(err, AG_E_PARAM, param, "'%s' must be between %g and %g; %.9g was given.", param, min, max,
+                           x);
 }
 
 int ag__json_bool(const json_t *v, const char *param, bool *out, ag_err *err)
@@ -97,7 +100,8 @@ static int scan(const char *p, size_t n, ag_err *err)
         case '[':
             items++;
             if (++depth > AG_JSON_DEPTH_MAX)
-                return ag_err_set(err, AG_E_LIMIT, "The JSON is nested deeper than %d levels, at byte %zu.", AG_JSON_DEPTH_MAX, i);
+                return ag_err_set(err, AG_E_LIMIT, "The JSON is nested deeper than %d levels, at byte %zu.",
+                                  AG_JSON_DEPTH_MAX, i);
             break;
         case '}':
         case ']': depth -= depth > 0; break;
@@ -115,8 +119,8 @@ int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
 {
     size_t at = ag_utf8_check(p, n);
     if (at != SIZE_MAX)
-        return ag_err_set(err, AG_E_UTF8, "The body is not UTF-8: byte %zu (0x%02X) does not belong to a character.", at,
-                          (unsigned char)p[at]);
+        return ag_err_set(err, AG_E_UTF8, "The body is not UTF-8: byte %zu (0x%02X) does not belong to a character.",
+                          at, (unsigned char)p[at]);
     int rc = scan(p, n, err);
     if (rc != AG_OK) return rc;
     json_error_t e = {0};
@@ -125,5 +129,6 @@ int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
     /* Without memory jansson often says nothing at all. */
     if (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory)
         return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
-    return ag_err_set(err, AG_E_JSON, "The body is not valid JSON: %.300s (line %d, column %d).", e.text, e.line, e.column);
+    return ag_err_set(err, AG_E_JSON, "The body is not valid JSON: %.300s (line %d, column %d).", e.text, e.line,
+                      e.column);
 }

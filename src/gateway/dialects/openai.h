@@ -2,8 +2,8 @@
  * Owns    : nothing; requests are filled for the caller, answers are appended to the caller's buffer.
  * Threads : any; one at a time per request or buffer.
  * Limits  : those of request.h; a buffer's ceiling shows in its `failed`.
- * Errors  : parsing: AG_E_JSON, AG_E_UTF8, AG_E_PARAM, AG_E_PARAM_MISSING, AG_E_UNSUPPORTED, AG_E_LIMIT, AG_E_NOMEM, each
- *           with a sentence and, where a field is at fault, its name in err->param. */
+ * Errors  : parsing: AG_E_JSON, AG_E_UTF8, AG_E_PARAM, AG_E_PARAM_MISSING, AG_E_UNSUPPORTED, AG_E_LIMIT, AG_E_NOMEM,
+ *           each with a sentence and, where a field is at fault, its name in err->param. */
 #ifndef AG_OPENAI_H
 #define AG_OPENAI_H
 
@@ -37,12 +37,14 @@ typedef struct ag_reply_logprobs {
 
 /* A whole answer: begin, the choices in order, end. logprobs NULL: none were asked for. */
 void ag_openai_begin(ag_buf *out, const ag_reply *r);
-void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp, const char *finish);
+void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
+                      const char *finish);
 void ag_openai_end(ag_buf *out, const ag_usage *usage);
 
 /* A streamed answer, each call one event. The first chunk of a chat choice is its role. finish NULL: it goes on. */
 void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index);
-void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp, const char *finish);
+void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
+                     const char *finish);
 void ag_openai_usage_chunk(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 void ag_openai_done(ag_buf *out);
 

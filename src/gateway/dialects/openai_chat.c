@@ -31,15 +31,16 @@ static int join_parts(ag_request *r, json_t *message, json_t *parts, const char 
     ag_buf_init(&text, 64u << 20);
     int rc = AG_OK;
     for (size_t i = 0; i < json_array_size(parts) && rc == AG_OK; i++) {
-        const json_t *part = json_array_get(parts, i), *type = json_object_get(part, "type"), *t = json_object_get(part, "text");
+        const json_t *part = json_array_get(parts, i), *type = json_object_get(part, "type"),
+                     *t = json_object_get(part, "text");
         char at[64];
         snprintf(at, sizeof at, "%s[%zu]", param, i);
         if (!json_is_object(part)) rc = ag__wrong_type(err, at, "an object", part);
         else if (!json_is_string(type))
             rc = ag_request_fail(err, AG_E_PARAM, at, "'%s' must have a string 'type', such as \"text\".", at);
         else if (strcmp(json_string_value(type), "text") != 0)
-            rc = ag_request_fail(err, AG_E_UNSUPPORTED, at, "'%s' is of type \"%.40s\"; this model takes only text.", at,
-                                 json_string_value(type));
+            rc = ag_request_fail(err, AG_E_UNSUPPORTED, at, "'%s' is of type \"%.40s\"; this model takes only text.",
+                                 at, json_string_value(type));
         else if (!json_is_string(t))
             rc = ag_request_fail(err, AG_E_PARAM, at, "'%s' must have a string 'text'.", at);
         else if ((i && !ag_buf_addc(&text, '\n')) || !ag_buf_add(&text, json_string_value(t), json_string_length(t)))
@@ -56,14 +57,18 @@ static int open_arguments(ag_request *r, json_t *message, const char *param, ag_
 {
     json_t *calls = json_object_get(message, "tool_calls");
     if (calls == NULL || json_is_null(calls)) return AG_OK;
-    if (!json_is_array(calls)) return ag_request_fail(err, AG_E_PARAM, param, "'%s.tool_calls' must be an array, not %s.", param, ag__json_type(calls));
+    if (!json_is_array(calls))
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s.tool_calls' must be an array, not %s.", param,
+                               ag__json_type(calls));
     for (size_t i = 0; i < json_array_size(calls); i++) {
         json_t *call = json_array_get(calls, i), *function = json_object_get(call, "function");
         if (!json_is_object(call))
-            return ag_request_fail(err, AG_E_PARAM, param, "'%s.tool_calls[%zu]' must be an object, not %s.", param, i, ag__json_type(call));
+            return ag_request_fail(err, AG_E_PARAM, param, "'%s.tool_calls[%zu]' must be an object, not %s.", param, i,
+                                   ag__json_type(call));
         json_t *arguments = json_object_get(function, "arguments"), *opened = NULL;
         ag_err ignored = {0};
-        if (!json_is_string(arguments) || ag__json_load(json_string_value(arguments), json_string_length(arguments), &opened, &ignored) != AG_OK)
+        if (!json_is_string(arguments) ||
+            ag__json_load(json_string_value(arguments), json_string_length(arguments), &opened, &ignored) != AG_OK)
             continue; /* what does not parse stays the string that it is */
         int rc = json_is_object(opened) ? json_object_set(function, "arguments", opened) : 0;
         json_decref(opened);
@@ -78,7 +83,8 @@ static bool is_word(const json_t *v)
     const char *z = json_string_value(v);
     size_t n = json_string_length(v);
     for (size_t i = 0; i < n; i++)
-        if (!((z[i] | 32) >= 'a' && (z[i] | 32) <= 'z') && !(z[i] >= '0' && z[i] <= '9') && z[i] != '_' && z[i] != '-') return false;
+        if (!((z[i] | 32) >= 'a' && (z[i] | 32) <= 'z') && !(z[i] >= '0' && z[i] <= '9') && z[i] != '_' && z[i] != '-')
+            return false;
     return n >= 1 && n <= 64;
 }
 
@@ -89,10 +95,14 @@ static int parse_message(ag_request *r, json_t *m, size_t at, ag_err *err)
     if (!json_is_object(m)) return ag__wrong_type(err, param, "an object", m);
     const json_t *role = json_object_get(m, "role");
     if (role == NULL || json_is_null(role))
-        return ag_request_fail(err, AG_E_PARAM_MISSING, param, "'%s.role' is missing: \"system\", \"user\", \"assistant\" or \"tool\".", param);
-    if (!json_is_string(role)) return ag_request_fail(err, AG_E_PARAM, param, "'%s.role' must be a string, not %s.", param, ag__json_type(role));
+        return ag_request_fail(err, AG_E_PARAM_MISSING, param,
+                               "'%s.role' is missing: \"system\", \"user\", \"assistant\" or \"tool\".", param);
+    if (!json_is_string(role))
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s.role' must be a string, not %s.", param,
+                               ag__json_type(role));
     if (!is_word(role))
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s.role' must be a word of at most 64 letters, digits, '_' and '-'.", param);
+        return ag_request_fail(err, AG_E_PARAM, param,
+                               "'%s.role' must be a word of at most 64 letters, digits, '_' and '-'.", param);
     int rc = open_arguments(r, m, param, err);
     if (rc != AG_OK) return rc;
     json_t *content = json_object_get(m, "content");
@@ -104,7 +114,8 @@ static int parse_message(ag_request *r, json_t *m, size_t at, ag_err *err)
     bool calls = json_array_size(json_object_get(m, "tool_calls")) > 0;
     if ((content == NULL || json_is_null(content)) && calls) return AG_OK;
     if (content == NULL || json_is_null(content))
-        return ag_request_fail(err, AG_E_PARAM_MISSING, param, "'%s.content' is missing: a string, or an array of text parts.", param);
+        return ag_request_fail(err, AG_E_PARAM_MISSING, param,
+                               "'%s.content' is missing: a string, or an array of text parts.", param);
     snprintf(param, sizeof param, "messages[%zu].content", at);
     return ag__wrong_type(err, param, "a string or an array of text parts", content);
 }
@@ -113,9 +124,11 @@ int ag__parse_messages(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_array(v)) return ag__wrong_type(err, "messages", "an array", v);
     size_t n = json_array_size(v);
-    if (n == 0) return ag_request_fail(err, AG_E_PARAM, "messages", "'messages' is empty: at least one message is needed.");
+    if (n == 0)
+        return ag_request_fail(err, AG_E_PARAM, "messages", "'messages' is empty: at least one message is needed.");
     if (n > MESSAGES_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "messages", "'messages' has %zu messages; at most %d are taken.", n, MESSAGES_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "messages", "'messages' has %zu messages; at most %d are taken.", n,
+                               MESSAGES_MAX);
     for (size_t i = 0; i < n; i++) {
         int rc = parse_message(r, json_array_get(v, i), i, err);
         if (rc != AG_OK) return rc;
@@ -141,8 +154,10 @@ int ag__parse_tool_choice(ag_request *r, const json_t *v, ag_err *err)
     if (z && strcmp(z, "none") == 0) r->no_tools = true;
     if (z && (strcmp(z, "none") == 0 || strcmp(z, "auto") == 0)) return AG_OK;
     if (z && strcmp(z, "required") != 0)
-        return ag_request_fail(err, AG_E_PARAM, "tool_choice", "'tool_choice' must be \"auto\" or \"none\", not \"%.40s\".", z);
-    return ag_request_fail(err, AG_E_UNSUPPORTED, "tool_choice", "A forced 'tool_choice' is not supported; \"auto\" and \"none\" are.");
+        return ag_request_fail(err, AG_E_PARAM, "tool_choice",
+                               "'tool_choice' must be \"auto\" or \"none\", not \"%.40s\".", z);
+    return ag_request_fail(err, AG_E_UNSUPPORTED, "tool_choice",
+                           "A forced 'tool_choice' is not supported; \"auto\" and \"none\" are.");
 }
 
 int ag__parse_chat_template_kwargs(ag_request *r, const json_t *v, ag_err *err)
@@ -152,7 +167,8 @@ int ag__parse_chat_template_kwargs(ag_request *r, const json_t *v, ag_err *err)
     json_t *value;
     json_object_foreach((json_t *)v, key, value) {
         if (strcmp(key, "messages") == 0 || strcmp(key, "tools") == 0)
-            return ag_request_fail(err, AG_E_PARAM, "chat_template_kwargs", "'chat_template_kwargs' cannot set '%s'; that is a field of its own.", key);
+            return ag_request_fail(err, AG_E_PARAM, "chat_template_kwargs",
+                                   "'chat_template_kwargs' cannot set '%s'; that is a field of its own.", key);
         int rc = set_var(r, key, value, err);
         if (rc != AG_OK) return rc;
     }
@@ -174,7 +190,9 @@ int ag__parse_response_format(ag_request *r AG_UNUSED, const json_t *v, ag_err *
 {
     const char *type = json_string_value(json_object_get(v, "type"));
     if (!json_is_object(v)) return ag__wrong_type(err, "response_format", "an object", v);
-    if (type == NULL) return ag_request_fail(err, AG_E_PARAM, "response_format", "'response_format' must have a string 'type'.");
+    if (type == NULL)
+        return ag_request_fail(err, AG_E_PARAM, "response_format", "'response_format' must have a string 'type'.");
     if (strcmp(type, "text") == 0) return AG_OK;
-    return ag_request_fail(err, AG_E_UNSUPPORTED, "response_format", "'response_format' of type \"%.40s\" is not supported; only \"text\" is.", type);
+    return ag_request_fail(err, AG_E_UNSUPPORTED, "response_format",
+                           "'response_format' of type \"%.40s\" is not supported; only \"text\" is.", type);
 }

@@ -26,9 +26,12 @@ typedef struct field_row {
 } field_row;
 
 static const field_row rows[] = {
-#define AG_FIELD_BOOL(name, member, dialects, doc) {#name, FIELD_BOOL, offsetof(ag_request, member), 0, 1, false, dialects, NULL},
-#define AG_FIELD_U32(name, member, min, max, dialects, doc) {#name, FIELD_U32, offsetof(ag_request, member), min, max, false, dialects, NULL},
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc) {#name, FIELD_F32, offsetof(ag_request, member), min, max, open, dialects, NULL},
+#define AG_FIELD_BOOL(name, member, dialects, doc) \
+    {#name, FIELD_BOOL, offsetof(ag_request, member), 0, 1, false, dialects, NULL},
+#define AG_FIELD_U32(name, member, min, max, dialects, doc) \
+    {#name, FIELD_U32, offsetof(ag_request, member), min, max, false, dialects, NULL},
+#define AG_FIELD_F32(name, member, min, max, open, dialects, doc) \
+    {#name, FIELD_F32, offsetof(ag_request, member), min, max, open, dialects, NULL},
 #define AG_FIELD_OTHER(name, type, dialects, doc) {#name, FIELD_OTHER, 0, 0, 0, false, dialects, ag__parse_##name},
 #include "gateway/dialects/fields.def"
 #undef AG_FIELD_BOOL
@@ -39,8 +42,14 @@ static const field_row rows[] = {
 
 void ag_request_init(ag_request *r, ag_request_kind kind)
 {
-    *r = (ag_request){.kind = kind, .n = 1, .max_tokens = AG_REQUEST_UNSET, .max_completion_tokens = AG_REQUEST_UNSET,
-                      .add_special = true, .add_generation_prompt = true, .top_logprobs = -1, .sampling = AG_SAMPLING_DEFAULT};
+    *r = (ag_request){.kind = kind,
+                      .n = 1,
+                      .max_tokens = AG_REQUEST_UNSET,
+                      .max_completion_tokens = AG_REQUEST_UNSET,
+                      .add_special = true,
+                      .add_generation_prompt = true,
+                      .top_logprobs = -1,
+                      .sampling = AG_SAMPLING_DEFAULT};
     ag_arena_init(&r->mem, REQUEST_BYTES_MAX);
 }
 
@@ -78,17 +87,19 @@ static int check_together(ag_request *r, ag_err *err)
     if (r->kind == AG_REQUEST_COMPLETION && r->n_prompts == 0)
         return ag_request_fail(err, AG_E_PARAM_MISSING, "prompt", "'prompt' is missing: say what is to be continued.");
     if (r->kind == AG_REQUEST_CHAT && (r->vars == NULL || json_object_get(r->vars, "messages") == NULL))
-        return ag_request_fail(err, AG_E_PARAM_MISSING, "messages", "'messages' is missing: an array with the conversation.");
+        return ag_request_fail(err, AG_E_PARAM_MISSING, "messages",
+                               "'messages' is missing: an array with the conversation.");
     if (r->kind == AG_REQUEST_COMPLETION && r->n_prompts * r->n > AG_REQUEST_PROMPTS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "n", "%u prompts with 'n' = %u make %u answers; one request may ask for %d.",
-                               r->n_prompts, r->n, r->n_prompts * r->n, AG_REQUEST_PROMPTS_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "n",
+                               "%u prompts with 'n' = %u make %u answers; one request may ask for %d.", r->n_prompts,
+                               r->n, r->n_prompts * r->n, AG_REQUEST_PROMPTS_MAX);
     if (r->max_completion_tokens != AG_REQUEST_UNSET) r->max_tokens = r->max_completion_tokens;
     if (r->kind == AG_REQUEST_COMPLETION && r->max_tokens == AG_REQUEST_UNSET) r->max_tokens = 16;
     if (r->max_tokens == 0 && !(r->echo && r->top_logprobs >= 0))
         return ag_request_fail(err, AG_E_PARAM, "max_tokens", "'max_tokens' may be 0 only with 'echo' and 'logprobs'.");
     if (r->max_tokens != AG_REQUEST_UNSET && r->min_tokens > r->max_tokens)
-        return ag_request_fail(err, AG_E_PARAM, "min_tokens", "'min_tokens' (%u) is more than 'max_tokens' (%u).", r->min_tokens,
-                               r->max_tokens);
+        return ag_request_fail(err, AG_E_PARAM, "min_tokens", "'min_tokens' (%u) is more than 'max_tokens' (%u).",
+                               r->min_tokens, r->max_tokens);
     if (r->kind == AG_REQUEST_CHAT) {
         if (r->no_tools && json_object_set_new(r->vars, "tools", json_null()) != 0) return ag__no_memory(r, err);
         if (json_object_get(r->vars, "add_generation_prompt") == NULL &&
@@ -120,15 +131,18 @@ int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err)
 static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)
 {
     if (id >= 0 && (uint32_t)id < vocab) return AG_OK;
-    return ag_request_fail(err, AG_E_PARAM, param, "'%s' names token %d; this model's vocabulary has 0 to %u.", param, id, vocab - 1);
+    return ag_request_fail(err, AG_E_PARAM, param, "'%s' names token %d; this model's vocabulary has 0 to %u.", param,
+                           id, vocab - 1);
 }
 
 int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err)
 {
     int rc = AG_OK;
     for (uint32_t i = 0; i < r->n_prompts && rc == AG_OK; i++)
-        for (uint32_t k = 0; k < r->prompts[i].n_ids && rc == AG_OK; k++) rc = check_id(r->prompts[i].ids[k], vocab, "prompt", err);
-    for (uint32_t i = 0; i < r->n_stop_tokens && rc == AG_OK; i++) rc = check_id(r->stop_tokens[i], vocab, "stop_token_ids", err);
+        for (uint32_t k = 0; k < r->prompts[i].n_ids && rc == AG_OK; k++)
+            rc = check_id(r->prompts[i].ids[k], vocab, "prompt", err);
+    for (uint32_t i = 0; i < r->n_stop_tokens && rc == AG_OK; i++)
+        rc = check_id(r->stop_tokens[i], vocab, "stop_token_ids", err);
     for (uint32_t i = 0; i < r->n_bias && rc == AG_OK; i++) rc = check_id(r->bias[i].id, vocab, "logit_bias", err);
     return rc;
 }
@@ -166,7 +180,8 @@ int ag__parse_logit_bias(ag_request *r, const json_t *v, ag_err *err)
     if (!json_is_object(v)) return ag__wrong_type(err, "logit_bias", "an object", v);
     size_t n = json_object_size(v);
     if (n > AG_GEN_BIAS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "logit_bias", "'logit_bias' has %zu entries; at most %d are taken.", n, AG_GEN_BIAS_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "logit_bias", "'logit_bias' has %zu entries; at most %d are taken.", n,
+                               AG_GEN_BIAS_MAX);
     r->bias = ag_arena_array(&r->mem, n + 1, sizeof *r->bias);
     if (r->bias == NULL) return ag__no_memory(r, err);
     const char *key;
@@ -176,7 +191,8 @@ int ag__parse_logit_bias(ag_request *r, const json_t *v, ag_err *err)
         errno = 0;
         long id = strtol(key, &end, 10);
         if (key[0] < '0' || key[0] > '9' || *end || errno || id > INT32_MAX)
-            return ag_request_fail(err, AG_E_PARAM, "logit_bias", "'logit_bias' has the key \"%.40s\", which is not a token id.", key);
+            return ag_request_fail(err, AG_E_PARAM, "logit_bias",
+                                   "'logit_bias' has the key \"%.40s\", which is not a token id.", key);
         double bias;
         int rc = ag__json_number(value, "logit_bias", -100, 100, false, &bias, err);
         if (rc != AG_OK) return rc;
@@ -191,7 +207,8 @@ static int add_stop(ag_request *r, const json_t *v, ag_err *err)
     ag_str s = {json_string_value(v), json_string_length(v)};
     if (s.n == 0) return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' must not hold an empty string.");
     if (s.n > AG_GEN_STOP_BYTES_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "stop", "A string in 'stop' has %zu bytes; at most %d are taken.", s.n, AG_GEN_STOP_BYTES_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "stop", "A string in 'stop' has %zu bytes; at most %d are taken.", s.n,
+                               AG_GEN_STOP_BYTES_MAX);
     r->stops[r->n_stops++] = s;
     return AG_OK;
 }
@@ -200,7 +217,8 @@ int ag__parse_stop(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_array(v)) return add_stop(r, v, err);
     if (json_array_size(v) > AG_GEN_STOPS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' has %zu strings; at most %d are taken.", json_array_size(v), AG_GEN_STOPS_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' has %zu strings; at most %d are taken.",
+                               json_array_size(v), AG_GEN_STOPS_MAX);
     int rc = AG_OK;
     for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++) rc = add_stop(r, json_array_get(v, i), err);
     return rc;
@@ -210,8 +228,9 @@ int ag__parse_stop_token_ids(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_array(v)) return ag__wrong_type(err, "stop_token_ids", "an array of token ids", v);
     if (json_array_size(v) > AG_GEN_STOPS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "stop_token_ids", "'stop_token_ids' has %zu entries; at most %d are taken.",
-                               json_array_size(v), AG_GEN_STOPS_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "stop_token_ids",
+                               "'stop_token_ids' has %zu entries; at most %d are taken.", json_array_size(v),
+                               AG_GEN_STOPS_MAX);
     for (size_t i = 0; i < json_array_size(v); i++) {
         int64_t id;
         int rc = ag__json_integer(json_array_get(v, i), "stop_token_ids", 0, INT32_MAX, &id, err);
@@ -239,7 +258,8 @@ int ag__parse_stream_options(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_object(v)) return ag__wrong_type(err, "stream_options", "an object", v);
     if (!r->stream)
-        return ag_request_fail(err, AG_E_PARAM, "stream_options", "'stream_options' may be given only with 'stream' true.");
+        return ag_request_fail(err, AG_E_PARAM, "stream_options",
+                               "'stream_options' may be given only with 'stream' true.");
     const json_t *usage = json_object_get(v, "include_usage");
     if (usage == NULL || json_is_null(usage)) return AG_OK;
     return ag__json_bool(usage, "stream_options.include_usage", &r->include_usage, err);
@@ -266,7 +286,8 @@ static int add_prompt(ag_request *r, const json_t *v, ag_err *err)
 {
     ag_prompt *p = &r->prompts[r->n_prompts];
     if (json_is_string(v)) *p = (ag_prompt){.text = {json_string_value(v), json_string_length(v)}};
-    else if (!json_is_array(v)) return ag__wrong_type(err, "prompt", "a string, or an array of strings or token ids", v);
+    else if (!json_is_array(v))
+        return ag__wrong_type(err, "prompt", "a string, or an array of strings or token ids", v);
     if (json_is_string(v) ? json_string_length(v) == 0 : json_array_size(v) == 0)
         return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' is empty: there is nothing to continue.");
     int rc = json_is_array(v) ? add_ids(r, p, v, err) : AG_OK;
@@ -280,7 +301,8 @@ int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
     bool many = first != NULL && !json_is_number(first);
     size_t n = many ? json_array_size(v) : 1;
     if (n > AG_REQUEST_PROMPTS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' has %zu prompts; one request may have %d.", n, AG_REQUEST_PROMPTS_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' has %zu prompts; one request may have %d.", n,
+                               AG_REQUEST_PROMPTS_MAX);
     r->prompts = ag_arena_array(&r->mem, n, sizeof *r->prompts);
     if (r->prompts == NULL) return ag__no_memory(r, err);
     if (!many) return add_prompt(r, v, err);
@@ -294,7 +316,8 @@ int ag__parse_best_of(ag_request *r, const json_t *v, ag_err *err)
     int64_t best;
     int rc = ag__json_integer(v, "best_of", 1, AG_REQUEST_PROMPTS_MAX, &best, err);
     if (rc == AG_OK && best != r->n)
-        return ag_request_fail(err, AG_E_UNSUPPORTED, "best_of", "'best_of' is only supported when it equals 'n' (%u).", r->n);
+        return ag_request_fail(err, AG_E_UNSUPPORTED, "best_of", "'best_of' is only supported when it equals 'n' (%u).",
+                               r->n);
     return rc;
 }
 
@@ -302,5 +325,6 @@ int ag__parse_suffix(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
 {
     if (!json_is_string(v)) return ag__wrong_type(err, "suffix", "a string", v);
     if (json_string_length(v) == 0) return AG_OK;
-    return ag_request_fail(err, AG_E_UNSUPPORTED, "suffix", "'suffix' is not supported; only text after the prompt can be written.");
+    return ag_request_fail(err, AG_E_UNSUPPORTED, "suffix",
+                           "'suffix' is not supported; only text after the prompt can be written.");
 }

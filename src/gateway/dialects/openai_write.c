@@ -42,8 +42,8 @@ static void add_logprob(ag_buf *out, float logprob)
     else ag_buf_addf(out, "%.7g", logprob < LOGPROB_FLOOR ? LOGPROB_FLOOR : (double)logprob);
 }
 
-/* A token's text as a JSON string. One that is only a part of a character cannot be; its bytes are then written out, which
- * also keeps such tokens apart as keys. */
+/* A token's text as a JSON string. One that is only a part of a character cannot be; its bytes are then written out,
+ * which also keeps such tokens apart as keys. */
 static void add_token(ag_buf *out, ag_str piece)
 {
     if (ag_utf8_check(piece.p, piece.n) == SIZE_MAX) {
@@ -89,7 +89,7 @@ static void add_chat_logprobs(ag_buf *out, const ag_reply_logprobs *lp)
     ag_buf_addz(out, "],\"refusal\":null}");
 }
 
-/* The best tokens and the one that was taken, as an object; two tokens may be the same text, of which the first counts. */
+/* The best tokens and the one that was taken, as an object. Two may be the same text, of which the first counts. */
 static void add_top_object(ag_buf *out, const ag_reply_logprobs *lp, const ag_gen_token *t)
 {
     ag_gen_top all[AG_GEN_TOP_MAX + 1];
@@ -141,7 +141,8 @@ static void add_column(ag_buf *out, ag_reply_logprobs *lp, int column)
 
 static void add_completion_logprobs(ag_buf *out, ag_reply_logprobs *lp)
 {
-    static const char *const columns[] = {"{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[", "],\"text_offset\":["};
+    static const char *const columns[] = {"{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[",
+                                          "],\"text_offset\":["};
     for (int c = 0; c < 4; c++) {
         ag_buf_addz(out, columns[c]);
         add_column(out, lp, c);
@@ -159,9 +160,13 @@ static void add_logprobs(ag_buf *out, const ag_reply *r, ag_reply_logprobs *lp)
 
 /* Whole answers. */
 
-void ag_openai_begin(ag_buf *out, const ag_reply *r) { add_head(out, r, is_chat(r) ? "chat.completion" : "text_completion"); }
+void ag_openai_begin(ag_buf *out, const ag_reply *r)
+{
+    add_head(out, r, is_chat(r) ? "chat.completion" : "text_completion");
+}
 
-void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp, const char *finish)
+void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
+                      const char *finish)
 {
     ag_buf_addf(out, "%s{\"index\":%u,", index ? "," : "", index);
     if (is_chat(r)) {
@@ -192,16 +197,23 @@ static void begin_chunk(ag_buf *out, const ag_reply *r)
     add_head(out, r, is_chat(r) ? "chat.completion.chunk" : "text_completion");
 }
 
-static void end_chunk(ag_buf *out, const ag_reply *r) { ag_buf_addz(out, r->usage_null ? "],\"usage\":null}\n\n" : "]}\n\n"); }
+static void end_chunk(ag_buf *out, const ag_reply *r)
+{
+    ag_buf_addz(out, r->usage_null ? "],\"usage\":null}\n\n" : "]}\n\n");
+}
 
 void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index)
 {
     begin_chunk(out, r);
-    ag_buf_addf(out, "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}", index);
+    ag_buf_addf(
+        out,
+        "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
+        index);
     end_chunk(out, r);
 }
 
-void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp, const char *finish)
+void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
+                     const char *finish)
 {
     begin_chunk(out, r);
     ag_buf_addf(out, "{\"index\":%u,", index);
@@ -258,7 +270,8 @@ void ag_openai_model(ag_buf *out, const ag_model_card *card)
 {
     ag_buf_addz(out, "{\"id\":");
     add_str(out, card->id);
-    ag_buf_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"autoglm\",\"max_model_len\":%u}", (long long)card->created, card->ctx);
+    ag_buf_addf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"autoglm\",\"max_model_len\":%u}",
+                (long long)card->created, card->ctx);
 }
 
 void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
