@@ -6,9 +6,9 @@
 #include "base/mem.h"
 #include "engine/exec.h"
 
-uint64_t ag_backend_page_bytes(const ag_graph *g)
+uint64_t ag_backend_page_bytes(const ag_graph *g, bool kv_f32)
 {
-    return (uint64_t)g->layers * g->kv_heads * (g->dim_k + g->dim_v) * AG_KV_PAGE * sizeof(uint16_t);
+    return (uint64_t)g->layers * g->kv_heads * (g->dim_k + g->dim_v) * AG_KV_PAGE * (kv_f32 ? sizeof(float) : sizeof(uint16_t));
 }
 
 /* Zeroed memory of its own pages, huge ones where the kernel gives them; untouched pages cost nothing. NULL: none. */
@@ -73,11 +73,13 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     const ag_plan *p = b->plan;
     const ag_graph *g = b->g;
     b->pages = conf->pages;
+    b->kv_f32 = conf->kv_f32;
+    b->number = conf->kv_f32 ? sizeof(float) : sizeof(uint16_t);
     b->k_page = (size_t)g->kv_heads * g->dim_k * AG_KV_PAGE;
     b->v_page = (size_t)g->kv_heads * g->dim_v * AG_KV_PAGE;
     b->page_stride = g->layers * (b->k_page + b->v_page);
     uint64_t bytes;
-    if (!ag_mul_ok(ag_backend_page_bytes(g), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
+    if (!ag_mul_ok(ag_backend_page_bytes(g, conf->kv_f32), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
     b->kv_bytes = bytes;
     b->kv = map_memory(b->kv_bytes);
     b->arena_bytes = p->arena_bytes + 64;

@@ -25,8 +25,10 @@ struct ag_backend {
     unsigned char *arena;    /* activations */
     size_t arena_bytes;
     /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies together. */
-    uint16_t *kv;
-    size_t kv_bytes, page_stride, k_page, v_page; /* of a page, and of one layer's part of it, in halves */
+    unsigned char *kv;
+    bool kv_f32;
+    size_t kv_bytes, number; /* bytes of a number in the cache: 2 or 4 */
+    size_t page_stride, k_page, v_page; /* of a page, and of one layer's part of it, in numbers */
     uint32_t pages;
     unsigned char *scratch;  /* scratch_bytes per worker */
     size_t scratch_bytes;

@@ -121,7 +121,7 @@ void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to)
     const ag_backend *b = backend;
     const ag_node *n = &b->g->nodes[b->stage->node];
     uint32_t heads = n->in[0] >= 0 ? n->heads : 0, all = heads + n->kv_heads;
-    uint16_t *layer = b->kv + (size_t)n->layer * (b->k_page + b->v_page);
+    size_t layer = (size_t)n->layer * (b->k_page + b->v_page);
     for (uint32_t i = from; i < to; i++) {
         uint32_t row = i / all, h = i % all;
         if (h < heads) {
@@ -143,9 +143,11 @@ void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to)
         uint32_t pos = ag__exec_pos(b, row);
         uint32_t page = b->batch->spans[b->row_span[row]].pages[pos / AG_KV_PAGE];
         AG_ASSERT(page < b->pages);
-        uint16_t *kp = layer + page * b->page_stride + (size_t)h * n->dim_k * AG_KV_PAGE;
-        uint16_t *vp = layer + page * b->page_stride + b->k_page + (size_t)h * n->dim_v * AG_KV_PAGE;
-        b->ops->kv_store(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
+        size_t at = layer + page * b->page_stride;
+        void *kp = b->kv + (at + (size_t)h * n->dim_k * AG_KV_PAGE) * b->number;
+        void *vp = b->kv + (at + b->k_page + (size_t)h * n->dim_v * AG_KV_PAGE) * b->number;
+        if (b->kv_f32) ag_cpu_kv_store_f32(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
+        else b->ops->kv_store(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
     }
 }
 
@@ -154,7 +156,7 @@ void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 {
     const ag_backend *b = backend;
     const ag_node *n = &b->g->nodes[b->stage->node];
-    const uint16_t *layer = b->kv + (size_t)n->layer * (b->k_page + b->v_page);
+    size_t layer = (size_t)n->layer * (b->k_page + b->v_page);
     uint32_t group = n->heads / n->kv_heads;
     for (uint32_t i = from; i < to; i++) {
         const ag_piece *p = &b->pieces[b->n_pieces - 1 - i / n->kv_heads];
@@ -172,8 +174,9 @@ void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to)
             .softcap = n->softcap,
             .window = n->window,
             .pages = s->pages,
-            .k = layer + (size_t)h * n->dim_k * AG_KV_PAGE,
-            .v = layer + b->k_page + (size_t)h * n->dim_v * AG_KV_PAGE,
+            .f32 = b->kv_f32,
+            .k = b->kv + (layer + (size_t)h * n->dim_k * AG_KV_PAGE) * b->number,
+            .v = b->kv + (layer + b->k_page + (size_t)h * n->dim_v * AG_KV_PAGE) * b->number,
             .k_page_stride = b->page_stride,
             .v_page_stride = b->page_stride,
             .out = ag__exec_row(b, n->out, row) + (size_t)h * group * n->dim_v,

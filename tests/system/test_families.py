@@ -217,10 +217,21 @@ class Whole(Commands):
             self.skipTest(f"{data.name} is not there")
         path = self.dir / "glm4.gguf"
         for tokens, rows in tiny_models.write_glm4_layer(data, path):
-            got = self.logits(path, tokens)
+            self.assertLess(np.abs(self.logits(path, tokens, "--kv", "f32")[-len(rows):] - rows).max(), 1e-4)
             # K and V as float16 are 2.0e-4 away and nothing else is: the reference with these two rounded says the same.
+            got = self.logits(path, tokens)
             self.assertLess(np.abs(got[-len(rows):] - rows).max(), 3e-4)
             self.assertLess(np.abs(got - ref_model.Model(str(path), rounded=True).logits(tokens)).max(), 2e-5)
+
+    def test_kv_as_float32(self):
+        """A cache of float32 gives every instruction set the same bits, and is nearer to the exact rows than float16."""
+        path = tiny_models.write(self.dir, "gemma3")
+        tokens = [(i * 37 + 5) % 250 + 3 for i in range(150)]
+        rows = [self.logits(path, tokens, "--kv", "f32", *more) for more in ([], ["--isa", "scalar"], ["--chunk", "7"])]
+        for other in rows[1:]:
+            self.assertTrue((rows[0] == other).all())
+        exact = ref_model.Model(str(path)).logits(tokens)
+        self.assertLess(rms(rows[0] - exact) * 10, rms(self.logits(path, tokens) - exact))
 
     def test_story(self):
         """stories260K at temperature 0 writes llama2.c's published text: after each token of it the best is the next."""

@@ -67,9 +67,10 @@ typedef struct ag_attn {
     float softcap;            /* 0: none; s = cap * tanh(s / cap) */
     uint32_t window;          /* 0: all; else keys p - window < key <= p */
     const uint32_t *pages;    /* page numbers of the sequence, in order */
-    const uint16_t *k;        /* this layer's keys: page * k_page_stride + kv_head offset already added (in halves) */
-    const uint16_t *v;
-    size_t k_page_stride, v_page_stride; /* halves from a page to the next */
+    bool f32;                 /* keys and values are float32, not f16: exact and slow, for comparing */
+    const void *k;            /* this layer's keys: page * k_page_stride + kv_head offset already added (in numbers) */
+    const void *v;
+    size_t k_page_stride, v_page_stride; /* numbers from a page to the next */
     float *out;               /* [tokens][out_stride]: heads * dim_v */
     size_t out_stride;
     void *scratch;            /* ag_attn_scratch_bytes, 64-byte aligned, one per thread */
@@ -107,6 +108,9 @@ typedef struct ag_cpu_ops {
     uint32_t (*argmax)(const float *x, uint32_t n);
     float (*max_exp_sum)(const float *x, uint32_t n, float max);             /* sum of exp(x - max). exact */
 } ag_cpu_ops;
+
+/* kv_store for a cache of float32, the same in every table. */
+void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
     const char *name;     /* "avx512", "avx2", "scalar" */

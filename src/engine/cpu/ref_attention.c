@@ -19,11 +19,17 @@ typedef struct state {
     float *out;
 } state;
 
-static float score(const ag_attn *a, const float *q, const uint16_t *k, uint32_t slot)
+static float number_at(const ag_attn *a, const void *p, size_t i)
 {
-    const uint16_t *key = k + (size_t)(slot / AG_CPU_KV_BLOCK) * a->dim_k * AG_CPU_KV_BLOCK + slot % AG_CPU_KV_BLOCK;
+    return a->f32 ? ((const float *)p)[i] : ag_f16_to_f32(((const uint16_t *)p)[i]);
+}
+
+/* `k`: where the page's keys begin. */
+static float score(const ag_attn *a, const float *q, size_t k, uint32_t slot)
+{
+    size_t key = k + (size_t)(slot / AG_CPU_KV_BLOCK) * a->dim_k * AG_CPU_KV_BLOCK + slot % AG_CPU_KV_BLOCK;
     float s = 0;
-    for (uint32_t i = 0; i < a->dim_k; i++) s = fmaf(q[i], ag_f16_to_f32(key[i * AG_CPU_KV_BLOCK]), s);
+    for (uint32_t i = 0; i < a->dim_k; i++) s = fmaf(q[i], number_at(a, a->k, key + (size_t)i * AG_CPU_KV_BLOCK), s);
     s *= a->scale;
     return a->softcap > 0 ? a->softcap * ag__tanh(s * (1.0f / a->softcap)) : s;
 }
@@ -31,7 +37,7 @@ static float score(const ag_attn *a, const float *q, const uint16_t *k, uint32_t
 /* Slots [from,to) of a page. */
 static void page_add(const ag_attn *a, state *st, const float *q, uint32_t page, uint32_t from, uint32_t to)
 {
-    const uint16_t *k = a->k + page * a->k_page_stride, *v = a->v + page * a->v_page_stride;
+    size_t k = page * a->k_page_stride, v = page * a->v_page_stride;
     float p[AG_CPU_KV_PAGE] = {0}, lane[AG_CPU_KV_PAGE], max = st->max;
     for (uint32_t i = from; i < to; i++) {
         p[i] = score(a, q, k, i);
@@ -47,9 +53,17 @@ static void page_add(const ag_attn *a, state *st, const float *q, uint32_t page,
     st->sum = fmaf(st->sum, keep, lane[0]);
     for (uint32_t d = 0; d < a->dim_v; d++) {
         float o = st->out[d] * keep;
-        for (uint32_t i = from; i < to; i++) o = fmaf(p[i], ag_f16_to_f32(v[(size_t)i * a->dim_v + d]), o);
+        for (uint32_t i = from; i < to; i++) o = fmaf(p[i], number_at(a, a->v, v + (size_t)i * a->dim_v + d), o);
         st->out[d] = o;
     }
+}
+
+void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v)
+{
+    AG_ASSERT(slot < AG_CPU_KV_PAGE);
+    k += (size_t)(slot / AG_CPU_KV_BLOCK) * dim_k * AG_CPU_KV_BLOCK + slot % AG_CPU_KV_BLOCK;
+    for (uint32_t i = 0; i < dim_k; i++) k[(size_t)i * AG_CPU_KV_BLOCK] = key[i];
+    memcpy(v + (size_t)slot * dim_v, value, dim_v * sizeof *v);
 }
 
 void ag__attention_scalar(const ag_attn *a)
