@@ -40,7 +40,9 @@ struct ag_backend {
     uint32_t n_pieces;
     /* Of the stage being run. */
     const ag_stage *stage;
-    uint32_t cols, col_block, tiles;
+    uint32_t cols, col_block, tiles, unit; /* of products: an item is `unit` tiles times a block of columns */
+    ag_act act;              /* their quantized input, and what they make of it (fused) */
+    ag_act qout;
 };
 
 static inline void *ag__exec_scratch(const ag_backend *b, uint32_t worker) { return b->scratch + worker * b->scratch_bytes; }

@@ -184,5 +184,11 @@ void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to)
             .scratch = ag__exec_scratch(b, worker),
         };
         b->ops->attention(&a);
+        for (uint32_t t = 0; n->qout >= 0 && t < p->n; t++) { /* this head's part of the row */
+            ag_act part = ag__exec_act(b, n->qout);
+            part.b += (size_t)h * group * n->dim_v / 32;
+            part.k = group * n->dim_v;
+            b->ops->quantize(&part, row + t, a.out + t * a.out_stride);
+        }
     }
 }

@@ -24,18 +24,21 @@ uint32_t ag__exec_items(ag_backend *b, const ag_stage *s)
     case AG_DOMAIN_TILES: break;
     }
     b->tiles = 0;
+    b->unit = n->qout >= 0 ? 2 : 1;
+    if (n->in[1] >= 0) b->act = ag__exec_act(b, n->in[1]);
+    if (n->qout >= 0) b->qout = ag__exec_act(b, n->qout);
     for (uint32_t i = 0; i < (n->glu != AG_GLU_NONE ? 1 : n->n_w); i++) b->tiles += b->packs[n->w[i].pack].tiles;
     b->cols = rows;
     uint32_t block = (uint32_t)AG_MIN(COLS_BYTES / column_bytes(b, n), (size_t)COLS_MAX) / 16 * 16;
     block = AG_MAX(block, 16u);
     uint32_t blocks = (rows + block - 1) / block;
     b->col_block = blocks ? AG_ALIGN_UP((rows + blocks - 1) / blocks, 8) : block; /* even blocks, whole register tiles */
-    return b->tiles * (b->col_block ? (rows + b->col_block - 1) / b->col_block : 0);
+    return b->tiles / b->unit * (b->col_block ? (rows + b->col_block - 1) / b->col_block : 0);
 }
 
 size_t ag__exec_scratch_bytes(const ag_plan *p)
 {
-    size_t most = 2 * COLS_MAX * AG_CPU_TILE * sizeof(float); /* gate and up tiles of a block */
+    size_t most = 4 * COLS_MAX * AG_CPU_TILE * sizeof(float); /* a tile of gate and of up, and two of their result, for a block */
     for (uint32_t i = 0; i < p->graph->n_nodes; i++) {
         const ag_node *n = &p->graph->nodes[i];
         size_t want = 0;
@@ -48,26 +51,30 @@ size_t ag__exec_scratch_bytes(const ag_plan *p)
 
 static ag_act block_act(const ag_backend *b, const ag_node *n, const ag_pack *w, uint32_t c0)
 {
-    ag_act a = {0};
+    ag_act a = {.k = w->k};
     if (ag_pack_wants_quantized(w->type)) {
-        a = ag__exec_act(b, n->in[1]);
+        a = b->act;
         a.b += c0 * a.b_stride;
     } else {
         a.x = ag__exec_row(b, n->in[0], c0);
         a.x_stride = ag__exec_stride(b, n->in[0]);
-        a.k = w->k;
     }
     return a;
 }
 
-static void add_bias(float *y, size_t stride, uint32_t cols, const float *bias, uint32_t rows)
+/* y[c][r] += x[c][r] or x[r]; whole tiles, which nearly all are, as loops of constant length. */
+static void add_tile(float *y, size_t stride, const float *x, size_t x_stride, uint32_t cols, uint32_t rows)
 {
-    for (uint32_t c = 0; c < cols; c++)
-        for (uint32_t r = 0; r < rows; r++) y[c * stride + r] += bias[r];
+    for (uint32_t c = 0; c < cols; c++, y += stride, x += x_stride) {
+        if (rows == AG_CPU_TILE)
+            for (uint32_t r = 0; r < AG_CPU_TILE; r++) y[r] += x[r];
+        else
+            for (uint32_t r = 0; r < rows; r++) y[r] += x[r];
+    }
 }
 
 /* One tile of both gate and up; y = activation(gate) * up. */
-static void run_glu(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+static void run_glu(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *y, size_t stride, float *tmp)
 {
     const ag_pack *g = &b->packs[n->w[0].pack], *u = &b->packs[n->w[1].pack];
     uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, g->rows - row);
@@ -75,12 +82,27 @@ static void run_glu(const ag_backend *b, const ag_node *n, uint32_t tile, uint32
     ag_act a = block_act(b, n, g, c0);
     b->ops->matmul(g, &a, cols, tile, tile + 1, gate, AG_CPU_TILE);
     b->ops->matmul(u, &a, cols, tile, tile + 1, up, AG_CPU_TILE);
-    if (n->w[0].bias) add_bias(gate, AG_CPU_TILE, cols, n->w[0].bias + row, rows);
-    if (n->w[1].bias) add_bias(up, AG_CPU_TILE, cols, n->w[1].bias + row, rows);
-    size_t stride = ag__exec_stride(b, n->out);
-    float *y = ag__exec_row(b, n->out, c0) + row;
-    for (uint32_t c = 0; c < cols; c++)
-        b->ops->glu(y + c * stride, gate + c * AG_CPU_TILE, up + c * AG_CPU_TILE, rows, n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH);
+    if (n->w[0].bias) add_tile(gate, AG_CPU_TILE, n->w[0].bias + row, 0, cols, rows);
+    if (n->w[1].bias) add_tile(up, AG_CPU_TILE, n->w[1].bias + row, 0, cols, rows);
+    ag_act_fn f = n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH;
+    for (uint32_t c = 0; c < cols; c++) b->ops->glu(y + c * stride, gate + c * AG_CPU_TILE, up + c * AG_CPU_TILE, rows, f);
+}
+
+/* `unit` tiles of a gated product: into the float value, or two tiles that make a block of 32 to be quantized, or both. */
+static void run_gated(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+{
+    float *y = tmp + 2 * COLS_MAX * AG_CPU_TILE;
+    size_t stride = 2 * AG_CPU_TILE;
+    if (n->out >= 0) {
+        y = ag__exec_row(b, n->out, c0) + (size_t)tile * AG_CPU_TILE;
+        stride = ag__exec_stride(b, n->out);
+    }
+    for (uint32_t i = 0; i < b->unit; i++) run_glu(b, n, tile + i, c0, cols, y + i * AG_CPU_TILE, stride, tmp);
+    if (n->qout < 0) return;
+    ag_act part = b->qout;
+    part.b += tile / 2;
+    part.k = 2 * AG_CPU_TILE;
+    for (uint32_t c = 0; c < cols; c++) b->ops->quantize(&part, c0 + c, y + c * stride);
 }
 
 static void run_plain(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
@@ -97,15 +119,15 @@ static void run_plain(const ag_backend *b, const ag_node *n, uint32_t tile, uint
     float *y = ag__exec_row(b, n->out, c0) + column + row;
     if (n->residual < 0) {
         b->ops->matmul(w, &a, cols, tile, tile + 1, y, stride);
-        if (n->w[seg].bias) add_bias(y, stride, cols, n->w[seg].bias + row, rows);
+        if (n->w[seg].bias) add_tile(y, stride, n->w[seg].bias + row, 0, cols, rows);
         return;
     }
     b->ops->matmul(w, &a, cols, tile, tile + 1, tmp, AG_CPU_TILE); /* y may be the residual's own place */
-    if (n->w[seg].bias) add_bias(tmp, AG_CPU_TILE, cols, n->w[seg].bias + row, rows);
-    size_t r_stride = ag__exec_stride(b, n->residual);
+    if (n->w[seg].bias) add_tile(tmp, AG_CPU_TILE, n->w[seg].bias + row, 0, cols, rows);
     const float *res = ag__exec_row(b, n->residual, c0) + row;
-    for (uint32_t c = 0; c < cols; c++)
-        for (uint32_t r = 0; r < rows; r++) y[c * stride + r] = res[c * r_stride + r] + tmp[c * AG_CPU_TILE + r];
+    size_t r_stride = ag__exec_stride(b, n->residual);
+    add_tile(tmp, AG_CPU_TILE, res, r_stride, cols, rows);
+    for (uint32_t c = 0; c < cols; c++) memcpy(y + c * stride, tmp + c * AG_CPU_TILE, rows * sizeof *y);
 }
 
 void ag__exec_tiles(void *backend, uint32_t worker, uint32_t from, uint32_t to)
@@ -113,10 +135,11 @@ void ag__exec_tiles(void *backend, uint32_t worker, uint32_t from, uint32_t to)
     const ag_backend *b = backend;
     const ag_node *n = &b->g->nodes[b->stage->node];
     float *tmp = ag__exec_scratch(b, worker);
+    uint32_t units = b->tiles / b->unit;
     for (uint32_t i = from; i < to; i++) {
-        uint32_t tile = i % b->tiles, c0 = i / b->tiles * b->col_block;
+        uint32_t tile = i % units * b->unit, c0 = i / units * b->col_block;
         uint32_t cols = AG_MIN(b->col_block, b->cols - c0);
-        if (n->glu != AG_GLU_NONE) run_glu(b, n, tile, c0, cols, tmp);
+        if (n->glu != AG_GLU_NONE) run_gated(b, n, tile, c0, cols, tmp);
         else run_plain(b, n, tile, c0, cols, tmp);
     }
 }

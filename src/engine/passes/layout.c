@@ -67,6 +67,17 @@ int ag__pass_layout(ag_plan *p, ag_err *err)
     return rc;
 }
 
+/* Whether one item of the node's work makes whole blocks of 32, so that it can quantize them itself. */
+static bool makes_blocks(const ag_node *m)
+{
+    switch (m->op) {
+    case AG_GOP_NORM: return m->heads == 1;
+    case AG_GOP_MATMUL: return m->glu != AG_GLU_NONE && m->w[0].rows % 32 == 0; /* two tiles at a time */
+    case AG_GOP_ATTENTION: return m->heads / m->kv_heads * m->dim_v % 32 == 0;
+    default: return false;
+    }
+}
+
 int ag__pass_fuse_quantize(ag_plan *p, ag_err *err)
 {
     ag_graph *g = p->graph;
@@ -77,8 +88,9 @@ int ag__pass_fuse_quantize(ag_plan *p, ag_err *err)
         ag_node *q = &g->nodes[i];
         if (q->op != AG_GOP_QUANTIZE || k.maker[q->in[0]] < 0) continue;
         ag_node *m = &g->nodes[k.maker[q->in[0]]];
-        if (m->op != AG_GOP_NORM || m->heads != 1 || m->qout >= 0 || m->out != q->in[0]) continue;
+        if (m->qout >= 0 || m->out != q->in[0] || !makes_blocks(m)) continue;
         m->qout = q->out;
+        if (m->op == AG_GOP_MATMUL && k.uses[m->out] == 1) m->out = -1; /* nobody wants it as float */
         ag_node_kill(q);
     }
     ag_graph_compact(g);

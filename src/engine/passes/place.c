@@ -4,7 +4,7 @@
 
 static bool node_out_rows(const ag_graph *g, const ag_node *n)
 {
-    ag_vid v = n->out >= 0 ? n->out : n->in[1];
+    ag_vid v = n->out >= 0 ? n->out : n->qout >= 0 ? n->qout : n->in[1];
     return v >= 0 && g->values[v].out_rows;
 }
 

@@ -328,7 +328,7 @@ static void print_node(const ag_graph *g, const ag_node *n, ag_buf *out)
     ag_buf_addf(out, "  %-10s", ag_gop_rows[n->op].name);
     print_value(g, n->out, out);
     if (n->qout >= 0) {
-        ag_buf_addz(out, " + ");
+        if (n->out >= 0) ag_buf_addz(out, " + ");
         print_value(g, n->qout, out);
     }
     ag_buf_addz(out, " <-");
