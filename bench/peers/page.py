@@ -88,6 +88,10 @@ def plot(r):
                    f'<rect class="{"ok" if ratio >= r["goal"] else "low"}" x="{left}" y="{y + 3}" width="{x(ratio) - left:.1f}" height="{step - 10}" rx="2"/>'
                    f'<text x="{x(ratio) + 6:.1f}" y="{y + 15}">{ratio:.2f}</text>')
     bottom = top + step * len(rows)
-    for value, style, words in ((1, "g", "llama.cpp"), (r["goal"], "g d", f"goal {r['goal']:g}")):
-        out.append(f'<path class="{style}" d="M{x(value):.1f} {top}V{bottom + 4}"/><text class="s" x="{x(value):.1f}" y="{bottom + 20}" text-anchor="middle">{words}</text>')
+    marks = [(1, "g", "llama.cpp", "start")]
+    if r["goal"] < 1:
+        marks.append((r["goal"], "g d", f"goal {r['goal']:g}", "end"))
+    for value, style, words, anchor in marks:
+        out.append(f'<path class="{style}" d="M{x(value):.1f} {top}V{bottom + 4}"/>'
+                   f'<text class="s" x="{x(value):.1f}" y="{bottom + 20}" text-anchor="{anchor}">{words}</text>')
     return "".join(out) + "</svg>\n"

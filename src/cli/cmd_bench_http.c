@@ -34,15 +34,21 @@ static void on_stop(int sig)
 
 static int parse_time(const char *flag, const char *text, uint64_t min_us, uint64_t *out, ag_err *err)
 {
-    static const struct { const char *name; double us; } units[] = {{"ms", 1e3}, {"s", 1e6}, {"m", 6e7}, {"h", 3.6e9}};
+    static const struct unit {
+        const char *name;
+        double us;
+    } units[] = {{"ms", 1e3}, {"s", 1e6}, {"m", 6e7}, {"h", 3.6e9}};
     char *end;
     double v = strtod(text, &end);
     for (size_t i = 0; end != text && i < AG_ARRAY_LEN(units); i++) {
-        if (strcmp(end, units[i].name) != 0 || !(v >= 0) || v * units[i].us > (double)DAY_US || v * units[i].us < (double)min_us) continue;
+        if (strcmp(end, units[i].name) != 0 || !(v >= 0) || v * units[i].us > (double)DAY_US ||
+            v * units[i].us < (double)min_us)
+            continue;
         *out = (uint64_t)(v * units[i].us);
         return AG_OK;
     }
-    return ag_err_set(err, AG_E_USAGE, "--%s: '%.40s' is not a duration such as 30s or 500ms, of at most a day", flag, text);
+    return ag_err_set(err, AG_E_USAGE, "--%s: '%.40s' is not a duration such as 30s or 500ms, of at most a day", flag,
+                      text);
 }
 
 static int parse_max_tokens(const char *text, ag_load_spec *s, ag_err *err)
@@ -55,7 +61,9 @@ static int parse_max_tokens(const char *text, ag_load_spec *s, ag_err *err)
         if (end == second || *second == '-') high = 0;
     }
     if (end == text || *end || low < 1 || high < low || high > 1000000)
-        return ag_err_set(err, AG_E_USAGE, "--max-tokens: '%.40s' is neither a number from 1 to 1000000 nor a range such as 16-128", text);
+        return ag_err_set(err, AG_E_USAGE,
+                          "--max-tokens: '%.40s' is neither a number from 1 to 1000000 nor a range such as 16-128",
+                          text);
     s->max_tokens_low = (uint32_t)low;
     s->max_tokens_high = (uint32_t)high;
     return AG_OK;
@@ -65,13 +73,16 @@ static int parse_max_tokens(const char *text, ag_load_spec *s, ag_err *err)
 static int parse_tenants(const char *text, ag_load_spec *s, ag_err *err)
 {
     for (const char *p = text; *p;) {
-        size_t whole = strcspn(p, ","), n = strcspn(p, ":,"), word = strspn(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
+        size_t whole = strcspn(p, ","), n = strcspn(p, ":,"),
+               word = strspn(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
         char *end = NULL;
         double weight = 1;
         if (n < whole) weight = strtod(p + n + 1, &end);
         if (n == 0 || n > AG_LOAD_NAME_MAX || word < n || (end && end != p + whole) || !(weight > 0) || weight > 1e6)
-            return ag_err_set(err, AG_E_USAGE, "--tenants: at '%.40s': it is name:weight,... with names of letters, digits, '.', '_' and '-'", p);
-        if (s->n_tenants == AG_LOAD_TENANTS_MAX) return ag_err_set(err, AG_E_USAGE, "--tenants: over %u of them", AG_LOAD_TENANTS_MAX);
+            return ag_err_set(err, AG_E_USAGE,
+                              "--tenants: at '%.40s': it is name:weight,..., a name has letters, digits, '.', '_', '-'", p);
+        if (s->n_tenants == AG_LOAD_TENANTS_MAX)
+            return ag_err_set(err, AG_E_USAGE, "--tenants: over %u of them", AG_LOAD_TENANTS_MAX);
         ag_load_tenant *t = &s->tenants[s->n_tenants++];
         memcpy(t->name, p, n);
         t->weight = weight;
@@ -88,7 +99,8 @@ static int parse_url(const char *text, bool chat, ag_buf *out, ag_err *err)
     if (!http && !https) return ag_err_set(err, AG_E_USAGE, "'%.80s' is no http:// or https:// address", text);
     for (size_t i = 0; i < n; i++)
         if (text[i] <= 0x20 || text[i] >= 0x7F || text[i] == '?' || text[i] == '#')
-            return ag_err_set(err, AG_E_USAGE, "'%.80s' should be a server's address such as http://127.0.0.1:8080", text);
+            return ag_err_set(err, AG_E_USAGE, "'%.80s' should be a server's address such as http://127.0.0.1:8080",
+                              text);
     while (text[n - 1] == '/') n--;
     ag_buf_add(out, text, n);
     if (!(n >= 3 && memcmp(text + n - 3, "/v1", 3) == 0)) ag_buf_addz(out, "/v1");
@@ -102,13 +114,16 @@ static int parse_extra(const char *text, ag_buf *out, ag_err *err)
     json_error_t why;
     json_t *o = text ? json_loads(text, 0, &why) : NULL;
     int rc = AG_OK;
-    if (text && !json_is_object(o)) rc = ag_err_set(err, AG_E_USAGE, "--extra: should be a JSON object: %s", o ? "it is another kind of value" : why.text);
+    if (text && !json_is_object(o))
+        rc = ag_err_set(err, AG_E_USAGE, "--extra: should be a JSON object: %s",
+                        o ? "it is another kind of value" : why.text);
     char *fields = o && rc == AG_OK ? json_dumps(o, JSON_COMPACT) : NULL;
     if (fields && strlen(fields) > 2) {
         ag_buf_addc(out, ',');
         ag_buf_add(out, fields + 1, strlen(fields) - 2);
     }
-    if (rc == AG_OK && (!ag_buf_zterm(out) || (o && fields == NULL))) rc = ag_err_set(err, AG_E_USAGE, "--extra: over %u bytes", EXTRA_MAX);
+    if (rc == AG_OK && (!ag_buf_zterm(out) || (o && fields == NULL)))
+        rc = ag_err_set(err, AG_E_USAGE, "--extra: over %u bytes", EXTRA_MAX);
     free(fields);
     json_decref(o);
     return rc;
@@ -124,16 +139,21 @@ static int check(const options *o, ag_load_spec *s, ag_err *err)
     if (rc != AG_OK) return rc;
     s->rate = (double)o->rate;
     s->ignore_eos = strcmp(o->ignore_eos, "on") == 0;
-    if (!s->ignore_eos && strcmp(o->ignore_eos, "off") != 0) return ag_err_set(err, AG_E_USAGE, "--ignore-eos: '%.40s' is neither on nor off", o->ignore_eos);
+    if (!s->ignore_eos && strcmp(o->ignore_eos, "off") != 0)
+        return ag_err_set(err, AG_E_USAGE, "--ignore-eos: '%.40s' is neither on nor off", o->ignore_eos);
     if (s->clients == 0) s->clients = s->rate > 0 ? 512 : 1;
     if (s->requests == 0 && s->duration_us == 0) s->duration_us = DURATION_DEFAULT_US;
     if (s->shared_words > s->prompt_words)
-        return ag_err_set(err, AG_E_USAGE, "--shared-prefix %u: the prompt has only %u words", s->shared_words, s->prompt_words);
+        return ag_err_set(err, AG_E_USAGE, "--shared-prefix %u: the prompt has only %u words", s->shared_words,
+                          s->prompt_words);
     if ((uint64_t)s->clients * s->prompt_words > AG_LOAD_WORDS_MAX)
-        return ag_err_set(err, AG_E_USAGE, "%u clients with prompts of %u words: that is over %u words at once", s->clients, s->prompt_words, AG_LOAD_WORDS_MAX);
-    if (s->model && ag_utf8_check(s->model, strlen(s->model)) != SIZE_MAX) return ag_err_set(err, AG_E_USAGE, "--model: the name is not UTF-8");
-    for (const char *p = s->key; p && *p; p++)
-        if (*p <= 0x20 || *p >= 0x7F || strlen(s->key) > KEY_MAX) return ag_err_set(err, AG_E_USAGE, "--key: should be at most %u printable bytes", KEY_MAX);
+        return ag_err_set(err, AG_E_USAGE, "%u clients with prompts of %u words: that is over %u words at once",
+                          s->clients, s->prompt_words, AG_LOAD_WORDS_MAX);
+    if (s->model && ag_utf8_check(s->model, strlen(s->model)) != SIZE_MAX)
+        return ag_err_set(err, AG_E_USAGE, "--model: the name is not UTF-8");
+    bool plain = s->key == NULL || strlen(s->key) <= KEY_MAX;
+    for (const char *p = s->key; plain && p && *p; p++) plain = *p > 0x20 && *p < 0x7F;
+    if (!plain) return ag_err_set(err, AG_E_USAGE, "--key: should be at most %u printable bytes", KEY_MAX);
     return AG_OK;
 }
 
@@ -142,7 +162,8 @@ static int write_svg(const char *path, FILE *f, const ag_load_spec *s, const ag_
     ag_buf b;
     ag_buf_init(&b, REPORT_MAX);
     int rc = ag_load_svg(s, r, &b) ? AG_OK : ag_err_set(err, AG_E_NOMEM, "no memory for the plot");
-    if (rc == AG_OK && (fwrite(b.p, 1, b.n, f) != b.n || fflush(f) != 0)) rc = ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", path, strerror(errno));
+    if (rc == AG_OK && (fwrite(b.p, 1, b.n, f) != b.n || fflush(f) != 0))
+        rc = ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", path, strerror(errno));
     ag_buf_fini(&b);
     return rc;
 }
@@ -170,7 +191,8 @@ static int run(const options *o, ag_load_spec *s, ag_err *err)
 {
     ag_load *l = NULL;
     FILE *svg = NULL;
-    if (o->svg && (svg = fopen(o->svg, "we")) == NULL) return ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
+    if (o->svg && (svg = fopen(o->svg, "we")) == NULL)
+        return ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
     int rc = ag_load_create(&l, s, err);
     if (rc == AG_OK) {
         struct sigaction mine = {.sa_handler = on_stop}, ints, terms;
@@ -182,7 +204,8 @@ static int run(const options *o, ag_load_spec *s, ag_err *err)
         if (rc == AG_OK) rc = report(o, s, ag_load_got(l), svg, err);
     }
     ag_load_free(l);
-    if (svg && fclose(svg) != 0 && rc == AG_OK) rc = ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
+    if (svg && fclose(svg) != 0 && rc == AG_OK)
+        rc = ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
     return rc;
 }
 
@@ -191,15 +214,18 @@ int ag_cmd_bench_http(int argc, char **argv)
     options o = {.timeout = "120s", .ramp = "0s", .max_tokens = "128", .ignore_eos = "on"};
     ag_load_spec s = {.seed = 1, .prompt_words = 64, .key = getenv("AUTOGLM_API_KEY")};
     const ag_opt opts[] = {
-        {"clients", 'c', AG_OPT_U32, &s.clients, 1, AG_LOAD_CLIENTS_MAX, "each asks again when it has its answer [1]; with --rate: most at once [512]"},
+        {"clients", 'c', AG_OPT_U32, &s.clients, 1, AG_LOAD_CLIENTS_MAX,
+         "each asks again when it has its answer [1]; with --rate: most at once [512]"},
         {"rate", 0, AG_OPT_F32, &o.rate, 0, 1e6, "requests a second, arriving at random whether answers come or not"},
         {"requests", 'n', AG_OPT_U64, &s.requests, 1, 1e12, "end after so many"},
         {"duration", 0, AG_OPT_TEXT, &o.duration, 0, 0, "end after this time [10s, without --requests]"},
         {"ramp", 0, AG_OPT_TEXT, &o.ramp, 0, 0, "spread the start of the load over this time [0s]"},
         {"timeout", 0, AG_OPT_TEXT, &o.timeout, 0, 0, "a request that takes longer has failed [120s]"},
         {"chat", 0, AG_OPT_FLAG, &s.chat, 0, 0, "/v1/chat/completions in place of /v1/completions"},
-        {"prompt-tokens", 'p', AG_OPT_U32, &s.prompt_words, 1, AG_LOAD_PROMPT_MAX, "words of a prompt, most of them one token [64]"},
-        {"shared-prefix", 0, AG_OPT_U32, &s.shared_words, 0, AG_LOAD_PROMPT_MAX, "so many of them begin every prompt [0]"},
+        {"prompt-tokens", 'p', AG_OPT_U32, &s.prompt_words, 1, AG_LOAD_PROMPT_MAX,
+         "words of a prompt, most of them one token [64]"},
+        {"shared-prefix", 0, AG_OPT_U32, &s.shared_words, 0, AG_LOAD_PROMPT_MAX,
+         "so many of them begin every prompt [0]"},
         {"max-tokens", 0, AG_OPT_TEXT, &o.max_tokens, 0, 0, "length of an answer, or a range: 16-128 [128]"},
         {"ignore-eos", 0, AG_OPT_TEXT, &o.ignore_eos, 0, 0, "on: answers are exactly as long as asked for; off [on]"},
         {"temperature", 0, AG_OPT_F32, &s.temperature, 0, 10, "of sampling [0]"},
@@ -212,8 +238,9 @@ int ag_cmd_bench_http(int argc, char **argv)
         {"svg", 0, AG_OPT_TEXT, &o.svg, 0, 0, "file for a plot of first tokens and gaps"},
     };
     ag_cli cli = {.usage = "bench http URL [OPTIONS]",
-                  .about = "Sends streamed requests to an OpenAI-compatible server and reports what its clients see: rates, the time to the\n"
-                           "first token, gaps between tokens, times of whole answers, failures. Ctrl-C ends it and reports so far.",
+                  .about = "Sends streamed requests to an OpenAI-compatible server and reports what its clients see:\n"
+                           "rates, the time to the first token, gaps between tokens, whole answers, failures.\n"
+                           "Ctrl-C ends it and reports so far.",
                   .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .args_min = 1, .args_max = 1};
     static char name[] = "bench http"; /* as messages are to have it */
     argv[0] = name;
@@ -228,7 +255,8 @@ int ag_cmd_bench_http(int argc, char **argv)
         if (rc == AG_OK) rc = parse_extra(o.extra, &extra, &err);
         s.url = url.p;
         s.extra = extra.p;
-        if (rc == AG_OK && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) rc = ag_err_set(&err, AG_E_NOMEM, "no memory");
+        if (rc == AG_OK && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+            rc = ag_err_set(&err, AG_E_NOMEM, "no memory");
         if (rc == AG_OK) {
             rc = run(&o, &s, &err);
             curl_global_cleanup();

@@ -17,7 +17,7 @@
 
 #define CONNECT_TIMEOUT_US 15000000u
 #define SPARE_DESCRIPTORS 32u /* stdio, epoll, the resolver's */
-/* A client waits this long after a failure before it asks again, or a server that refuses would be all that is measured. */
+/* A client waits this long after a failure before it asks again: how fast a server refuses is not what is measured. */
 #define PAUSE_US 50000u
 #define NEVER UINT64_MAX
 
@@ -38,13 +38,14 @@ struct ag_load {
     int epoll;
     struct curl_slist *headers[AG_LOAD_TENANTS_MAX];
     client *clients;
-    uint32_t *ready, n_ready;            /* a stack of idle clients */
+    uint32_t *ready, n_ready;               /* a stack of idle clients */
     uint32_t *pausing, pause_at, n_pausing; /* a ring, in order of ready_us: the pause is the same for all */
-    uint32_t begun, running;             /* clients that the ramp has let in; requests on their way */
-    uint64_t began_us, curl_us;          /* curl_us: when curl wants to be called, NEVER: not at all */
-    uint64_t due_us, arrivals;           /* open loop: the next arrival; its random state */
+    uint32_t begun, running;                /* clients that the ramp has let in; requests on their way */
+    uint64_t began_us;
+    uint64_t curl_us;                       /* when curl wants to be called; NEVER: not at all */
+    uint64_t due_us, arrivals;              /* open loop: the next arrival; its random state */
     bool due_waited;
-    bool failed;                         /* no memory inside a callback */
+    bool failed;                            /* no memory for a request */
 };
 
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *known)
@@ -59,7 +60,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *kn
         curl_multi_assign(l->multi, fd, NULL);
         return 0;
     }
-    if (epoll_ctl(l->epoll, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) != 0 && errno == EEXIST) epoll_ctl(l->epoll, EPOLL_CTL_MOD, fd, &e);
+    if (epoll_ctl(l->epoll, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &e) != 0 && errno == EEXIST)
+        epoll_ctl(l->epoll, EPOLL_CTL_MOD, fd, &e);
     curl_multi_assign(l->multi, fd, l);
     return 0;
 }
@@ -81,8 +83,10 @@ static int headers_make(ag_load *l, ag_err *err)
         bool ok = true;
         for (uint32_t k = 0; ok && k < AG_ARRAY_LEN(fixed) + 2; k++) {
             const char *text = k < AG_ARRAY_LEN(fixed) ? fixed[k] : NULL;
-            if (k == AG_ARRAY_LEN(fixed) && s->key) snprintf(line, sizeof line, "Authorization: Bearer %s", s->key), text = line;
-            if (k > AG_ARRAY_LEN(fixed) && s->n_tenants) snprintf(line, sizeof line, "x-tenant: %s", s->tenants[i].name), text = line;
+            if (k == AG_ARRAY_LEN(fixed) && s->key)
+                snprintf(line, sizeof line, "Authorization: Bearer %s", s->key), text = line;
+            if (k > AG_ARRAY_LEN(fixed) && s->n_tenants)
+                snprintf(line, sizeof line, "x-tenant: %s", s->tenants[i].name), text = line;
             if (text == NULL) continue;
             struct curl_slist *more = curl_slist_append(l->headers[i], text);
             ok = more != NULL;
@@ -96,14 +100,15 @@ static int headers_make(ag_load *l, ag_err *err)
 static int descriptors(uint32_t clients, ag_err *err)
 {
     struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return ag_err_set(err, AG_E_IO, "the limit of open files cannot be read: %s", strerror(errno));
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return ag_err_set(err, AG_E_IO, "the limit of open files cannot be read: %s", strerror(errno));
     uint64_t want = (uint64_t)clients + SPARE_DESCRIPTORS;
     if (r.rlim_cur >= want) return AG_OK;
     rlim_t most = r.rlim_max;
     r.rlim_cur = most < want ? most : want;
     if (setrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur == want) return AG_OK;
-    return ag_err_set(err, AG_E_LIMIT, "%u clients need %llu open files, and this shell allows %llu (ulimit -n)", clients, (unsigned long long)want,
-                      (unsigned long long)most);
+    return ag_err_set(err, AG_E_LIMIT, "%u clients need %llu open files, and this shell allows %llu (ulimit -n)",
+                      clients, (unsigned long long)want, (unsigned long long)most);
 }
 
 static size_t on_body(char *p, size_t size, size_t n, void *arg)
@@ -116,7 +121,8 @@ static int client_init(ag_load *l, client *c)
 {
     const ag_load_spec *s = l->spec;
     c->load = l;
-    ag_buf_init(&c->body, (size_t)s->prompt_words * 12 + strlen(s->extra) + (s->model ? strlen(s->model) * 6 : 0) + 512);
+    ag_buf_init(&c->body,
+                (size_t)s->prompt_words * 12 + strlen(s->extra) + (s->model ? strlen(s->model) * 6 : 0) + 512);
     ag_answer_init(&c->answer);
     CURL *e = c->easy = curl_easy_init();
     if (e == NULL) return AG_E_NOMEM;
@@ -151,7 +157,8 @@ int ag_load_create(ag_load **out, const ag_load_spec *spec, ag_err *err)
     l->result.tenants = ag_mem_array(AG_MAX(spec->n_tenants, 1u), sizeof *l->result.tenants);
     l->multi = curl_multi_init();
     if (l->epoll < 0) rc = ag_err_set(err, AG_E_IO, "no epoll: %s", strerror(errno));
-    else if (!l->clients || !l->ready || !l->pausing || !l->result.tenants || !l->multi) rc = ag_err_set(err, AG_E_NOMEM, "no memory");
+    else if (!l->clients || !l->ready || !l->pausing || !l->result.tenants || !l->multi)
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory");
     else rc = headers_make(l, err);
     for (uint32_t i = 0; rc == AG_OK && i < spec->clients; i++) {
         rc = client_init(l, &l->clients[i]);
@@ -279,7 +286,8 @@ static uint64_t start_due(ag_load *l)
         l->n_pausing--;
     }
     if (l->n_pausing) next = AG_MIN(next, l->clients[l->pausing[l->pause_at]].ready_us);
-    while (!l->failed && (s->requests == 0 || l->result.all.started < s->requests) && (s->rate == 0 || l->due_us <= now)) {
+    while (!l->failed && (s->requests == 0 || l->result.all.started < s->requests) &&
+           (s->rate == 0 || l->due_us <= now)) {
         if (l->n_ready == 0) {
             l->result.waited += s->rate > 0 && !l->due_waited;
             l->due_waited = true;
@@ -304,7 +312,8 @@ static void wait_and_serve(ag_load *l, uint64_t until, const sigset_t *open)
     int n = ppoll(&fd, 1, &t, open) > 0 ? epoll_wait(l->epoll, events, AG_ARRAY_LEN(events), 0) : 0, running;
     for (int i = 0; i < n; i++) {
         uint32_t e = events[i].events;
-        int what = (e & EPOLLIN ? CURL_CSELECT_IN : 0) | (e & EPOLLOUT ? CURL_CSELECT_OUT : 0) | (e & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
+        int what = (e & EPOLLIN ? CURL_CSELECT_IN : 0) | (e & EPOLLOUT ? CURL_CSELECT_OUT : 0) |
+                   (e & (EPOLLERR | EPOLLHUP) ? CURL_CSELECT_ERR : 0);
         curl_multi_socket_action(l->multi, events[i].data.fd, what, &running);
     }
     if (l->curl_us <= ag_now_us()) {

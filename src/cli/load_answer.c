@@ -9,7 +9,8 @@
 static bool has_text(json_t *choice)
 {
     json_t *delta = json_object_get(choice, "delta");
-    json_t *texts[] = {json_object_get(choice, "text"), json_object_get(delta, "content"), json_object_get(delta, "reasoning_content")};
+    json_t *texts[] = {json_object_get(choice, "text"), json_object_get(delta, "content"),
+                       json_object_get(delta, "reasoning_content")};
     for (size_t i = 0; i < AG_ARRAY_LEN(texts); i++)
         if (json_string_length(texts[i])) return true;
     return false;
@@ -111,7 +112,9 @@ bool ag_answer_take(ag_answer *a, CURL *easy, const char *p, size_t n)
     a->now_us = ag_now_us();
     a->bytes += n;
     if (a->bytes > AG_LOAD_ANSWER_MAX) return fail(a, AG_LOAD_LARGE, AG_STR("an answer is over 64 MiB"));
-    if (a->stream) return ag_sse_feed(&a->sse, p, n) || a->fail != AG_LOAD_FAILS || fail(a, AG_LOAD_STREAM, AG_STR("an event is over 256 KiB"));
+    if (a->stream)
+        return ag_sse_feed(&a->sse, p, n) || a->fail != AG_LOAD_FAILS ||
+               fail(a, AG_LOAD_STREAM, AG_STR("an event is over 256 KiB"));
     ag_buf_add(&a->error, p, AG_MIN(n, ERROR_MAX - a->error.n));
     return true;
 }
@@ -134,7 +137,8 @@ static void say(ag_answer *a, long status, const char *otherwise, ag_load_result
 
 static void count_tokens(ag_answer *a, ag_load_result *r, ag_load_stats *mine)
 {
-    uint64_t tokens = a->tokens >= 0 ? (uint64_t)a->tokens : a->events, prompt = a->prompt >= 0 ? (uint64_t)a->prompt : 0;
+    uint64_t tokens = a->tokens >= 0 ? (uint64_t)a->tokens : a->events,
+             prompt = a->prompt >= 0 ? (uint64_t)a->prompt : 0;
     r->all.output_tokens += tokens;
     r->all.prompt_tokens += prompt;
     mine->output_tokens += tokens;
@@ -180,10 +184,12 @@ bool ag_answer_end(ag_answer *a, CURLcode code, long status, ag_load_result *r, 
     }
     r->all.failed++;
     mine->failed++;
-    bool by_status = status >= 100 && status < (long)AG_ARRAY_LEN(r->status) && status != 200 && (code == CURLE_OK || a->checked);
+    bool by_status =
+        status >= 100 && status < (long)AG_ARRAY_LEN(r->status) && status != 200 && (code == CURLE_OK || a->checked);
     if (by_status) r->status[status]++;
     else r->fails[kind_of(a, code)]++;
-    say(a, status, code != CURLE_OK ? curl_easy_strerror(code) : a->stream ? "the stream ended without [DONE]" : "no stream of events came", r);
+    const char *otherwise = a->stream ? "the stream ended without [DONE]" : "no stream of events came";
+    say(a, status, code != CURLE_OK ? curl_easy_strerror(code) : otherwise, r);
     return false;
 }
 

@@ -4,13 +4,16 @@
  * has close to n tokens. The answer's usage tells how many it were. */
 static const char *const words[] = {
     "the", "of", "and", "to", "in", "is", "for", "that", "on", "with", "as", "was", "by", "at", "from", "are",
-    "this", "be", "or", "an", "have", "not", "it", "but", "one", "all", "they", "were", "their", "has", "more", "about",
-    "when", "can", "will", "time", "there", "who", "some", "other", "new", "two", "first", "year", "people", "way", "day", "man",
-    "world", "life", "hand", "part", "place", "case", "week", "work", "home", "water", "room", "mother", "area", "money", "story", "fact",
-    "month", "right", "study", "book", "eye", "job", "word", "business", "side", "kind", "head", "house", "service", "friend", "father", "power",
-    "hour", "game", "line", "end", "member", "law", "car", "city", "community", "name", "president", "team", "minute", "idea", "body", "information",
-    "back", "parent", "face", "others", "level", "office", "door", "health", "person", "art", "war", "history", "party", "result", "change", "morning",
-    "reason", "research", "girl", "guy", "moment", "air", "teacher", "force", "education", "good", "long", "great", "little", "own", "old", "big",
+    "this", "be", "or", "an", "have", "not", "it", "but", "one", "all", "they", "were", "their", "has", "more",
+    "about", "when", "can", "will", "time", "there", "who", "some", "other", "new", "two", "first", "year",
+    "people", "way", "day", "man", "world", "life", "hand", "part", "place", "case", "week", "work", "home",
+    "water", "room", "mother", "area", "money", "story", "fact", "month", "right", "study", "book", "eye",
+    "job", "word", "business", "side", "kind", "head", "house", "service", "friend", "father", "power", "hour",
+    "game", "line", "end", "member", "law", "car", "city", "community", "name", "president", "team", "minute",
+    "idea", "body", "information", "back", "parent", "face", "others", "level", "office", "door", "health",
+    "person", "art", "war", "history", "party", "result", "change", "morning", "reason", "research", "girl",
+    "guy", "moment", "air", "teacher", "force", "education", "good", "long", "great", "little", "own", "old",
+    "big",
 };
 
 uint64_t ag_load_random(uint64_t *state) /* splitmix64 */
@@ -33,7 +36,8 @@ void ag_load_plan_make(const ag_load_spec *spec, uint64_t number, ag_load_plan *
     double sum = 0, at;
     for (uint32_t i = 0; i < spec->n_tenants; i++) sum += spec->tenants[i].weight;
     at = ag_load_random_open(&r) * sum;
-    while (out->tenant + 1 < spec->n_tenants && at > spec->tenants[out->tenant].weight) at -= spec->tenants[out->tenant++].weight;
+    while (out->tenant + 1 < spec->n_tenants && at > spec->tenants[out->tenant].weight)
+        at -= spec->tenants[out->tenant++].weight;
     out->words = ag_load_random(&r);
 }
 
@@ -57,8 +61,8 @@ bool ag_load_body(const ag_load_spec *spec, const ag_load_plan *plan, ag_buf *ou
     add_words(out, ~spec->seed, spec->shared_words, true);
     add_words(out, plan->words, spec->prompt_words - spec->shared_words, spec->shared_words == 0);
     ag_buf_addz(out, spec->chat ? "\"}]" : "\"");
-    ag_buf_addf(out, ",\"max_tokens\":%u,\"temperature\":%.6g,\"stream\":true,\"stream_options\":{\"include_usage\":true}",
-                plan->max_tokens, (double)spec->temperature);
+    ag_buf_addf(out, ",\"max_tokens\":%u,\"temperature\":%.6g", plan->max_tokens, (double)spec->temperature);
+    ag_buf_addz(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     if (spec->ignore_eos) ag_buf_addf(out, ",\"ignore_eos\":true,\"min_tokens\":%u", plan->max_tokens);
     ag_buf_addz(out, spec->extra);
     return ag_buf_addc(out, '}');

@@ -12,7 +12,10 @@ static const struct kind {
     {"whole answer", "latency_ms", offsetof(ag_load_stats, total)},
 };
 
-static const ag_hist *hist_of(const ag_load_stats *s, const struct kind *k) { return (const ag_hist *)((const char *)s + k->at); }
+static const ag_hist *hist_of(const ag_load_stats *s, const struct kind *k)
+{
+    return (const ag_hist *)((const char *)s + k->at);
+}
 
 static const struct fail_name {
     const char *key, *words;
@@ -29,22 +32,27 @@ static double per_s(uint64_t n, const ag_load_result *r) { return (double)n * 1e
 
 static void print_stats(const ag_load_stats *s, const ag_load_result *r)
 {
-    printf("requests      %llu ok, %llu failed, %llu unfinished\n", (unsigned long long)s->ok, (unsigned long long)s->failed,
-           (unsigned long long)s->unfinished);
-    printf("rate          %.2f requests/s, %.1f output tokens/s, %.1f prompt tokens/s\n", per_s(s->ok, r), per_s(s->output_tokens, r),
-           per_s(s->prompt_tokens, r));
+    printf("requests      %llu ok, %llu failed, %llu unfinished\n", (unsigned long long)s->ok,
+           (unsigned long long)s->failed, (unsigned long long)s->unfinished);
+    printf("rate          %.2f requests/s, %.1f output tokens/s, %.1f prompt tokens/s\n", per_s(s->ok, r),
+           per_s(s->output_tokens, r), per_s(s->prompt_tokens, r));
     for (size_t i = 0; i < AG_ARRAY_LEN(kinds); i++) {
         const ag_hist *h = hist_of(s, &kinds[i]);
         if (h->n == 0) continue;
-        printf("%-13s %10.2f %10.2f %10.2f %10.2f %10.2f %10llu\n", kinds[i].name, ag_hist_mean(h) / 1e3, ag_hist_quantile(h, 0.5) / 1e3,
-               ag_hist_quantile(h, 0.9) / 1e3, ag_hist_quantile(h, 0.99) / 1e3, (double)h->max / 1e3, (unsigned long long)h->n);
+        printf("%-13s %10.2f %10.2f %10.2f %10.2f %10.2f %10llu\n", kinds[i].name, ag_hist_mean(h) / 1e3,
+               ag_hist_quantile(h, 0.5) / 1e3, ag_hist_quantile(h, 0.9) / 1e3, ag_hist_quantile(h, 0.99) / 1e3,
+               (double)h->max / 1e3, (unsigned long long)h->n);
     }
 }
 
 void ag_load_print(const ag_load_spec *spec, const ag_load_result *r)
 {
-    if (spec->rate > 0) printf("%s, %.6g requests/s arriving at random, %.1f s%s\n", spec->url, spec->rate, (double)r->elapsed_us / 1e6, r->interrupted ? ", interrupted" : "");
-    else printf("%s, %u client%s, %.1f s%s\n", spec->url, spec->clients, spec->clients == 1 ? "" : "s", (double)r->elapsed_us / 1e6, r->interrupted ? ", interrupted" : "");
+    if (spec->rate > 0)
+        printf("%s, %.6g requests/s arriving at random, %.1f s%s\n", spec->url, spec->rate, (double)r->elapsed_us / 1e6,
+               r->interrupted ? ", interrupted" : "");
+    else
+        printf("%s, %u client%s, %.1f s%s\n", spec->url, spec->clients, spec->clients == 1 ? "" : "s",
+               (double)r->elapsed_us / 1e6, r->interrupted ? ", interrupted" : "");
     printf("%-13s %10s %10s %10s %10s %10s %10s\n", "milliseconds", "mean", "p50", "p90", "p99", "max", "count");
     print_stats(&r->all, r);
     const char *before = "failed        ";
@@ -53,8 +61,12 @@ void ag_load_print(const ag_load_spec *spec, const ag_load_result *r)
     for (uint32_t i = 0; i < AG_LOAD_FAILS; i++)
         if (r->fails[i]) printf("%s%llu %s", before, (unsigned long long)r->fails[i], fails[i].words), before = ", ";
     if (r->all.failed) printf("; the last: %s\n", r->last_error);
-    if (r->waited) printf("late          %llu requests were due while all %u clients were busy; they count from when they were due\n", (unsigned long long)r->waited, spec->clients);
-    if (r->no_usage) printf("tokens        %llu answers told no usage: their events with text are counted as tokens\n", (unsigned long long)r->no_usage);
+    if (r->waited)
+        printf("late          %llu requests were due while all %u clients were busy, and count from then\n",
+               (unsigned long long)r->waited, spec->clients);
+    if (r->no_usage)
+        printf("tokens        %llu answers told no usage: their events with text are counted as tokens\n",
+               (unsigned long long)r->no_usage);
     for (uint32_t i = 0; i < spec->n_tenants; i++) {
         printf("\ntenant %s, weight %.6g\n", spec->tenants[i].name, spec->tenants[i].weight);
         print_stats(&r->tenants[i], r);
@@ -63,16 +75,20 @@ void ag_load_print(const ag_load_spec *spec, const ag_load_result *r)
 
 static void json_stats(const ag_load_stats *s, const ag_load_result *r, ag_buf *out)
 {
-    ag_buf_addf(out, "\"requests\":{\"started\":%llu,\"ok\":%llu,\"failed\":%llu,\"unfinished\":%llu},", (unsigned long long)s->started,
-                (unsigned long long)s->ok, (unsigned long long)s->failed, (unsigned long long)s->unfinished);
-    ag_buf_addf(out, "\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"requests_per_s\":%.4f,\"output_tokens_per_s\":%.3f",
-                (unsigned long long)s->prompt_tokens, (unsigned long long)s->output_tokens, per_s(s->ok, r), per_s(s->output_tokens, r));
+    ag_buf_addf(out, "\"requests\":{\"started\":%llu,\"ok\":%llu,\"failed\":%llu,\"unfinished\":%llu},",
+                (unsigned long long)s->started, (unsigned long long)s->ok, (unsigned long long)s->failed,
+                (unsigned long long)s->unfinished);
+    ag_buf_addf(out,
+                "\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"requests_per_s\":%.4f,\"output_tokens_per_s\":%.3f",
+                (unsigned long long)s->prompt_tokens, (unsigned long long)s->output_tokens, per_s(s->ok, r),
+                per_s(s->output_tokens, r));
     for (size_t i = 0; i < AG_ARRAY_LEN(kinds); i++) {
         const ag_hist *h = hist_of(s, &kinds[i]);
         ag_buf_addf(out, ",\"%s\":{\"count\":%llu", kinds[i].key, (unsigned long long)h->n);
         if (h->n)
-            ag_buf_addf(out, ",\"mean\":%.3f,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f", ag_hist_mean(h) / 1e3, ag_hist_quantile(h, 0.5) / 1e3,
-                        ag_hist_quantile(h, 0.9) / 1e3, ag_hist_quantile(h, 0.99) / 1e3, (double)h->max / 1e3);
+            ag_buf_addf(out, ",\"mean\":%.3f,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f",
+                        ag_hist_mean(h) / 1e3, ag_hist_quantile(h, 0.5) / 1e3, ag_hist_quantile(h, 0.9) / 1e3,
+                        ag_hist_quantile(h, 0.99) / 1e3, (double)h->max / 1e3);
         ag_buf_addc(out, '}');
     }
 }
@@ -84,22 +100,27 @@ bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out
     ag_buf_addf(out, ",\"clients\":%u,\"rate\":", spec->clients);
     if (spec->rate > 0) ag_buf_addf(out, "%.6g", spec->rate);
     else ag_buf_addz(out, "null");
-    ag_buf_addf(out, ",\"seed\":%llu,\"prompt_words\":%u,\"shared_words\":%u,\"max_tokens\":[%u,%u],\"elapsed_s\":%.6f,\"interrupted\":%s,",
-                (unsigned long long)spec->seed, spec->prompt_words, spec->shared_words, spec->max_tokens_low, spec->max_tokens_high,
-                (double)r->elapsed_us / 1e6, r->interrupted ? "true" : "false");
+    ag_buf_addf(out,
+                ",\"seed\":%llu,\"prompt_words\":%u,\"shared_words\":%u,\"max_tokens\":[%u,%u],\"elapsed_s\":%.6f,"
+                "\"interrupted\":%s,",
+                (unsigned long long)spec->seed, spec->prompt_words, spec->shared_words, spec->max_tokens_low,
+                spec->max_tokens_high, (double)r->elapsed_us / 1e6, r->interrupted ? "true" : "false");
     json_stats(&r->all, r, out);
-    ag_buf_addf(out, ",\"waited\":%llu,\"answers_without_usage\":%llu,\"failures\":{", (unsigned long long)r->waited, (unsigned long long)r->no_usage);
+    ag_buf_addf(out, ",\"waited\":%llu,\"answers_without_usage\":%llu,\"failures\":{", (unsigned long long)r->waited,
+                (unsigned long long)r->no_usage);
     const char *before = "";
     for (uint32_t i = 0; i < AG_ARRAY_LEN(r->status); i++)
         if (r->status[i]) ag_buf_addf(out, "%s\"%u\":%llu", before, i, (unsigned long long)r->status[i]), before = ",";
     for (uint32_t i = 0; i < AG_LOAD_FAILS; i++)
-        if (r->fails[i]) ag_buf_addf(out, "%s\"%s\":%llu", before, fails[i].key, (unsigned long long)r->fails[i]), before = ",";
+        if (r->fails[i])
+            ag_buf_addf(out, "%s\"%s\":%llu", before, fails[i].key, (unsigned long long)r->fails[i]), before = ",";
     ag_buf_addz(out, "},\"last_error\":");
     if (*r->last_error) ag_buf_add_json(out, r->last_error, strlen(r->last_error));
     else ag_buf_addz(out, "null");
     ag_buf_addz(out, ",\"tenants\":[");
     for (uint32_t i = 0; i < spec->n_tenants; i++) {
-        ag_buf_addf(out, "%s{\"name\":\"%s\",\"weight\":%.6g,", i ? "," : "", spec->tenants[i].name, spec->tenants[i].weight);
+        ag_buf_addf(out, "%s{\"name\":\"%s\",\"weight\":%.6g,", i ? "," : "", spec->tenants[i].name,
+                    spec->tenants[i].weight);
         json_stats(&r->tenants[i], r, out);
         ag_buf_addc(out, '}');
     }

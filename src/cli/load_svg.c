@@ -5,7 +5,7 @@
 
 #define WIDTH 900
 #define HEIGHT 400
-#define TOP 76
+#define TOP 84
 #define PLOT_W 360
 #define PLOT_H 240
 #define LINES_MAX 8 /* all, and so many tenants as can be told apart */
@@ -15,9 +15,11 @@ static const char style[] =
     "<style>"
     "text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:15px;font-weight:600}.s{fill:#656d76}"
     ".b{fill:#fff}.g{stroke:#d8dee4}.l{fill:none;stroke-width:2}"
-    ".k0{stroke:#0969da}.k1{stroke:#bc4c00}.k2{stroke:#1a7f37}.k3{stroke:#8250df}.k4{stroke:#bf3989}.k5{stroke:#7d4e00}.k6{stroke:#1b7c83}.k7{stroke:#6e7781}"
+    ".k0{stroke:#0969da}.k1{stroke:#bc4c00}.k2{stroke:#1a7f37}.k3{stroke:#8250df}.k4{stroke:#bf3989}.k5{stroke:#7d4e00}"
+    ".k6{stroke:#1b7c83}.k7{stroke:#6e7781}"
     "@media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#8d96a0}.b{fill:#0d1117}.g{stroke:#30363d}"
-    ".k0{stroke:#58a6ff}.k1{stroke:#f0883e}.k2{stroke:#3fb950}.k3{stroke:#bc8cff}.k4{stroke:#f778ba}.k5{stroke:#d29922}.k6{stroke:#39c5cf}.k7{stroke:#8b949e}}"
+    ".k0{stroke:#58a6ff}.k1{stroke:#f0883e}.k2{stroke:#3fb950}.k3{stroke:#bc8cff}.k4{stroke:#f778ba}.k5{stroke:#d29922}"
+    ".k6{stroke:#39c5cf}.k7{stroke:#8b949e}}"
     "</style>";
 
 static void add_text(ag_buf *out, const char *s)
@@ -34,7 +36,10 @@ typedef struct scale {
     double low, high; /* log10 of microseconds */
 } scale;
 
-static double x_of(const scale *s, double us) { return s->left + PLOT_W * (log10(AG_MAX(us, 1.0)) - s->low) / (s->high - s->low); }
+static double x_of(const scale *s, double us)
+{
+    return s->left + PLOT_W * (log10(AG_MAX(us, 1.0)) - s->low) / (s->high - s->low);
+}
 static double y_of(double share) { return TOP + PLOT_H * (1 - share); }
 
 static const ag_hist *hist_of(const ag_load_result *r, uint32_t line, bool gap)
@@ -48,8 +53,10 @@ static void add_axes(ag_buf *out, const scale *s, const char *title)
     ag_buf_addf(out, "<text x=\"%d\" y=\"%d\">%s</text>", s->left, TOP - 10, title);
     for (int i = 0; i <= 4; i++) {
         double y = y_of(i / 4.0);
-        ag_buf_addf(out, "<path class=\"g\" d=\"M%d %.1fh%d\"/><text class=\"s\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d%%</text>", s->left, y, PLOT_W,
-                    s->left - 6, y + 4, i * 25);
+        ag_buf_addf(out,
+                    "<path class=\"g\" d=\"M%d %.1fh%d\"/><text class=\"s\" x=\"%d\" y=\"%.1f\" "
+                    "text-anchor=\"end\">%d%%</text>",
+                    s->left, y, PLOT_W, s->left - 6, y + 4, i * 25);
     }
     static const int steps[] = {1, 2, 5};
     double room = s->high - s->low;
@@ -57,8 +64,10 @@ static void add_axes(ag_buf *out, const scale *s, const char *title)
         for (size_t i = 0; i < (room > 3 ? 1 : AG_ARRAY_LEN(steps)); i++) {
             double us = steps[i] * pow(10, decade), x = x_of(s, us);
             if (log10(us) < s->low - 1e-9 || log10(us) > s->high + 1e-9) continue;
-            ag_buf_addf(out, "<path class=\"g\" d=\"M%.1f %dv%d\"/><text class=\"s\" x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.4g%s</text>", x, TOP, PLOT_H, x,
-                        TOP + PLOT_H + 18, us < 1e6 ? us / 1e3 : us / 1e6, us < 1e6 ? " ms" : " s");
+            ag_buf_addf(out,
+                        "<path class=\"g\" d=\"M%.1f %dv%d\"/><text class=\"s\" x=\"%.1f\" y=\"%d\" "
+                        "text-anchor=\"middle\">%.4g%s</text>",
+                        x, TOP, PLOT_H, x, TOP + PLOT_H + 18, us < 1e6 ? us / 1e3 : us / 1e6, us < 1e6 ? " ms" : " s");
         }
     }
 }
@@ -100,15 +109,19 @@ static void add_plot(ag_buf *out, const ag_load_result *r, uint32_t lines, bool 
 bool ag_load_svg(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out)
 {
     uint32_t lines = spec->n_tenants ? AG_MIN(spec->n_tenants + 1, (uint32_t)LINES_MAX) : 1;
-    ag_buf_addf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\"><title>autoglm bench http</title>", WIDTH, HEIGHT);
+    ag_buf_addf(out,
+                "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\"><title>autoglm bench "
+                "http</title>",
+                WIDTH, HEIGHT);
     ag_buf_addz(out, style);
-    ag_buf_addf(out, "<rect width=\"%d\" height=\"%d\" class=\"b\"/><text class=\"t\" x=\"60\" y=\"28\">", WIDTH, HEIGHT);
+    ag_buf_addf(out, "<rect width=\"%d\" height=\"%d\" class=\"b\"/><text class=\"t\" x=\"60\" y=\"28\">", WIDTH,
+                HEIGHT);
     add_text(out, spec->url);
     ag_buf_addz(out, "</text><text class=\"s\" x=\"60\" y=\"48\">");
     if (spec->rate > 0) ag_buf_addf(out, "%.6g requests/s arriving", spec->rate);
     else ag_buf_addf(out, "%u client%s", spec->clients, spec->clients == 1 ? "" : "s");
-    ag_buf_addf(out, ", %llu answers, %llu failed, %.1f output tokens/s</text>", (unsigned long long)r->all.ok, (unsigned long long)r->all.failed,
-                (double)r->all.output_tokens * 1e6 / (double)r->elapsed_us);
+    ag_buf_addf(out, ", %llu answers, %llu failed, %.1f output tokens/s</text>", (unsigned long long)r->all.ok,
+                (unsigned long long)r->all.failed, (double)r->all.output_tokens * 1e6 / (double)r->elapsed_us);
     add_plot(out, r, lines, false, 60);
     add_plot(out, r, lines, true, 510);
     for (uint32_t i = 0; i < lines && lines > 1; i++) {
