@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <histedit.h>
 #include <locale.h>
+#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -96,6 +97,8 @@ static int chat(ag_chat *c, bool keep_history)
 {
     char path[4096];
     HistEvent ev;
+    /* The editor prints its prompt a moment before it takes the keys: Ctrl-C then must not be the end. */
+    signal(SIGINT, SIG_IGN);
     setlocale(LC_CTYPE, ""); /* the editor counts columns in characters; numbers stay as in C */
     History *lines = history_init();
     EditLine *el = lines ? editor_open(lines) : NULL;
