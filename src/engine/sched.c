@@ -184,14 +184,20 @@ bool ag_sched_step(ag_sched *s, void (*admitted)(void *arg, ag_gen *g), void *ar
         if (decodes(g) && force_pages(s, g, g->n_tokens)) add_span(s, g, 1);
     }
     uint32_t budget = decoding ? AG_MIN(s->chunk_tokens, s->rows_max - s->batch.n_rows) : s->rows_max;
+    bool short_of_pages = false;
     for (uint32_t i = 0; i < s->n_running && budget > 0; i++) {
         ag_gen *g = s->running[i];
         uint32_t n = decodes(g) || g->step_n > 0 ? 0 : rows_for(s, g, budget);
-        if (n == 0 || !ensure_pages(s, g, g->computed + n)) continue;
+        if (n == 0) continue;
+        if (!ensure_pages(s, g, g->computed + n)) {
+            short_of_pages = true;
+            continue;
+        }
         add_span(s, g, n);
         budget -= n;
     }
-    admit(s, &budget, admitted, arg);
+    /* What is free belongs to whoever runs: newcomers that take it could keep a prompt waiting for ever. */
+    if (!short_of_pages) admit(s, &budget, admitted, arg);
     if (s->batch.n_rows == 0 && s->n_running > 0) { /* prompts wait for pages that nobody will give back: make room */
         ag_gen *g = s->running[0];
         uint32_t n = rows_for(s, g, s->rows_max);
