@@ -71,8 +71,9 @@ static void wake_all(ag_engine *e)
 
 static void tell(ag_engine *e, ag_gen *g)
 {
-    if (g->notify) wake_later(e, g->notify);
-    if (ag__gen_tell(g) || g->late) return;
+    bool told = ag__gen_tell(g);
+    if (g->notify) wake_later(e, g->notify); /* after the post: with many mailboxes this wakes at once */
+    if (told || g->late) return;
     g->late = true;
     g->next_late = e->late;
     e->late = ag_gen_get(g);

@@ -379,6 +379,48 @@ static void test_told(void **state)
     sem_destroy(&news);
 }
 
+/* More mailboxes than the engine collects for one waking: each message is there when its owner is woken for the last
+ * time. The first waking holds the engine until all work waits, so that one step serves them all. */
+enum { BOXES = 80 };
+static sem_t all_submitted;
+static ag_mbox *boxes[BOXES];
+static int taken[BOXES];
+static void take_woken(void *arg)
+{
+    int i = (int)(intptr_t)arg;
+    while (ag_mbox_take(boxes[i])) taken[i]++;
+    if (i == 0) sem_wait(&all_submitted);
+}
+
+static void test_told_in_many_mailboxes(void **state)
+{
+    (void)state;
+    sem_init(&all_submitted, 0, 0);
+    ag_engine *e = open_engine(conf_of(64 * (BOXES + 1), BOXES, 64));
+    ag_gen *g[BOXES];
+    for (intptr_t i = 0; i < BOXES; i++) {
+        taken[i] = 0;
+        assert_int_equal(ag_mbox_open(&boxes[i], 2, take_woken, (void *)i), AG_OK);
+        ag_gen_spec s = spec_of(2, 1, (uint64_t)i);
+        s.notify = boxes[i];
+        s.msg = (void *)(i + 1);
+        g[i] = start(e, &s);
+    }
+    sem_post(&all_submitted);
+    for (int i = 0; i < BOXES; i++) {
+        int32_t ids[OUT_MAX];
+        uint32_t n;
+        assert_int_equal(finish(g[i], ids, &n), AG_GEN_LENGTH);
+    }
+    ag_engine_close(e);
+    for (int i = 0; i < BOXES; i++) {
+        assert_int_equal(taken[i], 1);
+        ag_gen_put(g[i]);
+        ag_mbox_close(boxes[i]);
+    }
+    sem_destroy(&all_submitted);
+}
+
 static void test_close_with_work(void **state)
 {
     (void)state;
@@ -441,7 +483,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_alone_and_together), cmocka_unit_test(test_same_when_set_back), cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_stops),                   cmocka_unit_test(test_cancel),              cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_told),                    cmocka_unit_test(test_close_with_work),     cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_told),                   cmocka_unit_test(test_told_in_many_mailboxes),                    cmocka_unit_test(test_close_with_work),     cmocka_unit_test(test_faults),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     tiny_model_close(&shared);
