@@ -8,6 +8,7 @@
 #define SAMPLER_MAGIC 0x53414d50u
 /* Grain of the running sum that a draw walks: one vector pass over the vocabulary finds the block, a second the token. */
 #define DRAW_BLOCK 1024u
+#define PENALIZED_MAX 1e30f
 
 typedef struct cand { float x; int32_t id; } cand; /* x: logit over temperature */
 
@@ -142,7 +143,8 @@ static const float *adjust(ag_sampler *s, const ag_sample_in *in)
         for (uint32_t i = 0; i < s->vocab; i++) {
             uint32_t n = in->counts[i];
             bool seen = n > 0 || (in->in_prompt[i / 8] >> i % 8 & 1);
-            if (seen && p->repetition_penalty != 1) x[i] = x[i] > 0 ? x[i] / p->repetition_penalty : x[i] * p->repetition_penalty;
+            /* Bounded, since a penalty near 0 would make a logit infinite and look like a damaged model. */
+            if (seen && p->repetition_penalty != 1) x[i] = x[i] > 0 ? fminf(x[i] / p->repetition_penalty, PENALIZED_MAX) : x[i] * p->repetition_penalty;
             if (n > 0) x[i] -= (float)n * p->frequency_penalty + p->presence_penalty;
         }
     for (uint32_t i = 0; i < in->n_banned; i++) x[in->banned[i]] = -INFINITY;

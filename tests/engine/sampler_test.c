@@ -148,6 +148,13 @@ static void test_penalties_bias_bans(void **state)
     PICK(0);
     counts[0] = 4;
     PICK(3);
+    p.frequency_penalty = 0;
+    p.repetition_penalty = 1e-40f; /* would make the logits of seen tokens infinite */
+    PICK(0);
+    p.temperature = 1;
+    PICK(0);
+    p.temperature = 0;
+    p.repetition_penalty = 1;
     in.counts = NULL;
     const ag_logit_bias bias[] = {{2, 100}};
     in.bias = bias;
