@@ -6,8 +6,9 @@
  * Errors  : none; a generation that cannot go on waits.
  * Rules   : every sequence that decodes gets its row; prompts share what the budget leaves (chunk_tokens while anyone
  *           decodes, the whole step while nobody does), in the order of admission; then the head of the waiting list is
- *           admitted, unless a running prompt went without pages. Pages are taken as positions need them; when they run out the newest sequence is set back: its
- *           pages go, it waits at the head and computes its tokens again, with the same result bit for bit. */
+ *           admitted, unless a running prompt went without pages. Pages are taken as positions need them; when they
+ *           run out the newest sequence is set back: its pages go, it waits at the head and computes its tokens again,
+ *           with the same result bit for bit. */
 #ifndef AG_SCHED_H
 #define AG_SCHED_H
 
