@@ -165,6 +165,21 @@ class BenchHttp(unittest.TestCase):
         self.assertEqual(got["answers_without_usage"], 1)
         self.assertEqual(got["output_tokens"], 3)  # events counted
 
+    def test_quantiles(self):
+        """Of ten answers four come at once; the middle one and all after it have waited."""
+        def some_slow(h, body, number):
+            if number > 4:
+                threading.Event().wait(0.3)
+            stream(h, body)
+        got, _, _ = self.measure(some_slow, "-n", 10, "-c", 10, "--max-tokens", 1)
+        self.assertGreaterEqual(got["ttft_ms"]["p50"], 300 * 255 / 256)
+        self.assertGreaterEqual(got["ttft_ms"]["mean"], 0.6 * 300)
+
+    def test_a_client_that_failed_pauses(self):
+        """50 ms each time, whatever the machine: so few fit into a second."""
+        got, _, _ = self.measure(lambda h, b, n: refuse(h, 503), "--duration", "1s", want=1)
+        self.assertLessEqual(got["requests"]["started"], 21)
+
     def test_what_is_asked(self):
         _, s, _ = self.measure(stream, "-n", 8, "-p", 30, "--shared-prefix", 10, "--max-tokens", "2-4", "--model", 'm"x', "--key", "k-1",
                                "--temperature", "0.5", "--extra", '{"top_p": 0.9, "user": "é"}')
@@ -334,9 +349,9 @@ class BenchHttp(unittest.TestCase):
                 self.assertEqual(got["requests"], {"started": 4, "ok": 3, "failed": 0, "unfinished": 1})
 
     def test_events_in_any_pieces_and_forms(self):
-        body = (b"\xef\xbb\xbf: a comment\r\n\r\nretry: 5\r\nevent: x\r" + event("a", end="\r\n") + event("b", end="\r")
-                + b"data: {\"choices\":\ndata: [{\"text\": \"c\"}]}\n\nid: 9\n" + event("") + event("d")
-                + event(usage={"prompt_tokens": 3, "completion_tokens": 9}) + b"data: [DONE]\n\nignored after the end\n\n")
+        body = (b"\xef\xbb\xbf" + event("a", end="\r\n") + b": a comment\r\n\r\nretry: 5\r\nevent: x\r" + event("b", end="\r")
+                + b"data: {\"choices\":\r\ndata: [{\"text\": \"c\"}]}\r\n\r\nid: 9\n" + event("") + event("d")
+                + event(usage={"prompt_tokens": 3, "completion_tokens": 9}) + b"data: [DONE]\n\nignored\n\ndata: {so is this\n\n")
         rng = random.Random(4)
         for size in (1, 2, 3, 7, 50, len(body)):
             with self.subTest(size):
