@@ -63,6 +63,13 @@ typedef struct ag_qkv { ag_vid q, k, v; } ag_qkv;
 ag_qkv ag_arch_qkv(ag_graph *g, const ag_hparams *hp, ag_vid x);
 /* down(activation(gate) * up): separate ffn_gate/ffn_up, or one ffn_up with both halves. */
 ag_vid ag_arch_ffn(ag_graph *g, const ag_hparams *hp, ag_vid x, ag_glu_fn f);
+/* The whole graph of a family of the common kind: norm, q/k/v, RoPE, attention, residual, norm, SwiGLU, residual. */
+typedef struct ag_decoder {
+    bool interleaved; /* rotary pairs (2i, 2i+1); else (i, i + n/2) */
+    bool head_norms;  /* norms on the heads of q and k, before RoPE */
+    bool post_norms;  /* a norm on what each half of a layer adds */
+} ag_decoder;
+void ag_arch_decoder(ag_graph *g, const ag_hparams *hp, ag_decoder d);
 ag_vid ag_arch_attend(ag_graph *g, const ag_hparams *hp, ag_qkv h, uint32_t window);
 bool ag_arch_layer_has_window(const ag_hparams *hp, uint32_t layer);
 
