@@ -10,7 +10,10 @@ bool ag__arg_int(ag_tr *r, ag_tv v, int64_t dflt, int64_t *out)
 
 bool ag__arg_str(ag_tr *r, ag_tv v, const char *what, ag_str *out)
 {
-    if (v.type != AG_TV_STR) return ag__tr_type_error(r, "%s must be str, not %s", what, ag__tv_type_name(v));
+    if (v.type != AG_TV_STR) {
+        ag__tr_type_error(r, "%s must be str, not %s", what, ag__tv_type_name(v));
+        return false; /* said outright: inlined, gcc -O2 then sees that *out is set wherever it is read */
+    }
     *out = ag__tv_text(v);
     return true;
 }
