@@ -101,11 +101,13 @@ static int parse_url(const char *text, bool chat, ag_buf *out, ag_err *err)
         if (text[i] <= 0x20 || text[i] >= 0x7F || text[i] == '?' || text[i] == '#')
             return ag_err_set(err, AG_E_USAGE, "'%.80s' should be a server's address such as http://127.0.0.1:8080",
                               text);
+    if (n + sizeof "/v1/chat/completions" > URL_MAX)
+        return ag_err_set(err, AG_E_USAGE, "the address is over %u bytes", URL_MAX);
     while (text[n - 1] == '/') n--;
     ag_buf_add(out, text, n);
     if (!(n >= 3 && memcmp(text + n - 3, "/v1", 3) == 0)) ag_buf_addz(out, "/v1");
     ag_buf_addz(out, chat ? "/chat/completions" : "/completions");
-    return ag_buf_zterm(out) ? AG_OK : ag_err_set(err, AG_E_USAGE, "the address is over %u bytes", URL_MAX);
+    return ag_buf_zterm(out) ? AG_OK : ag_err_set(err, AG_E_NOMEM, "no memory for the address");
 }
 
 /* The fields of an object, each with a comma before it. */
@@ -118,12 +120,14 @@ static int parse_extra(const char *text, ag_buf *out, ag_err *err)
         rc = ag_err_set(err, AG_E_USAGE, "--extra: should be a JSON object: %s",
                         o ? "it is another kind of value" : why.text);
     char *fields = o && rc == AG_OK ? json_dumps(o, JSON_COMPACT) : NULL;
-    if (fields && strlen(fields) > 2) {
+    if (fields && strlen(fields) > EXTRA_MAX - 2)
+        rc = ag_err_set(err, AG_E_USAGE, "--extra: over %u bytes", EXTRA_MAX - 2);
+    if (rc == AG_OK && fields && strlen(fields) > 2) {
         ag_buf_addc(out, ',');
         ag_buf_add(out, fields + 1, strlen(fields) - 2);
     }
     if (rc == AG_OK && (!ag_buf_zterm(out) || (o && fields == NULL)))
-        rc = ag_err_set(err, AG_E_USAGE, "--extra: over %u bytes", EXTRA_MAX);
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory for --extra");
     free(fields);
     json_decref(o);
     return rc;

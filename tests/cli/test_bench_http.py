@@ -431,7 +431,8 @@ class BenchHttp(unittest.TestCase):
                            ((url, "--tenants", "a b"), "name:weight"), ((url, "--tenants", "a:0"), "name:weight"), ((url, "--tenants", "a,"), "comma"),
                            ((url, "--tenants", "a\r\nx:1"), "name:weight"), ((url, "--tenants", ",".join(f"t{i}" for i in range(65))), "over 64"),
                            ((url, "--tenants", "t" * 65), "name:weight"), ((url, "--key", "a\r\nb"), "printable"),
-                           ((url, "--extra", "[1]"), "JSON object"), ((url, "--extra", "{"), "JSON object"), ((url, "--ignore-eos", "no"), "on nor off"),
+                           ((url, "--extra", "[1]"), "JSON object"), ((url, "--extra", "{"), "JSON object"),
+                           ((url + "/" + "x" * 2048,), "over 2048"), ((url, "--extra", json.dumps({"a": "x" * 70000})), "over"), ((url, "--ignore-eos", "no"), "on nor off"),
                            ((url, "-p", "5", "--shared-prefix", "6"), "only 5"), ((url, "-c", "10000", "-p", "1000000"), "at once"),
                            ((url, "--clinets", "3"), "--clients")):
             with self.subTest(args):
