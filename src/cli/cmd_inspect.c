@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/buf.h"
+#include "base/utf8.h"
 #include "cli/cli.h"
 #include "model/gguf/gguf.h"
 
@@ -24,14 +25,25 @@ static const char *float_text(double v, bool f32, char out[32])
     return out;
 }
 
+/* Straight to stdout: a value must not come out wrong because there was no memory to quote it. */
+static void print_json_string(ag_str s)
+{
+    putchar('"');
+    for (size_t i = 0, len; i < s.n; i += len) {
+        unsigned char c = (unsigned char)s.p[i];
+        len = ag_utf8_len(s.p + i, s.n - i);
+        if (len == 0) fputs("\xEF\xBF\xBD", stdout), len = 1;
+        else if (c == '"' || c == '\\') printf("\\%c", c);
+        else if (c < 0x20 || c == 0x7F) printf("\\u%04x", c);
+        else fwrite(s.p + i, 1, len, stdout);
+    }
+    putchar('"');
+}
+
 static void print_string(ag_str s, size_t max, bool json)
 {
     if (json) {
-        ag_buf b;
-        ag_buf_init(&b, 6 * STRING_JSON + 64); /* a byte becomes six at most */
-        if (ag_buf_add_json(&b, s.p, AG_MIN(s.n, STRING_JSON))) fwrite(b.p, 1, b.n, stdout);
-        else fputs("null", stdout); /* no memory */
-        ag_buf_fini(&b);
+        print_json_string((ag_str){s.p, AG_MIN(s.n, STRING_JSON)});
         return;
     }
     char shown[STRING_TEXT + 1];

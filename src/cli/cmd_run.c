@@ -144,8 +144,8 @@ static int run(const ag_chat_conf *conf, const char *prompt, bool json, bool kee
     bool terminal = prompt == NULL && isatty(STDIN_FILENO);
     ag_chat *c = NULL;
     int rc = AG_OK;
-    if (prompt) ag_buf_addz(&input, prompt);
-    else if (!terminal) rc = ag_cli_read(NULL, &input, err);
+    if (prompt && !ag_buf_addz(&input, prompt)) rc = ag_err_set(err, AG_E_NOMEM, "no memory for the prompt");
+    else if (!prompt && !terminal) rc = ag_cli_read(NULL, &input, err);
     if (terminal && json) rc = ag_err_set(err, AG_E_USAGE, "--json answers once: give a PROMPT, or one on stdin");
     while (!prompt && input.n && input.p[input.n - 1] == '\n') input.n--; /* echo and editors end a text with a newline */
     if (rc == AG_OK) rc = ag_chat_open(&c, conf, err);
