@@ -164,7 +164,7 @@ static int wait_event(server *s, bool task_runs)
     }
 }
 
-/* A second signal, or one during loading: what runs has no way to be told, and the process is all there is to tidy. */
+/* SIGINT while answers finish, or a signal during loading: what runs cannot be told, the process is all there is to tidy. */
 _Noreturn static void leave_at_once(server *s, const char *why, int status)
 {
     AG_LOG(s->log, AG_LOG_WARN, NULL, why);
@@ -195,8 +195,9 @@ static int run(server *s)
     ag_gateway_drain(s->gateway);
     ag_engine_drain(s->engine);
     if (task_begin(&stopping, s, stop, &s->err) != AG_OK) leave_at_once(s, s->err.text, 1);
+    /* SIGTERM may come again without meaning more: make and other parents pass on what the whole process group got. */
     while ((sig = wait_event(s, true)) != 0)
-        if (sig != SIGHUP) leave_at_once(s, "stopped by a second signal", 1);
+        if (sig == SIGINT) leave_at_once(s, "stopped by a second signal", 1);
     task_end(&stopping);
     AG_LOG(s->log, AG_LOG_INFO, NULL, "stopped");
     return 0;
@@ -268,7 +269,7 @@ int ag_cmd_serve(int argc, char **argv)
     ag_cli cli = {
         .usage = "serve -m MODEL [SETTINGS]",
         .about = "Serves a GGUF model over HTTP: OpenAI's completions and chat, /v1/models, /metrics, /livez, /readyz.\n"
-                 "SIGTERM and SIGINT let running answers finish; SIGHUP reads the settings again.",
+                 "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.",
         .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "model,server,engine,limits,log"};
     server s = {.argc = argc, .argv = argv, .signals = -1, .finished = -1};
     int status;

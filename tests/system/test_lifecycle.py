@@ -111,7 +111,16 @@ class Signals(unittest.TestCase):
             text_of(events(lines))
         s.end()
 
-    def test_a_second_signal_ends_at_once(self):
+    def test_a_second_sigterm_changes_nothing(self):
+        s = long_server("--ctx", "131072")
+        r, lines = open_stream(s, max_tokens=2000)
+        s.signal(signal.SIGTERM)
+        s.wait_line("draining")
+        s.signal(signal.SIGTERM)
+        text_of(events(lines))
+        s.end()
+
+    def test_a_sigint_after_it_ends_at_once(self):
         s = long_server("--ctx", "131072", "--shutdown-timeout", "10m")
         r, lines = open_stream(s)
         s.signal(signal.SIGTERM)
