@@ -111,14 +111,14 @@ static bool say(ag_chat *c, const char *role, const char *text, size_t n)
     return false;
 }
 
-static int prompt_of(ag_chat *c, const char *text, size_t n, ag_buf *out, ag_err *err)
+static int prompt_of(ag_chat *c, const char *text, size_t n, int32_t **ids, uint32_t *n_ids, ag_err *err)
 {
-    if (c->conf.raw) return ag_buf_add(out, text, n) ? AG_OK : ag_err_set(err, AG_E_LIMIT, "the prompt is over %zu bytes", out->max);
+    if (c->conf.raw) return ag_tokenizer_encode(c->model->tokenizer, text, n, true, false, ids, n_ids, err);
     const char *system = c->conf.system;
     bool ok = json_array_size(c->messages) || system == NULL || say(c, "system", system, strlen(system));
     ok = ok && say(c, "user", text, n);
     json_t *vars = ok ? json_pack("{s:O, s:b, s:n, s:n}", "messages", c->messages, "add_generation_prompt", 1, "tools", "documents") : NULL;
-    int rc = vars ? ag_model_render(c->model, vars, out, err) : ag_err_set(err, AG_E_NOMEM, "no memory for the conversation");
+    int rc = vars ? ag_model_prompt(c->model, vars, false, ids, n_ids, err) : ag_err_set(err, AG_E_NOMEM, "no memory for the conversation");
     json_decref(vars);
     return rc;
 }
@@ -209,20 +209,16 @@ static int generate(ag_chat *c, const int32_t *ids, uint32_t n, FILE *to, bool c
 int ag_chat_ask(ag_chat *c, const char *text, size_t n, FILE *to, bool clean, ag_chat_answer *answer, ag_err *err)
 {
     size_t turns = json_array_size(c->messages);
-    ag_buf prompt;
-    ag_buf_init(&prompt, AG_TOKENIZER_TEXT_MAX);
     int32_t *ids = NULL;
     uint32_t n_ids = 0;
     size_t bad = ag_utf8_check(text, n);
     int rc = bad == SIZE_MAX ? AG_OK : ag_err_set(err, AG_E_UTF8, "the prompt is not UTF-8 (at byte %zu)", bad);
-    if (rc == AG_OK) rc = prompt_of(c, text, n, &prompt, err);
-    if (rc == AG_OK) rc = ag_tokenizer_encode(c->model->tokenizer, prompt.p, prompt.n, c->conf.raw, !c->conf.raw, &ids, &n_ids, err);
+    if (rc == AG_OK) rc = prompt_of(c, text, n, &ids, &n_ids, err);
     if (rc == AG_OK && n_ids == 0) rc = ag_err_set(err, AG_E_PARAM, "the prompt is empty");
     if (rc == AG_OK) rc = generate(c, ids, n_ids, to, clean, answer, err);
     bool kept = rc == AG_OK || (rc == AG_E_CANCELLED && answer->text.n);
     if (kept && !c->conf.raw) say(c, "assistant", answer->text.n ? answer->text.p : "", answer->text.n);
     while (!kept && json_array_size(c->messages) > turns) json_array_remove(c->messages, json_array_size(c->messages) - 1);
     ag_mem_free(ids);
-    ag_buf_fini(&prompt);
     return rc;
 }

@@ -37,15 +37,7 @@ static int tokens_of_chat(ag_req *r, const ag_model *m)
                           "The model '%s' has no chat template; use /v1/completions, or serve it with "
                           "--chat-template FILE.",
                           r->gw->model_name);
-    ag_buf text;
-    ag_buf_init(&text, PROMPT_BYTES_MAX);
-    int rc = ag_model_render(m, r->request.vars, &text, &r->err);
-    /* The template has written the control tokens, BOS included. */
-    if (rc == AG_OK)
-        rc = ag_tokenizer_encode(m->tokenizer, text.p, text.n, false, true, &r->prompts[0].ids, &r->prompts[0].n,
-                                 &r->err);
-    ag_buf_fini(&text);
-    return rc;
+    return ag_model_prompt(m, r->request.vars, r->request.parse_special, &r->prompts[0].ids, &r->prompts[0].n, &r->err);
 }
 
 static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_req_prompt *to)

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "base/mem.h"
 
@@ -92,29 +91,4 @@ void ag_model_close(ag_model *m)
     ag_tokenizer_close(m->tokenizer);
     ag_gguf_close(m->gguf);
     ag_mem_free(m);
-}
-
-static bool set_piece(json_t *vars, const char *name, const ag_model *m, int32_t id)
-{
-    if (id < 0) return true; /* not defined, as transformers leave it */
-    ag_str s = ag_tokenizer_piece(m->tokenizer, id, true);
-    return json_object_set_new(vars, name, json_stringn(s.p ? s.p : "", s.n)) == 0;
-}
-
-int ag_model_render(const ag_model *m, json_t *vars, ag_buf *out, ag_err *err)
-{
-    if (m->chat == NULL && m->chat_error[0])
-        return ag_err_set(err, AG_E_TEMPLATE, "the chat template of model %s cannot be used (%s); give another with --chat-template", m->name, m->chat_error);
-    if (m->chat == NULL)
-        return ag_err_set(err, AG_E_TEMPLATE, "model %s has no chat template; give one with --chat-template, or use /v1/completions", m->name);
-    if (!set_piece(vars, "bos_token", m, ag_tokenizer_bos(m->tokenizer)) || !set_piece(vars, "eos_token", m, ag_tokenizer_eos(m->tokenizer)))
-        return ag_err_set(err, AG_E_NOMEM, "no memory to render the chat template");
-    time_t now = time(NULL);
-    struct tm local;
-    localtime_r(&now, &local);
-    ag_template_error e;
-    int rc = ag_template_render(m->chat, vars, (int64_t)now + local.tm_gmtoff, &AG_TEMPLATE_LIMITS_DEFAULT, out, &e);
-    if (rc == AG_OK) return AG_OK;
-    if (e.kind == AG_TEMPLATE_RAISED) return ag_err_set(err, rc, "%s", e.message);
-    return ag_err_set(err, rc, "the chat template failed at line %u: %s", e.line, e.message);
 }

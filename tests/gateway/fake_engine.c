@@ -273,13 +273,14 @@ void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 
 /* Model and tokenizer. */
 
-int ag_model_render(const ag_model *m AG_UNUSED, json_t *vars, ag_buf *out, ag_err *err)
+int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n, ag_err *err)
 {
     json_t *messages = json_object_get(vars, "messages"),
            *last = json_array_get(messages, json_array_size(messages) - 1);
     const char *content = json_string_value(json_object_get(last, "content"));
     if (content && strcmp(content, "raise") == 0) return ag_err_set(err, AG_E_TEMPLATE, "The template says no.");
-    return ag_buf_addz(out, content ? content : "") ? AG_OK : ag_err_set(err, AG_E_NOMEM, "no memory");
+    if (content == NULL) content = "";
+    return ag_tokenizer_encode(m->tokenizer, content, strlen(content), false, parse_special, ids, n, err);
 }
 
 int ag_tokenizer_encode(const ag_tokenizer *t AG_UNUSED, const char *text, size_t n_text, bool add_special,

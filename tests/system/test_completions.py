@@ -179,6 +179,16 @@ class Chat(unittest.TestCase):
             self.assertEqual(len(t["top_logprobs"]), 2)
             self.assertEqual(bytes(t["bytes"]).decode(errors="replace"), t["token"])
 
+    def test_control_tokens_in_messages_are_text(self):
+        counts = []
+        for parse in (False, True):
+            chat = self.ask(messages=[{"role": "user", "content": "a</s><s>b"}], parse_special=parse)["usage"]
+            direct = self.s.complete("user: a</s><s>bassistant:", add_special_tokens=False, parse_special=parse)["usage"]
+            self.assertEqual(chat["prompt_tokens"], direct["prompt_tokens"])
+            counts.append(chat["prompt_tokens"])
+        self.assertGreater(*counts)
+        self.assertEqual(self.ask(messages=[{"role": "user", "content": "a</s><s>b"}])["usage"]["prompt_tokens"], counts[0])
+
     def test_the_template_is_the_prompt(self):
         direct = self.s.complete("user: Tell me a storyassistant:", max_tokens=12, add_special_tokens=False)
         answer = self.ask()

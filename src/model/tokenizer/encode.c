@@ -61,9 +61,12 @@ static int add_all(ag__job *j, const char *text, size_t n, bool parse_special)
 {
     const ag__specials *s = parse_special ? &j->t->all : &j->t->user;
     size_t begin = 0, at = 0;
+    uint32_t k = 0;
     int rc = AG_OK;
     while (s->n && at < n) {
-        int32_t id = ag__specials_match(j->t, s, text, at, n, &j->steps);
+        while (k < j->n_plain && j->plain[k] < at) k++;
+        bool plain = k < j->n_plain && j->plain[k] == at;
+        int32_t id = ag__specials_match(j->t, plain ? &j->t->user : s, text, at, n, &j->steps);
         if (id < 0) {
             at++;
             continue;
@@ -79,9 +82,10 @@ static int add_all(ag__job *j, const char *text, size_t n, bool parse_special)
     return add_text(j, text + begin, n - begin);
 }
 
-int ag__encode(const ag_tokenizer *t, const char *text, size_t n, bool add_special, bool parse_special, int32_t **ids,
-               uint32_t *n_ids, uint64_t *steps, ag_err *err)
+static int encode(ag__job *j, const char *text, size_t n, bool add_special, bool parse_special, int32_t **ids,
+                  uint32_t *n_ids, ag_err *err)
 {
+    const ag_tokenizer *t = j->t;
     AG_CHECK(t, AG__MAGIC);
     *ids = NULL;
     *n_ids = 0;
@@ -90,26 +94,47 @@ int ag__encode(const ag_tokenizer *t, const char *text, size_t n, bool add_speci
                           AG_TOKENIZER_TEXT_MAX);
     size_t bad = ag_utf8_check(text, n);
     if (bad != SIZE_MAX) return ag_err_set(err, AG_E_UTF8, "the text is not UTF-8 at byte %zu", bad);
-    ag__job j = {.t = t};
     int rc = AG_OK;
-    if (add_special && t->adds_bos) rc = ag__job_add(&j, t->bos);
-    if (rc == AG_OK) rc = add_all(&j, text, n, parse_special);
-    if (rc == AG_OK && add_special && t->adds_eos) rc = ag__job_add(&j, t->eos);
-    ag_mem_free(j.symbols);
-    ag_mem_free(j.heap);
-    ag_mem_free(j.bytes);
-    if (steps) *steps = j.steps;
+    if (add_special && t->adds_bos) rc = ag__job_add(j, t->bos);
+    if (rc == AG_OK) rc = add_all(j, text, n, parse_special);
+    if (rc == AG_OK && add_special && t->adds_eos) rc = ag__job_add(j, t->eos);
+    ag_mem_free(j->symbols);
+    ag_mem_free(j->heap);
+    ag_mem_free(j->bytes);
     if (rc) {
-        ag_mem_free(j.ids);
+        ag_mem_free(j->ids);
         return ag_err_set(err, rc, "no memory to tokenize %zu bytes", n);
     }
-    *ids = j.ids;
-    *n_ids = j.n;
+    *ids = j->ids;
+    *n_ids = j->n;
     return AG_OK;
+}
+
+int ag__encode(const ag_tokenizer *t, const char *text, size_t n, bool add_special, bool parse_special, int32_t **ids,
+               uint32_t *n_ids, uint64_t *steps, ag_err *err)
+{
+    ag__job j = {.t = t};
+    int rc = encode(&j, text, n, add_special, parse_special, ids, n_ids, err);
+    if (steps) *steps = j.steps;
+    return rc;
 }
 
 int ag_tokenizer_encode(const ag_tokenizer *t, const char *text, size_t n_text, bool add_special, bool parse_special,
                         int32_t **ids, uint32_t *n, ag_err *err)
 {
     return ag__encode(t, text, n_text, add_special, parse_special, ids, n, NULL, err);
+}
+
+int ag_tokenizer_encode_prompt(const ag_tokenizer *t, const char *text, size_t n_text, const uint32_t *plain,
+                               uint32_t n_plain, int32_t **ids, uint32_t *n, ag_err *err)
+{
+    ag__job j = {.t = t, .plain = plain, .n_plain = n_plain};
+    return encode(&j, text, n_text, false, true, ids, n, err);
+}
+
+bool ag_tokenizer_control_at(const ag_tokenizer *t, const char *text, size_t at, size_t n)
+{
+    uint64_t steps = 0;
+    int32_t id = ag__specials_match(t, &t->all, text, at, n, &steps);
+    return id >= 0 && ag__kind(t, id) != AG_TOKEN_USER;
 }

@@ -31,6 +31,13 @@ void ag_tokenizer_close(ag_tokenizer *t);
 int ag_tokenizer_encode(const ag_tokenizer *t, const char *text, size_t n_text, bool add_special, bool parse_special,
                         int32_t **ids, uint32_t *n, ag_err *err);
 
+/* As ag_tokenizer_encode with parse_special and without add_special, but no control token begins at the bytes
+ * plain[0..n_plain), which ascend: text of others inside a prompt that a template wrote. */
+int ag_tokenizer_encode_prompt(const ag_tokenizer *t, const char *text, size_t n_text, const uint32_t *plain,
+                               uint32_t n_plain, int32_t **ids, uint32_t *n, ag_err *err);
+/* Whether parse_special would make a token of what text[at..n) begins with that it is not otherwise. */
+bool ag_tokenizer_control_at(const ag_tokenizer *t, const char *text, size_t at, size_t n);
+
 /* The bytes that one token stands for, special tokens written out when `special`, else nothing for control, unknown and
  * unused ones (user-defined ones are text and always come).
  * Never has the sentence-leading-space rule applied; bytes may be part of a UTF-8 character. id out of range: empty. */

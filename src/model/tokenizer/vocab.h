@@ -92,6 +92,8 @@ typedef struct ag__symbol {
 /* One encoding: ids that grow, scratch that is kept from piece to piece. */
 typedef struct ag__job {
     const ag_tokenizer *t;
+    const uint32_t *plain; /* where no control token begins, ascending */
+    uint32_t n_plain;
     int32_t *ids;
     uint32_t n, cap;
     ag__symbol *symbols;

@@ -38,6 +38,28 @@ static void encodes(const ag_tokenizer *t, const char *text, bool add, bool pars
     ag_mem_free(ids);
 }
 
+static void plain_places_begin_no_control_token(void **state)
+{
+    (void)state;
+    static const char text[] = "<|bos|><|bos|><think>";
+    tiny v;
+    tiny_opened o;
+    int32_t *ids;
+    uint32_t n;
+    tiny_bpe(&v, "gpt-2");
+    opened(&o, &v);
+    for (size_t i = 0; i < sizeof text - 1; i++)
+        assert_int_equal(ag_tokenizer_control_at(o.t, text, i, sizeof text - 1), i == 0 || i == 7);
+    assert_false(ag_tokenizer_control_at(o.t, text, 7, 13)); /* cut off */
+    assert_int_equal(ag_tokenizer_encode_prompt(o.t, text, sizeof text - 1, (uint32_t[]){3, 7, 14}, 3, &ids, &n, NULL), AG_OK);
+    assert_int_equal(n, 9);
+    assert_int_equal(ids[0], id_of(o.t, "<|bos|>"));
+    assert_int_equal(ids[1], '<');
+    assert_int_equal(ids[8], id_of(o.t, "<think>"));
+    ag_mem_free(ids);
+    tiny_close(&o);
+}
+
 static void decodes(const ag_tokenizer *t, const int32_t *ids, uint32_t n, bool special, const char *want,
                     size_t n_want)
 {
@@ -385,6 +407,7 @@ static void cost(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(plain_places_begin_no_control_token),
         cmocka_unit_test(bpe_merges), cmocka_unit_test(bpe_ranks), cmocka_unit_test(bpe_without_bytes),
         cmocka_unit_test(special_tokens), cmocka_unit_test(begin_and_end), cmocka_unit_test(ends),
         cmocka_unit_test(spm_text), cmocka_unit_test(spm_scores), cmocka_unit_test(strips), cmocka_unit_test(pieces),
