@@ -49,6 +49,13 @@ static double median(double *v, uint32_t n)
 /* Tokens without meaning: what is computed does not depend on them. */
 static int32_t token_at(const ag_direct *d, uint32_t i) { return (int32_t)((i * 7919u + 13u) % d->model->hp.vocab); }
 
+/* At least the clock's grain: a rate is a number. */
+static double seconds_since(uint64_t from_us)
+{
+    uint64_t us = ag_now_us() - from_us;
+    return (double)AG_MAX(us, (uint64_t)1) * 1e-6;
+}
+
 static double time_prefill(ag_direct *d, uint32_t n)
 {
     int32_t tokens[AG_DIRECT_ROWS];
@@ -62,7 +69,7 @@ static double time_prefill(ag_direct *d, uint32_t n)
         size_t stride;
         ag_lm_run(d->lm, &batch, &logits, &stride);
     }
-    return (double)n / ((double)(ag_now_us() - from) * 1e-6);
+    return (double)n / seconds_since(from);
 }
 
 /* `steps` steps of `batch` sequences that stand at `context`. Their earlier keys are zeros: as dear as any others. */
@@ -84,7 +91,7 @@ static double time_decode(ag_direct *d, uint32_t batch, uint32_t context, uint32
         size_t stride;
         ag_lm_run(d->lm, &b, &logits, &stride);
     }
-    return (double)batch * steps / ((double)(ag_now_us() - from) * 1e-6);
+    return (double)batch * steps / seconds_since(from);
 }
 
 static void bench_prefill(bench *b, ag_direct *d, uint32_t n)

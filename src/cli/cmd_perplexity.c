@@ -73,6 +73,8 @@ static int run(const ag_conf *conf, const char *file, uint32_t ctx, bool json, a
     if (rc == AG_OK) rc = ag_tokenizer_encode(d.model->tokenizer, text.p, text.n, true, false, &ids, &n, err);
     if (rc == AG_OK && n < ctx) rc = ag_err_set(err, AG_E_USAGE, "the text has %u tokens; one window of %u is needed (-c)", n, ctx);
     if (rc == AG_OK) rc = run_windows(&d, ids, n, ctx, &s);
+    if (rc == AG_OK && !isfinite(s.nll))
+        rc = ag_err_set(err, AG_E_FILE, "%s gives logits that are not numbers; its file may be damaged", d.model->name);
     if (rc == AG_OK) print_result(&s, json);
     if (d.model) ag_direct_close(&d);
     ag_mem_free(ids);

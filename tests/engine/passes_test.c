@@ -103,7 +103,7 @@ static void test_names(void **state)
     tiny_model t;
     tiny_model_open(&t, false);
     static const struct { const char *names, *says; } bad[] = {
-        {"fuse_qkw", "there is no pass \"fuse_qkw\"; `autoglm compile --help` lists them"},
+        {"fuse_qkw", "there is no pass \"fuse_qkw\"; `autoglm compile --passes` lists them"},
         {"fuse_qkv,memory", "pass \"memory\" is needed and cannot be left out"},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {

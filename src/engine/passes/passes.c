@@ -86,7 +86,7 @@ static int check_names(const char *list, ag_err *err)
         size_t len = strcspn(p, ",");
         const ag_pass_row *r = NULL;
         while ((r = ag_pass_next(r)) && !(strlen(r->name) == len && memcmp(r->name, p, len) == 0)) {}
-        if (r == NULL) return ag_err_set(err, AG_E_USAGE, "there is no pass \"%.*s\"; `autoglm compile --help` lists them", (int)AG_MIN(len, (size_t)60), p);
+        if (r == NULL) return ag_err_set(err, AG_E_USAGE, "there is no pass \"%.*s\"; `autoglm compile --passes` lists them", (int)AG_MIN(len, (size_t)60), p);
         if (r->needed) return ag_err_set(err, AG_E_USAGE, "pass \"%s\" is needed and cannot be left out", r->name);
         p += len;
     }
