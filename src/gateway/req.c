@@ -188,13 +188,20 @@ static void on_done(void *user, ag_http_stream *s AG_UNUSED)
     ag__req_run(r);
 }
 
-static void on_bad(void *arg AG_UNUSED, ag_http_bad why AG_UNUSED, int code, const char *sentence, ag_buf *body)
+static void on_bad(void *arg, ag_http_bad why, int code, const char *sentence, ag_buf *body, ag_buf *id)
 {
+    ag_gateway *gw = arg;
     ag_err err = {0};
-    char id[AG_ID_MAX + 1];
+    char z[AG_ID_MAX + 1];
     ag_err_set(&err, code, "%s", sentence);
-    ag_request_id(id, (ag_str){0});
-    ag_openai_error(body, &err, ag_str_of(id));
+    ag_request_id(z, (ag_str){0});
+    ag_buf_addz(id, z);
+    ag_openai_error(body, &err, ag_str_of(z));
+    ag_metric_add(gw->metrics, AG_M_ERRORS, (uint32_t)code, 1);
+    ag_log_ctx ctx = {.request_id = ag_str_of(z)};
+    AG_LOG(gw->log, AG_LOG_INFO, &ctx, "request refused", AG_LOG_I("status", ag_err_find(code)->http),
+           AG_LOG_Z("reason", ag_http_bad_name(why)), AG_LOG_Z("code", ag_err_find(code)->code),
+           AG_LOG_Z("error", sentence));
 }
 
 static void on_message(void *arg, ag_http_loop *l, void *msg)

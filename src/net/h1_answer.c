@@ -5,6 +5,7 @@
 
 /* The body of an error that this room answers itself. */
 #define BAD_BODY_MAX 16384
+#define BAD_ID_MAX 256
 
 static const char *reason(int status)
 {
@@ -124,17 +125,19 @@ void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence,
 {
     const ag_http_handler *h = &c->loop->server->handler;
     const ag_err_row *row = ag_err_find(err);
-    ag_buf body;
+    ag_buf body, id;
     ag_buf_init(&body, BAD_BODY_MAX);
-    if (h->on_bad) h->on_bad(h->arg, why, err, sentence, &body);
+    ag_buf_init(&id, BAD_ID_MAX);
+    if (h->on_bad) h->on_bad(h->arg, why, err, sentence, &body, &id);
     if (body.failed) ag_buf_reset(&body); /* half an answer is worse than none */
-    const ag_http_header extra[2] = {
-        {AG_STR("Content-Type"), AG_STR("application/json")},
-        {AG_STR("Retry-After"), AG_STR("1")},
-    };
-    put_head(c, row->http, extra, row->retry == AG_RETRY_AFTER ? 2 : 1);
+    ag_http_header extra[3] = {{AG_STR("Content-Type"), AG_STR("application/json")}};
+    uint32_t n = 1;
+    if (row->retry == AG_RETRY_AFTER) extra[n++] = (ag_http_header){AG_STR("Retry-After"), AG_STR("1")};
+    if (id.n && !id.failed) extra[n++] = (ag_http_header){AG_STR("x-request-id"), ag_buf_str(&id)};
+    put_head(c, row->http, extra, n);
     put_length(c, (int64_t)body.n);
     putz(c, "Connection: close\r\n\r\n");
     if (!is_head) ag__conn_put(c, body.p, body.n);
     ag_buf_fini(&body);
+    ag_buf_fini(&id);
 }

@@ -74,8 +74,9 @@ typedef struct ag_http_handler {
     /* The last call; the stream is dead afterwards. */
     void (*done)(void *user, ag_http_stream *s);
     /* A request refused by this room, before it was a stream or (body too large, too late, malformed) after on_gone and
-     * done of its stream: writes the body for the error into `body` (JSON in the house's form). NULL: none. */
-    void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body);
+     * done of its stream: writes the body for the error into `body` (JSON in the house's form); what it writes into `id`
+     * goes out as x-request-id. NULL: none. */
+    void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body, ag_buf *id);
     /* A message taken from a loop's mailbox; those left when the server is closed are given by the closing thread. */
     void (*on_message)(void *arg, ag_http_loop *l, void *msg);
     void *arg;

@@ -254,10 +254,11 @@ static void rig_done(void *user, ag_http_stream *s)
     rig_note(r, RIG_DONE, 'D');
 }
 
-static void rig_on_bad(void *arg, ag_http_bad why, int err, const char *sentence, ag_buf *body)
+static void rig_on_bad(void *arg, ag_http_bad why, int err, const char *sentence, ag_buf *body, ag_buf *id)
 {
     rig *r = arg;
     ag_buf_addf(body, "%s|%d|%s", ag_http_bad_name(why), ag_err_find(err)->http, sentence);
+    ag_buf_addz(id, "rig-id");
     rig_note(r, RIG_BAD, 0);
 }
 

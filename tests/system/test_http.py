@@ -4,7 +4,7 @@ import re
 import socket
 import unittest
 
-from server import LIMIT_S, Server
+from server import LIMIT_S, Server, wait_for
 
 BODY = json.dumps({"prompt": "Once", "max_tokens": 2, "temperature": 0}).encode()
 HOST = b"Host: 127.0.0.1\r\n"
@@ -116,6 +116,9 @@ class Http(unittest.TestCase):
             self.assertEqual(answer[0], status, (data[:200], answer))
             error = json.loads(answer[2])["error"]
             self.assertTrue(error["message"] and error["type"], error)
+            self.assertEqual(answer[1]["x-request-id"], error["request_id"])
+            wait_for("a log line", lambda: any(line.get("request_id") == error["request_id"] and line["code"] == error["code"]
+                                               for line in self.s.lines()))
             self.assertIn(say, error["message"])
             return answer
 
