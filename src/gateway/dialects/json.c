@@ -129,6 +129,9 @@ int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
     /* Without memory jansson often says nothing at all. */
     if (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory)
         return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
+    if (json_error_code(&e) == json_error_numeric_overflow)
+        return ag_err_set(err, AG_E_PARAM, "A number in the body does not fit into 64 bits: %.300s (line %d, column %d).",
+                          e.text, e.line, e.column);
     return ag_err_set(err, AG_E_JSON, "The body is not valid JSON: %.300s (line %d, column %d).", e.text, e.line,
                       e.column);
 }

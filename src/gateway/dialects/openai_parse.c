@@ -149,6 +149,21 @@ int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err)
 
 /* Fields of both dialects. */
 
+/* A token id at an array's place i. The sentence names the place, err->param the field. */
+static int parse_id(const json_t *array, size_t i, const char *field, const char *name, int32_t *out, ag_err *err)
+{
+    const json_t *v = json_array_get(array, i);
+    int64_t id = 0;
+    int rc = ag__json_integer(v, field, 0, INT32_MAX, &id, NULL);
+    *out = (int32_t)id;
+    if (rc == AG_OK) return rc;
+    char at[80];
+    ag_err e = {0};
+    snprintf(at, sizeof at, "%s[%zu]", name, i);
+    ag__json_integer(v, at, 0, INT32_MAX, &id, &e);
+    return ag_request_fail(err, rc, field, "%s", e.text);
+}
+
 int ag__parse_model(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_string(v)) return ag__wrong_type(err, "model", "a string", v);
@@ -193,9 +208,12 @@ int ag__parse_logit_bias(ag_request *r, const json_t *v, ag_err *err)
         if (key[0] < '0' || key[0] > '9' || *end || errno || id > INT32_MAX)
             return ag_request_fail(err, AG_E_PARAM, "logit_bias",
                                    "'logit_bias' has the key \"%.40s\", which is not a token id.", key);
+        char name[40];
+        ag_err e = {0};
         double bias;
-        int rc = ag__json_number(value, "logit_bias", -100, 100, false, &bias, err);
-        if (rc != AG_OK) return rc;
+        snprintf(name, sizeof name, "logit_bias.%ld", id);
+        int rc = ag__json_number(value, name, -100, 100, false, &bias, &e);
+        if (rc != AG_OK) return ag_request_fail(err, rc, "logit_bias", "%s", e.text);
         r->bias[r->n_bias++] = (ag_logit_bias){(int32_t)id, (float)bias};
     }
     return AG_OK;
@@ -232,10 +250,9 @@ int ag__parse_stop_token_ids(ag_request *r, const json_t *v, ag_err *err)
                                "'stop_token_ids' has %zu entries; at most %d are taken.", json_array_size(v),
                                AG_GEN_STOPS_MAX);
     for (size_t i = 0; i < json_array_size(v); i++) {
-        int64_t id;
-        int rc = ag__json_integer(json_array_get(v, i), "stop_token_ids", 0, INT32_MAX, &id, err);
+        int rc = parse_id(v, i, "stop_token_ids", "stop_token_ids", &r->stop_tokens[i], err);
         if (rc != AG_OK) return rc;
-        r->stop_tokens[r->n_stop_tokens++] = (int32_t)id;
+        r->n_stop_tokens++;
     }
     return AG_OK;
 }
@@ -267,30 +284,31 @@ int ag__parse_stream_options(ag_request *r, const json_t *v, ag_err *err)
 
 /* Fields of completions. */
 
-static int add_ids(ag_request *r, ag_prompt *to, const json_t *array, ag_err *err)
+static int add_ids(ag_request *r, ag_prompt *to, const json_t *array, const char *name, ag_err *err)
 {
     size_t n = json_array_size(array);
     int32_t *ids = ag_arena_array(&r->mem, n, sizeof *ids);
     if (ids == NULL) return ag__no_memory(r, err);
     for (size_t i = 0; i < n; i++) {
-        int64_t id;
-        int rc = ag__json_integer(json_array_get(array, i), "prompt", 0, INT32_MAX, &id, err);
+        int rc = parse_id(array, i, "prompt", name, &ids[i], err);
         if (rc != AG_OK) return rc;
-        ids[i] = (int32_t)id;
     }
     *to = (ag_prompt){.ids = ids, .n_ids = (uint32_t)n};
     return AG_OK;
 }
 
-static int add_prompt(ag_request *r, const json_t *v, ag_err *err)
+static int add_prompt(ag_request *r, const json_t *v, const char *name, ag_err *err)
 {
     ag_prompt *p = &r->prompts[r->n_prompts];
     if (json_is_string(v)) *p = (ag_prompt){.text = {json_string_value(v), json_string_length(v)}};
     else if (!json_is_array(v))
-        return ag__wrong_type(err, "prompt", "a string, or an array of strings or token ids", v);
+        return ag_request_fail(err, AG_E_PARAM, "prompt",
+                               "'%s' must be a string, or an array of strings or token ids, not %s.", name,
+                               ag__json_type(v));
     if (json_is_string(v) ? json_string_length(v) == 0 : json_array_size(v) == 0)
-        return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' is empty: there is nothing to continue.");
-    int rc = json_is_array(v) ? add_ids(r, p, v, err) : AG_OK;
+        return ag_request_fail(err, AG_E_PARAM, "prompt", "'%s' is empty: there is nothing to continue.",
+                               name);
+    int rc = json_is_array(v) ? add_ids(r, p, v, name, err) : AG_OK;
     r->n_prompts += rc == AG_OK;
     return rc;
 }
@@ -305,9 +323,13 @@ int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
                                AG_REQUEST_PROMPTS_MAX);
     r->prompts = ag_arena_array(&r->mem, n, sizeof *r->prompts);
     if (r->prompts == NULL) return ag__no_memory(r, err);
-    if (!many) return add_prompt(r, v, err);
+    if (!many) return add_prompt(r, v, "prompt", err);
     int rc = AG_OK;
-    for (size_t i = 0; i < n && rc == AG_OK; i++) rc = add_prompt(r, json_array_get(v, i), err);
+    for (size_t i = 0; i < n && rc == AG_OK; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "prompt[%zu]", i);
+        rc = add_prompt(r, json_array_get(v, i), name, err);
+    }
     return rc;
 }
 
