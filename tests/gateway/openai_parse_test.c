@@ -48,7 +48,7 @@ static const bad_case bad[] = {
     {C, "{\"prompt\":\"\\ud800\"}", AG_E_JSON, "", "not valid JSON"},
     {C, "{\"prompt\":\"\\udc00x\"}", AG_E_JSON, "", "not valid JSON"},
     {C, "{\"prompt\":\"x\",\"seed\":99999999999999999999}", AG_E_PARAM, "", "too big integer"},
-    {C, "{\"prompt\":\"x\",\"temperature\":1e999}", AG_E_JSON, "", "overflow"},
+    {C, "{\"prompt\":\"x\",\"temperature\":1e999}", AG_E_PARAM, "", "overflow"},
     {C, "{}", AG_E_PARAM_MISSING, "prompt", "missing"},
     {C, "{\"prompt\":null}", AG_E_PARAM_MISSING, "prompt", "missing"},
     {C, "{\"prompt\":\"\"}", AG_E_PARAM, "prompt", "empty"},
