@@ -16,7 +16,7 @@ from server import LIMIT_S, TEMPLATE, binary, long_model, tiny_model
 def run(*args, stdin=subprocess.DEVNULL, text=None, want=0):
     more = {"input": text} if text is not None else {"stdin": stdin}
     done = subprocess.run([binary(), "run", tiny_model(), *args, "--ctx", "2048"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, timeout=LIMIT_S, **more)
+                          text=True, errors="replace", timeout=LIMIT_S, **more)
     assert done.returncode == want, (done.returncode, done.stdout, done.stderr)
     return done
 
