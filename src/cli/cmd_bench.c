@@ -138,7 +138,11 @@ static int run_one(bench *b, const ag_conf *conf, ag_err *err)
     if (b->peak) rc = ag_cpu_peak_measure(ag_cpu_isa_find(conf->isa), d.lm->ops->threads(d.lm->backend), &b->machine);
     if (rc != AG_OK) ag_err_set(err, rc, "no memory to measure the machine");
     const char *isa = d.lm->ops->isa(d.lm->backend);
-    if (rc == AG_OK && b->json) printf("{\"model\":\"%s\",\"isa\":\"%s\",\"threads\":%u,\"repeats\":%u,\"weight_bytes\":%llu,", d.model->name, isa,
+    ag_buf name;
+    ag_buf_init(&name, 1024); /* the model's 127 bytes, escaped */
+    if (rc == AG_OK && !(ag_buf_add_json(&name, d.model->name, strlen(d.model->name)) && ag_buf_zterm(&name)))
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory for the model's name");
+    if (rc == AG_OK && b->json) printf("{\"model\":%s,\"isa\":\"%s\",\"threads\":%u,\"repeats\":%u,\"weight_bytes\":%llu,", name.p, isa,
                                        d.lm->ops->threads(d.lm->backend), b->repeats, (unsigned long long)d.lm->ops->weight_bytes(d.lm->backend));
     else if (rc == AG_OK) printf("%s, %s, %u threads, medians of %u\n", d.model->name, isa, d.lm->ops->threads(d.lm->backend), b->repeats);
     if (rc == AG_OK && b->peak && b->json) printf("\"peak\":{\"read_gb_s\":%.3f,\"int8_gop_s\":%.1f},", b->machine.read_bytes_s * 1e-9, b->machine.int8_ops_s * 1e-9);
@@ -152,6 +156,7 @@ static int run_one(bench *b, const ag_conf *conf, ag_err *err)
     for (uint32_t c = 0; rc == AG_OK && b->steps && c < b->n_contexts; c++)
         for (uint32_t i = 0; i < b->n_batches; i++) bench_decode(b, &d, b->batches[i], b->contexts[c]);
     if (rc == AG_OK && b->json) printf("]}");
+    ag_buf_fini(&name);
     ag_direct_close(&d);
     return rc;
 }

@@ -50,6 +50,15 @@ static int build(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
     return rc == AG_OK ? choose_pages(lm, conf, err) : rc;
 }
 
+/* Activations are touched at once, unlike the KV cache: what cannot be there is refused before the kernel has to. */
+static int check_memory(const ag_lm *lm, ag_err *err)
+{
+    uint64_t have = ag_lm_memory_free();
+    if (have == 0 || lm->plan.arena_bytes < have) return AG_OK;
+    return ag_err_set(err, AG_E_NOMEM, "steps of %u rows take %" PRIu64 " bytes of activations, and %" PRIu64 " are free; a smaller --max-running takes less",
+                      lm->plan.rows_max, lm->plan.arena_bytes, have);
+}
+
 int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *err)
 {
     ag_lm *lm = ag_mem_zalloc(sizeof *lm);
@@ -58,6 +67,7 @@ int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *e
     lm->ops = &ag_backend_cpu;
     int rc = build(lm, conf, err);
     if (rc == AG_OK) rc = ag_passes_run(&lm->plan, &lm->graph, conf->rows_max, conf->out_max, conf->no_pass, conf->report, err);
+    if (rc == AG_OK) rc = check_memory(lm, err);
     if (rc == AG_OK) {
         ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .kv_f32 = conf->kv_f32, .progress = conf->progress,
                               .progress_arg = conf->progress_arg};

@@ -143,10 +143,10 @@ static void add_span(ag_sched *s, ag_gen *g, uint32_t n)
 /* How many rows of g fit into what is left of the step. */
 static uint32_t rows_for(const ag_sched *s, const ag_gen *g, uint32_t budget)
 {
-    uint32_t n = AG_MIN(g->n_tokens - g->computed, budget);
-    n = AG_MIN(n, s->rows_max - s->batch.n_rows);
-    if (g->prompt_logprobs) n = AG_MIN(n, s->out_max - s->batch.n_out);
-    return s->out_max > s->batch.n_out ? n : 0;
+    uint32_t rest = g->n_tokens - g->computed, outs = s->out_max - s->batch.n_out;
+    uint32_t n = AG_MIN(AG_MIN(rest, budget), s->rows_max - s->batch.n_rows);
+    if (g->prompt_logprobs) return AG_MIN(n, outs);
+    return outs == 0 && n == rest ? n - 1 : n; /* only the last row wants logits */
 }
 
 static bool decodes(const ag_gen *g) { return g->n_tokens - g->computed == 1 && g->computed > 0; }

@@ -67,6 +67,8 @@ static ag_vid in_place_of(const ag_graph *g, const life *lives, uint32_t node, u
                : n->op == AG_GOP_ADD || n->op == AG_GOP_SCALE || n->op == AG_GOP_BIAS || n->op == AG_GOP_SOFTCAP    ? n->in[0]
                                                                                                                     : -1;
     if (v < 0 || n->out < 0) return -1;
+    for (int j = 0; v == n->residual && j < AG_NODE_INPUTS_MAX; j++) /* a product reads all of its input for each element */
+        if (n->in[j] >= 0 && ag_graph_base(g, n->in[j], NULL) == v) return -1;
     const ag_value *a = &g->values[v], *b = &g->values[n->out];
     for (uint32_t i = node + 1; i < g->n_nodes; i++) { /* later nodes of the stage must not read it either */
         ag_vid read[] = {g->nodes[i].in[0], g->nodes[i].in[1], g->nodes[i].in[2], g->nodes[i].residual};
