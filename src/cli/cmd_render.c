@@ -294,7 +294,7 @@ int ag_cmd_render(int argc, char **argv)
     const char *model = NULL, *file = NULL;
     ag_template_error e;
     ag_err err;
-    int opt, status = 2, rc = AG_OK;
+    int opt, status, rc = AG_OK;
     ag_err_clear(&err);
     optind = 0;
     while ((opt = getopt_long(argc, argv, "m:h", options, NULL)) != -1) {
@@ -324,8 +324,12 @@ int ag_cmd_render(int argc, char **argv)
     }
     if (rc == AG_OK && model) rc = open_model(&r, model, &err);
     if (rc == AG_OK && file) rc = parse_file(file, &r.one, &e, &err);
-    if (rc == AG_OK) status = do_input(&r);
-    else fprintf(stderr, "autoglm render: %s\n", err.text);
+    if (rc == AG_OK) {
+        status = do_input(&r);
+    } else {
+        status = rc == AG_E_USAGE ? 2 : 1;
+        fprintf(stderr, "autoglm render: %s\n", err.text);
+    }
     for (size_t i = 0; i < r.n_kept; i++) {
         ag_mem_free(r.kept[i].name);
         ag_template_free(r.kept[i].t);

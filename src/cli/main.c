@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -86,8 +87,18 @@ static bool faults_arm(void) { return true; }
 static void faults_tell(void) {}
 #endif
 
+/* Where a standard descriptor was closed, the first file or socket that is opened would get its number, and with it
+ * whatever is printed. Each is filled with one that cannot be used its way, so that using it is still an error. */
+static bool standard_fds_fill(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd) return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
+    if (!standard_fds_fill()) return 1;
     if (!faults_arm()) {
         fprintf(stderr, "autoglm: AUTOGLM_FAULT: not understood; it is KIND:N, as in alloc:17\n");
         return 2;

@@ -1,8 +1,11 @@
 """The command line itself: help, usage errors, exit statuses, and pages that are printed from tables."""
 import os
 import pathlib
+import socket
 import subprocess
 import unittest
+
+from server import tiny_model, wait_for
 
 BIN = os.environ["AUTOGLM_TEST_BIN"]
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -56,6 +59,23 @@ class Cli(unittest.TestCase):
         printed = run("serve", "--settings-markdown").stdout
         self.assertEqual((ROOT / "docs/settings.md").read_text(), printed,
                          "docs/settings.md is old: build/autoglm serve --settings-markdown > docs/settings.md")
+
+    def test_a_model_that_is_not_there_is_1(self):
+        for args in (["tokenize", "x", "-m"], ["detokenize", "1", "-m"], ["render", "-m"], ["logits", "--tokens", "1", "-m"], ["bench", "-m"],
+                     ["perplexity", "-f", __file__, "-m"], ["serve", "--port", "0", "-m"], ["inspect"], ["compile"]):
+            with self.subTest(args=args):
+                self.assertIn("not-there.gguf", run(*args, "not-there.gguf", want=1).stderr)
+        self.assertIn("not-there.gguf", run("run", "not-there.gguf", "x", want=1).stderr)
+
+    def test_closed_standard_descriptors_are_not_taken_by_others(self):
+        command = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', BIN]
+        self.assertEqual(subprocess.run([*command, "--version"], timeout=60).returncode, 1)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        server = subprocess.Popen([*command, "serve", "--port", str(port), "-m", tiny_model()])
+        wait_for("an answer", lambda: server.poll() is not None or socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        server.terminate()
+        self.assertEqual(server.wait(60), 0)
 
     def test_a_full_disk_is_a_failure(self):
         with open("/dev/full", "w") as full:
