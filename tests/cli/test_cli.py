@@ -4,6 +4,7 @@ import pathlib
 import socket
 import subprocess
 import unittest
+import urllib.request
 
 from server import tiny_model, wait_for
 
@@ -73,7 +74,13 @@ class Cli(unittest.TestCase):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         server = subprocess.Popen([*command, "serve", "--port", str(port), "-m", tiny_model()])
-        wait_for("an answer", lambda: server.poll() is not None or socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+
+        def ready():
+            try:
+                return server.poll() is not None or urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").status == 200
+            except OSError:
+                return False
+        wait_for("ready", ready)
         server.terminate()
         self.assertEqual(server.wait(60), 0)
 
