@@ -13,8 +13,8 @@ _Static_assert(AG_CONF_COUNT <= 64, "ag_conf_diff has a bit for each setting");
 
 static const ag_conf_row rows[AG_CONF_COUNT] = {
 #define AG_CONF(t, field, flag_, group_, def_, min_, max_, unit_, reload_, from_, help_)                               \
-    [AG_CONF_##field] = {AG_CONF_TYPE_##t, offsetof(ag_conf, field), flag_, group_, def_, min_, max_, unit_, AG_CONF_##reload_, \
-                         AG_CONF_##from_, help_},
+    [AG_CONF_##field] = {AG_CONF_TYPE_##t,  offsetof(ag_conf, field), flag_, group_, def_, min_, max_, unit_,          \
+                         AG_CONF_##reload_, AG_CONF_##from_,          help_},
 #include "base/conf.def"
 #undef AG_CONF
 };
@@ -67,7 +67,8 @@ int ag_conf_init(ag_conf *c, ag_err *err)
 {
     *c = (ag_conf){0};
     int rc = AG_OK;
-    for (size_t i = 0; i < AG_CONF_COUNT && rc == AG_OK; i++) rc = ag_conf_set(c, (ag_conf_id)i, "default", ag_str_of(rows[i].def), err);
+    for (size_t i = 0; i < AG_CONF_COUNT && rc == AG_OK; i++)
+        rc = ag_conf_set(c, (ag_conf_id)i, "default", ag_str_of(rows[i].def), err);
     return rc;
 }
 
@@ -104,7 +105,8 @@ static bool is_choice(const char *choices, ag_str value)
 static int text_set(ag_conf *c, const ag_conf_row *r, const char *source, ag_str value, ag_err *err)
 {
     bool any_bytes = strcmp(r->unit, "path") == 0; /* a file's name need not be UTF-8 */
-    bool ok = value.n <= (r->type == AG_CONF_TYPE_choice ? 64 : r->max) && (value.n == 0 || memchr(value.p, 0, value.n) == NULL) &&
+    bool ok = value.n <= (r->type == AG_CONF_TYPE_choice ? 64 : r->max) &&
+              (value.n == 0 || memchr(value.p, 0, value.n) == NULL) &&
               (any_bytes || ag_utf8_check(value.p, value.n) == SIZE_MAX);
     char *text = ok ? ag_mem_strndup(value.p, value.n) : NULL;
     if (ok && text == NULL) return ag_err_set(err, AG_E_NOMEM, "%s: no memory for the setting", source);
@@ -118,11 +120,13 @@ static int text_set(ag_conf *c, const ag_conf_row *r, const char *source, ag_str
     }
     text_free(r, text);
     if (r->from == AG_CONF_ENV)
-        return ag_err_set(err, AG_E_USAGE, "%s: a secret has at most %llu bytes of UTF-8", source, (unsigned long long)r->max);
+        return ag_err_set(err, AG_E_USAGE, "%s: a secret has at most %llu bytes of UTF-8", source,
+                          (unsigned long long)r->max);
     if (r->type == AG_CONF_TYPE_choice)
-        return ag_err_set(err, AG_E_USAGE, "%s: '%.*s' is not one of %s", source, (int)AG_MIN(value.n, (size_t)80), value.p, r->unit);
-    return ag_err_set(err, AG_E_USAGE, "%s: the value must be %llu to %llu bytes of UTF-8", source, (unsigned long long)r->min,
-                      (unsigned long long)r->max);
+        return ag_err_set(err, AG_E_USAGE, "%s: '%.*s' is not one of %s", source, (int)AG_MIN(value.n, (size_t)80),
+                          value.p, r->unit);
+    return ag_err_set(err, AG_E_USAGE, "%s: the value must be %llu to %llu bytes of UTF-8", source,
+                      (unsigned long long)r->min, (unsigned long long)r->max);
 }
 
 int ag_conf_set(ag_conf *c, ag_conf_id id, const char *source, ag_str value, ag_err *err)
@@ -196,14 +200,17 @@ static int flag_unknown(const char *word, const char *groups, ag_err *err)
         if (rows[i].from == AG_CONF_ENV && ag_str_eqz(name, rows[i].flag)) {
             char variable[64];
             env_get(NULL, &rows[i], variable);
-            return ag_err_set(err, AG_E_USAGE, "--%s: a secret is given by the variable %s, where no process list shows it", rows[i].flag, variable);
+            return ag_err_set(err, AG_E_USAGE,
+                              "--%s: a secret is given by the variable %s, where no process list shows it",
+                              rows[i].flag, variable);
         }
     ag_near near;
     ag_near_begin(&near, name);
     for (size_t i = 0; i < AG_CONF_COUNT; i++)
         if (ag__conf_in_groups(&rows[i], groups) && rows[i].from != AG_CONF_ENV) ag_near_try(&near, rows[i].flag);
     if (near.best) return ag_err_set(err, AG_E_USAGE, "%s: no such flag; did you mean --%s?", word, near.best);
-    return ag_err_set(err, AG_E_USAGE, "%s: no such %s; --help lists what there is", word, word[0] == '-' ? "flag" : "argument here");
+    return ag_err_set(err, AG_E_USAGE, "%s: no such %s; --help lists what there is", word,
+                      word[0] == '-' ? "flag" : "argument here");
 }
 
 /* The row of "--flag", "--flag=value" or "-m"; *value is set when it is in the same word. */
@@ -233,12 +240,14 @@ static int flag_set(ag_conf *c, const ag_conf_row *r, const char *value, bool ag
     ag_buf_init(&joined, r->max + 1);
     bool ok = ag_buf_addf(&joined, "%s,%s", *(char **)field_of(c, r), value);
     int rc = ok ? ag_conf_set(c, id, source, ag_buf_str(&joined), err)
-                : ag_err_set(err, AG_E_USAGE, "%s: the values together are over %llu bytes", source, (unsigned long long)r->max);
+                : ag_err_set(err, AG_E_USAGE, "%s: the values together are over %llu bytes", source,
+                             (unsigned long long)r->max);
     ag_buf_fini(&joined);
     return rc;
 }
 
-/* Walks the command line. With `config` only the name of the settings file is taken out of it, and nothing is an error yet. */
+/* Walks the command line. With `config` only the name of the settings file is taken out of it, and nothing is an error
+ * yet. */
 static int flags_walk(ag_conf *c, const ag_conf_input *in, const char **config, ag_err *err)
 {
     uint64_t seen = 0;
@@ -251,7 +260,8 @@ static int flags_walk(ag_conf *c, const ag_conf_input *in, const char **config, 
             if (value == NULL && r->type == AG_CONF_TYPE_flag) value = "yes";
             if (value == NULL && i + 1 < in->argc) value = in->argv[i + took++];
             if (config && value && r == &rows[AG_CONF_config]) *config = value;
-            if (!config && value == NULL) return ag_err_set(err, AG_E_USAGE, "--%s: a value must follow (%s)", r->flag, r->help);
+            if (!config && value == NULL)
+                return ag_err_set(err, AG_E_USAGE, "--%s: a value must follow (%s)", r->flag, r->help);
             uint64_t bit = 1ull << (r - rows);
             int rc = config ? AG_OK : flag_set(c, r, value, seen & bit, err);
             if (rc != AG_OK) return rc;

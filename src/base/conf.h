@@ -3,8 +3,8 @@
  * Threads : one at a time; a finished ag_conf is read-only and may be read by any.
  * Limits  : a file of 1 MiB, groups of keys of scalars or lists and nothing deeper; text and range limits per row of
  *           conf.def.
- * Errors  : AG_E_USAGE with source, setting, value and the right form in the sentence; AG_E_IO (the file), AG_E_NOMEM. After
- *           an error the conf is only good for ag_conf_fini. */
+ * Errors  : AG_E_USAGE with source, setting, value and the right form in the sentence; AG_E_IO (the file), AG_E_NOMEM.
+ *           After an error the conf is only good for ag_conf_fini. */
 #ifndef AG_CONF_H
 #define AG_CONF_H
 
@@ -61,8 +61,8 @@ const ag_conf_row *ag_conf_row_at(ag_conf_id id);
 int ag_conf_init(ag_conf *c, ag_err *err); /* the defaults */
 void ag_conf_fini(ag_conf *c);             /* zeroed structs are fine; secrets are wiped */
 
-/* Words of a command line that are no setting (arguments, a command's own flags). Returns how many words it took, starting
- * at argv[at]; 0: not known, which is then an error that names the nearest flag; -1: *err was set. */
+/* Words of a command line that are no setting (arguments, a command's own flags). Returns how many words it took,
+ * starting at argv[at]; 0: not known, which is then an error that names the nearest flag; -1: *err was set. */
 typedef int ag_conf_other_fn(void *arg, int argc, char **argv, int at, ag_err *err);
 
 typedef struct ag_conf_input {
@@ -74,11 +74,13 @@ typedef struct ag_conf_input {
     void *other_arg;
 } ag_conf_input;
 
-/* Defaults, file (--config or AUTOGLM_CONFIG), environment and flags into *c, which must not hold anything yet. Variables
- * that are set but empty count as not set. `--` ends the flags; a word given twice as flag: the last wins, lists add up. */
+/* Defaults, file (--config or AUTOGLM_CONFIG), environment and flags into *c, which must not hold anything yet.
+ * Variables that are set but empty count as not set. `--` ends the flags; a word given twice as flag: the last wins,
+ * lists add up. */
 int ag_conf_load(ag_conf *c, const ag_conf_input *in, ag_err *err);
 
-/* Which LIVE settings differ, as bits of *changed (AG_CONF_COUNT <= 64); AG_E_USAGE names every RESTART one that does. */
+/* Which LIVE settings differ, as bits of *changed (AG_CONF_COUNT <= 64); AG_E_USAGE names every RESTART one that does.
+ */
 int ag_conf_diff(const ag_conf *now, const ag_conf *next, uint64_t *changed, ag_err *err);
 
 /* One setting by its text. `source` stands in front of the sentence ("--port"). */

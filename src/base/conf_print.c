@@ -14,9 +14,10 @@ static void range(const ag_conf_row *r, ag_buf *out)
 
 static const char *placeholder(const ag_conf_row *r)
 {
-    static const char *const words[] = {[AG_CONF_TYPE_u32] = " N", [AG_CONF_TYPE_u64] = " N", [AG_CONF_TYPE_size] = " SIZE",
-                                        [AG_CONF_TYPE_duration] = " TIME", [AG_CONF_TYPE_flag] = "", [AG_CONF_TYPE_text] = " TEXT",
-                                        [AG_CONF_TYPE_choice] = " WORD", [AG_CONF_TYPE_list] = " A,B"};
+    static const char *const words[] = {
+        [AG_CONF_TYPE_u32] = " N",         [AG_CONF_TYPE_u64] = " N",   [AG_CONF_TYPE_size] = " SIZE",
+        [AG_CONF_TYPE_duration] = " TIME", [AG_CONF_TYPE_flag] = "",    [AG_CONF_TYPE_text] = " TEXT",
+        [AG_CONF_TYPE_choice] = " WORD",   [AG_CONF_TYPE_list] = " A,B"};
     return r->type == AG_CONF_TYPE_text && strcmp(r->unit, "path") == 0 ? " FILE" : words[r->type];
 }
 
@@ -71,20 +72,23 @@ static void markdown_row(const ag_conf_row *r, ag_buf *out)
 
 bool ag_conf_markdown(ag_buf *out)
 {
-    ag_buf_addz(out,
-                "# Settings\n\n"
-                "Printed by `autoglm serve --settings-markdown` from the table in `src/base/conf.def`; a test keeps this page current.\n\n"
-                "A setting is looked for in four places, and the later one wins: its default, the YAML file named by `--config`,\n"
-                "the environment, the command line. In the file it stands under its group:\n\n"
-                "```yaml\nserver:\n  port: 9000\n  cors-origin: [https://chat.example, http://localhost:3000]\nlimits:\n  body-bytes: 4MiB\n```\n\n"
-                "Durations carry `ms`, `s`, `m` or `h`; sizes `B`, `KiB`, `MiB`, `GiB` or `TiB`. On SIGHUP the server reads file and\n"
-                "environment again and takes over the settings marked `yes` under reload; if any other one differs, it says which and\n"
-                "changes nothing.\n");
+    ag_buf_addz(
+        out,
+        "# Settings\n\n"
+        "Printed by `autoglm serve --settings-markdown` from the table in `src/base/conf.def`; a test keeps this page current.\n\n"
+        "A setting is looked for in four places, and the later one wins: its default, the YAML file named by `--config`,\n"
+        "the environment, the command line. In the file it stands under its group:\n\n"
+        "```yaml\nserver:\n  port: 9000\n  cors-origin: [https://chat.example, http://localhost:3000]\nlimits:\n  body-bytes: 4MiB\n```\n\n"
+        "Durations carry `ms`, `s`, `m` or `h`; sizes `B`, `KiB`, `MiB`, `GiB` or `TiB`. On SIGHUP the server reads file and\n"
+        "environment again and takes over the settings marked `yes` under reload; if any other one differs, it says which and\n"
+        "changes nothing.\n");
     for (ag_conf_id i = 0; i < AG_CONF_COUNT; i++) {
         const ag_conf_row *r = ag_conf_row_at(i);
         if (i == 0 || strcmp(r->group, ag_conf_row_at(i - 1)->group) != 0)
-            ag_buf_addf(out, "\n## %s\n\n| flag | environment | key | default | range | reload | what it does |\n| --- | --- | --- | --- | --- | --- | --- |\n",
-                        r->group);
+            ag_buf_addf(
+                out,
+                "\n## %s\n\n| flag | environment | key | default | range | reload | what it does |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+                r->group);
         markdown_row(r, out);
     }
     return !out->failed;

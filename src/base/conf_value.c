@@ -6,7 +6,8 @@ typedef struct unit {
 } unit;
 
 /* Largest first: a value is printed in the largest unit that divides it. */
-static const unit sizes[] = {{"TiB", 1ull << 40}, {"GiB", 1ull << 30}, {"MiB", 1ull << 20}, {"KiB", 1ull << 10}, {"B", 1}};
+static const unit sizes[] = {
+    {"TiB", 1ull << 40}, {"GiB", 1ull << 30}, {"MiB", 1ull << 20}, {"KiB", 1ull << 10}, {"B", 1}};
 static const unit times[] = {{"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 
 static size_t units_of(ag_conf_type type, const unit **out)
@@ -79,7 +80,8 @@ bool ag__conf_form(const ag_conf_row *r, ag_buf *out)
     case AG_CONF_TYPE_flag: return ag_buf_addz(out, "yes or no");
     case AG_CONF_TYPE_choice: return ag_buf_addf(out, "one of %s", r->unit);
     case AG_CONF_TYPE_text:
-    case AG_CONF_TYPE_list: return ag_buf_addf(out, "%llu to %llu bytes of text", (unsigned long long)r->min, (unsigned long long)r->max);
+    case AG_CONF_TYPE_list:
+        return ag_buf_addf(out, "%llu to %llu bytes of text", (unsigned long long)r->min, (unsigned long long)r->max);
     case AG_CONF_TYPE_size: ag_buf_addz(out, "a size such as 16KiB, from "); break;
     case AG_CONF_TYPE_duration: ag_buf_addz(out, "a duration such as 30s or 500ms, from "); break;
     case AG_CONF_TYPE_u32:

@@ -5,8 +5,8 @@
 #include "base/fault.h"
 #include "base/near.h"
 
-/* A settings file is read event by event, by functions one below the other (document, group, setting, list), so it can be
- * no deeper than they are and nothing is built for what will be refused. */
+/* A settings file is read event by event, by functions one below the other (document, group, setting, list), so it can
+ * be no deeper than they are and nothing is built for what will be refused. */
 typedef struct reader {
     ag_conf *c;
     const char *path;
@@ -31,7 +31,8 @@ static int next(reader *r, yaml_event_t *e)
         yaml_event_delete(e);
         return rc;
     }
-    if (r->parser.error == YAML_MEMORY_ERROR) return ag_err_set(r->err, AG_E_NOMEM, "%s: no memory to read it", r->path);
+    if (r->parser.error == YAML_MEMORY_ERROR)
+        return ag_err_set(r->err, AG_E_NOMEM, "%s: no memory to read it", r->path);
     char sentence[200];
     snprintf(sentence, sizeof sentence, "not YAML: %s", r->parser.problem ? r->parser.problem : "unreadable");
     return fail(r, r->parser.problem_mark.line + 1, sentence);
@@ -47,12 +48,13 @@ static int unknown(reader *r, size_t line, ag_str group, ag_str key)
 {
     char name[160], sentence[320];
     ag_near near;
-    snprintf(name, sizeof name, "%.*s%s%.*s", (int)AG_MIN(group.n, (size_t)60), group.n ? group.p : "", key.p ? "." : "",
-             (int)AG_MIN(key.n, (size_t)60), key.n ? key.p : "");
+    snprintf(name, sizeof name, "%.*s%s%.*s", (int)AG_MIN(group.n, (size_t)60), group.n ? group.p : "",
+             key.p ? "." : "", (int)AG_MIN(key.n, (size_t)60), key.n ? key.p : "");
     ag_near_begin(&near, key.p ? key : group);
     for (ag_conf_id i = 0; i < AG_CONF_COUNT; i++) {
         const ag_conf_row *row = ag_conf_row_at(i);
-        if (row->from == AG_CONF_ANY && (key.p == NULL || ag_str_eqz(group, row->group))) ag_near_try(&near, key.p ? row->flag : row->group);
+        if (row->from == AG_CONF_ANY && (key.p == NULL || ag_str_eqz(group, row->group)))
+            ag_near_try(&near, key.p ? row->flag : row->group);
     }
     if (near.best) snprintf(sentence, sizeof sentence, "%s: no such setting; did you mean %s?", name, near.best);
     else snprintf(sentence, sizeof sentence, "%s: no such setting; docs/settings.md lists what there is", name);
@@ -108,7 +110,9 @@ static int setting(reader *r, ag_str group, const yaml_event_t *key_event)
     size_t line = line_of(key_event);
     if (key.p == NULL) return fail(r, line, "a setting's name must be a plain word");
     ag_conf_id id = 0;
-    while (id < AG_CONF_COUNT && !(ag_str_eqz(group, ag_conf_row_at(id)->group) && ag_str_eqz(key, ag_conf_row_at(id)->flag))) id++;
+    while (id < AG_CONF_COUNT &&
+           !(ag_str_eqz(group, ag_conf_row_at(id)->group) && ag_str_eqz(key, ag_conf_row_at(id)->flag)))
+        id++;
     if (id == AG_CONF_COUNT) return unknown(r, line, group, key);
     const ag_conf_row *row = ag_conf_row_at(id);
     if (row->from == AG_CONF_ENV) return fail(r, line, "a secret belongs into the environment, not into a file");
@@ -136,13 +140,15 @@ static int group(reader *r, ag_str none, const yaml_event_t *key_event)
 {
     ag_str name = scalar(key_event);
     bool known = false;
-    for (ag_conf_id i = 0; i < AG_CONF_COUNT; i++) known = known || (name.p && ag_str_eqz(name, ag_conf_row_at(i)->group));
+    for (ag_conf_id i = 0; i < AG_CONF_COUNT; i++)
+        known = known || (name.p && ag_str_eqz(name, ag_conf_row_at(i)->group));
     if (!known) return unknown(r, line_of(key_event), name, none);
     yaml_event_t e;
     int rc = next(r, &e);
     if (rc != AG_OK) return rc;
     if (e.type == YAML_MAPPING_START_EVENT) rc = members(r, name, setting);
-    else if (e.type != YAML_SCALAR_EVENT || e.data.scalar.length) rc = fail(r, line_of(&e), "a group holds `key: value` lines");
+    else if (e.type != YAML_SCALAR_EVENT || e.data.scalar.length)
+        rc = fail(r, line_of(&e), "a group holds `key: value` lines");
     yaml_event_delete(&e);
     return rc;
 }
@@ -187,9 +193,11 @@ int ag__conf_file(ag_conf *c, const char *path, ag_err *err)
         got = fread(text.p + text.n, 1, 4096, f);
         text.n += got;
     }
-    if (ferror(f) || ag_fault_hit(AG_FAULT_READ)) rc = ag_err_set(err, AG_E_IO, "%s: cannot be read: %s", path, strerror(errno));
+    if (ferror(f) || ag_fault_hit(AG_FAULT_READ))
+        rc = ag_err_set(err, AG_E_IO, "%s: cannot be read: %s", path, strerror(errno));
     else if (text.failed) rc = ag_err_set(err, AG_E_NOMEM, "%s: no memory to read it", path);
-    else if (text.n > AG_CONF_FILE_MAX) rc = ag_err_set(err, AG_E_USAGE, "%s: over %u bytes; a settings file is smaller", path, AG_CONF_FILE_MAX);
+    else if (text.n > AG_CONF_FILE_MAX)
+        rc = ag_err_set(err, AG_E_USAGE, "%s: over %u bytes; a settings file is smaller", path, AG_CONF_FILE_MAX);
     else rc = parse(c, path, text.p, text.n, err);
     ag_buf_fini(&text);
     fclose(f);

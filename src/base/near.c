@@ -11,7 +11,8 @@ static unsigned distance(ag_str a, ag_str b)
         for (size_t j = 1; j <= b.n; j++) {
             unsigned d = last[j - 1] + (a.p[i - 1] != b.p[j - 1]);
             d = AG_MIN(d, AG_MIN(last[j], now[j - 1]) + 1);
-            if (i > 1 && j > 1 && a.p[i - 1] == b.p[j - 2] && a.p[i - 2] == b.p[j - 1]) d = AG_MIN(d, before[j - 2] + 1);
+            if (i > 1 && j > 1 && a.p[i - 1] == b.p[j - 2] && a.p[i - 2] == b.p[j - 1])
+                d = AG_MIN(d, before[j - 2] + 1);
             now[j] = d;
         }
         unsigned *spare = before;

@@ -59,7 +59,8 @@ int ag_chat_open(ag_chat **out, const ag_chat_conf *conf, ag_err *err)
     c->awake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     c->messages = json_array();
     int rc = c->awake < 0 || c->messages == NULL ? ag_err_set(err, AG_E_NOMEM, "no memory for a conversation") : AG_OK;
-    if (rc == AG_OK && (rc = ag_mbox_open(&c->news, 4, wake, &c->awake)) != AG_OK) ag_err_set(err, rc, "no memory for a conversation");
+    if (rc == AG_OK && (rc = ag_mbox_open(&c->news, 4, wake, &c->awake)) != AG_OK)
+        ag_err_set(err, rc, "no memory for a conversation");
     if (rc == AG_OK) rc = ag_model_open(&c->model, conf->model, conf->chat_template, err);
     if (rc == AG_OK) {
         ag_progress p;
@@ -105,7 +106,8 @@ void ag_chat_clear(ag_chat *c) { json_array_clear(c->messages); }
 static bool say(ag_chat *c, const char *role, const char *text, size_t n)
 {
     json_t *m = json_object();
-    if (m && json_object_set_new(m, "role", json_string(role)) == 0 && json_object_set_new(m, "content", json_stringn(text, n)) == 0)
+    if (m && json_object_set_new(m, "role", json_string(role)) == 0 &&
+        json_object_set_new(m, "content", json_stringn(text, n)) == 0)
         return json_array_append_new(c->messages, m) == 0;
     json_decref(m);
     return false;
@@ -117,8 +119,11 @@ static int prompt_of(ag_chat *c, const char *text, size_t n, int32_t **ids, uint
     const char *system = c->conf.system;
     bool ok = json_array_size(c->messages) || system == NULL || say(c, "system", system, strlen(system));
     ok = ok && say(c, "user", text, n);
-    json_t *vars = ok ? json_pack("{s:O, s:b, s:n, s:n}", "messages", c->messages, "add_generation_prompt", 1, "tools", "documents") : NULL;
-    int rc = vars ? ag_model_prompt(c->model, vars, false, ids, n_ids, err) : ag_err_set(err, AG_E_NOMEM, "no memory for the conversation");
+    json_t *vars = ok ? json_pack("{s:O, s:b, s:n, s:n}", "messages", c->messages, "add_generation_prompt", 1, "tools",
+                                  "documents")
+                      : NULL;
+    int rc = vars ? ag_model_prompt(c->model, vars, false, ids, n_ids, err)
+                  : ag_err_set(err, AG_E_NOMEM, "no memory for the conversation");
     json_decref(vars);
     return rc;
 }
@@ -157,7 +162,8 @@ static int follow(ag_chat *c, ag_gen *g, FILE *to, bool clean, ag_chat_answer *a
     bool told = false, fits = true;
     for (uint32_t n = READ_AT_ONCE; !(ag_gen_ended(state) && n < READ_AT_ONCE);) {
         n = ag_gen_read(g, answer->tokens, tokens, READ_AT_ONCE, &state);
-        for (uint32_t i = 0; i < n; i++) fits = ag_text_add(&held, ag_tokenizer_piece(c->model->tokenizer, tokens[i].id, false)) && fits;
+        for (uint32_t i = 0; i < n; i++)
+            fits = ag_text_add(&held, ag_tokenizer_piece(c->model->tokenizer, tokens[i].id, false)) && fits;
         answer->tokens += n;
         if (n) safe = tokens[n - 1].text_safe;
         bool last = ag_gen_ended(state) && n < READ_AT_ONCE;
@@ -179,13 +185,21 @@ static int follow(ag_chat *c, ag_gen *g, FILE *to, bool clean, ag_chat_answer *a
     return state == AG_GEN_CANCELLED ? ag_err_set(err, AG_E_CANCELLED, "stopped") : AG_OK;
 }
 
-static int generate(ag_chat *c, const int32_t *ids, uint32_t n, FILE *to, bool clean, ag_chat_answer *answer, ag_err *err)
+static int generate(ag_chat *c, const int32_t *ids, uint32_t n, FILE *to, bool clean, ag_chat_answer *answer,
+                    ag_err *err)
 {
     uint32_t room = ag_engine_ctx_max(c->engine);
-    if (n >= room) return ag_err_set(err, AG_E_CTX_LENGTH, "the conversation has %u tokens, the context %u; /clear begins a new one", n, room);
+    if (n >= room)
+        return ag_err_set(err, AG_E_CTX_LENGTH,
+                          "the conversation has %u tokens, the context %u; /clear begins a new one", n, room);
     uint32_t max = c->conf.max_tokens;
-    ag_gen_spec spec = {.prompt = ids, .n_prompt = n, .max_tokens = max && max < room - n ? max : room - n, .sampling = c->conf.sampling,
-                        .top_logprobs = -1, .notify = c->news, .msg = c};
+    ag_gen_spec spec = {.prompt = ids,
+                        .n_prompt = n,
+                        .max_tokens = max && max < room - n ? max : room - n,
+                        .sampling = c->conf.sampling,
+                        .top_logprobs = -1,
+                        .notify = c->news,
+                        .msg = c};
     spec.sampling.choice = (uint32_t)c->turns++;
     ag_gen *g;
     int rc = ag_gen_create(&g, c->engine, &spec, err);
@@ -218,7 +232,8 @@ int ag_chat_ask(ag_chat *c, const char *text, size_t n, FILE *to, bool clean, ag
     if (rc == AG_OK) rc = generate(c, ids, n_ids, to, clean, answer, err);
     bool kept = rc == AG_OK || (rc == AG_E_CANCELLED && answer->text.n);
     if (kept && !c->conf.raw) say(c, "assistant", answer->text.n ? answer->text.p : "", answer->text.n);
-    while (!kept && json_array_size(c->messages) > turns) json_array_remove(c->messages, json_array_size(c->messages) - 1);
+    while (!kept && json_array_size(c->messages) > turns)
+        json_array_remove(c->messages, json_array_size(c->messages) - 1);
     ag_mem_free(ids);
     return rc;
 }

@@ -16,7 +16,8 @@ static int number(const ag_opt *o, const char *text, ag_err *err)
     double v = strtod(text, &end);
     bool whole = o->kind != AG_OPT_F32;
     if (end == text || *end || !isfinite(v) || v < o->min || v > o->max || (whole && v != floor(v)))
-        return ag_err_set(err, AG_E_USAGE, "--%s: '%s' is not a %snumber from %.15g to %.15g", o->name, text, whole ? "whole " : "", o->min, o->max);
+        return ag_err_set(err, AG_E_USAGE, "--%s: '%s' is not a %snumber from %.15g to %.15g", o->name, text,
+                          whole ? "whole " : "", o->min, o->max);
     if (o->kind == AG_OPT_U32) *(uint32_t *)o->out = (uint32_t)v;
     else if (o->kind == AG_OPT_F32) *(float *)o->out = (float)v;
     else *(uint64_t *)o->out = strtoull(text, NULL, 10); /* digits beyond a double's */
@@ -53,7 +54,8 @@ static int word_take(void *arg, int argc, char **argv, int at, ag_err *err)
             ag_near near;
             ag_near_begin(&near, (ag_str){word + 2, word[1] == '-' ? strcspn(word + 2, "=") : 0});
             for (uint32_t i = 0; i < c->n_opts; i++) ag_near_try(&near, c->opts[i].name);
-            if (near.best) return ag_err_set(err, AG_E_USAGE, "%s: no such option; did you mean --%s?", word, near.best), -1;
+            if (near.best)
+                return ag_err_set(err, AG_E_USAGE, "%s: no such option; did you mean --%s?", word, near.best), -1;
             return 0;
         }
         if (c->n_args == c->args_max || c->n_args == AG_CLI_ARGS_MAX)
@@ -93,7 +95,8 @@ static int help(const ag_cli *c)
     if (c->groups) {
         ag_buf b;
         ag_buf_init(&b, 1 << 20);
-        if (ag_conf_help(c->groups, &b)) printf("\nsettings (also AUTOGLM_NAME in the environment):\n%.*s", (int)b.n, b.p);
+        if (ag_conf_help(c->groups, &b))
+            printf("\nsettings (also AUTOGLM_NAME in the environment):\n%.*s", (int)b.n, b.p);
         ag_buf_fini(&b);
     }
     return 0;
@@ -140,14 +143,16 @@ int ag_cli_read(const char *path, ag_buf *out, ag_err *err)
     int rc = AG_OK;
     if (ferror(f)) rc = ag_err_set(err, AG_E_IO, "%s: cannot be read: %s", name, strerror(errno));
     else if (out->failed) rc = ag_err_set(err, AG_E_NOMEM, "%s: no memory to read it", name);
-    else if (out->n == out->max && fgetc(f) != EOF) rc = ag_err_set(err, AG_E_LIMIT, "%s: over %zu bytes", name, out->max);
+    else if (out->n == out->max && fgetc(f) != EOF)
+        rc = ag_err_set(err, AG_E_LIMIT, "%s: over %zu bytes", name, out->max);
     if (!std) fclose(f);
     return rc;
 }
 
 void ag_progress_begin(ag_progress *p, const char *what, uint64_t total, bool bytes)
 {
-    *p = (ag_progress){.what = what, .total = total, .bytes = bytes, .tty = isatty(STDERR_FILENO), .began_us = ag_now_us()};
+    *p = (ag_progress){
+        .what = what, .total = total, .bytes = bytes, .tty = isatty(STDERR_FILENO), .began_us = ag_now_us()};
 }
 
 void ag_progress_show(ag_progress *p, uint64_t done)
@@ -163,7 +168,9 @@ void ag_progress_show(ag_progress *p, uint64_t done)
         bar[30] = 0;
     }
     double s = (double)(now - p->began_us) / 1e6, mib = 1 << 20;
-    if (!p->bytes) snprintf(far, sizeof far, p->total ? "%llu/%llu" : "%llu", (unsigned long long)done, (unsigned long long)p->total);
+    if (!p->bytes)
+        snprintf(far, sizeof far, p->total ? "%llu/%llu" : "%llu", (unsigned long long)done,
+                 (unsigned long long)p->total);
     else if (p->total) snprintf(far, sizeof far, "%.1f/%.1f MiB", (double)done / mib, (double)p->total / mib);
     else snprintf(far, sizeof far, "%.1f MiB", (double)done / mib);
     fprintf(stderr, "\r\x1b[K%s %s%s%s", p->what, bar, *bar ? " " : "", far);

@@ -4,8 +4,8 @@
  * Limits  : AG_CLI_ARGS_MAX arguments.
  * Errors  : exit status 0 success, 1 failure, 2 usage. Results go to stdout, notes to stderr.
  *
- * A command is one file cmd_NAME.c that exports `int ag_cmd_NAME(int argc, char **argv)` (argv[0] is its name) and one row
- * of commands.def. */
+ * A command is one file cmd_NAME.c that exports `int ag_cmd_NAME(int argc, char **argv)` (argv[0] is its name) and one
+ * row of commands.def. */
 #ifndef AG_CLI_H
 #define AG_CLI_H
 
@@ -44,7 +44,8 @@ typedef struct ag_cli {
     uint32_t n_args;
 } ag_cli;
 
-/* true: go on. false: leave with *status; --help was asked for or the sentence has been printed. ag_cli_fini either way. */
+/* true: go on. false: leave with *status (--help was asked for, or the sentence has been printed). ag_cli_fini either
+ * way. */
 bool ag_cli_parse(ag_cli *c, int argc, char **argv, int *status);
 void ag_cli_fini(ag_cli *c);
 

@@ -24,7 +24,9 @@ static int target(const pull *p, const ag_pull_ref *ref, bool many, char path[AG
     struct stat st;
     const char *out = p->output ? p->output : ".";
     bool folder = stat(out, &st) == 0 && S_ISDIR(st.st_mode);
-    if (!folder && many) return ag_err_set(err, AG_E_USAGE, "%s: the model has several parts, so --output must be a folder that is there", out);
+    if (!folder && many)
+        return ag_err_set(err, AG_E_USAGE,
+                          "%s: the model has several parts, so --output must be a folder that is there", out);
     int n = !folder              ? snprintf(path, AG_PULL_PATH_MAX, "%s", out)
             : p->output == NULL ? snprintf(path, AG_PULL_PATH_MAX, "%s", ref->name)
                                 : snprintf(path, AG_PULL_PATH_MAX, "%s/%s", out, ref->name);
@@ -36,7 +38,8 @@ static int fetch(const pull *p, const ag_pull_ref *ref, bool many, ag_err *err)
     char path[AG_PULL_PATH_MAX];
     int rc = target(p, ref, many, path, err);
     if (rc != AG_OK) return rc;
-    ag_pull_spec spec = {.url = ref->url, .path = path, .sha256 = p->sha256, .retries = p->retries, .retry_wait_ms = p->wait_ms};
+    ag_pull_spec spec = {
+        .url = ref->url, .path = path, .sha256 = p->sha256, .retries = p->retries, .retry_wait_ms = p->wait_ms};
     ag_pull_result r;
     rc = ag_pull_file(&spec, &r, err);
     if (rc != AG_OK) return rc;
@@ -45,8 +48,8 @@ static int fetch(const pull *p, const ag_pull_ref *ref, bool many, ag_err *err)
         ag_buf_init(&b, 8 * AG_PULL_PATH_MAX);
         ag_buf_addz(&b, "{\"path\":");
         ag_buf_add_json(&b, path, strlen(path));
-        ag_buf_addf(&b, ",\"bytes\":%llu,\"sha256\":\"%s\",\"checked\":%s,\"there\":%s}\n", (unsigned long long)r.bytes, r.sha256,
-                    r.checked ? "true" : "false", r.there ? "true" : "false");
+        ag_buf_addf(&b, ",\"bytes\":%llu,\"sha256\":\"%s\",\"checked\":%s,\"there\":%s}\n", (unsigned long long)r.bytes,
+                    r.sha256, r.checked ? "true" : "false", r.there ? "true" : "false");
         fwrite(b.p, 1, b.n, stdout);
         ag_buf_fini(&b);
         return AG_OK;
@@ -77,20 +80,27 @@ int ag_cmd_pull(int argc, char **argv)
         {"hub", 0, AG_OPT_TEXT, &p.hub, 0, 0, "where hub names are looked up (also AUTOGLM_HUB)"},
         {"sha256", 0, AG_OPT_TEXT, &p.sha256, 0, 0, "what the file's checksum must be [the hub's word]"},
         {"retries", 0, AG_OPT_U32, &p.retries, 0, 100, "tries in a row that may bring nothing [5]"},
-        {"retry-wait-ms", 0, AG_OPT_U32, &p.wait_ms, 0, 60000, "before the second try; doubles, up to 16 times that [500]"},
+        {"retry-wait-ms", 0, AG_OPT_U32, &p.wait_ms, 0, 60000,
+         "before the second try; doubles, up to 16 times that [500]"},
         {"json", 0, AG_OPT_FLAG, &p.json, 0, 0, "one JSON object a file on stdout"},
     };
-    ag_cli cli = {.usage = "pull REF [OPTIONS]",
-                  .about = "Fetches a model. REF is a URL, owner/repo/file.gguf on a hub, or owner/repo:WORD for the file that has\n"
-                           "WORD in its name (Q4_K_M). What was broken off goes on where it ended; the checksum is verified; a file\n"
-                           "that is there already is never overwritten.",
-                  .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .args_min = 1, .args_max = 1};
+    ag_cli cli = {
+        .usage = "pull REF [OPTIONS]",
+        .about =
+            "Fetches a model. REF is a URL, owner/repo/file.gguf on a hub, or owner/repo:WORD for the file that has\n"
+            "WORD in its name (Q4_K_M). What was broken off goes on where it ended; the checksum is verified; a file\n"
+            "that is there already is never overwritten.",
+        .opts = opts,
+        .n_opts = AG_ARRAY_LEN(opts),
+        .args_min = 1,
+        .args_max = 1};
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
         ag_err err = {0};
         int rc = AG_E_NOMEM;
         p.refs = ag_mem_array(PARTS_MAX, sizeof *p.refs);
-        if (p.refs == NULL || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK) ag_err_set(&err, AG_E_NOMEM, "no memory");
+        if (p.refs == NULL || curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+            ag_err_set(&err, AG_E_NOMEM, "no memory");
         else rc = run(&p, cli.args[0], &err);
         status = rc == AG_OK ? 0 : ag_cli_fail(argv[0], &err);
         curl_global_cleanup();

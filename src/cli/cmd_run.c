@@ -21,8 +21,10 @@ static int answer_json(const ag_chat_answer *a)
     ag_buf_init(&b, 8u * AG_CHAT_ANSWER_MAX);
     ag_buf_addz(&b, "{\"text\":");
     ag_buf_add_json(&b, a->text.p, a->text.n);
-    ag_buf_addf(&b, ",\"finish_reason\":\"%s\",\"prompt_tokens\":%u,\"completion_tokens\":%u,\"first_token_ms\":%.3f,\"total_ms\":%.3f}\n", a->finish,
-                a->prompt_tokens, a->tokens, (double)a->first_us / 1e3, (double)a->all_us / 1e3);
+    ag_buf_addf(
+        &b,
+        ",\"finish_reason\":\"%s\",\"prompt_tokens\":%u,\"completion_tokens\":%u,\"first_token_ms\":%.3f,\"total_ms\":%.3f}\n",
+        a->finish, a->prompt_tokens, a->tokens, (double)a->first_us / 1e3, (double)a->all_us / 1e3);
     bool ok = !b.failed;
     if (ok) fwrite(b.p, 1, b.n, stdout);
     ag_buf_fini(&b);
@@ -82,7 +84,8 @@ static EditLine *editor_open(History *lines)
 
 static void chat_help(void)
 {
-    printf("/clear   begin a new conversation\n/exit    leave (as Ctrl-D does)\nCtrl-C   stop the answer, or take the line away\n");
+    printf(
+        "/clear   begin a new conversation\n/exit    leave (as Ctrl-D does)\nCtrl-C   stop the answer, or take the line away\n");
 }
 
 static void reply(ag_chat *c, const char *line, size_t n)
@@ -123,7 +126,8 @@ static int chat(ag_chat *c, bool keep_history)
         if (ag_str_eqz(s, "/exit")) break;
         if (ag_str_eqz(s, "/help")) chat_help();
         else if (ag_str_eqz(s, "/clear")) ag_chat_clear(c);
-        else if (*s.p == '/' && memchr(s.p, ' ', s.n) == NULL) printf("There is no %.*s; /help lists what there is.\n", (int)s.n, s.p);
+        else if (*s.p == '/' && memchr(s.p, ' ', s.n) == NULL)
+            printf("There is no %.*s; /help lists what there is.\n", (int)s.n, s.p);
         else reply(c, s.p, s.n);
     }
     if (keep) {
@@ -147,7 +151,8 @@ static int run(const ag_chat_conf *conf, const char *prompt, bool json, bool kee
     if (prompt && !ag_buf_addz(&input, prompt)) rc = ag_err_set(err, AG_E_NOMEM, "no memory for the prompt");
     else if (!prompt && !terminal) rc = ag_cli_read(NULL, &input, err);
     if (terminal && json) rc = ag_err_set(err, AG_E_USAGE, "--json answers once: give a PROMPT, or one on stdin");
-    while (!prompt && input.n && input.p[input.n - 1] == '\n') input.n--; /* echo and editors end a text with a newline */
+    while (!prompt && input.n && input.p[input.n - 1] == '\n')
+        input.n--; /* echo and editors end a text with a newline */
     if (rc == AG_OK) rc = ag_chat_open(&c, conf, err);
     if (rc == AG_OK && terminal) *status = chat(c, keep_history);
     else if (rc == AG_OK) rc = once(c, input.p, input.n, json, err);
@@ -164,7 +169,8 @@ int ag_cmd_run(int argc, char **argv)
     conf.sampling.seed = ((uint64_t)randombytes_random() << 32) | randombytes_random();
     const ag_opt opts[] = {
         {"system", 's', AG_OPT_TEXT, &conf.system, 0, 0, "what the model is told before the conversation"},
-        {"chat-template", 0, AG_OPT_TEXT, &conf.chat_template, 0, 0, "a file to use in place of the model's own template"},
+        {"chat-template", 0, AG_OPT_TEXT, &conf.chat_template, 0, 0,
+         "a file to use in place of the model's own template"},
         {"raw", 0, AG_OPT_FLAG, &conf.raw, 0, 0, "continue the prompt as text, without a template"},
         {"max-tokens", 'n', AG_OPT_U32, &conf.max_tokens, 0, 16777216, "of an answer; 0: what the context holds [0]"},
         {"temperature", 't', AG_OPT_F32, &conf.sampling.temperature, 0, 10, "0: always the most probable token [0.7]"},
@@ -172,13 +178,20 @@ int ag_cmd_run(int argc, char **argv)
         {"top-k", 0, AG_OPT_U32, &conf.sampling.top_k, 0, 1000000, "0: off [0]"},
         {"min-p", 0, AG_OPT_F32, &conf.sampling.min_p, 0, 1, "0: off [0]"},
         {"repetition-penalty", 0, AG_OPT_F32, &conf.sampling.repetition_penalty, 0.01, 10, "1: off [1]"},
-        {"seed", 0, AG_OPT_U64, &conf.sampling.seed, 0, 18446744073709551615.0, "the same seed gives the same answers [random]"},
+        {"seed", 0, AG_OPT_U64, &conf.sampling.seed, 0, 18446744073709551615.0,
+         "the same seed gives the same answers [random]"},
         {"json", 0, AG_OPT_FLAG, &json, 0, 0, "the answer as one JSON object"},
         {"no-history", 0, AG_OPT_FLAG, &no_history, 0, 0, "neither read nor keep the lines of earlier chats"},
     };
-    ag_cli cli = {.usage = "run MODEL [PROMPT] [OPTIONS]",
-                  .about = "Answers PROMPT, or the text on stdin, once; on a terminal without PROMPT, chats. Ctrl-C stops an answer.",
-                  .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "engine", .args_min = 1, .args_max = 2};
+    ag_cli cli = {
+        .usage = "run MODEL [PROMPT] [OPTIONS]",
+        .about =
+            "Answers PROMPT, or the text on stdin, once; on a terminal without PROMPT, chats. Ctrl-C stops an answer.",
+        .opts = opts,
+        .n_opts = AG_ARRAY_LEN(opts),
+        .groups = "engine",
+        .args_min = 1,
+        .args_max = 2};
     int status = 0;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
         ag_err err = {0};

@@ -1,5 +1,5 @@
-/* autoglm serve: settings → log, metrics, gateway (the port opens at once) → model and engine, on a thread of their own →
- * signals, until SIGTERM or SIGINT → drain. The main thread does nothing but wait for these. */
+/* autoglm serve: settings → log, metrics, gateway (the port opens at once) → model and engine, on a thread of their own
+ * → signals, until SIGTERM or SIGINT → drain. The main thread does nothing but wait for these. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
@@ -149,14 +149,16 @@ static void reload(server *s)
     ag_log_level_set(s->log, log_level(&next));
     ag_conf_fini(&s->conf);
     s->conf = next;
-    AG_LOG(s->log, AG_LOG_INFO, NULL, "settings reloaded", AG_LOG_U("changed", (uint64_t)__builtin_popcountll(changed)));
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "settings reloaded",
+           AG_LOG_U("changed", (uint64_t)__builtin_popcountll(changed)));
 }
 
 /* Waits for a signal or for the task to end. Returns the signal, or 0. */
 static int wait_event(server *s, bool task_runs)
 {
     for (;;) {
-        struct pollfd fds[2] = {{.fd = s->signals, .events = POLLIN}, {.fd = task_runs ? s->finished : -1, .events = POLLIN}};
+        struct pollfd fds[2] = {{.fd = s->signals, .events = POLLIN},
+                                {.fd = task_runs ? s->finished : -1, .events = POLLIN}};
         if (poll(fds, 2, -1) < 0) continue;
         struct signalfd_siginfo info;
         if (fds[0].revents & POLLIN && read(s->signals, &info, sizeof info) == sizeof info) return (int)info.ssi_signo;
@@ -164,7 +166,8 @@ static int wait_event(server *s, bool task_runs)
     }
 }
 
-/* SIGINT while answers finish, or a signal during loading: what runs cannot be told, the process is all there is to tidy. */
+/* SIGINT while answers finish, or a signal during loading: what runs cannot be told, the process is all there is to
+ * tidy. */
 _Noreturn static void leave_at_once(server *s, const char *why, int status)
 {
     AG_LOG(s->log, AG_LOG_WARN, NULL, why);
@@ -191,7 +194,8 @@ static int run(server *s)
     if (again) reload(s);
     while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
 
-    AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)), AG_LOG_U("requests", ag_gateway_requests(s->gateway)));
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)),
+           AG_LOG_U("requests", ag_gateway_requests(s->gateway)));
     ag_gateway_drain(s->gateway);
     ag_engine_drain(s->engine);
     if (task_begin(&stopping, s, stop, &s->err) != AG_OK) leave_at_once(s, s->err.text, 1);
@@ -222,21 +226,23 @@ static int signals_open(server *s)
 static int serve(server *s)
 {
     ag_err err = {0};
-    ag_log_conf log = {.format = strcmp(s->conf.log_format, "json") == 0 ? AG_LOG_JSON : AG_LOG_TEXT, .level = log_level(&s->conf),
+    ag_log_conf log = {.format = strcmp(s->conf.log_format, "json") == 0 ? AG_LOG_JSON : AG_LOG_TEXT,
+                       .level = log_level(&s->conf),
                        .file = *s->conf.log_file ? s->conf.log_file : NULL};
     ag_gateway_conf g = gateway_conf(&s->conf);
     int status = 1, rc = signals_open(s);
     if (rc != AG_OK) ag_err_set(&err, rc, "signals cannot be received: %s", strerror(errno));
     if (rc == AG_OK) rc = ag_log_open(&s->log, &log, &err);
-    if (rc == AG_OK && (rc = ag_metrics_open(&s->metrics, AG_VERSION, "")) != AG_OK) ag_err_set(&err, rc, "no memory for metrics");
+    if (rc == AG_OK && (rc = ag_metrics_open(&s->metrics, AG_VERSION, "")) != AG_OK)
+        ag_err_set(&err, rc, "no memory for metrics");
     if (rc == AG_OK) rc = ag_gateway_open(&s->gateway, &g, s->metrics, s->log, &err);
     if (rc == AG_OK) rc = ag_gateway_start(s->gateway, &err);
     if (rc == AG_OK) {
         ag_buf welcome;
         ag_buf_init(&welcome, 4096);
         ag_gateway_welcome(s->gateway, &welcome);
-        AG_LOG(s->log, AG_LOG_INFO, NULL, "listening", AG_LOG_Z("host", s->conf.host), AG_LOG_U("port", ag_gateway_port(s->gateway)),
-               AG_LOG_S("access", ag_buf_str(&welcome)));
+        AG_LOG(s->log, AG_LOG_INFO, NULL, "listening", AG_LOG_Z("host", s->conf.host),
+               AG_LOG_U("port", ag_gateway_port(s->gateway)), AG_LOG_S("access", ag_buf_str(&welcome)));
         ag_buf_fini(&welcome);
         status = run(s);
     } else {
@@ -268,9 +274,12 @@ int ag_cmd_serve(int argc, char **argv)
     const ag_opt opts[] = {{"settings-markdown", 0, AG_OPT_FLAG, &markdown, 0, 0, "print docs/settings.md and leave"}};
     ag_cli cli = {
         .usage = "serve -m MODEL [SETTINGS]",
-        .about = "Serves a GGUF model over HTTP: OpenAI's completions and chat, /v1/models, /metrics, /livez, /readyz.\n"
-                 "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.",
-        .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "model,server,engine,limits,log"};
+        .about =
+            "Serves a GGUF model over HTTP: OpenAI's completions and chat, /v1/models, /metrics, /livez, /readyz.\n"
+            "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.",
+        .opts = opts,
+        .n_opts = AG_ARRAY_LEN(opts),
+        .groups = "model,server,engine,limits,log"};
     server s = {.argc = argc, .argv = argv, .signals = -1, .finished = -1};
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
@@ -279,7 +288,9 @@ int ag_cmd_serve(int argc, char **argv)
         ag_err err = {0};
         if (markdown) status = print_markdown();
         else if (*s.conf.model) status = serve(&s);
-        else ag_err_set(&err, AG_E_USAGE, "-m MODEL is missing: which GGUF file is to be served?"), status = ag_cli_fail("serve", &err);
+        else
+            ag_err_set(&err, AG_E_USAGE, "-m MODEL is missing: which GGUF file is to be served?"),
+                status = ag_cli_fail("serve", &err);
     }
     ag_conf_fini(&s.conf);
     ag_cli_fini(&cli);

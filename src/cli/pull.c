@@ -127,7 +127,8 @@ static size_t on_header(char *line, size_t size, size_t count, void *arg)
         t->has_length = decimal(v, &end, &t->length) && *end == 0;
     } else if (header_is(line, n, "content-range", v, sizeof v)) {
         range_read(t, v);
-    } else if (header_is(line, n, "x-linked-etag", v, sizeof v) || header_is(line, n, "x-checksum-sha256", v, sizeof v)) {
+    } else if (header_is(line, n, "x-linked-etag", v, sizeof v) ||
+               header_is(line, n, "x-checksum-sha256", v, sizeof v)) {
         size_t len = strlen(v);
         if (len == 66 && v[0] == '"' && v[65] == '"') memmove(v, v + 1, 64), v[64] = 0;
         if (is_sha256(v)) memcpy(t->sha256, v, sizeof t->sha256);
@@ -173,12 +174,15 @@ static int existing(const ag_pull_spec *spec, const char *sha256, ag_pull_result
     struct stat st;
     if (stat(spec->path, &st) != 0) return AG_OK;
     if (*sha256 == 0)
-        return ag_err_set(err, AG_E_IO, "%s: is there already, and without a checksum nothing tells whether it is the same; "
-                                        "give --sha256 or move it away", spec->path);
+        return ag_err_set(err, AG_E_IO,
+                          "%s: is there already, and without a checksum nothing tells whether it is the same; "
+                          "give --sha256 or move it away",
+                          spec->path);
     int rc = ag_pull_digest(spec->path, out->sha256, err);
     if (rc != AG_OK) return rc;
     if (strcasecmp(out->sha256, sha256) != 0)
-        return ag_err_set(err, AG_E_IO, "%s: is there already and is not the same (its sha256 is %s); move it away", spec->path, out->sha256);
+        return ag_err_set(err, AG_E_IO, "%s: is there already and is not the same (its sha256 is %s); move it away",
+                          spec->path, out->sha256);
     out->there = out->checked = true;
     out->bytes = (uint64_t)st.st_size;
     return AG_OK;
@@ -205,7 +209,9 @@ static int body_begin(transfer *t, long status)
         if (!t->has_range || t->range_from != t->from || other) { /* not what If-Range asked for */
             t->again = true;
             rc = part_restart(t);
-            return rc != AG_OK ? rc : ag_err_set(t->err, AG_E_IO, "%s: the server sent another piece than the one asked for", t->spec->url);
+            return rc != AG_OK ? rc
+                               : ag_err_set(t->err, AG_E_IO, "%s: the server sent another piece than the one asked for",
+                                            t->spec->url);
         }
         t->total = t->range_total;
     } else {
@@ -236,7 +242,8 @@ static size_t on_body(char *p, size_t size, size_t count, void *arg)
         return 0;
     }
     if (t->total && t->have + n > t->total) {
-        ag_err_set(t->err, AG_E_IO, "%s: the server sends more than the %llu bytes it announced", t->spec->url, (unsigned long long)t->total);
+        ag_err_set(t->err, AG_E_IO, "%s: the server sends more than the %llu bytes it announced", t->spec->url,
+                   (unsigned long long)t->total);
         return 0;
     }
     for (size_t done = 0; done < n;) {
@@ -255,9 +262,10 @@ static size_t on_body(char *p, size_t size, size_t count, void *arg)
 
 static bool worth_a_retry(CURLcode c)
 {
-    static const CURLcode codes[] = {CURLE_COULDNT_CONNECT, CURLE_COULDNT_RESOLVE_HOST, CURLE_OPERATION_TIMEDOUT, CURLE_PARTIAL_FILE,
-                                     CURLE_RECV_ERROR, CURLE_SEND_ERROR, CURLE_GOT_NOTHING, CURLE_HTTP2, CURLE_HTTP2_STREAM,
-                                     CURLE_SSL_CONNECT_ERROR};
+    static const CURLcode codes[] = {
+        CURLE_COULDNT_CONNECT, CURLE_COULDNT_RESOLVE_HOST, CURLE_OPERATION_TIMEDOUT, CURLE_PARTIAL_FILE,
+        CURLE_RECV_ERROR,      CURLE_SEND_ERROR,           CURLE_GOT_NOTHING,        CURLE_HTTP2,
+        CURLE_HTTP2_STREAM,    CURLE_SSL_CONNECT_ERROR};
     for (size_t i = 0; i < AG_ARRAY_LEN(codes); i++)
         if (codes[i] == c) return true;
     return false;
@@ -274,11 +282,15 @@ static int judge_status(transfer *t, const char *url, long status)
         }
         t->again = true;
         int rc = part_restart(t);
-        return rc != AG_OK ? rc : ag_err_set(t->err, AG_E_IO, "%s: the server no longer has the rest of what came before", url);
+        return rc != AG_OK
+                   ? rc
+                   : ag_err_set(t->err, AG_E_IO, "%s: the server no longer has the rest of what came before", url);
     }
     t->again = status == 408 || status == 425 || status == 429 || status >= 500;
-    if (status == 404 || status == 410) return ag_err_set(t->err, AG_E_NOT_FOUND, "%s: there is no such file (status %ld)", url, status);
-    if (status == 401 || status == 403) return ag_err_set(t->err, AG_E_AUTH, "%s: the server wants someone it knows (status %ld)", url, status);
+    if (status == 404 || status == 410)
+        return ag_err_set(t->err, AG_E_NOT_FOUND, "%s: there is no such file (status %ld)", url, status);
+    if (status == 401 || status == 403)
+        return ag_err_set(t->err, AG_E_AUTH, "%s: the server wants someone it knows (status %ld)", url, status);
     return ag_err_set(t->err, AG_E_IO, "%s: the server answered with status %ld", url, status);
 }
 
@@ -327,7 +339,8 @@ static int attempt(transfer *t, const char *url)
         if (rc == AG_OK && !t->begun && status != 416) rc = body_begin(t, status); /* an empty file */
         if (rc == AG_OK && t->spec && t->total && t->have != t->total) {
             t->again = true;
-            rc = ag_err_set(t->err, AG_E_IO, "%s: %llu of %llu bytes came", url, (unsigned long long)t->have, (unsigned long long)t->total);
+            rc = ag_err_set(t->err, AG_E_IO, "%s: %llu of %llu bytes came", url, (unsigned long long)t->have,
+                            (unsigned long long)t->total);
         }
         return rc;
     }
@@ -377,11 +390,13 @@ static int part_finish(transfer *t, ag_pull_result *out)
     if (*want && strcasecmp(want, out->sha256) != 0) {
         unlink(t->part); /* going on from it would only bring the same again */
         unlink(t->tag_path);
-        return ag_err_set(t->err, AG_E_IO, "%s: the checksum is wrong: sha256 is %s, expected %s; what came was thrown away", t->spec->url,
-                          out->sha256, want);
+        return ag_err_set(t->err, AG_E_IO,
+                          "%s: the checksum is wrong: sha256 is %s, expected %s; what came was thrown away",
+                          t->spec->url, out->sha256, want);
     }
     /* link fails where a file of this name has appeared meanwhile; rename would take its place. */
-    if (link(t->part, t->spec->path) != 0) return ag_err_set(t->err, AG_E_IO, "%s: cannot be put in place: %s", t->spec->path, strerror(errno));
+    if (link(t->part, t->spec->path) != 0)
+        return ag_err_set(t->err, AG_E_IO, "%s: cannot be put in place: %s", t->spec->path, strerror(errno));
     unlink(t->part);
     unlink(t->tag_path);
     out->checked = *want != 0;
@@ -398,7 +413,8 @@ int ag_pull_file(const ag_pull_spec *spec, ag_pull_result *out, ag_err *err)
         if (rc != AG_OK || out->there) return rc;
     }
     int rc = part_open(&t);
-    if (rc == AG_OK && (t.curl = curl_easy_init()) == NULL) rc = ag_err_set(err, AG_E_NOMEM, "no memory for a connection");
+    if (rc == AG_OK && (t.curl = curl_easy_init()) == NULL)
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory for a connection");
     if (rc == AG_OK) rc = attempts(&t, spec->url, spec->retries, spec->retry_wait_ms);
     if (rc == AG_E_CANCELLED) { /* seen at the head of the answer: we have it */
         ag_err_clear(err);

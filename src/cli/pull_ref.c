@@ -41,7 +41,8 @@ static int from_url(const char *url, ag_pull_ref *ref, ag_err *err)
         if (low >= 0) p += 2;
     }
     if (n == sizeof name || !name_take(ref, name, n))
-        return ag_err_set(err, AG_E_USAGE, "%s: its path does not end in a file's name; say where to with --output", url);
+        return ag_err_set(err, AG_E_USAGE, "%s: its path does not end in a file's name; say where to with --output",
+                          url);
     return AG_OK;
 }
 
@@ -56,7 +57,8 @@ static bool url_add(ag_buf *b, ag_str path)
     return !b->failed;
 }
 
-static int hub_url(const char *hub, const char *middle, ag_str repo, const char *after, ag_str file, char out[AG_PULL_URL_MAX], ag_err *err)
+static int hub_url(const char *hub, const char *middle, ag_str repo, const char *after, ag_str file,
+                   char out[AG_PULL_URL_MAX], ag_err *err)
 {
     ag_buf b;
     ag_buf_init(&b, AG_PULL_URL_MAX);
@@ -120,7 +122,8 @@ static int search_take(search *s, const char *path, ag_err *err)
     }
     bool part = is_part(path);
     if (s->n && (!part || !s->parts))
-        return ag_err_set(err, AG_E_USAGE, "%s: both %s and %s match; name one of them as owner/repo/file", s->ref, s->out[0].name, path);
+        return ag_err_set(err, AG_E_USAGE, "%s: both %s and %s match; name one of them as owner/repo/file", s->ref,
+                          s->out[0].name, path);
     if (s->n == s->max) return ag_err_set(err, AG_E_LIMIT, "%s: over %u parts", s->ref, s->max);
     s->parts = part;
     return from_hub_file(s->hub, s->repo, ag_str_of(path), &s->out[s->n++], err);
@@ -143,14 +146,15 @@ static int from_listing(search *s, uint32_t retries, uint32_t wait_ms, ag_err *e
         if (path) rc = search_take(s, path, err);
     }
     if (rc == AG_OK && s->n == 0)
-        rc = ag_err_set(err, AG_E_NOT_FOUND, "%s: no .gguf file there has '%s' in its name; there is %s", s->ref, s->word, *s->names ? s->names : "none at all");
+        rc = ag_err_set(err, AG_E_NOT_FOUND, "%s: no .gguf file there has '%s' in its name; there is %s", s->ref,
+                        s->word, *s->names ? s->names : "none at all");
     json_decref(list);
     ag_buf_fini(&body);
     return rc;
 }
 
-int ag_pull_refs(const char *ref, const char *hub, uint32_t retries, uint32_t retry_wait_ms, ag_pull_ref *out, uint32_t max,
-                 uint32_t *n, ag_err *err)
+int ag_pull_refs(const char *ref, const char *hub, uint32_t retries, uint32_t retry_wait_ms, ag_pull_ref *out,
+                 uint32_t max, uint32_t *n, ag_err *err)
 {
     *n = 0;
     if (strstr(ref, "://")) {
@@ -162,8 +166,11 @@ int ag_pull_refs(const char *ref, const char *hub, uint32_t retries, uint32_t re
     }
     const char *owner_end = strchr(ref, '/');
     size_t repo_n = owner_end ? (size_t)(owner_end - ref) + 1 + strcspn(owner_end + 1, "/:") : 0;
-    if (owner_end == NULL || owner_end == ref || ref + repo_n == owner_end + 1 || ref[repo_n] == 0 || ref[repo_n + 1] == 0)
-        return ag_err_set(err, AG_E_USAGE, "%s: neither a URL, nor owner/repo/file.gguf, nor owner/repo:WORD (as owner/repo:Q4_K_M)", ref);
+    if (owner_end == NULL || owner_end == ref || ref + repo_n == owner_end + 1 || ref[repo_n] == 0 ||
+        ref[repo_n + 1] == 0)
+        return ag_err_set(err, AG_E_USAGE,
+                          "%s: neither a URL, nor owner/repo/file.gguf, nor owner/repo:WORD (as owner/repo:Q4_K_M)",
+                          ref);
     if (hub == NULL || *hub == 0)
         return ag_err_set(err, AG_E_USAGE, "%s: which hub has it? Say --hub URL, or set AUTOGLM_HUB", ref);
     if (strncasecmp(hub, "http://", 7) != 0 && strncasecmp(hub, "https://", 8) != 0)

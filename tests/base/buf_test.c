@@ -75,7 +75,8 @@ static void json_strings_are_escaped(void **state)
     json_of("a\"b\\c/d", 7, "\"a\\\"b\\\\c/d\"");
     json_of("\n\r\t\b\f", 5, "\"\\n\\r\\t\\u0008\\u000c\"");
     json_of("\0x\x7f", 3, "\"\\u0000x\\u007f\"");
-    json_of("gr\xC3\xBC\xC3\x9F \xE4\xBD\xA0 \xF0\x9F\x98\x80", 15, "\"gr\xC3\xBC\xC3\x9F \xE4\xBD\xA0 \xF0\x9F\x98\x80\"");
+    json_of("gr\xC3\xBC\xC3\x9F \xE4\xBD\xA0 \xF0\x9F\x98\x80", 15,
+            "\"gr\xC3\xBC\xC3\x9F \xE4\xBD\xA0 \xF0\x9F\x98\x80\"");
 }
 
 static void json_strings_are_always_utf8(void **state)

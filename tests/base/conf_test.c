@@ -115,14 +115,16 @@ static void every_setting_refuses_what_is_out_of_range(void **state)
         const ag_conf_row *r = ag_conf_row_at(i);
         char low[64] = "-1", high[64] = "nonsense", huge[64] = "99999999999999999999";
         const char *unit = r->type == AG_CONF_TYPE_duration ? "ms" : r->type == AG_CONF_TYPE_size ? "B" : "";
-        if (r->type < AG_CONF_TYPE_flag && r->min > 0) snprintf(low, sizeof low, "%llu%s", (unsigned long long)r->min - 1, unit);
+        if (r->type < AG_CONF_TYPE_flag && r->min > 0)
+            snprintf(low, sizeof low, "%llu%s", (unsigned long long)r->min - 1, unit);
         if (r->type < AG_CONF_TYPE_flag) snprintf(high, sizeof high, "%llu%s", (unsigned long long)r->max + 1, unit);
         const char *bad[] = {low, high, huge, long_text, "1\xFF"};
         bool is_text = r->type == AG_CONF_TYPE_text || r->type == AG_CONF_TYPE_list;
         for (size_t k = is_text ? 3 : 0; k < AG_ARRAY_LEN(bad); k++) {
             if (k == 4 && strcmp(r->unit, "path") == 0) continue;
             ag_err_clear(&err);
-            if (ag_conf_set(&c, i, "--here", ag_str_of(bad[k]), &err) != AG_E_USAGE) fail_msg("%s took %.40s", r->flag, bad[k]);
+            if (ag_conf_set(&c, i, "--here", ag_str_of(bad[k]), &err) != AG_E_USAGE)
+                fail_msg("%s took %.40s", r->flag, bad[k]);
             assert_ptr_equal(strstr(err.text, "--here: "), err.text);
             if (r->from == AG_CONF_ENV) assert_null(strstr(err.text, "xxx"));
         }
@@ -142,18 +144,31 @@ static void units_are_understood(void **state)
         {AG_CONF_no_auth, "on", "yes"},                  {AG_CONF_no_auth, "0", "no"},
         {AG_CONF_cors_origin, " a , b,,c ", "a,b,c"},    {AG_CONF_cors_origin, ",", ""},
     };
-    static const struct { ag_conf_id id; const char *in; } bad[] = {
-        {AG_CONF_shutdown_timeout_ms, "30"}, {AG_CONF_shutdown_timeout_ms, "30 s"}, {AG_CONF_shutdown_timeout_ms, "1d"},
-        {AG_CONF_shutdown_timeout_ms, "5000000h"}, {AG_CONF_shutdown_timeout_ms, "s"}, {AG_CONF_body_bytes, "16kb"},
-        {AG_CONF_body_bytes, "99999999999TiB"}, {AG_CONF_body_bytes, "1.5MiB"}, {AG_CONF_port, "80 "}, {AG_CONF_port, ""},
-        {AG_CONF_port, "0x50"}, {AG_CONF_no_auth, "maybe"}, {AG_CONF_log_level, "verbose"}, {AG_CONF_log_level, "info|warn"},
-        {AG_CONF_log_level, ""}, {AG_CONF_host, ""},
+    static const struct { ag_conf_id id; const char *in;
+    } bad[] = {
+        {AG_CONF_shutdown_timeout_ms, "30"},
+        {AG_CONF_shutdown_timeout_ms, "30 s"},
+        {AG_CONF_shutdown_timeout_ms, "1d"},
+        {AG_CONF_shutdown_timeout_ms, "5000000h"},
+        {AG_CONF_shutdown_timeout_ms, "s"},
+        {AG_CONF_body_bytes, "16kb"},
+        {AG_CONF_body_bytes, "99999999999TiB"},
+        {AG_CONF_body_bytes, "1.5MiB"},
+        {AG_CONF_port, "80 "},
+        {AG_CONF_port, ""},
+        {AG_CONF_port, "0x50"},
+        {AG_CONF_no_auth, "maybe"},
+        {AG_CONF_log_level, "verbose"},
+        {AG_CONF_log_level, "info|warn"},
+        {AG_CONF_log_level, ""},
+        {AG_CONF_host, ""},
     };
     ag_conf c;
     ag_err err = {0};
     assert_int_equal(ag_conf_init(&c, &err), AG_OK);
     for (size_t i = 0; i < AG_ARRAY_LEN(good); i++) {
-        if (ag_conf_set(&c, good[i].id, "x", ag_str_of(good[i].in), &err) != AG_OK) fail_msg("%s: %s", good[i].in, err.text);
+        if (ag_conf_set(&c, good[i].id, "x", ag_str_of(good[i].in), &err) != AG_OK)
+            fail_msg("%s: %s", good[i].in, err.text);
         expect(&c, good[i].id, good[i].out);
     }
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++)
@@ -170,7 +185,9 @@ static void the_later_source_wins(void **state)
     char *env[] = {"AUTOGLM_PORT=2222", "AUTOGLM_HOST=127.0.0.3", "AUTOGLM_THREADS=", "PORT=9", NULL};
     ag_conf c = {0};
     ag_err err = {0};
-    assert_int_equal(load(&c, env, (const char *[]){"--config", path, "--port", "3333", "-m", "a.gguf", "--no-auth", NULL}, &err), AG_OK);
+    assert_int_equal(
+        load(&c, env, (const char *[]){"--config", path, "--port", "3333", "-m", "a.gguf", "--no-auth", NULL}, &err),
+        AG_OK);
     assert_int_equal(c.port, 3333);
     assert_string_equal(c.host, "127.0.0.3");
     assert_int_equal(c.threads, 3);
@@ -234,7 +251,8 @@ static void files_that_are_wrong_are_told_by_line(void **state)
         ag_conf c = {0};
         ag_err err = {0};
         write_file(fine[i], strlen(fine[i]));
-        if (load(&c, NULL, (const char *[]){"--config", path, NULL}, &err) != AG_OK) fail_msg("case %zu: %s", i, err.text);
+        if (load(&c, NULL, (const char *[]){"--config", path, NULL}, &err) != AG_OK)
+            fail_msg("case %zu: %s", i, err.text);
         ag_conf_fini(&c);
     }
 }
@@ -300,11 +318,14 @@ static void other_words_go_to_the_command(void **state)
     }
     char *bad_argv[] = {"--bad"};
     ag_err_clear(&err);
-    assert_int_equal(ag_conf_load(&c, &(ag_conf_input){.argc = 1, .argv = bad_argv, .other = take_two, .other_arg = &n}, &err), AG_E_PARAM);
+    assert_int_equal(
+        ag_conf_load(&c, &(ag_conf_input){.argc = 1, .argv = bad_argv, .other = take_two, .other_arg = &n}, &err),
+        AG_E_PARAM);
     ag_conf_fini(&c);
     char *after[] = {"--", "--port"};
     n = -10;
-    assert_int_equal(ag_conf_load(&c, &(ag_conf_input){.argc = 2, .argv = after, .other = take_two, .other_arg = &n}, &err), AG_OK);
+    assert_int_equal(
+        ag_conf_load(&c, &(ag_conf_input){.argc = 2, .argv = after, .other = take_two, .other_arg = &n}, &err), AG_OK);
     assert_int_equal(n, -9);
     ag_conf_fini(&c);
 }
@@ -387,7 +408,8 @@ static void each_failing_operation_is_answered(void **state)
             ag_err err = {0};
             char *env[] = {"AUTOGLM_API_KEY=secret", NULL};
             ag_fault_arm(kinds[k], n);
-            int rc = load(&c, env, (const char *[]){"--config", path, "--cors-origin", "x", "--cors-origin", "y", NULL}, &err);
+            int rc = load(&c, env, (const char *[]){"--config", path, "--cors-origin", "x", "--cors-origin", "y", NULL},
+                          &err);
             bool fired = ag_fault_disarm(kinds[k]);
             if (rc == AG_OK) assert_string_equal(c.cors_origin, "x,y");
             else assert_true(fired && err.text[0]);

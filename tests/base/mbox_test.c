@@ -81,7 +81,8 @@ static void many_post_and_one_takes(void **state)
             sched_yield();
             continue;
         }
-        if (got->number != next[got->from]) fail_msg("poster %d: %d came for %d", got->from, got->number, next[got->from]);
+        if (got->number != next[got->from])
+            fail_msg("poster %d: %d came for %d", got->from, got->number, next[got->from]);
         next[got->from]++;
         seen++;
     }

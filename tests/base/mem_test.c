@@ -64,7 +64,8 @@ static void faults_are_armed_by_words(void **state)
     assert_true(ag_fault_disarm(AG_FAULT_READ));
     assert_true(ag_fault_disarm(AG_FAULT_ALLOC));
     assert_true(ag_fault_arm_text(""));
-    static const char *const bad[] = {"alloc", "alloc:", "alloc:0", "alloc:x", "alloc:1;", "nothing:1", ":1", "alloc:4294967296"};
+    static const char *const bad[] = {"alloc",    "alloc:",    "alloc:0", "alloc:x",
+                                      "alloc:1;", "nothing:1", ":1",      "alloc:4294967296"};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) assert_false(ag_fault_arm_text(bad[i]));
     for (int k = 0; k < AG_FAULT_COUNT; k++) ag_fault_disarm((ag_fault_kind)k);
 }

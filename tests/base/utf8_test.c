@@ -18,11 +18,28 @@ static void every_scalar_value_goes_there_and_back(void **state)
 static void what_is_not_utf8_is_refused(void **state)
 {
     (void)state;
-    static const struct { const char *s; size_t n; } bad[] = {
-        {"\x80", 1}, {"\xBF", 1}, {"\xC0\x80", 2}, {"\xC1\xBF", 2}, {"\xE0\x80\x80", 3}, {"\xE0\x9F\xBF", 3},
-        {"\xF0\x80\x80\x80", 4}, {"\xF0\x8F\xBF\xBF", 4}, {"\xED\xA0\x80", 3}, {"\xED\xBF\xBF", 3}, {"\xF4\x90\x80\x80", 4},
-        {"\xF5\x80\x80\x80", 4}, {"\xFF", 1}, {"\xFE", 1}, {"\xC3", 1}, {"\xC3(", 2}, {"\xE4\xBD", 2}, {"\xE4(\xA0", 3},
-        {"\xF0\x9F\x98", 3}, {"\xF0\x9F(\x80", 4},
+    static const struct { const char *s; size_t n;
+    } bad[] = {
+        {"\x80", 1},
+        {"\xBF", 1},
+        {"\xC0\x80", 2},
+        {"\xC1\xBF", 2},
+        {"\xE0\x80\x80", 3},
+        {"\xE0\x9F\xBF", 3},
+        {"\xF0\x80\x80\x80", 4},
+        {"\xF0\x8F\xBF\xBF", 4},
+        {"\xED\xA0\x80", 3},
+        {"\xED\xBF\xBF", 3},
+        {"\xF4\x90\x80\x80", 4},
+        {"\xF5\x80\x80\x80", 4},
+        {"\xFF", 1},
+        {"\xFE", 1},
+        {"\xC3", 1},
+        {"\xC3(", 2},
+        {"\xE4\xBD", 2},
+        {"\xE4(\xA0", 3},
+        {"\xF0\x9F\x98", 3},
+        {"\xF0\x9F(\x80", 4},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         if (ag_utf8_len(bad[i].s, bad[i].n) != 0) fail_msg("case %zu", i);
