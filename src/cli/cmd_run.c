@@ -77,6 +77,8 @@ static EditLine *editor_open(History *lines)
     el_set(el, EL_HIST, history, lines);
     el_set(el, EL_BIND, "^C", "em-kill-line", NULL);
     el_set(el, EL_BIND, "^R", "em-inc-search-prev", NULL);
+    /* Ctrl-D between the prompt and the editor's keys arrives as NUL, which else means: take the next key literally. */
+    el_set(el, EL_BIND, "^@", "ed-ignore", NULL);
     el_set(el, EL_SETTY, "-d", "-isig", NULL); /* so that ^C arrives here as a key */
     el_source(el, NULL);
     return el;

@@ -148,5 +148,6 @@ class Chat(unittest.TestCase):
         t.type(b"rubbish\x03")  # while a line is written it takes the line away
         t.type(b"/help\n")
         t.wait(rb"/clear(?s:.*)>>> ")
+        t.type(b"\x00")  # what Ctrl-D is when it comes a moment too early
         self.assertEqual(t.leave(b"\x04"), 0, t.seen)
         self.assertFalse(os.path.exists(os.path.join(self.dir.name, ".local/state/autoglm/history")))
