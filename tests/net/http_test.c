@@ -221,20 +221,20 @@ static void test_writes_share(void **state)
     rig_wait(&r, RIG_END, 1);
     size_t n = 0;
     for (ssize_t k; n < 10 || memcmp(got + n - 10, "5\r\nfirst\r\n", 10) != 0; n += (size_t)k) {
-        k = recv(fd, got + n, sizeof got - n, 0);
+        k = TEMP_FAILURE_RETRY(recv(fd, got + n, sizeof got - n, 0));
         assert_true(k > 0);
     }
     rig_post(&r, 0, "w:alone", false);
-    assert_int_equal(recv(fd, got, sizeof got, 0), 10);
+    assert_int_equal(TEMP_FAILURE_RETRY(recv(fd, got, sizeof got, 0)), 10);
     assert_memory_equal(got, "5\r\nalone\r\n", 10);
     rig_post(&r, 0, "w:a", true);
     rig_post(&r, 0, "w:b", true);
     rig_post(&r, 0, "w:c", true);
     ag_mbox_wake(ag_http_loop_mbox(ag_http_server_loop(r.server, 0)));
-    assert_int_equal(recv(fd, got, sizeof got, 0), 18);
+    assert_int_equal(TEMP_FAILURE_RETRY(recv(fd, got, sizeof got, 0)), 18);
     assert_memory_equal(got, "1\r\na\r\n1\r\nb\r\n1\r\nc\r\n", 18);
     rig_post(&r, 0, "e", false);
-    assert_int_equal(recv(fd, got, sizeof got, 0), 5);
+    assert_int_equal(TEMP_FAILURE_RETRY(recv(fd, got, sizeof got, 0)), 5);
     assert_memory_equal(got, "0\r\n\r\n", 5);
     close(fd);
     rig_stop(&r);

@@ -332,19 +332,23 @@ static AG_UNUSED void rig_stop(rig *r)
 
 static AG_UNUSED uint64_t rig_bads(rig *r, ag_http_bad why) { return ag_http_server_bad_count(r->server, why); }
 
-/* Clients. */
+/* Clients. Newer versions of libuv have the kernel interrupt threads without a signal (io_uring); a call on a socket with
+ * a time limit then ends with EINTR, and is made again. */
 static int dial_with(uint16_t port, int receive_bytes)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd >= 0);
-    struct timeval wait = {.tv_sec = RIG_WAIT_MS / 1000};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
-    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     if (receive_bytes) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
     int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) != 0) close(fd), fd = -1;
+    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) != 0) {
+        close(fd);
+        return -1;
+    }
+    struct timeval wait = {.tv_sec = RIG_WAIT_MS / 1000}; /* only now: a connect without it is resumed */
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
     return fd;
 }
 
@@ -358,7 +362,7 @@ static AG_UNUSED int dial(rig *r)
 static bool send_n(int fd, const char *p, size_t n)
 {
     while (n) {
-        ssize_t k = send(fd, p, n, MSG_NOSIGNAL);
+        ssize_t k = TEMP_FAILURE_RETRY(send(fd, p, n, MSG_NOSIGNAL));
         if (k <= 0) return false;
         p += k;
         n -= (size_t)k;
@@ -381,7 +385,7 @@ typedef struct reply {
 static int get_byte(int fd)
 {
     unsigned char c;
-    return recv(fd, &c, 1, 0) == 1 ? c : -1;
+    return TEMP_FAILURE_RETRY(recv(fd, &c, 1, 0)) == 1 ? c : -1;
 }
 
 static bool get_line(int fd, char *to, size_t cap)
@@ -403,7 +407,7 @@ static bool get_n(int fd, reply *a, size_t n)
     if (a->n + n + 1 > a->cap) a->body = realloc(a->body, a->cap = 2 * (a->n + n + 1));
     size_t end = a->n + n;
     while (a->n < end) {
-        ssize_t k = recv(fd, a->body + a->n, end - a->n, 0);
+        ssize_t k = TEMP_FAILURE_RETRY(recv(fd, a->body + a->n, end - a->n, 0));
         if (k <= 0) break;
         a->n += (size_t)k;
     }
