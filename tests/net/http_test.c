@@ -107,12 +107,13 @@ static void test_pipeline_unread(void **state)
     int fd = dial_with(ag_http_server_port(r.server), 4096);
     enum { N = 60, SIZE = 200000 };
     for (int i = 0; i < N; i++) send_z(fd, RIG_GET("/big?200000"));
+    rig_wait(&r, RIG_HEAD, 1);
     for (uint64_t i = 1; i <= 20; i++) { /* the loop has been round often enough to have read all of them */
         rig_post(&r, 0, "n", false);
         rig_wait(&r, RIG_MESSAGE, i);
     }
     /* 12 MB do not fit into the sockets' buffers and the gate. */
-    assert_true(rig_count(&r, RIG_HEAD) >= 1 && rig_count(&r, RIG_HEAD) < N / 2);
+    assert_true(rig_count(&r, RIG_HEAD) < N / 2);
     for (int i = 0; i < N; i++) {
         reply a = get_reply(fd);
         assert_true(a.status == 200 && a.n == SIZE);

@@ -332,8 +332,8 @@ static AG_UNUSED void rig_stop(rig *r)
 
 static AG_UNUSED uint64_t rig_bads(rig *r, ag_http_bad why) { return ag_http_server_bad_count(r->server, why); }
 
-/* Clients. Newer versions of libuv have the kernel interrupt threads without a signal (io_uring); a call on a socket with
- * a time limit then ends with EINTR, and is made again. */
+/* Clients. Newer versions of libuv have the kernel interrupt threads without a signal (io_uring); a call on a socket
+ * with a time limit then ends with EINTR, and is made again. */
 static int dial_with(uint16_t port, int receive_bytes)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
