@@ -1,5 +1,7 @@
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/fault.h"
@@ -106,17 +108,33 @@ void ag__conn_deadline(ag__conn *c, uint64_t ms_from_now)
     arm(c);
 }
 
+/* Bytes that the client's side has taken: those that the socket took, less those it still has. */
+static uint64_t heard(ag__conn *c)
+{
+    uv_os_fd_t fd;
+    int left = 0;
+    if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || ioctl(fd, SIOCOUTQ, &left) != 0 || left < 0) left = 0;
+    return ag__conn_taken(c) - AG_MIN((uint64_t)left, ag__conn_taken(c));
+}
+
+static void watch_anew(ag__conn *c)
+{
+    c->write_mark = ag__conn_taken(c);
+    c->heard_mark = heard(c);
+    c->write_due = uv_now(&c->loop->uv) + c->loop->server->conf.write_timeout_ms;
+}
+
 /* What is unwritten must shrink within every write_timeout_ms; how much does not matter, the kernel's own windows are
  * coarse enough that a client cannot trickle. */
 static void watch_writes(ag__conn *c)
 {
-    if (ag__conn_pending(c) == 0) {
-        c->write_due = 0;
-    } else if (c->write_due == 0 || ag__conn_taken(c) != c->write_mark) {
-        c->write_mark = ag__conn_taken(c);
-        c->write_due = uv_now(&c->loop->uv) + c->loop->server->conf.write_timeout_ms;
-    }
+    if (ag__conn_pending(c) == 0) c->write_due = 0;
+    else if (c->write_due == 0 || ag__conn_taken(c) != c->write_mark) watch_anew(c);
 }
+
+/* The socket, which may hold megabytes, asks for more only when a third of them has gone: that it took nothing does not
+ * mean that the client did not. */
+static bool reads_nothing(ag__conn *c) { return ag__conn_taken(c) == c->write_mark && heard(c) == c->heard_mark; }
 
 static void on_timer(uv_timer_t *t)
 {
@@ -124,9 +142,13 @@ static void on_timer(uv_timer_t *t)
     AG_CHECK(c, CONN_MAGIC);
     uint64_t now = uv_now(&c->loop->uv);
     c->timer_due = 0;
-    if (c->write_due && now >= c->write_due && ag__conn_taken(c) == c->write_mark) {
-        ag__count_bad(c->loop, AG_HTTP_BAD_WRITE_TIMEOUT);
-        c->broken = true;
+    if (c->write_due && now >= c->write_due) {
+        if (reads_nothing(c)) {
+            ag__count_bad(c->loop, AG_HTTP_BAD_WRITE_TIMEOUT);
+            c->broken = true;
+        } else {
+            watch_anew(c);
+        }
     }
     if (!c->broken && c->read_due && now >= c->read_due) {
         c->read_due = 0;

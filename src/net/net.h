@@ -83,6 +83,7 @@ struct ag__conn {
     uint64_t out_all;     /* bytes ever put into out */
     uint64_t read_due, write_due, timer_due; /* ms of the loop's clock, 0: none */
     uint64_t write_mark;  /* bytes taken by the socket when write_due was set */
+    uint64_t heard_mark;  /* and those that the client had acknowledged */
     bool reading, writing, eof, broken, closing;
     bool reset;           /* close with RST, so that the client does not take what it has for the whole */
 };

@@ -192,6 +192,33 @@ static void test_write_timeout(void **state)
     rig_stop(&r);
 }
 
+/* One who reads a little all the time is not cut, though the kernel, with megabytes in hand, asks for no more. */
+static void test_steady_reader(void **state)
+{
+    (void)state;
+    enum { N = 8000000 };
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.write_timeout_ms = 1000;
+    rig_start(&r, &conf);
+    int fd = dial_with(ag_http_server_port(r.server), 65536);
+    char in[128], *z = malloc(N + 100000);
+    size_t n = 0;
+    snprintf(in, sizeof in, "GET /flood?%d HTTP/1.0\r\n" RIG_HOST "\r\n", N);
+    send_z(fd, in);
+    for (int i = 0; i < 150; i++) { /* three seconds; a slow machine makes them longer, which tests the same */
+        ssize_t k = recv(fd, z, 4096, 0);
+        if (k > 0) n += (size_t)k;
+        usleep(20000);
+    }
+    for (ssize_t k; (k = recv(fd, z, N, 0)) > 0;) n += (size_t)k;
+    assert_true(n > N);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_WRITE_TIMEOUT), 0);
+    free(z);
+    close(fd);
+    rig_stop(&r);
+}
+
 /* A slow reader holds no more than out_bytes_max here, and gets everything. */
 static void test_slow_reader(void **state)
 {
@@ -310,6 +337,7 @@ int main(void)
         cmocka_unit_test(test_body_timeout),
         cmocka_unit_test(test_idle_timeout),
         cmocka_unit_test(test_write_timeout),
+        cmocka_unit_test(test_steady_reader),
         cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_connections),
         cmocka_unit_test(test_early_bytes),
