@@ -5,7 +5,6 @@
 
 #define READ_TOKENS 64                   /* taken from a generation at a time */
 #define WRITE_PIECE (32u << 10)          /* never more at once, so that it fits out_bytes_max */
-#define REPLY_BYTES_MAX (256u << 20)     /* of an answer that is not streamed; logprobs make about 3 KiB a token */
 
 static const char *finish_of(ag_gen_state s) { return s == AG_GEN_LENGTH ? "length" : "stop"; }
 
@@ -89,7 +88,7 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
     ag_gen_token *tokens = NULL;
     bool ok = false;
     ag_buf text;
-    ag_buf_init(&text, REPLY_BYTES_MAX);
+    ag_buf_init(&text, AG_REPLY_BYTES_MAX);
     if (r->request.echo) ag_buf_add(&text, p->echo.p, p->echo.n);
     size_t begin = text.n;
     for (uint32_t k = READ_TOKENS; k == READ_TOKENS;) {
@@ -120,7 +119,7 @@ out:
 static ag_next deliver_whole(ag_req *r)
 {
     ag_buf out;
-    ag_buf_init(&out, REPLY_BYTES_MAX);
+    ag_buf_init(&out, AG_REPLY_BYTES_MAX);
     ag_openai_begin(&out, &r->reply);
     bool ok = true;
     for (uint32_t i = 0; i < r->n_choices && ok; i++) ok = whole_choice(r, i, &out);
@@ -249,11 +248,11 @@ static ag_next abort_stream(ag_req *r)
     return AG_MORE;
 }
 
-/* Everything that the choices have to say; true: there was something. */
+/* What the choices have to say, up to about as much as may wait for the client; true: there was something. */
 static bool collect(ag_req *r)
 {
     bool news = false;
-    for (uint32_t i = 0; i < r->n_choices && r->err.code == AG_OK; i++) {
+    for (uint32_t i = 0; i < r->n_choices && r->err.code == AG_OK && r->out.n < r->gw->out_bytes_max; i++) {
         if (!r->choices[i].dirty || r->choices[i].ended) continue;
         news = true;
         stream_choice(r, i);

@@ -148,7 +148,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->head_us = ag_now_us();
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
     ag_buf_init(&r->body, 1u << 30); /* the HTTP room bounds it by body_bytes_max */
-    ag_buf_init(&r->out, 16u << 20);
+    ag_buf_init(&r->out, AG_REPLY_BYTES_MAX);
     ag_request_init(&r->request, AG_REQUEST_COMPLETION);
     atomic_fetch_add_explicit(&gw->requests, 1, memory_order_relaxed);
     ag__req_run(r);

@@ -3,7 +3,7 @@
  * ag__req_run; steps decide; only ag__req_run frees.
  * Owns    : ag_req owns everything it points to but the gateway, loop, stream, engine and conf.
  * Threads : its loop's; while `working` is set a worker thread has request, body, prompts and err, and nobody else.
- * Limits  : ag_gateway_conf; REPLY_BYTES_MAX of an answer that is not streamed.
+ * Limits  : ag_gateway_conf; AG_REPLY_BYTES_MAX of an answer that is not streamed, or of one choice's echo that is.
  * Errors  : err, told to the client in DELIVER's place when set before the answer has begun. */
 #ifndef AG_REQ_H
 #define AG_REQ_H
@@ -23,6 +23,7 @@
 /* Parsing and tokenizing up to this size takes well under a millisecond, which the other connections of the loop can
  * wait; above, a worker does it. */
 #define AG_INLINE_BODY_MAX (16u << 10)
+#define AG_REPLY_BYTES_MAX (256u << 20) /* logprobs make about 3 KiB a token */
 
 #define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(DELIVER) X(ACCOUNT)
 typedef enum ag_req_step {

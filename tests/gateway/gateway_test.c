@@ -550,6 +550,30 @@ static void a_slow_reader_gets_everything(void **state)
     free(reply);
 }
 
+/* Together more than a request may hold, each of them little. */
+static void a_slow_reader_of_many_choices_gets_everything(void **state)
+{
+    (void)state;
+    enum { CHOICES = 128, ECHO = 40000 };
+    ag_buf b;
+    ag_buf_init(&b, 1 << 20);
+    ag_buf_addf(&b, "{\"stream\":true,\"echo\":true,\"n\":%d,\"prompt\":\"", CHOICES);
+    for (int i = 0; i < ECHO; i++) ag_buf_addz(&b, "\\u0001");
+    ag_buf_addz(&b, "say:x\"}");
+    ag_buf_zterm(&b);
+    int fd = dial(), small = 65536;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    send_request(fd, "POST", "/v1/completions", "", b.p);
+    while (fake_engine_live() < CHOICES) usleep(1000);
+    for (int i = 0; i < 20; i++) expect(200, "POST", "/v1/completions", "", "{\"prompt\":\"say:others go on\"}", NULL);
+    char *reply = read_all(fd);
+    size_t n = strlen(reply);
+    assert_true(n > (size_t)CHOICES * ECHO * 6);
+    assert_non_null(strstr(reply + n - 100, "data: [DONE]"));
+    free(reply);
+    ag_buf_fini(&b);
+}
+
 static void large_bodies_are_prepared_elsewhere(void **state)
 {
     (void)state;
@@ -649,6 +673,7 @@ int main(void)
         SERVED(a_client_that_leaves_is_forgotten),
         SERVED(a_failure_in_a_stream_is_an_event),
         SERVED(a_slow_reader_gets_everything),
+        SERVED(a_slow_reader_of_many_choices_gets_everything),
         SERVED(large_bodies_are_prepared_elsewhere),
         cmocka_unit_test(drain_lets_answers_finish),
         SERVED(no_memory_is_an_answer),
