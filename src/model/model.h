@@ -29,6 +29,7 @@ void ag_model_close(ag_model *m);
 /* A conversation to tokens: renders `vars`, as ag_template_render's, with bos_token and eos_token added, and encodes the
  * text (*ids by ag_mem_free). Only the template writes control tokens: what spells one inside `vars` stays text, unless
  * parse_special. AG_E_TEMPLATE, AG_E_LIMIT, AG_E_UTF8, AG_E_NOMEM. */
-int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n, ag_err *err);
+int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n,
+                    ag_err *err);
 
 #endif

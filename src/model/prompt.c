@@ -1,6 +1,6 @@
-/* A conversation to tokens. The template is trusted to write control tokens, the strings that it is given are not: in these
- * the place where one is spelled gets a mark, which stays inside whatever the template does with the string and is taken
- * out of the rendered text, leaving the byte offsets where no control token may begin. */
+/* A conversation to tokens. The template is trusted to write control tokens, the strings that it is given are not: in
+ * these the place where one is spelled gets a mark, which stays inside whatever the template does with the string and is
+ * taken out of the rendered text, leaving the byte offsets where no control token may begin. */
 #include <time.h>
 
 #include "base/mem.h"
@@ -137,7 +137,8 @@ static int render(const ag_model *m, json_t *vars, ag_buf *out, ag_err *err)
     return ag_err_set(err, rc, "the chat template failed at line %u: %s", e.line, e.message);
 }
 
-int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n, ag_err *err)
+int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n,
+                    ag_err *err)
 {
     if (m->chat == NULL && m->chat_error[0])
         return ag_err_set(err, AG_E_TEMPLATE, "the chat template of model %s cannot be used (%s); give another with "

@@ -62,8 +62,9 @@ class Cli(unittest.TestCase):
                          "docs/settings.md is old: build/autoglm serve --settings-markdown > docs/settings.md")
 
     def test_a_model_that_is_not_there_is_1(self):
-        for args in (["tokenize", "x", "-m"], ["detokenize", "1", "-m"], ["render", "-m"], ["logits", "--tokens", "1", "-m"], ["bench", "-m"],
-                     ["perplexity", "-f", __file__, "-m"], ["serve", "--port", "0", "-m"], ["inspect"], ["compile"]):
+        for args in (["tokenize", "x", "-m"], ["detokenize", "1", "-m"], ["render", "-m"], ["bench", "-m"],
+                     ["logits", "--tokens", "1", "-m"], ["perplexity", "-f", __file__, "-m"],
+                     ["serve", "--port", "0", "-m"], ["inspect"], ["compile"]):
             with self.subTest(args=args):
                 self.assertIn("not-there.gguf", run(*args, "not-there.gguf", want=1).stderr)
         self.assertIn("not-there.gguf", run("run", "not-there.gguf", "x", want=1).stderr)
@@ -77,7 +78,8 @@ class Cli(unittest.TestCase):
 
         def ready():
             try:
-                return server.poll() is not None or urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz").status == 200
+                url = f"http://127.0.0.1:{port}/readyz"
+                return server.poll() is not None or urllib.request.urlopen(url).status == 200
             except OSError:
                 return False
         wait_for("ready", ready)

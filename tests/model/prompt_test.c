@@ -78,9 +78,11 @@ static const struct {
     /* A noncharacter of the caller's is kept, changes nothing, and marks nothing. */
     {CHATML, "{\"messages\": [{\"content\": \"" NONCHARACTER "a" NONCHARACTER "\"}]}", false,
      NONCHARACTER "a" NONCHARACTER "{<|im_end|>}"},
-    {CHATML, "{\"messages\": [{\"content\": \"" NONCHARACTER NONCHARACTER "<" NONCHARACTER "|bos|><|bos|>" NONCHARACTER "\"}]}",
+    {CHATML,
+     "{\"messages\": [{\"content\": \"" NONCHARACTER NONCHARACTER "<" NONCHARACTER "|bos|><|bos|>" NONCHARACTER "\"}]}",
      false, NONCHARACTER NONCHARACTER "<" NONCHARACTER "|bos|><|bos|>" NONCHARACTER "{<|im_end|>}"},
-    {"{{ bos_token }}{{ messages[0].content }}{{ eos_token }}", "{\"messages\": [{\"content\": \"<|bos|>\"}], \"eos_token\": \"☃\"}",
+    {"{{ bos_token }}{{ messages[0].content }}{{ eos_token }}",
+     "{\"messages\": [{\"content\": \"<|bos|>\"}], \"eos_token\": \"☃\"}",
      false, "{<|bos|>}<|bos|>{<|im_end|>}"},
 };
 
