@@ -163,7 +163,7 @@ static int refuse_unbuilt(const ag_hparams *hp, const ag_gguf *g, ag_err *err)
 
 int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
 {
-    *hp = (ag_hparams){.eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1, .logit_scale = 1};
+    *hp = (ag_hparams){.eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1};
     ag_str arch = {0};
     int rc = ag_gguf_string(g, "general.architecture", true, &arch, err);
     if (rc) return rc;

@@ -37,7 +37,7 @@ typedef struct ag_hparams {
     uint32_t window_every;  /* with a window: each window_every-th layer has none (gemma3: 6); 0: all layers have it */
     float logit_softcap;
     float attn_scale;       /* 0: 1/sqrt(head_dim) */
-    float embed_scale, logit_scale;
+    float embed_scale;
 } ag_hparams;
 
 struct ag_family {
