@@ -70,6 +70,13 @@ static inline uint32_t ag__exec_pos(const ag_backend *b, uint32_t row)
     return s->pos + (row - s->row);
 }
 
+static inline void ag__exec_rope(const ag_backend *b, float *x, int32_t rope, uint32_t row)
+{
+    const ag_rope *r = &b->g->ropes[rope];
+    const float *cs = b->rope[rope] + (size_t)row * r->n_rot;
+    b->ops->rope(x, cs, cs + r->n_rot / 2, r->n_rot, r->interleaved);
+}
+
 /* Stage bodies, as pool functions over their items. */
 void ag__exec_rows(void *backend, uint32_t worker, uint32_t from, uint32_t to);
 void ag__exec_ropes(void *backend, uint32_t worker, uint32_t from, uint32_t to);

@@ -2,7 +2,6 @@
 #include <math.h>
 
 #include "engine/exec.h"
-
 static void run_embed(const ag_backend *b, const ag_node *n, uint32_t row)
 {
     const ag_gguf_tensor *t = n->w[0].t;
@@ -32,19 +31,12 @@ static void run_norm(const ag_backend *b, const ag_node *n, uint32_t row, float 
     }
 }
 
-static void rope_head(const ag_backend *b, float *x, int32_t rope, uint32_t row)
-{
-    const ag_rope *r = &b->g->ropes[rope];
-    const float *cs = b->rope[rope] + (size_t)row * r->n_rot;
-    b->ops->rope(x, cs, cs + r->n_rot / 2, r->n_rot, r->interleaved);
-}
-
 static void run_rope(const ag_backend *b, const ag_node *n, uint32_t row)
 {
     const float *x = ag__exec_row(b, n->in[0], row);
     float *y = ag__exec_row(b, n->out, row);
     memcpy(y, x, (size_t)n->heads * n->dim_k * sizeof *y);
-    for (uint32_t h = 0; h < n->heads; h++) rope_head(b, y + (size_t)h * n->dim_k, n->rope, row);
+    for (uint32_t h = 0; h < n->heads; h++) ag__exec_rope(b, y + (size_t)h * n->dim_k, n->rope, row);
 }
 
 static void run_select(const ag_backend *b, const ag_node *n, uint32_t row)
@@ -110,85 +102,6 @@ void ag__exec_ropes(void *backend, uint32_t worker, uint32_t from, uint32_t to)
                 cs[j] = (float)(cosine * r->mscale);
                 cs[j + r->n_rot / 2] = (float)(sine * r->mscale);
             }
-        }
-    }
-}
-
-/* One head of q (in place) or of k (with its value into the cache). Items: rows x (heads + kv_heads); without fusion q is
- * left alone. */
-void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to)
-{
-    const ag_backend *b = backend;
-    const ag_node *n = &b->g->nodes[b->stage->node];
-    uint32_t heads = n->in[0] >= 0 ? n->heads : 0, all = heads + n->kv_heads;
-    size_t layer = (size_t)n->layer * (b->k_page + b->v_page);
-    for (uint32_t i = from; i < to; i++) {
-        uint32_t row = i / all, h = i % all;
-        if (h < heads) {
-            float *q = ag__exec_row(b, n->in[0], row) + (size_t)h * n->dim_k;
-            if (n->vec) b->ops->rms_norm(q, q, n->vec, n->dim_k, n->eps);
-            rope_head(b, q, n->rope, row);
-            continue;
-        }
-        h -= heads;
-        float *k = ag__exec_row(b, n->in[1], row) + (size_t)h * n->dim_k;
-        const float *v = ag__exec_row(b, n->in[2], row) + (size_t)h * n->dim_v;
-        if (n->in[0] >= 0) {
-            float *copy = ag__exec_scratch(b, worker);
-            memcpy(copy, k, n->dim_k * sizeof *k);
-            k = copy;
-            if (n->vec2) b->ops->rms_norm(k, k, n->vec2, n->dim_k, n->eps);
-            rope_head(b, k, n->rope_k, row);
-        }
-        uint32_t pos = ag__exec_pos(b, row);
-        uint32_t page = b->batch->spans[b->row_span[row]].pages[pos / AG_KV_PAGE];
-        AG_ASSERT(page < b->pages);
-        size_t at = layer + page * b->page_stride;
-        void *kp = b->kv + (at + (size_t)h * n->dim_k * AG_KV_PAGE) * b->number;
-        void *vp = b->kv + (at + b->k_page + (size_t)h * n->dim_v * AG_KV_PAGE) * b->number;
-        if (b->kv_f32) ag_cpu_kv_store_f32(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
-        else b->ops->kv_store(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
-    }
-}
-
-/* Items: pieces x kv heads, the longest (last positions) first, so that no worker is left with a long one at the end. */
-void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to)
-{
-    const ag_backend *b = backend;
-    const ag_node *n = &b->g->nodes[b->stage->node];
-    size_t layer = (size_t)n->layer * (b->k_page + b->v_page);
-    uint32_t group = n->heads / n->kv_heads;
-    for (uint32_t i = from; i < to; i++) {
-        const ag_piece *p = &b->pieces[b->n_pieces - 1 - i / n->kv_heads];
-        const ag_span *s = &b->batch->spans[p->span];
-        uint32_t h = i % n->kv_heads, row = s->row + p->from;
-        ag_attn a = {
-            .q = ag__exec_row(b, n->in[0], row) + (size_t)h * group * n->dim_k,
-            .q_stride = ag__exec_stride(b, n->in[0]),
-            .tokens = p->n,
-            .heads = group,
-            .pos = s->pos + p->from,
-            .dim_k = n->dim_k,
-            .dim_v = n->dim_v,
-            .scale = n->scale,
-            .softcap = n->softcap,
-            .window = n->window,
-            .pages = s->pages,
-            .f32 = b->kv_f32,
-            .k = b->kv + (layer + (size_t)h * n->dim_k * AG_KV_PAGE) * b->number,
-            .v = b->kv + (layer + b->k_page + (size_t)h * n->dim_v * AG_KV_PAGE) * b->number,
-            .k_page_stride = b->page_stride,
-            .v_page_stride = b->page_stride,
-            .out = ag__exec_row(b, n->out, row) + (size_t)h * group * n->dim_v,
-            .out_stride = ag__exec_stride(b, n->out),
-            .scratch = ag__exec_scratch(b, worker),
-        };
-        b->ops->attention(&a);
-        for (uint32_t t = 0; n->qout >= 0 && t < p->n; t++) { /* this head's part of the row */
-            ag_act part = ag__exec_act(b, n->qout);
-            part.b += (size_t)h * group * n->dim_v / 32;
-            part.k = group * n->dim_v;
-            b->ops->quantize(&part, row + t, a.out + t * a.out_stride);
         }
     }
 }
