@@ -1,6 +1,7 @@
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "base/fault.h"
 
@@ -47,3 +48,17 @@ void *ag_mem_aligned(size_t align, size_t bytes)
 }
 
 void ag_mem_free(void *p) { free(p); }
+
+void *ag_mem_map(size_t bytes)
+{
+    if (ag_fault_hit(AG_FAULT_MMAP)) return NULL;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    madvise(p, bytes, MADV_HUGEPAGE); /* advice: a kernel without them says no, and nothing is lost */
+    return p;
+}
+
+void ag_mem_unmap(void *p, size_t bytes)
+{
+    if (p) munmap(p, bytes);
+}

@@ -1,71 +1,11 @@
-#include <stdatomic.h>
 #include <stdio.h>
-#include <sys/mman.h>
 
-#include "base/fault.h"
 #include "base/mem.h"
 #include "engine/exec.h"
 
 uint64_t ag_backend_page_bytes(const ag_graph *g, bool kv_f32)
 {
     return (uint64_t)g->layers * g->kv_heads * (g->dim_k + g->dim_v) * AG_KV_PAGE * (kv_f32 ? sizeof(float) : sizeof(uint16_t));
-}
-
-/* Zeroed memory of its own pages, huge ones where the kernel gives them; untouched pages cost nothing. NULL: none. */
-static void *map_memory(size_t bytes)
-{
-    if (ag_fault_hit(AG_FAULT_MMAP)) return NULL;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) return NULL;
-    madvise(p, bytes, MADV_HUGEPAGE); /* advice: a kernel without them says no, and nothing is lost */
-    return p;
-}
-
-static void unmap_memory(void *p, size_t bytes)
-{
-    if (p) munmap(p, bytes);
-}
-
-typedef struct filling {
-    const ag_backend *b;
-    const ag_weight *w;
-    const ag_pack *pack;
-} filling;
-
-static void fill_tiles(void *arg, uint32_t worker, uint32_t from, uint32_t to)
-{
-    (void)worker;
-    const filling *f = arg;
-    const ag_quant_row *q = ag_quant_find(f->w->t->type);
-    const unsigned char *src = f->w->t->data;
-    ag_pack_fill(f->pack, src + (uint64_t)f->w->row0 * (f->w->k / q->block * q->bytes), from, to);
-}
-
-static int pack_weights(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
-{
-    const ag_plan *p = b->plan;
-    b->packs = ag_mem_array(p->n_packs + 1, sizeof *b->packs);
-    if (b->packs == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for the weights' table");
-    size_t all = 0;
-    for (uint32_t i = 0; i < p->n_packs; i++) {
-        ag_pack_shape(&b->packs[i], p->packs[i].t->type, p->packs[i].rows, p->packs[i].k);
-        all += AG_ALIGN_UP((size_t)b->packs[i].tiles * b->packs[i].tile_bytes, 64);
-    }
-    b->weights_bytes = all + 64;
-    b->weights = map_memory(b->weights_bytes);
-    if (b->weights == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for %zu bytes of weights", b->weights_bytes);
-    size_t at = 0;
-    for (uint32_t i = 0; i < p->n_packs; i++) {
-        ag_pack *k = &b->packs[i];
-        k->data = b->weights + at;
-        filling f = {b, &p->packs[i], k};
-        ag_pool_run(b->pool, fill_tiles, &f, k->tiles, AG_MAX(k->tiles / (8 * ag_pool_threads(b->pool)), 1u));
-        at += AG_ALIGN_UP((size_t)k->tiles * k->tile_bytes, 64);
-        /* Giving the file's pages back tensor by tensor keeps the peak of memory near one copy of the weights. */
-        if (p->packs[i].t != b->g->embedding) ag_gguf_tensor_release(b->g->gguf, p->packs[i].t);
-        if (conf->progress) conf->progress(conf->progress_arg, at, all);
-    }
-    return AG_OK;
 }
 
 static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
@@ -81,9 +21,9 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     uint64_t bytes;
     if (!ag_mul_ok(ag_backend_page_bytes(g, conf->kv_f32), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
     b->kv_bytes = bytes;
-    b->kv = map_memory(b->kv_bytes);
+    b->kv = ag_mem_map(b->kv_bytes);
     b->arena_bytes = p->arena_bytes + 64;
-    b->arena = map_memory(b->arena_bytes);
+    b->arena = ag_mem_map(b->arena_bytes);
     b->scratch_bytes = ag__exec_scratch_bytes(p);
     b->scratch = ag_mem_aligned(64, b->scratch_bytes * ag_pool_threads(b->pool));
     b->row_span = ag_mem_array(p->rows_max, sizeof *b->row_span);
@@ -101,10 +41,9 @@ static void cpu_close(ag_backend *b)
     if (b == NULL) return;
     AG_CHECK(b, AG_BACKEND_MAGIC);
     ag_pool_close(b->pool);
-    unmap_memory(b->weights, b->weights_bytes);
-    unmap_memory(b->kv, b->kv_bytes);
-    unmap_memory(b->arena, b->arena_bytes);
-    ag_mem_free(b->packs);
+    ag_weights_close(&b->weights);
+    ag_mem_unmap(b->kv, b->kv_bytes);
+    ag_mem_unmap(b->arena, b->arena_bytes);
     ag_mem_free(b->scratch);
     ag_mem_free(b->row_span);
     ag_mem_free(b->pieces);
@@ -132,7 +71,8 @@ static int cpu_open(ag_backend **out, const ag_plan *plan, const ag_backend_conf
         rc = ag_pool_open(&b->pool, conf->threads ? conf->threads : ag_pool_cores(), err);
     }
     if (rc == AG_OK) rc = open_memory(b, conf, err);
-    if (rc == AG_OK) rc = pack_weights(b, conf, err);
+    if (rc == AG_OK) rc = ag_weights_open(&b->weights, plan, b->pool, conf, err);
+    b->packs = b->weights.packs;
     if (rc != AG_OK) {
         cpu_close(b);
         return rc;
@@ -188,6 +128,6 @@ static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, 
 static void cpu_parallel(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items) { ag_pool_run(b->pool, fn, arg, items, 1); }
 static uint32_t cpu_threads(const ag_backend *b) { return ag_pool_threads(b->pool); }
 static const char *cpu_isa(const ag_backend *b) { return b->isa->name; }
-static uint64_t cpu_weight_bytes(const ag_backend *b) { return b->weights_bytes; }
+static uint64_t cpu_weight_bytes(const ag_backend *b) { return b->weights.n_bytes; }
 
 const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes};

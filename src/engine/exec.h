@@ -6,7 +6,7 @@
 #define AG_EXEC_H
 
 #include "engine/backend.h"
-#include "engine/cpu/pool.h"
+#include "engine/weights.h"
 
 #define AG_BACKEND_MAGIC 0x42435055u
 
@@ -19,9 +19,8 @@ struct ag_backend {
     const ag_cpu_isa *isa;
     const ag_cpu_ops *ops;
     ag_pool *pool;
-    ag_pack *packs;          /* plan->n_packs */
-    unsigned char *weights;  /* of all packs, one mapping */
-    size_t weights_bytes;
+    ag_weights weights;
+    const ag_pack *packs;    /* weights.packs */
     unsigned char *arena;    /* activations */
     size_t arena_bytes;
     /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies together. */

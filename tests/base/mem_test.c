@@ -22,6 +22,11 @@ static void memory_is_given_and_taken_back(void **state)
     assert_int_equal((uintptr_t)p % 64, 0);
     ag_mem_free(p);
     ag_mem_free(NULL);
+    p = ag_mem_map(3 << 20);
+    assert_int_equal((uintptr_t)p % 4096, 0);
+    for (int i = 0; i < 3 << 20; i += 4096) assert_int_equal(p[i], 0);
+    ag_mem_unmap(p, 3 << 20);
+    ag_mem_unmap(NULL, 0);
 }
 
 static void products_that_overflow_are_refused(void **state)
