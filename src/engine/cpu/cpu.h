@@ -113,7 +113,7 @@ typedef struct ag_cpu_ops {
 void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
-    const char *name;     /* "avx512", "avx2", "scalar" */
+    const char *name;     /* "avx512", "avxvnni", "avx2", "scalar" */
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
     const ag_cpu_ops *ops;

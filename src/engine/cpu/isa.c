@@ -19,6 +19,12 @@ static bool ag__has_avx2(void)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
            (c & bit_F16C) != 0;
 }
+
+static bool ag__has_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    return ag__has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
+}
 #endif
 
 static bool ag__has_scalar(void) { return true; }
