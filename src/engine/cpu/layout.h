@@ -17,6 +17,8 @@
  *   K32   16 i8 scales a group; head: 16 f16 d, 32 bytes unused          w = d sc (u - off)
  *   K16   16 i8 scales of the first 16 k, 16 of the second; head as K32
  *   K16M  as K16, each byte scale + 16 * minimum; head as K32M
+ * Float types: F32 and F16 as [k][16 rows]; BF16 as [k / 2][16 rows][2], k filled up with zeros to a multiple of 32: the
+ * operand of the instructions that multiply pairs.
  * Bytes against the file's: Q2_K, Q5_1, Q4_1, Q8_0, Q4_0, Q5_0, IQ4_NL 1.000; Q6_K 1.010; Q5_K 1.023; Q4_K 1.028;
  * IQ4_XS 1.029; Q3_K 1.055; and up to 32 bytes a tile where the count of groups is odd. */
 #ifndef AG_LAYOUT_H

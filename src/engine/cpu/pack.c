@@ -28,7 +28,7 @@ void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k)
 {
     AG_ASSERT(ag_pack_supported(t, k));
     const ag__layout *l = ag__layout_find(t);
-    size_t bytes = (size_t)k * 16 * float_bytes(t);
+    size_t bytes = (t == AG_Q_BF16 ? AG_ALIGN_UP((size_t)k, 32) : k) * 16 * float_bytes(t);
     if (l != NULL) {
         uint32_t groups = k / 32, units = groups / ag__unit_groups(l->scale);
         bytes = (size_t)groups * (ag__plane_bytes(l->base, l->ext) + ag__scale_bytes(l->scale)) +
@@ -213,17 +213,19 @@ static void fill_quantized(const ag_pack *p, const ag__layout *l, const unsigned
     }
 }
 
-/* Floats lie as [k][16 rows] in the source's width. */
+/* Floats lie as [k][16 rows] in the source's width, BF16 as [k / 2][16 rows][2]. */
 static void fill_float(const ag_pack *p, const unsigned char *src, uint32_t tile)
 {
-    uint32_t w = float_bytes(p->type), rows = AG_MIN(16u, p->rows - tile * 16);
+    uint32_t w = float_bytes(p->type), rows = AG_MIN(16u, p->rows - tile * 16), pair = p->type == AG_Q_BF16 ? 2 : 1;
     unsigned char *dst = p->data + tile * p->tile_bytes;
     memset(dst, 0, p->tile_bytes);
     for (uint32_t k0 = 0; k0 < p->k; k0 += 16) {
         uint32_t k1 = AG_MIN(p->k, k0 + 16);
         for (uint32_t r = 0; r < rows; r++) {
             const unsigned char *s = src + (size_t)(tile * 16 + r) * p->k * w;
-            for (uint32_t k = k0; k < k1; k++) memcpy(dst + ((size_t)k * 16 + r) * w, s + (size_t)k * w, w);
+            for (uint32_t k = k0; k < k1; k++) {
+                memcpy(dst + (((size_t)(k / pair) * 16 + r) * pair + k % pair) * w, s + (size_t)k * w, w);
+            }
         }
     }
 }

@@ -135,8 +135,9 @@ static void tile_float(const ag_pack *w, const unsigned char *tile, const ag_act
                 float v;
                 if (w->type == AG_Q_F32) memcpy(&v, tile + ((size_t)k * 16 + r) * 4, 4);
                 else {
-                    uint16_t h = half_at(tile, k * 16 + r);
-                    v = w->type == AG_Q_F16 ? ag_f16_to_f32(h) : ag_bf16_to_f32(h);
+                    bool pairs = w->type == AG_Q_BF16;
+                    uint16_t h = half_at(tile, pairs ? (k / 2 * 16 + r) * 2 + k % 2 : k * 16 + r);
+                    v = pairs ? ag_bf16_to_f32(h) : ag_f16_to_f32(h);
                 }
                 chain[k % 4][r] = fmaf(v, x[k], chain[k % 4][r]);
             }

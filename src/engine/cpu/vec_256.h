@@ -62,9 +62,11 @@ FN vf vf_shift_exp(vf a, vf t)
 }
 
 FN vf vf_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
-FN vf vf_bf16(const void *p)
+/* The first or the second of pairs. */
+FN vf vf_bf16(const void *p, bool second)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
+    __m256i v = _mm256_loadu_si256(p);
+    return _mm256_castsi256_ps(second ? _mm256_and_si256(v, _mm256_set1_epi32(-0x10000)) : _mm256_slli_epi32(v, 16));
 }
 /* Dimensions are multiples of 8, so that a part of a vector never comes up here. */
 FN vf vf_f16_n(const uint16_t *p, uint32_t n)

@@ -63,9 +63,11 @@ FN vf vf_shift_exp(vf a, vf t)
 }
 
 FN vf vf_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-FN vf vf_bf16(const void *p)
+/* The first or the second of pairs. */
+FN vf vf_bf16(const void *p, bool second)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+    __m512i v = _mm512_loadu_si512(p);
+    return _mm512_castsi512_ps(second ? _mm512_and_si512(v, _mm512_set1_epi32(-0x10000)) : _mm512_slli_epi32(v, 16));
 }
 FN vf vf_f16_n(const uint16_t *p, uint32_t n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vf_first(n), p)); }
 FN void vf_to_f16(uint16_t *p, vf a)
