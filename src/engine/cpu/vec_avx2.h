@@ -8,6 +8,8 @@
 #define AG_VEC(name) name##_avx2
 #define COLS_MAX 4        /* columns of quantized products that share an unpacking: 8 vectors of weights, 4 sums */
 #define COLS_FLOAT_MAX 2  /* of float products: 2 times 4 chains */
+#define FLOAT_MANY 6      /* columns of float products, one chain at a time, times vectors of rows: 12 sums */
+#define FLOAT_VECTORS 2
 #define SIGNED_BYTES 1    /* dot takes 8-bit weights signed, since the product of 255 and 127 does not fit its pairs */
 
 /* start + sums of n quads. Pairs of products are kept in 16 bits as long as they fit for sure: 127 * 2 * (2^bits - 1)

@@ -11,6 +11,8 @@
 #define LANES 16
 #define COLS_MAX 16       /* columns of quantized products that share an unpacking: 8 vectors of weights, 16 sums */
 #define COLS_FLOAT_MAX 4  /* of float products: 4 times 4 chains */
+#define FLOAT_MANY 8      /* columns of float products, one chain at a time, times vectors of rows: 16 sums */
+#define FLOAT_VECTORS 2
 #define SIGNED_BYTES 0    /* dot takes bytes of 0..255; the offset is in the start value */
 #define QUERIES_MAX 4     /* queries times 4 vectors of scores or of output */
 

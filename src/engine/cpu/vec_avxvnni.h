@@ -8,6 +8,8 @@
 #define AG_VEC(name) name##_avxvnni
 #define COLS_MAX 4        /* columns of quantized products that share an unpacking: 8 vectors of weights, 4 sums */
 #define COLS_FLOAT_MAX 2  /* of float products: 2 times 4 chains */
+#define FLOAT_MANY 6      /* columns of float products, one chain at a time, times vectors of rows: 12 sums */
+#define FLOAT_VECTORS 2
 #define SIGNED_BYTES 0    /* dot takes bytes of 0..255; the offset is in the start value */
 
 /* start + sums of n quads: bytes of w times the q of the quad. */
