@@ -5,6 +5,7 @@
 #include "check.h"
 #include "engine/lm.h"
 #include "engine/tiny_model.h"
+#include "lib/amx_emulator.h" /* AMX is walked too, wherever AVX-512 is */
 
 enum { N = 70 }; /* over a page of KV cache */
 

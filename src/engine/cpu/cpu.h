@@ -8,7 +8,9 @@
  * Numerics: one arithmetic for one column and many, whatever the tile or the thread: quantized products are exact in
  *           int32 within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
  *           interleaved chains in k order; reductions run in 64 lanes, joined pairwise. The scalar table is the
- *           specification; vector tables give the same bits wherever the header of a kernel says "exact". */
+ *           specification; vector tables give the same bits wherever the header of a kernel says "exact", but for the
+ *           products of BF16 weights on AMX: they round the activations to BF16 and sum in another order, which is off by
+ *           at most 2^-8 of the sum of |w x|, and denormal weights count as zero. */
 #ifndef AG_CPU_H
 #define AG_CPU_H
 
@@ -113,7 +115,7 @@ typedef struct ag_cpu_ops {
 void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
-    const char *name;     /* "avx512", "avxvnni", "avx2", "scalar" */
+    const char *name;     /* "amx", "avx512", "avxvnni", "avx2", "scalar" */
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
     const ag_cpu_ops *ops;

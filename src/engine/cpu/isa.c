@@ -13,6 +13,8 @@ static bool ag__has_avx512(void)
            __builtin_cpu_supports("avx512vnni");
 }
 
+static bool ag__has_amx(void) { return ag__has_avx512() && ag__amx_ready(); }
+
 static bool ag__has_avx2(void)
 {
     unsigned a, b, c, d; /* not every compiler knows "f16c" by name */

@@ -1,3 +1,5 @@
 #include "engine/cpu/vec_avx512.h"
 
 #include "engine/cpu/ops_vec.inc"
+
+const ag_cpu_ops ag__ops_amx = OPS(ag__matmul_amx);

@@ -98,6 +98,8 @@ FN __m256i vf_to_bytes(const vf v[2])
 FN vi vi_zero(void) { return _mm512_setzero_si512(); }
 FN vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
 FN vi vi_load(const void *p) { return _mm512_load_si512(p); }
+FN void vi_store(void *p, vi a) { _mm512_store_si512(p, a); }
+FN vi vi_sub_bytes(vi a, vi b) { return _mm512_sub_epi8(a, b); }
 FN vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
 FN vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 FN vi vi_flip(vi a) { return a; } /* SIGNED_BYTES only */
