@@ -27,6 +27,9 @@ SHAPES = {
 }
 # Rows that are not whole blocks of 256 take the nearest type with blocks of 32, as quantizers do.
 FALLBACK = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+# Under general.file_type, which OpenVINO wants to know; other readers look at the tensors.
+FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
+              "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "BF16": 32}
 POOL = 256 * 16381  # a prime number of blocks, so that rows do not fall on each other
 
 
@@ -67,6 +70,7 @@ def build(shape, kind):
     w, pool = Writer(), Pool()
     w.add("general.architecture", family)
     w.add("general.name", f"{shape} {kind}, random weights")
+    w.add("general.file_type", FILE_TYPES[kind])
     rot = head // 2 if family == "glm4" else head
     for key, value in {"context_length": 32768, "embedding_length": width, "block_count": layers, "feed_forward_length": ffn,
                        "attention.head_count": heads, "attention.head_count_kv": kv_heads, "attention.key_length": head,

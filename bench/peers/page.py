@@ -3,95 +3,146 @@ import html
 import os
 import pathlib
 
+import rows
+from peers import PEERS
+
 BEGIN, END = "<!-- measured: begin (bench/peers/run) -->", "<!-- measured: end -->"
 
 
 def check(path):
-    """Before an hour of measuring rather than after it: the page can take the result."""
-    text = pathlib.Path(path).read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+    """Before half an hour of measuring rather than after it: the page can take the result."""
+    words = pathlib.Path(path).read_text()
+    if words.count(BEGIN) != 1 or words.count(END) != 1 or words.index(BEGIN) > words.index(END):
         raise SystemExit(f"{path}: there should be one line '{BEGIN}' and after it one line '{END}'")
 
 
-def put(path, text, svg):
-    page = pathlib.Path(path).read_text()
-    before, after = page.split(BEGIN)[0], page.split(END)[1]
-    picture = f"![ratios of the rows below]({os.path.relpath(svg, pathlib.Path(path).parent)})\n\n" if svg else ""
-    pathlib.Path(path).write_text(f"{before}{BEGIN}\n\n{picture}{text}\n{END}{after}")
+def put(path, r):
+    path = pathlib.Path(path)
+    svg = path.with_suffix(".svg")
+    svg.write_text(plot(r))
+    words = path.read_text()
+    before, after = words.split(BEGIN)[0], words.split(END)[1]
+    picture = f"![each row of the table: ours over the best peer]({os.path.relpath(svg, path.parent)})\n\n"
+    path.write_text(f"{before}{BEGIN}\n\n{picture}{text(r)}\n{END}{after}")
 
 
-def verdict(ratio, goal):
-    if ratio < goal:
-        return f"**missed: below {goal:g}**"
-    return "slower" if ratio < 1 else ""
+def table(head, lines):
+    rule = ["---:" if h.endswith(" ") else "---" for h in head]
+    found = ["| " + " | ".join(h.strip() for h in head) + " |", "| " + " | ".join(rule) + " |"]
+    return "\n".join(found + ["| " + " | ".join(line) + " |" for line in lines])
 
 
-def table(head, rows):
-    lines = ["| " + " | ".join(head) + " |", "|" + "|".join(" --- " if i == 0 or h == "" or "flags" in h else " ---: " for i, h in enumerate(head)) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+def number(value, digits):
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def goal(marks):
+    words = []
+    for m in marks:
+        reached = "" if m["value"] is None else f": {m['value']:.2f}"
+        words.append(m["words"] + reached + {True: ", met", False: ", **missed**", None: ", not measured"}[m["met"]])
+    return "; ".join(words)
+
+
+def peer_names(r):
+    return [p for p in PEERS if p in r["peers"] or p in r["lost"]]
 
 
 def warnings(r):
     found = []
     if r["quick"]:
         found.append("**A quick run: these figures only show that the measurement works.**")
-    if r["others"] > 0.05 or r["impatient"]:
-        found.append(f"**The machine was not quiet: other work took {100 * r['others']:.0f} % of it. Measure again.**")
+    if r["waited_in_vain"] or r["others"] > 0.15:
+        found.append("**The machine was not quiet while this was measured. Measure again.**")
     return found
 
 
-def tables(r):
-    machine, ours, peer = r["machine"], r["ours"], r["peer"]
-    parts = warnings(r)
-    parts.append(f"{r['date']}, {r['model']}, {r['threads']} threads on each side, medians of {r['rounds']} turns.\n"
-                 f"- Machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}; other work took {100 * r['others']:.0f} % of it. "
-                 f"It reads {ours['peak']['read_gb_s']:.1f} GB/s and does {ours['peak']['int8_gop_s']:.0f} int8 Gop/s.\n"
-                 f"- Ours: {ours['version']}{' (' + ours['revision'] + ')' if ours['revision'] else ''}, {ours['isa']}"
-                 f"{', flags ' + ' '.join(ours['flags']) if ours['flags'] else ''}.\n"
-                 f"- Peer: {peer['name']} {peer['version']} built from source ({', '.join(peer['features'])}), its best flags per row.")
-    goal = r["goal"]
-    parts.append("**Engines**, tokens a second:\n\n" + table(
-        ["", "ours", "llama.cpp", "ratio", "", "llama.cpp's flags"],
-        [[e["name"], f"{e['ours']:.1f}", f"{e['peer']:.1f}", f"{e['ratio']:.2f}", verdict(e["ratio"], goal), e["flag_words"]] for e in r["engines"]]))
-    if r["servers"]:
-        s = r["servers"]
-        def times(side, key):
-            return [f"{row[side][key]:.0f}" for row in s["rows"]]
-        rows = [[row["name"], f"{row['ours']['tok_s']:.1f}", f"{row['peer']['tok_s']:.1f}", f"{row['ratio']:.2f}", verdict(row["ratio"], goal),
-                 times("ours", "ttft")[i] + " / " + times("peer", "ttft")[i], f"{row['ours']['gap']:.1f} / {row['peer']['gap']:.1f}",
-                 f"{row['ours']['gap99']:.1f} / {row['peer']['gap99']:.1f}"] for i, row in enumerate(s["rows"])]
-        parts.append(f"**Servers** (`autoglm serve` and `python -m llama_cpp.server`, which answers one request at a time), prompts of {s['words']} words, "
-                     f"answers of {s['tokens']} tokens, ours / the peer's:\n\n" + table(
-                         ["", "ours, tokens/s", "peer, tokens/s", "ratio", "", "first token p50, ms", "gap p50, ms", "gap p99, ms"], rows))
-    return "\n\n".join(parts) + "\n"
+def about(r):
+    m, ours = r["machine"], r["ours"]
+    peak = rows.Run(r).peak
+    version = f"{ours['version']}{' (' + ours['revision'] + ')' if ours['revision'] else ''}, {ours['isa']}"
+    if ours["flags"]:
+        version += ", flags " + " ".join(ours["flags"])
+    lines = [f"{r['date']}, {r['threads']} threads each, medians of {r['rounds']} rounds. The small model is "
+             f"{r['small']}, the big ones have the shape of Llama 3.2 1B and random weights.\n",
+             f"- Machine: {m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, Linux {m['kernel']}. It reads "
+             f"{number(peak('read_gb_s'), 1)} GB/s and does {number(peak('int8_gop_s'), 0)} int8 Gop/s "
+             "(`autoglm bench --peak`).",
+             f"- Of its instructions: {' '.join(m['flags'])}.",
+             f"- autoglm: {version}."]
+    for name in peer_names(r):
+        if name in r["peers"]:
+            p = r["peers"][name]
+            features = " ".join(p["features"].split())
+            lines.append(f"- {name}: {PEERS[name][0]} {p['version']}, {p['built']} ({features}).")
+        for case, why in r["lost"].get(name, {}).items():
+            what = "" if case == "all" else " for " + case
+            lines.append(f"- {name}: **unavailable{what}**: {' '.join(why.split())}.")
+    return "\n".join(lines)
+
+
+def flags_table(r):
+    names = [p for p in PEERS if r["flags"].get(p)]
+    if not names:
+        return ""
+    every = list(dict.fromkeys(c for p in names for c in r["flags"][p]))
+    lines = [[case, *(r["flags"][p].get(case, "") for p in names)] for case in every]
+    return "The flags that were best, per case:\n\n" + table(["", *names], lines)
+
+
+def text(r):
+    names = peer_names(r)
+    lines = []
+    for row in rows.table(r):
+        if row["ours"] is None and not any(row["peers"].values()):
+            lines.append([row["name"], "not measured", *[""] * (len(names) + 2), goal(row["goals"])])
+            continue
+        cells = [number(v, row["digits"]) for v in (row["ours"], *(row["peers"].get(p) for p in names))]
+        ratio = number(row["ratio"], 2) if row["unit"] == "tokens/s" else ""
+        lines.append([row["name"], row["unit"], *cells, ratio, goal(row["goals"])])
+    head = ["", "", "autoglm ", *(p + " " for p in names), "ours / best ", "goal"]
+    return "\n\n".join(x for x in [*warnings(r), about(r), table(head, lines), flags_table(r)] if x) + "\n"
+
+
+STYLE = ("text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:15px;font-weight:600}.s{fill:#656d76}"
+         ".b{fill:#fff}.ok{fill:#0969da}.low{fill:#bc4c00}.one{stroke:#8c959f;stroke-width:1.5}.goal{stroke:#1f2328;stroke-width:2}"
+         "@media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#8d96a0}.b{fill:#0d1117}.ok{fill:#58a6ff}"
+         ".low{fill:#f0883e}.one{stroke:#6e7681}.goal{stroke:#e6edf3}}")
+LEFT, WIDTH, STEP, TOP = 250, 560, 28, 70
+
+
+def bar(y, x, name, ratio, limit):
+    """A name, its bar, a tick at the goal, and the figure behind whichever is further out where they are near."""
+    met = limit is None or ratio >= limit
+    out = [f'<text x="{LEFT - 10}" y="{y + 17}" text-anchor="end">{html.escape(name)}</text>'
+           f'<rect class="{"ok" if met else "low"}" x="{LEFT}" y="{y + 4}" width="{x(ratio) - LEFT:.1f}" '
+           f'height="{STEP - 10}" rx="2"/>']
+    end = x(ratio)
+    if limit:
+        out.append(f'<path class="goal" d="M{x(limit):.1f} {y + 2}v{STEP - 6}"/>')
+        end = x(limit) if 0 <= x(limit) - end < 40 else end
+    return "".join(out) + f'<text x="{end + 6:.1f}" y="{y + 17}">{ratio:.2f}</text>'
 
 
 def plot(r):
-    """Bars of the ratios; 1 is the peer."""
-    rows = [(e["name"], e["ratio"]) for e in r["engines"]]
-    if r["servers"]:
-        rows += [("server, " + s["name"], s["ratio"]) for s in r["servers"]["rows"]]
-    left, width, step, top = 260, 560, 28, 64
-    most = max(1.2, max(ratio for _, ratio in rows) * 1.1)
-    height = top + step * len(rows) + 40
-    x = lambda v: left + width * v / most  # noqa: E731
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img"><title>autoglm against llama.cpp</title><style>'
-           "text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:15px;font-weight:600}.s{fill:#656d76}.b{fill:#fff}"
-           ".ok{fill:#0969da}.low{fill:#bc4c00}.g{stroke:#8c959f;stroke-width:1.5}.d{stroke-dasharray:4 4}"
-           "@media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#8d96a0}.b{fill:#0d1117}.ok{fill:#58a6ff}.low{fill:#f0883e}.g{stroke:#6e7681}}"
-           f'</style><rect class="b" width="900" height="{height}"/><text class="t" x="20" y="26">Tokens a second, ours over llama.cpp\'s</text>',
-           f'<text class="s" x="20" y="46">{html.escape(r["model"])}, {r["threads"]} threads, {html.escape(r["machine"]["processor"])}, {r["date"]}'
-           f'{"; a quick run, means nothing" if r["quick"] else ""}</text>']
-    for i, (name, ratio) in enumerate(rows):
-        y = top + step * i
-        out.append(f'<text x="{left - 10}" y="{y + 15}" text-anchor="end">{html.escape(name)}</text>'
-                   f'<rect class="{"ok" if ratio >= r["goal"] else "low"}" x="{left}" y="{y + 3}" width="{x(ratio) - left:.1f}" height="{step - 10}" rx="2"/>'
-                   f'<text x="{x(ratio) + 6:.1f}" y="{y + 15}">{ratio:.2f}</text>')
-    bottom = top + step * len(rows)
-    marks = [(1, "g", "llama.cpp", "start")]
-    if r["goal"] < 1:
-        marks.append((r["goal"], "g d", f"goal {r['goal']:g}", "end"))
-    for value, style, words, anchor in marks:
-        out.append(f'<path class="{style}" d="M{x(value):.1f} {top}V{bottom + 4}"/>'
-                   f'<text class="s" x="{x(value):.1f}" y="{bottom + 20}" text-anchor="{anchor}">{words}</text>')
+    """A bar per row: ours over the best peer; a tick where its goal is."""
+    bars = []
+    for row in rows.table(r):
+        if row["unit"] == "tokens/s" and row["ratio"]:
+            limit = next((m["limit"] for m in row["goals"] if m["words"].endswith("the best peer")), None)
+            bars.append((row["name"], row["ratio"], limit))
+    most = max([1.2, *(max(ratio, limit or 0) * 1.08 for _, ratio, limit in bars)])
+    height, bottom = TOP + STEP * len(bars) + 44, TOP + STEP * len(bars)
+
+    def x(v):
+        return LEFT + WIDTH * v / most
+    note = "; a quick run, means nothing" if r["quick"] else ""
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img">'
+           f'<title>autoglm against the best peer</title><style>{STYLE}</style><rect class="b" width="900" height="{height}"/>'
+           f'<text class="t" x="20" y="26">Tokens a second: ours over the best of {len(r["peers"])} peers</text>',
+           f'<text class="s" x="20" y="48">{r["threads"]} threads, {html.escape(r["machine"]["processor"])}, {r["date"]}; '
+           f'the tick is the goal{note}</text>',
+           *(bar(TOP + STEP * i, x, *b) for i, b in enumerate(bars)),
+           f'<path class="one" d="M{x(1):.1f} {TOP - 4}V{bottom + 4}"/>'
+           f'<text class="s" x="{x(1):.1f}" y="{bottom + 22}" text-anchor="middle">best peer</text>']
     return "".join(out) + "</svg>\n"

@@ -6,6 +6,7 @@ family is the same text with a few switches; `Hparams` says where each switch co
 
 import argparse
 import math
+import mmap
 import os
 import re
 import struct
@@ -32,8 +33,8 @@ class Gguf:
             self._read(part)
 
     def _read(self, path):
-        with open(path, "rb") as f:
-            self.raw = f.read()
+        with open(path, "rb") as f:  # mapped: tensors are views, and a big file costs nothing until it is looked at
+            self.raw = memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
         if self.raw[:4] != b"GGUF":
             raise ValueError(f"{path}: not a GGUF file")
         self.at = 4
@@ -65,7 +66,7 @@ class Gguf:
     def _string(self):
         n = self._unpack("Q")[0]
         self.at += n
-        return self.raw[self.at - n:self.at].decode("utf-8", "surrogateescape")
+        return bytes(self.raw[self.at - n:self.at]).decode("utf-8", "surrogateescape")
 
     def _value(self, kind):
         if kind == gguf_writer.STRING:
