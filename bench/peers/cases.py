@@ -1,7 +1,7 @@
 """What is measured: models, cases, and how each peer may be set.
 
-A case is one thing that every engine does: so many tokens of prefill, or steps of so many sequences. `rows.py` turns the
-samples of cases into the rows of the table. Lengths are chosen so that a whole run takes about 25 minutes on two cores.
+A case is one thing that every engine does: so many tokens of prefill, or steps of so many sequences. `rows.py` turns
+the samples of cases into the rows of the table. Lengths are chosen so that a whole run takes about 25 minutes on two cores.
 """
 BIG = {False: "llama-1b", True: "smollm2-135m"}  # True: of a quick run
 TYPES = ("Q8_0", "Q4_0", "Q4_K")
@@ -37,8 +37,8 @@ def starts(quick):
     return {"model": f"{BIG[quick]}-{TYPES[0]}", "prompt": 16, "tokens": 64 if quick else 2048}
 
 
-# What each peer may be given. The first of each is tried first; then one change at a time, kept where it is faster. Load
-# flags need a new process each; call flags do not.
+# What each peer may be given. The first of each is tried first; then one change at a time, kept where it is faster.
+# Load flags need a new process each; call flags do not.
 LLAMA_CALL = {"flash": [True, False], "unified": [True, False], "ubatch": [512, 2048], "kv": ["f16", "q8_0"]}
 OPENVINO = {"batch_tokens": 8192}
 

@@ -52,8 +52,8 @@ class Ours:
 
     def first_token(self, start, image):
         """Seconds from the start of a process to the first byte of its answer."""
-        command = [self.binary, "run", self.models.gguf(start["model"]), "a " * (start["prompt"] // 2), "--raw", "-n", "1",
-                   "-t", "0", "--ctx", "512", "--threads", str(self.threads), "--no-history", *self.flags, *image]
+        command = [self.binary, "run", self.models.gguf(start["model"]), "a " * (start["prompt"] // 2), "--raw",
+                   "-n", "1", "-t", "0", "--ctx", "512", "--threads", str(self.threads), "--no-history", *self.flags, *image]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         process.stdout.read(1)

