@@ -46,7 +46,7 @@ static void print_summary(const ag_direct *d, bool json)
     }
     uint32_t by[4] = {0};
     for (uint32_t i = 0; i < p->n_stages; i++) by[p->stages[i].domain]++;
-    printf("%u operations in %u stages (barriers per token)", p->graph->n_nodes, p->n_stages);
+    printf("%u operations in %u stages, %u barriers a token", p->graph->n_nodes, p->n_stages, ag_plan_barriers(p));
     for (int i = 0; i < 4; i++) printf("%s%u by %s", i ? ", " : ": ", by[i], domain_name((ag_domain)i));
     printf("\n%" PRIu64 " bytes of activations for steps of %u rows; weights for %s:\n", p->arena_bytes, p->rows_max, isa);
     print_layouts(d, false);

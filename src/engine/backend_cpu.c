@@ -25,7 +25,8 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     b->arena_bytes = p->arena_bytes + 64;
     b->arena = ag_mem_map(b->arena_bytes);
     b->scratch_bytes = ag__exec_scratch_bytes(p);
-    b->scratch = ag_mem_aligned(64, b->scratch_bytes * ag_pool_threads(b->pool));
+    if (ag__jobs_open(b, err) != AG_OK) return AG_E_NOMEM;
+    b->scratch = ag_mem_aligned(64, (b->scratch_bytes + b->own_bytes) * ag_pool_threads(b->pool));
     b->row_span = ag_mem_array(p->rows_max, sizeof *b->row_span);
     b->pieces = ag_mem_array(p->rows_max, sizeof *b->pieces);
     bool ok = b->kv && b->arena && b->scratch && b->row_span && b->pieces;
@@ -44,6 +45,7 @@ static void cpu_close(ag_backend *b)
     ag_weights_close(&b->weights);
     ag_mem_unmap(b->kv, b->kv_bytes);
     ag_mem_unmap(b->arena, b->arena_bytes);
+    ag__jobs_close(b);
     ag_mem_free(b->scratch);
     ag_mem_free(b->row_span);
     ag_mem_free(b->pieces);
@@ -106,20 +108,10 @@ static void lay_out_step(ag_backend *b, const ag_batch *s)
 
 static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, size_t *stride)
 {
-    static ag_pool_fn *const bodies[] = {[AG_DOMAIN_ROWS] = ag__exec_rows, [AG_DOMAIN_TILES] = ag__exec_tiles,
-                                         [AG_DOMAIN_HEADS] = ag__exec_heads, [AG_DOMAIN_ATTN] = ag__exec_attn};
     AG_CHECK(b, AG_BACKEND_MAGIC);
     check_batch(b, batch);
     lay_out_step(b, batch);
-    uint32_t threads = ag_pool_threads(b->pool);
-    ag_pool_run(b->pool, ag__exec_ropes, b, batch->n_rows, 32);
-    for (uint32_t i = 0; i < b->plan->n_stages; i++) {
-        b->stage = &b->plan->stages[i];
-        uint32_t items = ag__exec_items(b, b->stage);
-        /* Eight turns a worker even out cores that run at different speeds; heads and rows are small. */
-        uint32_t chunk = AG_MAX(items / (threads * 8), b->stage->domain == AG_DOMAIN_HEADS ? 8u : 1u);
-        if (items) ag_pool_run(b->pool, bodies[b->stage->domain], b, items, chunk);
-    }
+    ag__jobs_run(b);
     b->batch = NULL;
     *logits = batch->n_out ? ag__exec_row(b, b->g->logits, 0) : NULL;
     *stride = ag__exec_stride(b, b->g->logits);

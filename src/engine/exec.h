@@ -1,6 +1,7 @@
 /* exec.h - inside of the CPU backend: what its stages share. Not for other folders.
  * Owns    : struct ag_backend; see backend.h.
- * Threads : run's thread writes the fields of a step, then starts a stage; workers only read them.
+ * Threads : run's thread writes the fields of a step, then starts it on the pool: every worker walks the step's jobs, each
+ *           job's chunks going to whoever asks first. Workers write activations, their lane and the counters alone.
  * Limits, errors: those of backend.h. */
 #ifndef AG_EXEC_H
 #define AG_EXEC_H
@@ -11,6 +12,36 @@
 #define AG_BACKEND_MAGIC 0x42435055u
 
 typedef struct ag_piece { uint32_t span, from, n; } ag_piece; /* tokens [from, from+n) of a span, for attention */
+
+typedef struct ag__lane ag__lane;
+/* Items [from,to) of the lane's job. */
+typedef void ag__job_fn(const ag__lane *l, uint32_t from, uint32_t to);
+
+/* Between two barriers: a stage, cut into chunks for steps of one shape. Chunks come in generations, as many in each as
+ * there are workers: the first take most of the work, the last even out what is left. */
+#define AG_JOB_GENERATIONS 10
+typedef struct ag__job {
+    ag__job_fn *body;
+    const ag_stage *stage;
+    const ag_stage *before;  /* a stage by rows that is so short that each worker does it for itself first; or NULL */
+    uint32_t items, chunks, generations;
+    uint32_t from[AG_JOB_GENERATIONS], size[AG_JOB_GENERATIONS]; /* of a generation: its first item, items in a chunk */
+    uint32_t cols, col_block, tiles, unit; /* of products: an item is `unit` tiles times a block of columns */
+} ag__job;
+
+/* The jobs of all steps with the same counts of rows. */
+typedef struct ag__step {
+    uint32_t rows, outs;
+    uint64_t used;           /* when last: the oldest makes room */
+    uint32_t n_jobs;
+    ag__job *jobs;           /* room for every stage */
+} ag__step;
+#define AG_STEPS_CACHED 16
+
+typedef struct ag__turn {    /* of a job in the step being run */
+    _Alignas(64) _Atomic uint32_t next; /* chunk */
+    _Alignas(64) _Atomic uint32_t done; /* chunks */
+} ag__turn;
 
 struct ag_backend {
     uint32_t magic;
@@ -37,14 +68,22 @@ struct ag_backend {
     uint32_t *row_span;      /* by row */
     ag_piece *pieces;
     uint32_t n_pieces;
-    /* Of the stage being run. */
-    const ag_stage *stage;
-    uint32_t cols, col_block, tiles, unit; /* of products: an item is `unit` tiles times a block of columns */
-    ag_act act;              /* their quantized input, and what they make of it (fused) */
-    ag_act qout;
+    const ag__step *step;
+    ag__turn *turns;         /* by job */
+    ag__step steps[AG_STEPS_CACHED];
+    uint64_t clock;          /* steps run */
+    /* Values that a worker may have for itself alone: their place in its memory; -1: not. */
+    int64_t *own_at;
+    size_t own_bytes;        /* per worker, behind its scratch */
 };
 
-static inline void *ag__exec_scratch(const ag_backend *b, uint32_t worker) { return b->scratch + worker * b->scratch_bytes; }
+struct ag__lane {            /* a worker in a job */
+    const ag_backend *b;
+    const ag__job *job;
+    uint32_t worker;
+    unsigned char *scratch;
+    unsigned char *own;      /* values made by job->before */
+};
 
 static inline size_t ag__exec_stride(const ag_backend *b, ag_vid v) { return ag_value_stride(&b->g->values[ag_graph_base(b->g, v, NULL)]); }
 
@@ -63,6 +102,28 @@ static inline ag_act ag__exec_act(const ag_backend *b, ag_vid q)
     return a;
 }
 
+/* Rows and int8 forms that this worker reads and makes: its own where the job has a stage before it. */
+static inline unsigned char *ag__lane_at(const ag__lane *l, ag_vid v)
+{
+    bool own = l->job->before && l->b->own_at[v] >= 0;
+    return own ? l->own + l->b->own_at[v] : l->b->arena + l->b->g->values[v].at;
+}
+
+static inline float *ag__lane_row(const ag__lane *l, ag_vid v, uint32_t row)
+{
+    uint32_t offset;
+    ag_vid base = ag_graph_base(l->b->g, v, &offset);
+    return (float *)(void *)ag__lane_at(l, base) + row * ag_value_stride(&l->b->g->values[base]) + offset;
+}
+
+static inline ag_act ag__lane_act(const ag__lane *l, ag_vid q)
+{
+    const ag_value *x = &l->b->g->values[q];
+    ag_act a = {0};
+    ag_act_place(&a, x->width, ag_value_rows(l->b->plan, x), ag__lane_at(l, q));
+    return a;
+}
+
 static inline uint32_t ag__exec_pos(const ag_backend *b, uint32_t row)
 {
     const ag_span *s = &b->batch->spans[b->row_span[row]];
@@ -76,15 +137,19 @@ static inline void ag__exec_rope(const ag_backend *b, float *x, int32_t rope, ui
     b->ops->rope(x, cs, cs + r->n_rot / 2, r->n_rot, r->interleaved);
 }
 
-/* Stage bodies, as pool functions over their items. */
-void ag__exec_rows(void *backend, uint32_t worker, uint32_t from, uint32_t to);
-void ag__exec_ropes(void *backend, uint32_t worker, uint32_t from, uint32_t to);
-void ag__exec_tiles(void *backend, uint32_t worker, uint32_t from, uint32_t to);
-void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to);
-void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to);
-/* Prepares the stage (tiles, column block) and says how many items it has. */
-uint32_t ag__exec_items(ag_backend *b, const ag_stage *s);
+/* Bodies of jobs. */
+ag__job_fn ag__exec_rows, ag__exec_tiles, ag__exec_heads, ag__exec_attn;
+/* The nodes of a stage by rows for rows [from,to). */
+void ag__exec_rows_of(const ag__lane *l, const ag_stage *s, uint32_t from, uint32_t to);
+/* Fills in what products need of a job for `rows` rows; returns its items. */
+uint32_t ag__exec_tile_items(const ag_backend *b, ag__job *j, uint32_t rows);
 /* Bytes of scratch that any stage of the plan may want per worker. */
 size_t ag__exec_scratch_bytes(const ag_plan *p);
+
+/* The steps' jobs: memory for all of them (AG_E_NOMEM); what workers may have for themselves. */
+int ag__jobs_open(ag_backend *b, ag_err *err);
+void ag__jobs_close(ag_backend *b);
+/* Runs all jobs of b->batch. */
+void ag__jobs_run(ag_backend *b);
 
 #endif

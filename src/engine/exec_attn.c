@@ -3,10 +3,10 @@
 
 /* One head of q (in place) or of k (with its value into the cache). Items: rows x (heads + kv_heads); without fusion q is
  * left alone. */
-void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to)
+void ag__exec_heads(const ag__lane *l, uint32_t from, uint32_t to)
 {
-    const ag_backend *b = backend;
-    const ag_node *n = &b->g->nodes[b->stage->node];
+    const ag_backend *b = l->b;
+    const ag_node *n = &b->g->nodes[l->job->stage->node];
     uint32_t heads = n->in[0] >= 0 ? n->heads : 0, all = heads + n->kv_heads;
     size_t layer = (size_t)n->layer * (b->k_page + b->v_page);
     for (uint32_t i = from; i < to; i++) {
@@ -21,7 +21,7 @@ void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to)
         float *k = ag__exec_row(b, n->in[1], row) + (size_t)h * n->dim_k;
         const float *v = ag__exec_row(b, n->in[2], row) + (size_t)h * n->dim_v;
         if (n->in[0] >= 0) {
-            float *copy = ag__exec_scratch(b, worker);
+            float *copy = (float *)(void *)l->scratch;
             memcpy(copy, k, n->dim_k * sizeof *k);
             k = copy;
             if (n->vec2) b->ops->rms_norm(k, k, n->vec2, n->dim_k, n->eps);
@@ -39,10 +39,10 @@ void ag__exec_heads(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 }
 
 /* Items: pieces x kv heads, the longest (last positions) first, so that no worker is left with a long one at the end. */
-void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to)
+void ag__exec_attn(const ag__lane *l, uint32_t from, uint32_t to)
 {
-    const ag_backend *b = backend;
-    const ag_node *n = &b->g->nodes[b->stage->node];
+    const ag_backend *b = l->b;
+    const ag_node *n = &b->g->nodes[l->job->stage->node];
     size_t layer = (size_t)n->layer * (b->k_page + b->v_page);
     uint32_t group = n->heads / n->kv_heads;
     for (uint32_t i = from; i < to; i++) {
@@ -68,7 +68,7 @@ void ag__exec_attn(void *backend, uint32_t worker, uint32_t from, uint32_t to)
             .v_page_stride = b->page_stride,
             .out = ag__exec_row(b, n->out, row) + (size_t)h * group * n->dim_v,
             .out_stride = ag__exec_stride(b, n->out),
-            .scratch = ag__exec_scratch(b, worker),
+            .scratch = l->scratch,
         };
         b->ops->attention(&a);
         for (uint32_t t = 0; n->qout >= 0 && t < p->n; t++) { /* this head's part of the row */

@@ -13,27 +13,18 @@ static size_t column_bytes(const ag_backend *b, const ag_node *n)
     return n->in[1] >= 0 ? ag_act_bytes(n->w[0].k, 1) : ag__exec_stride(b, n->in[0]) * sizeof(float);
 }
 
-uint32_t ag__exec_items(ag_backend *b, const ag_stage *s)
+uint32_t ag__exec_tile_items(const ag_backend *b, ag__job *j, uint32_t rows)
 {
-    const ag_node *n = &b->g->nodes[s->node];
-    uint32_t rows = s->out_rows ? b->batch->n_out : b->batch->n_rows;
-    switch (s->domain) {
-    case AG_DOMAIN_ROWS: return rows;
-    case AG_DOMAIN_HEADS: return rows * ((n->in[0] >= 0 ? n->heads : 0) + n->kv_heads);
-    case AG_DOMAIN_ATTN: return b->n_pieces * n->kv_heads;
-    case AG_DOMAIN_TILES: break;
-    }
-    b->tiles = 0;
-    b->unit = n->qout >= 0 ? 2 : 1;
-    if (n->in[1] >= 0) b->act = ag__exec_act(b, n->in[1]);
-    if (n->qout >= 0) b->qout = ag__exec_act(b, n->qout);
-    for (uint32_t i = 0; i < (n->glu != AG_GLU_NONE ? 1 : n->n_w); i++) b->tiles += b->packs[n->w[i].pack].tiles;
-    b->cols = rows;
+    const ag_node *n = &b->g->nodes[j->stage->node];
+    j->tiles = 0;
+    j->unit = n->qout >= 0 ? 2 : 1;
+    for (uint32_t i = 0; i < (n->glu != AG_GLU_NONE ? 1 : n->n_w); i++) j->tiles += b->packs[n->w[i].pack].tiles;
+    j->cols = rows;
     uint32_t block = (uint32_t)AG_MIN(COLS_BYTES / column_bytes(b, n), (size_t)COLS_MAX) / 16 * 16;
     block = AG_MAX(block, 16u);
     uint32_t blocks = (rows + block - 1) / block;
-    b->col_block = blocks ? AG_ALIGN_UP((rows + blocks - 1) / blocks, 8) : block; /* even blocks, whole register tiles */
-    return b->tiles / b->unit * (b->col_block ? (rows + b->col_block - 1) / b->col_block : 0);
+    j->col_block = blocks ? AG_ALIGN_UP((rows + blocks - 1) / blocks, 8) : block; /* even blocks, whole register tiles */
+    return j->tiles / j->unit * (j->col_block ? (rows + j->col_block - 1) / j->col_block : 0);
 }
 
 size_t ag__exec_scratch_bytes(const ag_plan *p)
@@ -49,15 +40,15 @@ size_t ag__exec_scratch_bytes(const ag_plan *p)
     return AG_ALIGN_UP(most, 4096);
 }
 
-static ag_act block_act(const ag_backend *b, const ag_node *n, const ag_pack *w, uint32_t c0)
+static ag_act block_act(const ag__lane *l, const ag_node *n, const ag_pack *w, uint32_t c0)
 {
     ag_act a = {.k = w->k};
     if (ag_pack_wants_quantized(w->type)) {
-        a = b->act;
+        a = ag__lane_act(l, n->in[1]);
         a.b += c0 * a.b_stride;
     } else {
-        a.x = ag__exec_row(b, n->in[0], c0);
-        a.x_stride = ag__exec_stride(b, n->in[0]);
+        a.x = ag__lane_row(l, n->in[0], c0);
+        a.x_stride = ag__exec_stride(l->b, n->in[0]);
     }
     return a;
 }
@@ -74,12 +65,13 @@ static void add_tile(float *y, size_t stride, const float *x, size_t x_stride, u
 }
 
 /* One tile of both gate and up; y = activation(gate) * up. */
-static void run_glu(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *y, size_t stride, float *tmp)
+static void run_glu(const ag__lane *l, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *y, size_t stride, float *tmp)
 {
+    const ag_backend *b = l->b;
     const ag_pack *g = &b->packs[n->w[0].pack], *u = &b->packs[n->w[1].pack];
     uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, g->rows - row);
     float *gate = tmp, *up = tmp + COLS_MAX * AG_CPU_TILE;
-    ag_act a = block_act(b, n, g, c0);
+    ag_act a = block_act(l, n, g, c0);
     b->ops->matmul(g, &a, cols, tile, tile + 1, gate, AG_CPU_TILE);
     b->ops->matmul(u, &a, cols, tile, tile + 1, up, AG_CPU_TILE);
     if (n->w[0].bias) add_tile(gate, AG_CPU_TILE, n->w[0].bias + row, 0, cols, rows);
@@ -89,24 +81,26 @@ static void run_glu(const ag_backend *b, const ag_node *n, uint32_t tile, uint32
 }
 
 /* `unit` tiles of a gated product: into the float value, or two tiles that make a block of 32 to be quantized, or both. */
-static void run_gated(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+static void run_gated(const ag__lane *l, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
 {
+    const ag_backend *b = l->b;
     float *y = tmp + 2 * COLS_MAX * AG_CPU_TILE;
     size_t stride = 2 * AG_CPU_TILE;
     if (n->out >= 0) {
         y = ag__exec_row(b, n->out, c0) + (size_t)tile * AG_CPU_TILE;
         stride = ag__exec_stride(b, n->out);
     }
-    for (uint32_t i = 0; i < b->unit; i++) run_glu(b, n, tile + i, c0, cols, y + i * AG_CPU_TILE, stride, tmp);
+    for (uint32_t i = 0; i < l->job->unit; i++) run_glu(l, n, tile + i, c0, cols, y + i * AG_CPU_TILE, stride, tmp);
     if (n->qout < 0) return;
-    ag_act part = b->qout;
+    ag_act part = ag__exec_act(b, n->qout);
     part.b += tile / 2;
     part.k = 2 * AG_CPU_TILE;
     for (uint32_t c = 0; c < cols; c++) b->ops->quantize(&part, c0 + c, y + c * stride);
 }
 
-static void run_plain(const ag_backend *b, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+static void run_plain(const ag__lane *l, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
 {
+    const ag_backend *b = l->b;
     uint32_t seg = 0, column = 0;
     while (tile >= b->packs[n->w[seg].pack].tiles) {
         tile -= b->packs[n->w[seg].pack].tiles;
@@ -114,7 +108,7 @@ static void run_plain(const ag_backend *b, const ag_node *n, uint32_t tile, uint
     }
     const ag_pack *w = &b->packs[n->w[seg].pack];
     uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, w->rows - row);
-    ag_act a = block_act(b, n, w, c0);
+    ag_act a = block_act(l, n, w, c0);
     size_t stride = ag__exec_stride(b, n->out);
     float *y = ag__exec_row(b, n->out, c0) + column + row;
     if (n->residual < 0) {
@@ -130,16 +124,16 @@ static void run_plain(const ag_backend *b, const ag_node *n, uint32_t tile, uint
     for (uint32_t c = 0; c < cols; c++) memcpy(y + c * stride, tmp + c * AG_CPU_TILE, rows * sizeof *y);
 }
 
-void ag__exec_tiles(void *backend, uint32_t worker, uint32_t from, uint32_t to)
+void ag__exec_tiles(const ag__lane *l, uint32_t from, uint32_t to)
 {
-    const ag_backend *b = backend;
-    const ag_node *n = &b->g->nodes[b->stage->node];
-    float *tmp = ag__exec_scratch(b, worker);
-    uint32_t units = b->tiles / b->unit;
+    const ag__job *j = l->job;
+    const ag_node *n = &l->b->g->nodes[j->stage->node];
+    float *tmp = (float *)(void *)l->scratch;
+    uint32_t units = j->tiles / j->unit;
     for (uint32_t i = from; i < to; i++) {
-        uint32_t tile = i % units * b->unit, c0 = i / units * b->col_block;
-        uint32_t cols = AG_MIN(b->col_block, b->cols - c0);
-        if (n->glu != AG_GLU_NONE) run_gated(b, n, tile, c0, cols, tmp);
-        else run_plain(b, n, tile, c0, cols, tmp);
+        uint32_t tile = i % units * j->unit, c0 = i / units * j->col_block;
+        uint32_t cols = AG_MIN(j->col_block, j->cols - c0);
+        if (n->glu != AG_GLU_NONE) run_gated(l, n, tile, c0, cols, tmp);
+        else run_plain(l, n, tile, c0, cols, tmp);
     }
 }

@@ -41,6 +41,7 @@ struct ag_pool {
     _Atomic uint32_t caller_sleeps;
     _Alignas(64) _Atomic uint32_t sleepers; /* workers on the futex `bell` */
     _Atomic uint32_t bell;
+    _Alignas(64) _Atomic uint32_t waiters;  /* in ag_pool_await, asleep or about to be */
 };
 
 typedef struct worker {
@@ -228,6 +229,28 @@ void ag_pool_run(ag_pool *p, ag_pool_fn *fn, void *arg, uint32_t items, uint32_t
     }
     work(p, 0, t);
     wait_for_rest(p);
+}
+
+void ag_pool_await(ag_pool *p, _Atomic uint32_t *word, uint32_t value)
+{
+    uint64_t end = 0;
+    for (uint32_t i = 1; atomic_load_explicit(word, memory_order_acquire) < value; i++) {
+        cpu_pause();
+        if (i % SPINS_PER_LOOK != 0 && p->spin) continue;
+        uint64_t now = ag_now_us();
+        if (end == 0) end = p->spin ? now + SPIN_US : now;
+        if (now < end) continue;
+        /* Who arrives adds, then reads waiters; we count ourselves, then read the word: one sees the other. */
+        atomic_fetch_add(&p->waiters, 1);
+        for (uint32_t seen; (seen = atomic_load(word)) < value;) futex_wait(word, seen);
+        atomic_fetch_sub(&p->waiters, 1);
+    }
+}
+
+void ag_pool_arrive(ag_pool *p, _Atomic uint32_t *word, uint32_t n, uint32_t value)
+{
+    uint32_t now = atomic_fetch_add(word, n) + n;
+    if (now == value && atomic_load(&p->waiters) != 0) futex_wake(word, INT_MAX);
 }
 
 uint32_t ag_pool_threads(const ag_pool *p) { return p->threads; }

@@ -11,6 +11,8 @@
 #ifndef AG_POOL_H
 #define AG_POOL_H
 
+#include <stdatomic.h>
+
 #include "base/err.h"
 
 #define AG_POOL_THREADS_MAX 256
@@ -24,6 +26,13 @@ void ag_pool_close(ag_pool *p);
 /* chunk: items taken at a time (at least 1). */
 void ag_pool_run(ag_pool *p, ag_pool_fn *fn, void *arg, uint32_t items, uint32_t chunk);
 uint32_t ag_pool_threads(const ag_pool *p);
+
+/* Inside a run, between workers that share steps of a longer work: waits until *word, which only grows, is at least
+ * `value`. Spins, then sleeps; whoever adds must do it by ag_pool_arrive. */
+void ag_pool_await(ag_pool *p, _Atomic uint32_t *word, uint32_t value);
+/* Adds n to *word and wakes those who sleep until it is `value`. What was written before is seen by who awaited it. */
+void ag_pool_arrive(ag_pool *p, _Atomic uint32_t *word, uint32_t n, uint32_t value);
+
 uint32_t ag_pool_cores(void); /* that this process may use (affinity and cgroup quota counted) */
 
 #endif

@@ -90,7 +90,8 @@ int ag__pass_fuse_quantize(ag_plan *p, ag_err *err)
         ag_node *m = &g->nodes[k.maker[q->in[0]]];
         if (m->qout >= 0 || m->out != q->in[0] || !makes_blocks(m)) continue;
         m->qout = q->out;
-        if (m->op == AG_GOP_MATMUL && k.uses[m->out] == 1) m->out = -1; /* nobody wants it as float */
+        bool sole = k.uses[m->out] == 1; /* nobody wants it as float */
+        if (sole && (m->op == AG_GOP_MATMUL || (m->op == AG_GOP_NORM && m->residual < 0))) m->out = -1;
         ag_node_kill(q);
     }
     ag_graph_compact(g);

@@ -100,7 +100,7 @@ static void report_figures(const ag_plan *p, const char *title, ag_buf *out)
     for (uint32_t i = 0; i < g->n_nodes; i++)
         if (g->nodes[i].out >= 0 && g->values[g->nodes[i].out].base < 0) floats += g->values[g->nodes[i].out].width;
     ag_buf_addf(out, "%s: %u operations", title, g->n_nodes);
-    if (p->n_stages) ag_buf_addf(out, ", %u stages (one barrier each)", p->n_stages);
+    if (p->n_stages) ag_buf_addf(out, ", %u stages, %u barriers a token", p->n_stages, ag_plan_barriers(p));
     ag_buf_addf(out, ", %" PRIu64 " bytes of results a row", floats * 4);
     if (p->arena_bytes) ag_buf_addf(out, ", %" PRIu64 " bytes of memory for %u rows", p->arena_bytes, p->rows_max);
     ag_buf_addc(out, '\n');
@@ -127,6 +127,13 @@ int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, 
     }
     if (rc != AG_OK) ag_plan_fini(p);
     return rc;
+}
+
+uint32_t ag_plan_barriers(const ag_plan *p)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_stages; i++) n += !p->stages[i].repeat;
+    return n;
 }
 
 void ag_plan_fini(ag_plan *p)

@@ -28,6 +28,37 @@ int ag__pass_schedule(ag_plan *p, ag_err *err)
     return AG_OK;
 }
 
+/* Whether value v, made in stage s, is read there and in the next stage alone. */
+static bool read_nearby(const ag_plan *p, uint32_t s, ag_vid v)
+{
+    const ag_graph *g = p->graph;
+    if (v < 0) return true;
+    if (g->values[v].base >= 0 || ag_graph_base(g, g->logits, NULL) == v) return false;
+    uint32_t from = p->stages[s].node, to = p->stages[s + 1].node + p->stages[s + 1].n;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        if (i >= from && i < to) continue;
+        const ag_node *n = &g->nodes[i];
+        ag_vid read[] = {n->in[0], n->in[1], n->in[2], n->residual};
+        for (size_t j = 0; j < AG_ARRAY_LEN(read); j++)
+            if (read[j] >= 0 && ag_graph_base(g, read[j], NULL) == v) return false;
+    }
+    return true;
+}
+
+int ag__pass_repeat(ag_plan *p, ag_err *err)
+{
+    (void)err;
+    for (uint32_t s = 0; s + 1 < p->n_stages; s++) {
+        ag_stage *a = &p->stages[s], *b = &p->stages[s + 1];
+        a->repeat = a->domain == AG_DOMAIN_ROWS && b->domain == AG_DOMAIN_TILES && a->out_rows == b->out_rows;
+        for (uint32_t i = a->node; i < a->node + a->n && a->repeat; i++) {
+            const ag_node *n = &p->graph->nodes[i];
+            a->repeat = n->op != AG_GOP_EMBED && read_nearby(p, s, n->out) && read_nearby(p, s, n->qout);
+        }
+    }
+    return AG_OK;
+}
+
 typedef struct life { uint32_t from, to; uint64_t bytes; } life;
 
 static void touch(const ag_graph *g, life *lives, ag_vid v, uint32_t stage)

@@ -70,6 +70,54 @@ static void after_sleep(void **unused)
     ag_pool_close(p);
 }
 
+/* Jobs one after another within one run: what is done in one is seen, whole, in the next by whoever takes part. */
+enum { JOBS = 200, CHUNKS = 5 };
+typedef struct walk {
+    ag_pool *pool;
+    uint32_t sums[JOBS][CHUNKS]; /* not atomic: the thread sanitizer sees a reader that came too early */
+    struct { _Atomic uint32_t next, done; } turn[JOBS];
+} walk;
+
+static void walk_jobs(void *arg, uint32_t worker, uint32_t from, uint32_t to)
+{
+    (void)worker;
+    (void)from;
+    (void)to;
+    walk *w = arg;
+    for (int i = 0; i < JOBS; i++) {
+        if (i) ag_pool_await(w->pool, &w->turn[i - 1].done, CHUNKS);
+        uint32_t mine = 0;
+        for (uint32_t k; (k = atomic_fetch_add(&w->turn[i].next, 1)) < CHUNKS; mine++) {
+            w->sums[i][k] = 1;
+            for (uint32_t j = 0; i && j < CHUNKS; j++) w->sums[i][k] += w->sums[i - 1][j];
+            w->sums[i][k] %= 1009;
+        }
+        if (mine) ag_pool_arrive(w->pool, &w->turn[i].done, mine, CHUNKS);
+    }
+}
+
+static void jobs_in_order(void **unused)
+{
+    (void)unused;
+    static walk w;
+    uint32_t want[JOBS];
+    for (uint32_t i = 0, sum = 1; i < JOBS; i++, sum = (1 + CHUNKS * sum) % 1009) want[i] = sum;
+    for (uint32_t threads = 1; threads <= 8; threads++) {
+        assert_int_equal(ag_pool_open(&w.pool, threads, NULL), AG_OK);
+        for (int round = 0; round < 30; round++) {
+            memset(w.sums, 0, sizeof w.sums);
+            for (int i = 0; i < JOBS; i++) {
+                atomic_store(&w.turn[i].next, 0);
+                atomic_store(&w.turn[i].done, 0);
+            }
+            ag_pool_run(w.pool, walk_jobs, &w, threads, 1);
+            for (int i = 0; i < JOBS; i++)
+                for (int k = 0; k < CHUNKS; k++) assert_int_equal(w.sums[i][k], want[i]);
+        }
+        ag_pool_close(w.pool);
+    }
+}
+
 static void close_at_once(void **unused)
 {
     (void)unused;
@@ -109,6 +157,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_once),
         cmocka_unit_test(after_sleep),
+        cmocka_unit_test(jobs_in_order),
         cmocka_unit_test(close_at_once),
 #ifdef AG_FAULTS
         cmocka_unit_test(failures_at_start),
