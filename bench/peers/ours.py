@@ -1,7 +1,6 @@
 """autoglm's side: each sample is a process of its own, as users start it."""
 import json
 import os
-import re
 import subprocess
 import time
 
@@ -27,12 +26,15 @@ class Ours:
         self.binary, self.models, self.threads, self.flags, self.isa = binary, models, threads, flags, None
         self.bytes = {}  # of weights read per token, by model
         said = subprocess.run([binary, "run", "--help"], check=True, stdout=subprocess.PIPE, text=True).stdout
-        found = re.search(r"--((?:no-)?[a-z-]*image[a-z-]*)\b(?: (WORD|TEXT|BOOL))?", said)
-        self.image_setting = found.group(1) if found else None
+        self.has_images = "--weights-image " in said
+
+    def image(self, word):
+        """Flags for a stored image of the repacked weights: off, on (it is written) or read."""
+        return ["--weights-image", word] if self.has_images else []
 
     def ask(self, model, *flags):
         done = subprocess.run([self.binary, "bench", "-m", self.models.gguf(model), "--threads", str(self.threads),
-                               "--json", *self.flags, *flags], check=True, stdout=subprocess.PIPE)
+                               "--json", *self.image("off"), *self.flags, *flags], check=True, stdout=subprocess.PIPE)
         got = json.loads(done.stdout)
         self.isa = got["isa"]
         self.bytes[model] = got["weight_bytes"]
@@ -44,16 +46,17 @@ class Ours:
         else:
             ask = ["-p", "0", "-n", str(case["steps"]), "-b", str(case["batch"]), "--context", str(case["context"])]
         # A fresh process: the first of three is cold, and their median is what a warm worker's samples are.
-        got = self.ask(case["model"], *ask, "-r", str(1 if case["repeats"] == 1 else 3))
+        got = self.ask(case["model"], *ask, "-r", "3")
         return got[case["do"]][0]["tok_s"]
 
     def peak(self, model):
         return self.ask(model, "-p", "0", "-n", "1", "-b", "1", "--context", "0", "-r", "1", "--peak")["peak"]
 
     def first_token(self, start, image):
-        """Seconds from the start of a process to the first byte of its answer."""
+        """Seconds from the start of a process to the first byte of its answer; the process has ended on return."""
         command = [self.binary, "run", self.models.gguf(start["model"]), "a " * (start["prompt"] // 2), "--raw",
-                   "-n", "1", "-t", "0", "--ctx", "512", "--threads", str(self.threads), "--no-history", *self.flags, *image]
+                   "-n", "1", "-t", "0", "--ctx", "512", "--threads", str(self.threads), "--no-history",
+                   *self.image(image), *self.flags]
         began = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         process.stdout.read(1)
@@ -66,7 +69,8 @@ class Ours:
     def peak_memory(self, start):
         """The most memory that a process had which computed a prompt of so many tokens."""
         command = [self.binary, "bench", "-m", self.models.gguf(start["model"]), "--threads", str(self.threads), "-p",
-                   str(start["tokens"]), "-n", "0", "-b", "1", "--context", "0", "-r", "1", *self.flags]
+                   str(start["tokens"]), "-n", "0", "-b", "1", "--context", "0", "-r", "1",
+                   *self.image("off"), *self.flags]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
