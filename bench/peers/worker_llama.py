@@ -6,9 +6,12 @@ See workers.py for what is asked and answered. What `autoglm bench` does is done
 step before the clock starts, no sampling, logits for the rows that need them and no others.
 """
 import ctypes
+import os
 import time
 
 import workers
+
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # a failed assertion would call a debugger
 
 try:
     import llama_cpp
@@ -103,15 +106,18 @@ class Peer:
     def token(self, i):
         return workers.token(i, self.vocab)
 
-    def fill(self, context, sequence, n, last):
-        for at in range(0, n, CHUNK):
-            self.decode(context, [(self.token(i), i, sequence, last and i == n - 1) for i in range(at, min(n, at + CHUNK))])
+    def fill(self, context, sequences, n, last):
+        """Position after position of all sequences, as they come when they run together; ik_llama.cpp's flash attention
+        stops at a run of cells without any of its own sequence's."""
+        rows = [(self.token(i), i, s, last and i == n - 1) for i in range(n) for s in range(sequences)]
+        for at in range(0, len(rows), CHUNK):
+            self.decode(context, rows[at:at + CHUNK])
 
     def prefill(self, tokens, flags):
         kept = self.open("prefill", 1, workers.round_up(tokens + 1, 256), flags)
         self.forget(kept["context"], 0, 0)
         began = time.perf_counter()
-        self.fill(kept["context"], 0, tokens, True)
+        self.fill(kept["context"], 1, tokens, True)
         self.wait(kept["context"])
         return tokens / (time.perf_counter() - began)
 
@@ -119,8 +125,7 @@ class Peer:
         kept = self.open(f"decode at {context}", batch, workers.round_up(context + steps + 1, 256), flags)
         it = kept["context"]
         if not kept["filled"]:
-            for s in range(batch):
-                self.fill(it, s, context, False)
+            self.fill(it, batch, context, False)
             kept["filled"] = True
         for s in range(batch):
             self.forget(it, s, context)
