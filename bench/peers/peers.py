@@ -31,7 +31,8 @@ NEEDS = ("from importlib.metadata import requires\n"
 
 # ik-llama-cpp-python's source package lacks the script that writes its build's name, without which nothing links.
 MISSING = ("vendor/ik_llama.cpp/common/cmake/build-info-gen-cpp.cmake",
-           "set(here ${CMAKE_CURRENT_LIST_DIR}/..)\nconfigure_file(${here}/build-info.cpp.in ${here}/build-info.cpp)\n")
+           "set(here ${CMAKE_CURRENT_LIST_DIR}/..)\nset(BUILD_NUMBER 0)\n"
+           "configure_file(${here}/build-info.cpp.in ${here}/build-info.cpp)\n")
 # The cache types that are tried are in without all of them, which take an hour to compile; warnings are a million lines.
 CMAKE = "-DGGML_NATIVE=ON -DGGML_IQK_FA_ALL_QUANTS=OFF -DCMAKE_C_FLAGS=-w -DCMAKE_CXX_FLAGS=-w"
 

@@ -107,8 +107,7 @@ class Peer:
         return workers.token(i, self.vocab)
 
     def fill(self, context, sequences, n, last):
-        """Position after position of all sequences, as they come when they run together; ik_llama.cpp's flash attention
-        stops at a run of cells without any of its own sequence's."""
+        """Position after position of all sequences, so that their cells lie as they do when sequences run together."""
         rows = [(self.token(i), i, s, last and i == n - 1) for i in range(n) for s in range(sequences)]
         for at in range(0, len(rows), CHUNK):
             self.decode(context, rows[at:at + CHUNK])
