@@ -122,6 +122,13 @@ uint32_t ag_gguf_part_count(const ag_gguf *g)
     return g->n_parts;
 }
 
+const char *ag_gguf_part_path(const ag_gguf *g, uint32_t i)
+{
+    AG_CHECK(g, AG__GGUF_MAGIC);
+    AG_ASSERT(i < g->n_parts);
+    return g->parts[i].path;
+}
+
 uint64_t ag_gguf_file_bytes(const ag_gguf *g)
 {
     AG_CHECK(g, AG__GGUF_MAGIC);

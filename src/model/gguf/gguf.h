@@ -56,6 +56,7 @@ void ag_gguf_close(ag_gguf *g); /* NULL is fine */
 const char *ag_gguf_path(const ag_gguf *g);
 uint32_t ag_gguf_version(const ag_gguf *g);
 uint32_t ag_gguf_part_count(const ag_gguf *g);
+const char *ag_gguf_part_path(const ag_gguf *g, uint32_t i);
 uint64_t ag_gguf_file_bytes(const ag_gguf *g); /* all parts */
 
 uint32_t ag_gguf_tensor_count(const ag_gguf *g);

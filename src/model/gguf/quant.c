@@ -5,6 +5,9 @@ static const ag_quant_row rows[] = {
 #include "model/gguf/quant.def"
 #undef AG_QUANT
 };
+#define AG_QUANT(name, id, block, bytes, what) _Static_assert(id < AG_QUANT_IDS, "AG_QUANT_IDS is above all numbers");
+#include "model/gguf/quant.def"
+#undef AG_QUANT
 
 const int8_t ag_quant_iq4_values[16] = {
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,

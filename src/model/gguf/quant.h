@@ -13,6 +13,7 @@ typedef enum ag_quant_type {
 #include "model/gguf/quant.def"
 #undef AG_QUANT
 } ag_quant_type;
+#define AG_QUANT_IDS 31 /* above all of them */
 
 typedef struct ag_quant_row {
     ag_quant_type type;
