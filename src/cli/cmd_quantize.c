@@ -1,5 +1,5 @@
-/* autoglm quantize: writes a model file anew with its matrices in a smaller type. Weights stream through: a piece of a tensor
- * is read from the mapping, quantized and measured by all threads, and written before the next. */
+/* autoglm quantize: writes a model file anew with its matrices in a smaller type. Weights stream through: a piece of a
+ * tensor is read from the mapping, quantized and measured by all threads, and written before the next. */
 #include <inttypes.h>
 #include <math.h>
 #include <signal.h>
@@ -27,7 +27,7 @@ typedef struct options {
 
 typedef struct segment { /* what became of it */
     double err2, x2;
-    uint64_t bad; /* index within the tensor of a weight that is no number, or that the type cannot hold; none: UINT64_MAX */
+    uint64_t bad; /* within the tensor: a weight that is no number or does not fit the type; none: UINT64_MAX */
 } segment;
 
 typedef struct row { /* one tensor */
@@ -107,8 +107,8 @@ static void tell_misfits(const job *j)
         if (r->type == r->want || told[r->want][r->type]) continue;
         told[r->want][r->type] = true;
         for (uint32_t k = i; k < n; k++) count += j->rows[k].want == r->want && j->rows[k].type == r->type;
-        fprintf(stderr, "note: %u tensors are %s in place of %s, whose blocks of %u do not divide their rows (%s: %" PRIu64
-                ")\n", count, name_of(r->type), name_of(r->want), ag_quant_find((uint32_t)r->want)->block,
+        fprintf(stderr, "note: %u tensors are %s in place of %s, whose blocks of %u do not divide their rows "
+                "(%s: %" PRIu64 ")\n", count, name_of(r->type), name_of(r->want), ag_quant_find((uint32_t)r->want)->block,
                 ag_gguf_show(name, sizeof name, t->name), t->dim[0]);
     }
 }
@@ -123,8 +123,8 @@ static int plan(job *j, ag_err *err)
         row *r = &j->rows[i];
         const ag_gguf_tensor *t = ag_gguf_tensor_at(j->in, i);
         if (!is_float(t->type) && !j->o->again)
-            return ag_err_set(err, AG_E_USAGE, "%s: tensor %s is %s already, and rounding it again adds error to error; "
-                              "start from an F32, F16 or BF16 file, or say --allow-requantize", j->o->in,
+            return ag_err_set(err, AG_E_USAGE, "%s: tensor %s is %s already, and rounding it again adds error to "
+                              "error; start from an F32, F16 or BF16 file, or say --allow-requantize", j->o->in,
                               ag_gguf_show(name, sizeof name, t->name), name_of(t->type));
         if (ag_recipe_takes(t)) r->want = ag_recipe_type(j->recipe, j->in, t, j->o->pure);
         else r->want = t->n_dims == 1 ? AG_Q_F32 : t->type;
@@ -153,8 +153,8 @@ static int open_pool(job *j, uint32_t threads, ag_err *err)
 /* Keys that are written anew or belong to a split file's parts. */
 static bool key_kept(ag_str key)
 {
-    static const char *const dropped[] = {"general.file_type", "general.quantization_version", "split.no", "split.count",
-                                          "split.tensors.count"};
+    static const char *const dropped[] = {"general.file_type", "general.quantization_version", "split.no",
+                                          "split.count", "split.tensors.count"};
     for (size_t i = 0; i < AG_ARRAY_LEN(dropped); i++)
         if (ag_str_eqz(key, dropped[i])) return false;
     return true;
@@ -224,10 +224,10 @@ static int refuse_weight(const job *j, uint64_t at, ag_err *err)
     float v = x[at % r->block];
     ag_gguf_show(name, sizeof name, t->name);
     if (!isfinite(v))
-        return ag_err_set(err, AG_E_FILE, "%s: tensor %s: weight %" PRIu64 " of row %" PRIu64 " is %s; only numbers can be "
-                          "quantized", j->o->in, name, at % t->dim[0], at / t->dim[0], isnan(v) ? "NaN" : "infinite");
-    return ag_err_set(err, AG_E_FILE, "%s: tensor %s: weight %" PRIu64 " of row %" PRIu64 " is %g or stands beside one that "
-                      "is too large for %s", j->o->in, name, at % t->dim[0], at / t->dim[0], (double)v, name_of(j->to));
+        return ag_err_set(err, AG_E_FILE, "%s: tensor %s: weight %" PRIu64 " of row %" PRIu64 " is %s; only numbers "
+                          "can be quantized", j->o->in, name, at % t->dim[0], at / t->dim[0], isnan(v) ? "NaN" : "infinite");
+    return ag_err_set(err, AG_E_FILE, "%s: tensor %s: weight %" PRIu64 " of row %" PRIu64 " is %g or stands beside "
+                      "one that is too large for %s", j->o->in, name, at % t->dim[0], at / t->dim[0], (double)v, name_of(j->to));
 }
 
 static int do_piece(job *j, row *r, uint64_t weights, ag_err *err)
@@ -388,8 +388,9 @@ int ag_cmd_quantize(int argc, char **argv)
         {"json", 0, AG_OPT_FLAG, &o.json, 0, 0, "one JSON object"},
     };
     ag_cli cli = {.usage = "quantize IN OUT TYPE [--check TEXT]",
-                  .about = "Writes the model file IN as OUT with its matrices in TYPE: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0,\n"
-                           "Q5_1, Q4_K_S, Q4_K_M (also Q4_K), Q5_K_S, Q5_K_M (also Q5_K) or Q6_K. OUT appears when it is whole.",
+                  .about = "Writes the model file IN as OUT with its matrices in TYPE: F32, F16, BF16, Q8_0, Q4_0,\n"
+                           "Q4_1, Q5_0, Q5_1, Q4_K_S, Q4_K_M (also Q4_K), Q5_K_S, Q5_K_M (also Q5_K) or Q6_K.\n"
+                           "OUT appears when it is whole.",
                   .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "engine", .args_min = 3, .args_max = 3};
     int status = 0;
     if (ag_cli_parse(&cli, argc, argv, &status)) {

@@ -53,7 +53,8 @@ static ag_perplexity result(const sums *s)
     return (ag_perplexity){value, error, s->count};
 }
 
-int ag_perplexity_of(ag_perplexity *out, const char *model, const ag_conf *conf, ag_str text, uint32_t window, ag_err *err)
+int ag_perplexity_of(ag_perplexity *out, const char *model, const ag_conf *conf, ag_str text, uint32_t window,
+                     ag_err *err)
 {
     ag_direct d = {0};
     int32_t *ids = NULL;

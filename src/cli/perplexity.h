@@ -1,5 +1,5 @@
-/* perplexity.h - how well a model predicts a text. The text is cut into windows; within each the second half is predicted
- * from what stands before it, as is customary for comparing quantizations.
+/* perplexity.h - how well a model predicts a text. The text is cut into windows; within each the second half is
+ * predicted from what stands before it, as is customary for comparing quantizations.
  * Owns    : nothing.
  * Threads : one calls; the engine's threads compute.
  * Limits  : AG_PERPLEXITY_TEXT_MAX bytes of text.
@@ -19,6 +19,7 @@ typedef struct ag_perplexity {
     uint64_t tokens;     /* that were predicted */
 } ag_perplexity;
 
-int ag_perplexity_of(ag_perplexity *out, const char *model, const ag_conf *conf, ag_str text, uint32_t window, ag_err *err);
+int ag_perplexity_of(ag_perplexity *out, const char *model, const ag_conf *conf, ag_str text, uint32_t window,
+                     ag_err *err);
 
 #endif

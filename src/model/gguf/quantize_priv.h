@@ -1,5 +1,5 @@
-/* quantize_priv.h - the quantizers for vectors of 4, 8 and 16 floats, which give the same bytes. All types but F32, F16 and
- * BF16.
+/* quantize_priv.h - the quantizers for vectors of 4, 8 and 16 floats, which give the same bytes. All types but F32, F16
+ * and BF16.
  * Owns    : nothing.  Threads : any.  Limits : as quantize.h.
  * Errors  : none; a processor without the vectors ends the program, so ag__quantize_runs is asked first. */
 #ifndef AG_QUANTIZE_PRIV_H

@@ -1,7 +1,7 @@
 #include "model/gguf/recipe.h"
 
 static const ag_recipe recipes[] = {
-#define AG_RECIPE(name, file, most, more, layers, output)                                                                \
+#define AG_RECIPE(name, file, most, more, layers, output) \
     {name, file, AG_Q_##most, AG_Q_##more, AG_Q_##output, AG_LAYERS_##layers},
 #include "model/gguf/quantize.def"
 #undef AG_RECIPE

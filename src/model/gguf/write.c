@@ -164,7 +164,8 @@ int ag_gguf_writer_value(ag_gguf_writer *w, const ag_gguf_value *v, ag_err *err)
 
 int ag_gguf_writer_u32(ag_gguf_writer *w, const char *key, uint32_t v, ag_err *err)
 {
-    return ag_gguf_writer_value(w, &(ag_gguf_value){.key = ag_str_of(key), .type = AG_GGUF_U32, .n = 1, .data = &v}, err);
+    return ag_gguf_writer_value(w, &(ag_gguf_value){.key = ag_str_of(key), .type = AG_GGUF_U32, .n = 1, .data = &v},
+                                err);
 }
 
 static int check_room(const ag_gguf_writer *w, ag_err *err)

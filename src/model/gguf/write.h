@@ -5,8 +5,8 @@
  * Errors  : AG_E_IO (disk, room, names; fault points OPEN, WRITE, SYNC, RENAME), AG_E_USAGE (a name that cannot be),
  *           AG_E_NOMEM. After the first error only close may follow.
  *
- * Keys, then tensors, then data are given in this order and in the numbers that open was told (asserted). A process that
- * is killed leaves the temporary file, PATH.XXXXXX.part, behind. */
+ * Keys, then tensors, then data are given in this order and in the numbers that open was told (asserted). A process
+ * that is killed leaves the temporary file, PATH.XXXXXX.part, behind. */
 #ifndef AG_GGUF_WRITE_H
 #define AG_GGUF_WRITE_H
 

@@ -1,5 +1,5 @@
-/* Every quantizer: how far its weights are from what it was given, that the widths of vectors agree to the bit, and that no
- * input makes it do anything but write its blocks. */
+/* Every quantizer: how far its weights are from what it was given, that the widths of vectors agree to the bit, and
+ * that no input makes it do anything but write its blocks. */
 #include "check.h"
 
 #include <math.h>
@@ -39,7 +39,9 @@ static void fill(float *x, size_t n, shape s, double scale)
     seed = 1;
     for (size_t i = 0; i < n; i++) {
         double u = unit(), v = unit();
-        double z = s == GAUSS ? sqrt(-2 * log(u)) * cos(6.283185307179586 * v) : s == LAPLACE ? -log(u) * (v < 0.5 ? -1 : 1) : 2 * u - 1;
+        double z = 2 * u - 1;
+        if (s == GAUSS) z = sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
+        if (s == LAPLACE) z = v < 0.5 ? -log(u) : log(u);
         x[i] = (float)(z * scale);
     }
 }
@@ -84,7 +86,8 @@ static void test_error(void **state)
                 fill(x, WEIGHTS, (shape)s, scale);
                 double e = error_of(types[k].type, x, WEIGHTS);
                 if (e > max || e < max * 0.8)
-                    fail_msg("%s, shape %d, scale %g: %.6f; %.6f was expected", ag_quant_find((uint32_t)types[k].type)->name, s, scale, e, max);
+                    fail_msg("%s, shape %d, scale %g: %.6f; %.6f was expected",
+                             ag_quant_find((uint32_t)types[k].type)->name, s, scale, e, max);
             }
         }
     assert_false(ag_quantize_can(AG_Q_Q2_K));
@@ -97,7 +100,8 @@ static void test_again(void **state)
     (void)state;
     static float x[WEIGHTS], y[WEIGHTS];
     static const struct { ag_quant_type type; double max; } again[] = {
-        {AG_Q_Q8_0, 0}, {AG_Q_Q4_1, 0.03}, {AG_Q_Q5_1, 0.02}, {AG_Q_Q4_0, 0.03}, {AG_Q_Q5_0, 0.02}, {AG_Q_Q4_K, 0.03}, {AG_Q_Q5_K, 0.02}, {AG_Q_Q6_K, 0.01},
+        {AG_Q_Q8_0, 0}, {AG_Q_Q4_1, 0.03}, {AG_Q_Q5_1, 0.02}, {AG_Q_Q4_0, 0.03}, {AG_Q_Q5_0, 0.02}, {AG_Q_Q4_K, 0.03},
+        {AG_Q_Q5_K, 0.02}, {AG_Q_Q6_K, 0.01},
     };
     for (size_t k = 0; k < AG_ARRAY_LEN(again); k++) {
         fill(x, WEIGHTS, GAUSS, 0.02);
@@ -133,8 +137,8 @@ static void test_plain_blocks(void **state)
     }
 }
 
-/* Sizes from next to nothing to beyond all range: numbers where the type can hold them, else something that is not finite,
- * so that the caller sees it; never a wrong weight in silence. */
+/* Sizes from next to nothing to beyond all range: numbers where the type can hold them, else something that is not
+ * finite, so that the caller sees it; never a wrong weight in silence. */
 static void test_extremes(void **state)
 {
     (void)state;
@@ -153,8 +157,10 @@ static void test_extremes(void **state)
                 worst = fmax(worst, fabs((double)y[i] - (double)x[i]));
             }
             if (p <= 4 && !finite) fail_msg("%s: 1e%d is not a number", r->name, p);
-            if (finite && p >= -2 && worst > 0.2 * peak) fail_msg("%s: 1e%d comes out wrong by %g of %g", r->name, p, worst, peak);
-            if (finite && worst > 1.01 * peak + 0x1p-16) fail_msg("%s: 1e%d comes out wrong by %g of %g", r->name, p, worst, peak);
+            if (finite && p >= -2 && worst > 0.2 * peak)
+                fail_msg("%s: 1e%d comes out wrong by %g of %g", r->name, p, worst, peak);
+            if (finite && worst > 1.01 * peak + 0x1p-16)
+                fail_msg("%s: 1e%d comes out wrong by %g of %g", r->name, p, worst, peak);
         }
     }
 }
@@ -178,7 +184,8 @@ static void test_widths_agree(void **state)
                     ag__quantize_4(types[k].type, x, a, WEIGHTS);
                     f(types[k].type, x, b, WEIGHTS);
                     if (memcmp(a, b, bytes_of(types[k].type, WEIGHTS)) != 0)
-                        fail_msg("%s, %u wide, shape %d, 1e%d", ag_quant_find((uint32_t)types[k].type)->name, width, s, p);
+                        fail_msg("%s, %u wide, shape %d, 1e%d", ag_quant_find((uint32_t)types[k].type)->name, width, s,
+                                 p);
                 }
     }
 }
@@ -211,7 +218,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error),         cmocka_unit_test(test_again),       cmocka_unit_test(test_plain_blocks),
-        cmocka_unit_test(test_extremes),      cmocka_unit_test(test_widths_agree), cmocka_unit_test(test_blocks_are_alone),
+        cmocka_unit_test(test_extremes),      cmocka_unit_test(test_widths_agree),
+        cmocka_unit_test(test_blocks_are_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,8 @@ static void open_model(uint32_t layers, bool output)
     if (output) add(&b, "output.weight", 2, 4);
     add(&b, "output_norm.weight", 1, 1);
     for (uint32_t i = 0; i < layers; i++) {
-        static const char *const parts[] = {"attn_q", "attn_v", "attn_qkv", "ffn_down", "ffn_down_exps", "ffn_gate_inp", "attn_norm"};
+        static const char *const parts[] = {"attn_q", "attn_v", "attn_qkv", "ffn_down", "ffn_down_exps",
+                                            "ffn_gate_inp", "attn_norm"};
         for (size_t k = 0; k < AG_ARRAY_LEN(parts); k++) {
             snprintf(name, sizeof name, "blk.%u.%s.weight", i, parts[k]);
             add(&b, name, 2, 3);
@@ -56,7 +57,8 @@ static ag_quant_type type_of(const char *recipe, const char *tensor, bool pure)
 static void test_taken(void **state)
 {
     (void)state;
-    static const char *const left[] = {"output_norm.weight", "blk.1.attn_norm.weight", "blk.1.ffn_gate_inp.weight", "blk.0.attn_q.bias", "odd"};
+    static const char *const left[] = {"output_norm.weight", "blk.1.attn_norm.weight", "blk.1.ffn_gate_inp.weight",
+                                       "blk.0.attn_q.bias", "odd"};
     open_model(2, true);
     for (size_t i = 0; i < AG_ARRAY_LEN(left); i++) assert_false(ag_recipe_takes(ag_gguf_tensor_find(g, left[i])));
     assert_true(ag_recipe_takes(ag_gguf_tensor_find(g, "blk.1.ffn_down_exps.weight")));
@@ -125,7 +127,8 @@ static void test_names_and_fits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_taken), cmocka_unit_test(test_layers), cmocka_unit_test(test_output), cmocka_unit_test(test_names_and_fits),
+        cmocka_unit_test(test_taken), cmocka_unit_test(test_layers), cmocka_unit_test(test_output),
+        cmocka_unit_test(test_names_and_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,7 +67,8 @@ static int copy(const ag_gguf *g, const char *path, bool replace, size_t step, a
     for (uint32_t i = 0; i < keys && rc == AG_OK; i++) rc = ag_gguf_writer_value(w, ag_gguf_value_at(g, i), err);
     if (rc == AG_OK) rc = ag_gguf_writer_u32(w, "added", 42, err);
     for (uint32_t i = 0; i < n && rc == AG_OK; i++) rc = ag_gguf_writer_tensor(w, ag_gguf_tensor_at(g, i), err);
-    for (size_t at = 0; at < data.n && rc == AG_OK; at += step) rc = ag_gguf_writer_data(w, data.p + at, AG_MIN(step, data.n - at), err);
+    for (size_t at = 0; at < data.n && rc == AG_OK; at += step)
+        rc = ag_gguf_writer_data(w, data.p + at, AG_MIN(step, data.n - at), err);
     if (rc == AG_OK) rc = ag_gguf_writer_finish(w, err);
     if (rc == AG_OK) {
         struct stat st;
@@ -96,14 +97,16 @@ static void compare(const ag_gguf *a, const char *path)
         assert_true(ag_str_eq(x->key, y->key) && x->type == y->type && x->item == y->item && x->n == y->n);
         for (uint64_t k = 0; k < x->n; k++) {
             if (x->item == AG_GGUF_STRING) assert_true(ag_str_eq(ag_gguf_string_next(&p), ag_gguf_string_next(&q)));
-            else if (x->item == AG_GGUF_F32 || x->item == AG_GGUF_F64) assert_true(ag_gguf_float_at(x, k) == ag_gguf_float_at(y, k));
+            else if (x->item == AG_GGUF_F32 || x->item == AG_GGUF_F64)
+                assert_true(ag_gguf_float_at(x, k) == ag_gguf_float_at(y, k));
             else assert_int_equal(ag_gguf_int_at(x, k), ag_gguf_int_at(y, k));
         }
     }
     assert_int_equal(ag_gguf_tensor_count(b), ag_gguf_tensor_count(a));
     for (uint32_t i = 0; i < ag_gguf_tensor_count(a); i++) {
         const ag_gguf_tensor *x = ag_gguf_tensor_at(a, i), *y = ag_gguf_tensor_at(b, i);
-        assert_true(ag_str_eq(x->name, y->name) && x->type == y->type && x->n_dims == y->n_dims && x->bytes == y->bytes);
+        assert_true(ag_str_eq(x->name, y->name) && x->type == y->type && x->n_dims == y->n_dims &&
+                    x->bytes == y->bytes);
         assert_memory_equal(x->dim, y->dim, sizeof x->dim);
         assert_memory_equal(x->data, y->data, x->bytes);
     }
@@ -135,7 +138,8 @@ static void refused(const ag_gguf *g, const char *path, int code, const char *sa
 {
     ag_err err = {0};
     unsigned before = files();
-    if (copy(g, path, false, 100, &err) != code || strstr(err.text, says) == NULL) fail_msg("%s: \"%s\"; expected \"%s\"", path, err.text, says);
+    if (copy(g, path, false, 100, &err) != code || strstr(err.text, says) == NULL)
+        fail_msg("%s: \"%s\"; expected \"%s\"", path, err.text, says);
     assert_int_equal(files(), before);
 }
 
@@ -181,7 +185,8 @@ static void test_failures(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    static const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_OPEN, AG_FAULT_WRITE, AG_FAULT_SYNC, AG_FAULT_RENAME};
+    static const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_OPEN, AG_FAULT_WRITE, AG_FAULT_SYNC,
+                                          AG_FAULT_RENAME};
     size_t n;
     uint8_t *bytes = sample(2u << 20, &n);
     ag_gguf *g;
