@@ -15,14 +15,14 @@
 #define URL_MAX 2048u
 #define KEY_MAX 1024u
 #define EXTRA_MAX (64u << 10)
-#define REPORT_MAX (4u << 20)
+#define REPORT_MAX (20u << 20) /* with the histograms of every tenant */
 #define DAY_US 86400000000ull
 #define DURATION_DEFAULT_US 10000000u
 
 typedef struct options {
     const char *duration, *timeout, *ramp, *max_tokens, *tenants, *ignore_eos, *extra, *svg;
     float rate;
-    bool json;
+    bool json, buckets;
 } options;
 
 static volatile int stopped;
@@ -178,7 +178,7 @@ static int report(const options *o, const ag_load_spec *s, const ag_load_result 
     if (o->json) {
         ag_buf b;
         ag_buf_init(&b, REPORT_MAX);
-        if (ag_load_json(s, r, &b)) fwrite(b.p, 1, b.n, stdout);
+        if (ag_load_json(s, r, o->buckets, &b)) fwrite(b.p, 1, b.n, stdout);
         else rc = ag_err_set(err, AG_E_NOMEM, "no memory for the report");
         ag_buf_fini(&b);
     } else {
@@ -239,6 +239,7 @@ int ag_cmd_bench_http(int argc, char **argv)
         {"extra", 0, AG_OPT_TEXT, &o.extra, 0, 0, "JSON object with more fields of the requests"},
         {"seed", 0, AG_OPT_U64, &s.seed, 0, 1e18, "of prompts, lengths, tenants and arrivals [1]"},
         {"json", 0, AG_OPT_FLAG, &o.json, 0, 0, "one JSON object"},
+        {"buckets", 0, AG_OPT_FLAG, &o.buckets, 0, 0, "with --json: the histograms too, to add up several runs"},
         {"svg", 0, AG_OPT_TEXT, &o.svg, 0, 0, "file for a plot of first tokens and gaps"},
     };
     ag_cli cli = {.usage = "bench http URL [OPTIONS]",

@@ -104,7 +104,8 @@ bool ag_load_body(const ag_load_spec *spec, const ag_load_plan *plan, ag_buf *ou
 
 /* load_report.c and load_svg.c: false when out is full. Tenant names were checked to be plain words. */
 void ag_load_print(const ag_load_spec *spec, const ag_load_result *r);
-bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out);
+/* `buckets`: the histograms too, as [microseconds,count] pairs, so that several runs can be added up. */
+bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, bool buckets, ag_buf *out);
 bool ag_load_svg(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out);
 
 #endif

@@ -11,8 +11,8 @@ static const char *const words[] = {
     "job", "word", "business", "side", "kind", "head", "house", "service", "friend", "father", "power", "hour",
     "game", "line", "end", "member", "law", "car", "city", "community", "name", "president", "team", "minute",
     "idea", "body", "information", "back", "parent", "face", "others", "level", "office", "door", "health",
-    "person", "art", "war", "history", "party", "result", "change", "morning", "reason", "research", "girl",
-    "guy", "moment", "air", "teacher", "force", "education", "good", "long", "great", "little", "own", "old",
+    "person", "art", "war", "history", "party", "result", "change", "night", "reason", "research", "girl",
+    "boy", "moment", "air", "teacher", "force", "education", "good", "long", "great", "little", "own", "old",
     "big",
 };
 

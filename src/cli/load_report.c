@@ -73,7 +73,17 @@ void ag_load_print(const ag_load_spec *spec, const ag_load_result *r)
     }
 }
 
-static void json_stats(const ag_load_stats *s, const ag_load_result *r, ag_buf *out)
+static void json_buckets(const ag_hist *h, ag_buf *out)
+{
+    const char *before = ",\"buckets_us\":[";
+    for (uint32_t b = 0; b < AG_HIST_BUCKETS; b++)
+        if (h->count[b])
+            ag_buf_addf(out, "%s[%llu,%llu]", before, (unsigned long long)AG_MIN(ag_hist_bucket_us(b), h->max),
+                        (unsigned long long)h->count[b]), before = ",";
+    ag_buf_addz(out, h->n ? "]" : ",\"buckets_us\":[]");
+}
+
+static void json_stats(const ag_load_stats *s, const ag_load_result *r, bool buckets, ag_buf *out)
 {
     ag_buf_addf(out, "\"requests\":{\"started\":%llu,\"ok\":%llu,\"failed\":%llu,\"unfinished\":%llu},",
                 (unsigned long long)s->started, (unsigned long long)s->ok, (unsigned long long)s->failed,
@@ -89,11 +99,12 @@ static void json_stats(const ag_load_stats *s, const ag_load_result *r, ag_buf *
             ag_buf_addf(out, ",\"mean\":%.3f,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"max\":%.3f",
                         ag_hist_mean(h) / 1e3, ag_hist_quantile(h, 0.5) / 1e3, ag_hist_quantile(h, 0.9) / 1e3,
                         ag_hist_quantile(h, 0.99) / 1e3, (double)h->max / 1e3);
+        if (buckets) json_buckets(h, out);
         ag_buf_addc(out, '}');
     }
 }
 
-bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out)
+bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, bool buckets, ag_buf *out)
 {
     ag_buf_addz(out, "{\"url\":");
     ag_buf_add_json(out, spec->url, strlen(spec->url));
@@ -105,7 +116,7 @@ bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out
                 "\"interrupted\":%s,",
                 (unsigned long long)spec->seed, spec->prompt_words, spec->shared_words, spec->max_tokens_low,
                 spec->max_tokens_high, (double)r->elapsed_us / 1e6, r->interrupted ? "true" : "false");
-    json_stats(&r->all, r, out);
+    json_stats(&r->all, r, buckets, out);
     ag_buf_addf(out, ",\"waited\":%llu,\"answers_without_usage\":%llu,\"failures\":{", (unsigned long long)r->waited,
                 (unsigned long long)r->no_usage);
     const char *before = "";
@@ -121,7 +132,7 @@ bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out
     for (uint32_t i = 0; i < spec->n_tenants; i++) {
         ag_buf_addf(out, "%s{\"name\":\"%s\",\"weight\":%.6g,", i ? "," : "", spec->tenants[i].name,
                     spec->tenants[i].weight);
-        json_stats(&r->tenants[i], r, out);
+        json_stats(&r->tenants[i], r, buckets, out);
         ag_buf_addc(out, '}');
     }
     return ag_buf_addz(out, "]}\n");

@@ -29,7 +29,7 @@ uint64_t ag_lm_memory_free(void)
 
 static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
 {
-    uint64_t page = ag_backend_page_bytes(&lm->graph, conf->kv_f32), tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
+    uint64_t page = lm->page_bytes = ag_backend_page_bytes(&lm->graph, conf->kv_f32), tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
     if (tokens == 0) {
         tokens = ag_lm_memory_free() / 2 / page * AG_KV_PAGE;
         uint64_t most = train * AG_MAX(conf->ctx_sequences, 1u);

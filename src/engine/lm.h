@@ -28,6 +28,7 @@ typedef struct ag_lm {
     ag_graph graph;
     ag_plan plan;
     uint32_t pages;       /* of AG_KV_PAGE tokens */
+    uint64_t page_bytes;  /* of one, all layers */
     uint32_t ctx_max;     /* tokens that one sequence may have */
 } ag_lm;
 

@@ -165,6 +165,13 @@ class BenchHttp(unittest.TestCase):
         self.assertEqual(got["answers_without_usage"], 1)
         self.assertEqual(got["output_tokens"], 3)  # events counted
 
+    def test_histograms_of_several_runs_can_be_added_up(self):
+        got, _, _ = self.measure(stream, "-n", 3, "--max-tokens", 4, "--buckets")
+        for kind, count in (("ttft_ms", 3), ("gap_ms", 9), ("latency_ms", 3)):
+            self.assertEqual(count, sum(n for _, n in got[kind]["buckets_us"]))
+            self.assertAlmostEqual(got[kind]["max"], got[kind]["buckets_us"][-1][0] / 1e3, delta=got[kind]["max"] / 128 + 0.001)
+        self.assertNotIn("buckets_us", self.measure(stream, "-n", 1, "--max-tokens", 1)[0]["ttft_ms"])
+
     def test_quantiles(self):
         """Of ten answers four come at once; the middle one and all after it have waited."""
         def some_slow(h, body, number):

@@ -52,6 +52,11 @@ class Measure(unittest.TestCase):
             self.refused("with commas between", "bench", *m, flag, "1,,2")
             self.refused("with commas between", "bench", *m, flag, ",".join("1" * 17))
         self.refused("a model is needed", "compile")
+        self.refused("-p 100000 is more than the model's context of", "bench", *m, "-p", "100000")
+        self.refused("is more than the model's context of", "bench", *m, "--context", "100000")
+        self.refused("a step has at most 512 rows", "bench", *m, "--mixed", "500", "-b", "32")
+        self.refused("nothing to measure", "bench", *m, "-p", "0", "-n", "0")
+        self.refused("one of them at a time", "bench", *m, "--passes", "--isa", "all")
 
     def test_what_is_printed_as_json_is_json(self):
         for isa in ("auto", "all"):
@@ -62,6 +67,65 @@ class Measure(unittest.TestCase):
                 self.assertTrue(all(0 < x["tok_s"] < 1e12 for x in one["prefill"] + one["decode"]))
         self.assertGreater(json.loads(run("compile", self.model, "--json").stdout)["operations"], 10)
         self.assertGreater(json.loads(run("perplexity", "-m", self.model, "-f", self.text, "-c", "16", "--json").stdout)["perplexity"], 1)
+
+    def bench(self, *args):
+        return json.loads(run("bench", "-m", self.model, "-r", "1", "--json", *args).stdout)
+
+    def test_bench_counts_bytes_and_operations(self):
+        got = self.bench("-p", "1,16", "-n", "1", "-b", "1,4", "--context", "0,5", "--mixed", "3", "--peak")
+        weights, one, four = got["weight_bytes"], got["prefill"][0]["per_token"], got["prefill"][1]["per_token"]
+        self.assertEqual(weights, one["weight_bytes"])
+        self.assertAlmostEqual(weights / 16, four["weight_bytes"], delta=1)
+        decode = {(d["batch"], d["context"]): d["per_token"] for d in got["decode"]}
+        self.assertAlmostEqual(weights / 4, decode[4, 0]["weight_bytes"], delta=1)
+        # The timed step stands at context + 1 and attends to itself as well: 2 and 7 tokens.
+        self.assertEqual(decode[1, 0]["kv_bytes"] * 7, decode[1, 5]["kv_bytes"] * 2)
+        self.assertEqual(decode[1, 0], {**decode[4, 0], "weight_bytes": weights})
+        # What attention adds for 5 tokens more, it adds 5 times for one.
+        more = decode[1, 5]["float_ops"] - decode[1, 0]["float_ops"]
+        self.assertGreater(more, 0)
+        self.assertEqual(0, more % 5)
+        self.assertEqual(one["int8_ops"] + one["float_ops"] + more / 5, decode[1, 0]["int8_ops"] + decode[1, 0]["float_ops"])
+        mixed = got["mixed"]
+        self.assertEqual([(3, 1, 0), (3, 4, 0)], [(x["tokens"], x["batch"], x["context"]) for x in mixed])
+        self.assertAlmostEqual(weights / 7, mixed[1]["per_token"]["weight_bytes"], delta=1)
+        for line in got["prefill"] + got["decode"] + mixed:
+            for share in ("share_of_read_peak", "share_of_int8_peak"):
+                self.assertGreaterEqual(line[share], 0)
+            self.assertGreater(line["step_ms"], 0)
+
+    def test_bench_shows_what_each_pass_brings(self):
+        listed = [line.split()[0] for line in run("compile", "--passes").stdout.splitlines() if not line.endswith("(needed)")]
+        passes = self.bench("--passes", "-p", "8", "-n", "2")["passes"]
+        self.assertEqual(["none", *listed, "all of these"], [p["left_out"] for p in passes])
+        for p in passes:
+            self.assertEqual(["prefill 8 tokens", "decode 1 sequence at 128"], [line["work"] for line in p["lines"]])
+            self.assertTrue(all(line["us_per_token"] > 0 and line["ratio"] > 0 for line in p["lines"]))
+        self.assertLess(passes[0]["operations"], passes[-1]["operations"])
+        alone = json.loads(run("compile", self.model, "--no-pass", listed[-1], "--json").stdout)
+        self.assertEqual([alone["operations"], alone["stages"]], [passes[-2]["operations"], passes[-2]["stages"]])
+        text = run("bench", "-m", self.model, "-r", "1", "--passes", "-p", "0", "-n", "1").stdout
+        self.assertEqual(len(listed) + 5, len(text.splitlines()), text)
+
+    def test_bench_compares_instruction_sets_in_a_table(self):
+        text = run("bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "2", "--isa", "all", "--mixed", "0").stdout
+        table = text[text.index("tokens/s (of the first)"):].splitlines()
+        self.assertIn("scalar", table[0])
+        self.assertEqual(["prefill 4 tokens", "decode 2 sequences at 128"], [line[:40].strip() for line in table[1:]])
+        self.assertTrue(all("(1.000)" in line for line in table[1:]), text)
+
+    def test_bench_shows_on_a_terminal_how_far_it_is(self):
+        ours, theirs = os.openpty()
+        try:
+            done = subprocess.run([BIN, "bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "1"], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=theirs, timeout=120)
+            os.close(theirs)
+            shown = os.read(ours, 1 << 16).decode()
+        finally:
+            os.close(ours)
+        self.assertEqual(0, done.returncode)
+        self.assertIn("decode 1 sequence at 128 ", shown)
+        self.assertTrue(shown.endswith("\r\x1b[K"), "the line goes away")
 
     def test_a_model_without_numbers_has_no_perplexity(self):
         damaged = os.path.join(self.folder.name, "damaged.gguf")
