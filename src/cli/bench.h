@@ -35,7 +35,8 @@ double ag_bench_median(double *v, uint32_t n); /* sorts v */
 /* `peak` is NULL where the machine was not measured. */
 void ag_bench_print_head(const ag_cpu_peak *peak);
 void ag_bench_print_line(const ag_bench_line *l, const ag_cpu_peak *peak);
-void ag_bench_json_lines(const ag_bench_line *lines, uint32_t n, const ag_cpu_peak *peak); /* "prefill":[],"decode":[],"mixed":[] */
+/* "prefill":[],"decode":[],"mixed":[] */
+void ag_bench_json_lines(const ag_bench_line *lines, uint32_t n, const ag_cpu_peak *peak);
 void ag_bench_line_name(const ag_bench_line *l, char *out, size_t size);
 
 #endif

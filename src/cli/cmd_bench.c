@@ -22,14 +22,18 @@ typedef struct bench {
     uint32_t n_isas;
 } bench;
 
-static int parse_list(const char *flag, const char *text, uint32_t min, uint32_t max, uint32_t out[AG_BENCH_LIST_MAX], uint32_t *n, ag_err *err)
+static int parse_list(const char *flag, const char *text, uint32_t min, uint32_t max, uint32_t out[AG_BENCH_LIST_MAX],
+                      uint32_t *n, ag_err *err)
 {
     *n = 0;
     for (const char *p = text; *p;) {
         char *end;
         unsigned long v = strtoul(p, &end, 10);
         if (end == p || (*end && *end != ',') || v < min || v > max || *n == AG_BENCH_LIST_MAX)
-            return ag_err_set(err, AG_E_USAGE, "%s should be at most %d numbers from %u to %u with commas between; it is not at \"%.20s\"", flag, AG_BENCH_LIST_MAX, min, max, p);
+            return ag_err_set(
+                err, AG_E_USAGE,
+                "%s should be at most %d numbers from %u to %u with commas between; it is not at \"%.20s\"", flag,
+                AG_BENCH_LIST_MAX, min, max, p);
         out[(*n)++] = (uint32_t)v;
         p = *end ? end + 1 : end;
     }
@@ -66,7 +70,8 @@ static void prefill(turn *t, uint32_t n)
         uint32_t rows = AG_MIN((uint32_t)AG_DIRECT_ROWS, n - at), out = rows - 1;
         for (uint32_t i = 0; i < rows; i++) tokens[i] = token_at(t->d, at + i);
         ag_span span = {0, rows, at, t->d->pages};
-        ag_batch batch = {.n_rows = rows, .n_spans = 1, .n_out = at + rows == n, .tokens = tokens, .spans = &span, .out_rows = &out};
+        ag_batch batch = {
+            .n_rows = rows, .n_spans = 1, .n_out = at + rows == n, .tokens = tokens, .spans = &span, .out_rows = &out};
         step(t, &batch);
     }
 }
@@ -87,7 +92,10 @@ static void generate(turn *t, uint32_t batch, uint32_t chunk, uint32_t pos)
 }
 
 /* Steps with a piece of a prompt take many times as long as those without. */
-static uint32_t steps_of(const bench *b, const ag_bench_line *l) { return l->kind == AG_BENCH_MIXED ? AG_MAX(b->steps / 8, 1u) : b->steps; }
+static uint32_t steps_of(const bench *b, const ag_bench_line *l)
+{
+    return l->kind == AG_BENCH_MIXED ? AG_MAX(b->steps / 8, 1u) : b->steps;
+}
 
 /* The steps that come before the clock starts: they warm the caches and touch what memory there is to touch. */
 static void warm_up(turn *t, const ag_bench_line *l)
@@ -99,7 +107,8 @@ static void warm_up(turn *t, const ag_bench_line *l)
 static void work(const bench *b, turn *t, const ag_bench_line *l)
 {
     if (l->kind == AG_BENCH_PREFILL) prefill(t, l->tokens);
-    for (uint32_t s = 1; l->kind != AG_BENCH_PREFILL && s <= steps_of(b, l); s++) generate(t, l->batch, l->tokens, l->context + s);
+    for (uint32_t s = 1; l->kind != AG_BENCH_PREFILL && s <= steps_of(b, l); s++)
+        generate(t, l->batch, l->tokens, l->context + s);
 }
 
 static double time_turn(const bench *b, turn *t, const ag_bench_line *l)
@@ -140,17 +149,20 @@ static void plan_lines(bench *b)
     bool prompts = b->n_lines > 0;
     for (uint32_t c = 0; b->steps && c < b->n_contexts; c++)
         for (uint32_t i = 0; i < b->n_batches; i++)
-            b->lines[b->n_lines++] = (ag_bench_line){.kind = AG_BENCH_DECODE, .batch = b->batches[i], .context = b->contexts[c]};
+            b->lines[b->n_lines++] =
+                (ag_bench_line){.kind = AG_BENCH_DECODE, .batch = b->batches[i], .context = b->contexts[c]};
     for (uint32_t k = 0; prompts && b->steps && k < b->n_chunks; k++)
         for (uint32_t i = 0; b->chunks[k] && i < b->n_batches; i++)
-            b->lines[b->n_lines++] = (ag_bench_line){.kind = AG_BENCH_MIXED, .tokens = b->chunks[k], .batch = b->batches[i], .context = b->contexts[0]};
+            b->lines[b->n_lines++] = (ag_bench_line){
+                .kind = AG_BENCH_MIXED, .tokens = b->chunks[k], .batch = b->batches[i], .context = b->contexts[0]};
 }
 
 static int check_lines(const bench *b, ag_err *err)
 {
     for (uint32_t i = 0; i < b->n_lines; i++)
         if (b->lines[i].kind == AG_BENCH_MIXED && b->lines[i].tokens + b->lines[i].batch > AG_DIRECT_ROWS)
-            return ag_err_set(err, AG_E_USAGE, "--mixed %u with %u sequences: a step has at most %d rows", b->lines[i].tokens, b->lines[i].batch, AG_DIRECT_ROWS);
+            return ag_err_set(err, AG_E_USAGE, "--mixed %u with %u sequences: a step has at most %d rows",
+                              b->lines[i].tokens, b->lines[i].batch, AG_DIRECT_ROWS);
     return b->n_lines ? AG_OK : ag_err_set(err, AG_E_USAGE, "-p 0 and -n 0 leave nothing to measure");
 }
 
@@ -161,9 +173,13 @@ static int check_context(const bench *b, const ag_direct *d, ag_err *err)
         const ag_bench_line *l = &b->lines[i];
         uint64_t end = (uint64_t)l->context + b->steps + 1;
         if (l->tokens > most)
-            return ag_err_set(err, AG_E_USAGE, "%s %u is more than the model's context of %u tokens", l->kind == AG_BENCH_MIXED ? "--mixed" : "-p", l->tokens, most);
+            return ag_err_set(err, AG_E_USAGE, "%s %u is more than the model's context of %u tokens",
+                              l->kind == AG_BENCH_MIXED ? "--mixed" : "-p", l->tokens, most);
         if (l->kind != AG_BENCH_PREFILL && end > most)
-            return ag_err_set(err, AG_E_USAGE, "--context %u with %u steps (-n) and one before them is more than the model's context of %u tokens", l->context, b->steps, most);
+            return ag_err_set(
+                err, AG_E_USAGE,
+                "--context %u with %u steps (-n) and one before them is more than the model's context of %u tokens",
+                l->context, b->steps, most);
     }
     return AG_OK;
 }
@@ -178,7 +194,8 @@ static int open_model(const bench *b, ag_direct *d, const ag_conf *conf, ag_err 
         else ctx = AG_MAX(ctx, AG_MAX(l->context + b->steps + 1, l->tokens));
     }
     /* A prompt may run over the other sequences' pages: it is not there while they are. */
-    int rc = ag_direct_open(d, conf->model, conf, sequences, AG_MAX(ctx, (prompt + sequences - 1) / sequences), sequences, NULL, err);
+    int rc = ag_direct_open(d, conf->model, conf, sequences, AG_MAX(ctx, (prompt + sequences - 1) / sequences),
+                            sequences, NULL, err);
     if (rc == AG_OK) rc = check_context(b, d, err);
     return rc;
 }
@@ -194,9 +211,11 @@ static int print_begin(const bench *b, const ag_direct *d, const ag_cpu_peak *pe
     if (!b->json) {
         printf("%s, %s, %u threads, medians of %u\n", d->model->name, isa, threads, b->repeats);
     } else if (ag_buf_add_json(&name, d->model->name, strlen(d->model->name)) && ag_buf_zterm(&name)) {
-        printf("{\"model\":%s,\"isa\":\"%s\",\"threads\":%u,\"repeats\":%u,\"weight_bytes\":%llu,", name.p, isa, threads, b->repeats,
-               (unsigned long long)d->lm->ops->weight_bytes(be));
-        if (peak) printf("\"peak\":{\"read_gb_s\":%.3f,\"int8_gop_s\":%.1f},", peak->read_bytes_s * 1e-9, peak->int8_ops_s * 1e-9);
+        printf("{\"model\":%s,\"isa\":\"%s\",\"threads\":%u,\"repeats\":%u,\"weight_bytes\":%llu,", name.p, isa,
+               threads, b->repeats, (unsigned long long)d->lm->ops->weight_bytes(be));
+        if (peak)
+            printf("\"peak\":{\"read_gb_s\":%.3f,\"int8_gop_s\":%.1f},", peak->read_bytes_s * 1e-9,
+                   peak->int8_ops_s * 1e-9);
     } else {
         rc = ag_err_set(err, AG_E_NOMEM, "no memory for the model's name");
     }
@@ -237,7 +256,8 @@ static void print_isas(const bench *b)
         char name[96];
         ag_bench_line_name(&b->lines[i], name, sizeof name);
         printf("%-40s", name);
-        for (uint32_t k = 0; k < b->n_isas; k++) printf(" %10.1f (%.3f)", b->rates[k][i], b->rates[k][i] / b->rates[0][i]);
+        for (uint32_t k = 0; k < b->n_isas; k++)
+            printf(" %10.1f (%.3f)", b->rates[k][i], b->rates[k][i] / b->rates[0][i]);
         putchar('\n');
     }
 }
@@ -266,7 +286,8 @@ static int run_isas(bench *b, const ag_conf *conf, ag_err *err)
 /* ---- what each pass brings ---- */
 
 /* Measured against the whole plan turn by turn, so that what else the machine does meets both. */
-static void compare(const bench *b, ag_direct *whole, ag_direct *part, const ag_bench_line *l, double *seconds, double *ratio)
+static void compare(const bench *b, ag_direct *whole, ag_direct *part, const ag_bench_line *l, double *seconds,
+                    double *ratio)
 {
     double took[AG_BENCH_REPEATS_MAX], ratios[AG_BENCH_REPEATS_MAX];
     for (uint32_t r = 0; r < b->repeats; r++) {
@@ -286,8 +307,9 @@ static void compare(const bench *b, ag_direct *whole, ag_direct *part, const ag_
 static void print_pass(const bench *b, const char *name, ag_direct *whole, ag_direct *part, bool first)
 {
     const ag_plan *p = &part->lm->plan;
-    if (b->json) printf("%s{\"left_out\":\"%s\",\"operations\":%u,\"stages\":%u,\"activation_bytes\":%llu,\"lines\":[", first ? "" : ",", name,
-                        p->graph->n_nodes, p->n_stages, (unsigned long long)p->arena_bytes);
+    if (b->json)
+        printf("%s{\"left_out\":\"%s\",\"operations\":%u,\"stages\":%u,\"activation_bytes\":%llu,\"lines\":[",
+               first ? "" : ",", name, p->graph->n_nodes, p->n_stages, (unsigned long long)p->arena_bytes);
     else printf("%-16s %10u %9u %17llu", name, p->graph->n_nodes, p->n_stages, (unsigned long long)p->arena_bytes);
     for (uint32_t i = 0; i < b->n_lines; i++) {
         double seconds, ratio, us;
@@ -305,8 +327,9 @@ static void print_pass(const bench *b, const char *name, ag_direct *whole, ag_di
 
 static void print_passes_head(const bench *b)
 {
-    printf("microseconds a token, and how many times those of the whole plan, by the pass left out\n%-16s %10s %9s %17s", "", "operations",
-           "barriers", "activation bytes");
+    printf(
+        "microseconds a token, and how many times those of the whole plan, by the pass left out\n%-16s %10s %9s %17s",
+        "", "operations", "barriers", "activation bytes");
     for (uint32_t i = 0; i < b->n_lines; i++) {
         char line[96];
         ag_bench_line_name(&b->lines[i], line, sizeof line);
@@ -325,7 +348,7 @@ static int run_passes(bench *b, const ag_conf *conf, ag_err *err)
     if (rc == AG_OK && b->json) printf("\"passes\":[");
     else if (rc == AG_OK) print_passes_head(b);
     if (rc == AG_OK) print_pass(b, "none", &whole, &whole, true);
-    for (const ag_pass_row *r = NULL; rc == AG_OK; ) {
+    for (const ag_pass_row *r = NULL; rc == AG_OK;) {
         r = ag_pass_next(r);
         if (r && r->needed) continue;
         if (r) snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", *all ? "," : "", r->name);
@@ -365,16 +388,23 @@ int ag_cmd_bench(int argc, char **argv)
         {"steps", 'n', AG_OPT_U32, &b.steps, 0, 65536, "decode steps to time; 0: none [128]"},
         {"batches", 'b', AG_OPT_TEXT, &batches, 0, 0, "sequences that decode at once [1,4,8,16,32; with --passes 1]"},
         {"context", 0, AG_OPT_TEXT, &contexts, 0, 0, "tokens that they have behind them [128]"},
-        {"mixed", 0, AG_OPT_TEXT, &chunks, 0, 0, "tokens of a prompt in the same step, at the first context; 0: none [64; with --passes 0]"},
-        {"repeats", 'r', AG_OPT_U32, &b.repeats, 1, AG_BENCH_REPEATS_MAX, "runs of each, of which the median counts [3]"},
-        {"peak", 0, AG_OPT_FLAG, &b.peak, 0, 0, "measure the machine's reading and int8 peaks, and give shares of them"},
-        {"passes", 0, AG_OPT_FLAG, &b.passes, 0, 0, "what each pass brings: all of it again with one left out after the other"},
+        {"mixed", 0, AG_OPT_TEXT, &chunks, 0, 0,
+         "tokens of a prompt in the same step, at the first context; 0: none [64; with --passes 0]"},
+        {"repeats", 'r', AG_OPT_U32, &b.repeats, 1, AG_BENCH_REPEATS_MAX,
+         "runs of each, of which the median counts [3]"},
+        {"peak", 0, AG_OPT_FLAG, &b.peak, 0, 0,
+         "measure the machine's reading and int8 peaks, and give shares of them"},
+        {"passes", 0, AG_OPT_FLAG, &b.passes, 0, 0,
+         "what each pass brings: all of it again with one left out after the other"},
         {"json", 0, AG_OPT_FLAG, &b.json, 0, 0, "one JSON object"},
     };
-    ag_cli cli = {.usage = "bench -m MODEL [-p 512] [-n 128] [-b 1,4,8,16,32]\n       autoglm bench http URL [OPTIONS]",
-                  .about = "Times prefill, decode, and steps that do both, and counts bytes and operations. --isa all compares\n"
-                           "instruction sets, --no-pass NAME leaves passes out. `bench http` loads a server instead.",
-                  .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "model,engine"};
+    ag_cli cli = {
+        .usage = "bench -m MODEL [-p 512] [-n 128] [-b 1,4,8,16,32]\n       autoglm bench http URL [OPTIONS]",
+        .about = "Times prefill, decode, and steps that do both, and counts bytes and operations. --isa all compares\n"
+                 "instruction sets, --no-pass NAME leaves passes out. `bench http` loads a server instead.",
+        .opts = opts,
+        .n_opts = AG_ARRAY_LEN(opts),
+        .groups = "model,engine"};
     int status = 0;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
         ag_err err = {0};

@@ -85,7 +85,8 @@ class Measure(unittest.TestCase):
         more = decode[1, 5]["float_ops"] - decode[1, 0]["float_ops"]
         self.assertGreater(more, 0)
         self.assertEqual(0, more % 5)
-        self.assertEqual(one["int8_ops"] + one["float_ops"] + more / 5, decode[1, 0]["int8_ops"] + decode[1, 0]["float_ops"])
+        ops = [c["int8_ops"] + c["float_ops"] for c in (one, decode[1, 0])]
+        self.assertEqual(ops[0] + more / 5, ops[1])
         mixed = got["mixed"]
         self.assertEqual([(3, 1, 0), (3, 4, 0)], [(x["tokens"], x["batch"], x["context"]) for x in mixed])
         self.assertAlmostEqual(weights / 7, mixed[1]["per_token"]["weight_bytes"], delta=1)
@@ -95,7 +96,8 @@ class Measure(unittest.TestCase):
             self.assertGreater(line["step_ms"], 0)
 
     def test_bench_shows_what_each_pass_brings(self):
-        listed = [line.split()[0] for line in run("compile", "--passes").stdout.splitlines() if not line.endswith("(needed)")]
+        rows = run("compile", "--passes").stdout.splitlines()
+        listed = [row.split()[0] for row in rows if not row.endswith("(needed)")]
         passes = self.bench("--passes", "-p", "8", "-n", "2")["passes"]
         self.assertEqual(["none", *listed, "all of these"], [p["left_out"] for p in passes])
         for p in passes:
@@ -108,7 +110,8 @@ class Measure(unittest.TestCase):
         self.assertEqual(len(listed) + 5, len(text.splitlines()), text)
 
     def test_bench_compares_instruction_sets_in_a_table(self):
-        text = run("bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "2", "--isa", "all", "--mixed", "0").stdout
+        text = run("bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "2", "--isa", "all",
+                   "--mixed", "0").stdout
         table = text[text.index("tokens/s (of the first)"):].splitlines()
         self.assertIn("scalar", table[0])
         self.assertEqual(["prefill 4 tokens", "decode 2 sequences at 128"], [line[:40].strip() for line in table[1:]])
@@ -117,8 +120,8 @@ class Measure(unittest.TestCase):
     def test_bench_shows_on_a_terminal_how_far_it_is(self):
         ours, theirs = os.openpty()
         try:
-            done = subprocess.run([BIN, "bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "1"], stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=theirs, timeout=120)
+            done = subprocess.run([BIN, "bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "1"],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, timeout=120)
             os.close(theirs)
             shown = os.read(ours, 1 << 16).decode()
         finally:

@@ -1,4 +1,5 @@
 """bench/serving: what the page says of given measurements, and that a run of it measures our server."""
+
 import copy
 import importlib.util
 import json
@@ -29,25 +30,49 @@ page = load("page")
 def one(tokens_s, first_ms, clients=1, last_ms=None, **more):
     """A round of ten requests of 100 tokens each."""
     buckets = [[first_ms * 1000, 9], [(last_ms or first_ms) * 1000, 1]]
-    return {"requests": {"ok": 10, "failed": 0}, "prompt_tokens": 1000, "output_tokens": 1000, "answers_without_usage": 0,
-            "elapsed_s": 1000 / tokens_s, "ttft_ms": {"buckets_us": buckets}, "gap_ms": {"buckets_us": [[2000, 90]]},
-            "load_cpu_s": 0.1, "server_cpu_s": 1.0, **more}
+    return {
+        "requests": {"ok": 10, "failed": 0},
+        "prompt_tokens": 1000,
+        "output_tokens": 1000,
+        "answers_without_usage": 0,
+        "elapsed_s": 1000 / tokens_s,
+        "ttft_ms": {"buckets_us": buckets},
+        "gap_ms": {"buckets_us": [[2000, 90]]},
+        "load_cpu_s": 0.1,
+        "server_cpu_s": 1.0,
+        **more,
+    }
 
 
 def result(ours, theirs):
     servers = {"autoglm": ours, "llama.cpp": theirs}
-    return {"date": "2026-01-01", "quick": False, "rounds": 1, "threads": 2, "model": "m<1>.gguf", "prompt": 100, "answer": "32-96",
-            "clients": sorted(int(c) for c in ours), "machine": {"processor": "p & q", "cores": 2, "system": "s"}, "others": 0.0,
-            "revision": "r", "missing": {"vLLM": "it cannot be had"},
-            "servers": {name: {"version": "1", "flags": ["-x"], "cells": cells} for name, cells in servers.items()}}
+    return {
+        "date": "2026-01-01",
+        "quick": False,
+        "rounds": 1,
+        "threads": 2,
+        "model": "m<1>.gguf",
+        "prompt": 100,
+        "answer": "32-96",
+        "clients": sorted(int(c) for c in ours),
+        "machine": {"processor": "p & q", "cores": 2, "kernel": "k"},
+        "others": 0.0,
+        "revision": "r",
+        "missing": {"vLLM": "it cannot be had"},
+        "servers": {name: {"version": "1", "flags": ["-x"], "cells": cells} for name, cells in servers.items()},
+    }
 
 
 class Page(unittest.TestCase):
     def test_goals_are_computed_from_the_measurements(self):
-        r = result({"1": [one(300, 30)], "8": [one(390, 30)], "32": [one(400, 30, last_ms=160)]},
-                   {"1": [one(200, 60)], "8": [one(200, 60)], "32": [one(200, 100)]})
-        self.assertEqual([(1, 1.5, True), (1, 0.5, True), (8, 1.95, False), (32, 2.0, True), (32, 1.6, False)],
-                         [(n, round(ratio, 3), met) for n, _, ratio, _, met in page.goals(r)])
+        r = result(
+            {"1": [one(300, 30)], "8": [one(390, 30)], "32": [one(400, 30, last_ms=160)]},
+            {"1": [one(200, 60)], "8": [one(200, 60)], "32": [one(200, 100)]},
+        )
+        self.assertEqual(
+            [(1, 1.5, True), (1, 0.5, True), (8, 1.95, False), (32, 2.0, True), (32, 1.6, False)],
+            [(n, round(ratio, 3), met) for n, _, ratio, _, met in page.goals(r)],
+        )
         text = page.text(r)
         self.assertEqual(2, text.count("**missed**"))
         self.assertIn("vLLM: unavailable. it cannot be had", text)
@@ -87,8 +112,14 @@ class Page(unittest.TestCase):
 
 class Run(unittest.TestCase):
     def run_it(self, *args, want=0):
-        done = subprocess.run([sys.executable, str(HERE / "run"), *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, str(HERE / "run"), *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
         self.assertEqual(want, done.returncode, done.stderr)
         return done
 
@@ -96,8 +127,19 @@ class Run(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             model = tiny_models.write(folder, "llama") or os.path.join(folder, "tiny-llama-F32.gguf")
             kept = os.path.join(folder, "kept.json")
-            args = ["--quick", "--binary", BIN, "--model", model, "--json", kept, "--without", "llama.cpp",
-                    "--vllm-python", "/nowhere/python"]
+            args = [
+                "--quick",
+                "--binary",
+                BIN,
+                "--model",
+                model,
+                "--json",
+                kept,
+                "--without",
+                "llama.cpp",
+                "--vllm-python",
+                "/nowhere/python",
+            ]
             text = self.run_it(*args).stdout
             r = json.loads(pathlib.Path(kept).read_text())
             self.assertEqual(["autoglm"], list(r["servers"]))
