@@ -185,7 +185,7 @@ def vllm(python, model, form, threads):
         version=said.stdout.strip().splitlines()[-1],
         environment={
             "OMP_NUM_THREADS": str(threads),
-            "VLLM_CPU_OMP_THREADS_BIND": "all",
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}" if threads > 1 else "0",
             "VLLM_CPU_KVCACHE_SPACE": "2",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
