@@ -121,7 +121,7 @@ typedef struct ag_cpu_isa {
     const ag_cpu_ops *ops;
     /* For the peaks: its int8 dot product on registers alone, returning the operations done; and reading memory. */
     uint64_t (*burn)(uint64_t rounds);
-    void (*read)(const unsigned char *p, size_t bytes);
+    void (*read)(const unsigned char *p, size_t bytes, size_t ahead); /* ahead: bytes of prefetch */
 } ag_cpu_isa;
 
 const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs here */

@@ -56,7 +56,7 @@ extern const ag_cpu_ops ag__ops_scalar, ag__ops_avx2, ag__ops_avxvnni, ag__ops_a
 /* For the peaks: rounds of the dot product out of registers, returning the operations done; and reading memory, 64-byte
  * aligned, a multiple of 256 bytes. */
 typedef uint64_t ag__burn_fn(uint64_t rounds);
-typedef void ag__read_fn(const unsigned char *p, size_t bytes);
+typedef void ag__read_fn(const unsigned char *p, size_t bytes, size_t ahead);
 ag__burn_fn ag__burn_scalar, ag__burn_avx2, ag__burn_avxvnni, ag__burn_avx512, ag__burn_amx;
 ag__read_fn ag__read_scalar, ag__read_avx2, ag__read_avxvnni, ag__read_avx512, ag__read_amx;
 

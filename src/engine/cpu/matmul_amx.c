@@ -275,4 +275,4 @@ uint64_t ag__burn_amx(uint64_t rounds)
     return rounds * 4 * 2 * 16 * 16 * 64;
 }
 
-void ag__read_amx(const unsigned char *p, size_t bytes) { ag__read_avx512(p, bytes); }
+void ag__read_amx(const unsigned char *p, size_t bytes, size_t ahead) { ag__read_avx512(p, bytes, ahead); }

@@ -6,7 +6,8 @@
 #include "engine/cpu/pool.h"
 
 #define READ_BYTES (64u << 20) /* a thread's part: beyond its share of any cache we know */
-#define READ_ROUNDS 5
+#define PIECE_BYTES (1u << 20) /* taken at a time, so that a thread that is held up does not hold up all */
+#define READ_ROUNDS 3
 #define BURN_US 50000
 
 typedef struct peak {
@@ -14,13 +15,14 @@ typedef struct peak {
     unsigned char *mem;
     _Atomic uint64_t ops;
     uint64_t rounds;
+    size_t ahead;
 } peak;
 
 static void read_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
 {
     (void)worker;
     peak *p = arg;
-    p->isa->read(p->mem + (size_t)from * READ_BYTES, (size_t)(to - from) * READ_BYTES);
+    p->isa->read(p->mem + (size_t)from * PIECE_BYTES, (size_t)(to - from) * PIECE_BYTES, p->ahead);
 }
 
 static void touch_part(void *arg, uint32_t worker, uint32_t from, uint32_t to)
@@ -48,9 +50,12 @@ int ag_cpu_peak_measure(const ag_cpu_isa *isa, uint32_t threads, ag_cpu_peak *ou
     if (p.mem == NULL) goto undo_pool;
     ag_pool_run(pool, touch_part, &p, threads, 1);
     *out = (ag_cpu_peak){0};
-    for (int i = 0; i < READ_ROUNDS; i++) {
+    /* Which distance is best differs between machines, by half of the rate. */
+    static const size_t ahead[] = {1024, 4096, 16384};
+    for (size_t i = 0; i < READ_ROUNDS * AG_ARRAY_LEN(ahead); i++) {
+        p.ahead = ahead[i % AG_ARRAY_LEN(ahead)];
         uint64_t begin = ag_now_us();
-        ag_pool_run(pool, read_part, &p, threads, 1);
+        ag_pool_run(pool, read_part, &p, threads * (READ_BYTES / PIECE_BYTES), 1);
         double rate = (double)threads * READ_BYTES * 1e6 / (double)AG_MAX(ag_now_us() - begin, 1u);
         out->read_bytes_s = AG_MAX(out->read_bytes_s, rate);
     }

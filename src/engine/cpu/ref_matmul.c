@@ -184,8 +184,9 @@ uint64_t ag__burn_scalar(uint64_t rounds)
     return rounds * 64;
 }
 
-void ag__read_scalar(const unsigned char *p, size_t bytes)
+void ag__read_scalar(const unsigned char *p, size_t bytes, size_t ahead)
 {
+    (void)ahead;
     uint64_t sum[8] = {0};
     for (size_t i = 0; i < bytes; i += 64) {
         const uint64_t *w = (const uint64_t *)(p + i);
