@@ -64,9 +64,13 @@ int ag_image_init(ag_image *im, const ag_plan *plan, const ag_pack *packs, const
     im->head = ag_mem_zalloc(im->head_bytes);
     if (im->head == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for the table of the weights' image");
     im->rows = (ag_image_row *)(void *)(im->head + 1);
-    *im->head = (ag_image_head){.magic = "agimage", .version = AG_IMAGE_VERSION, .order = 0x01020304, .layout = ag_pack_layout_hash(),
-                                .model = ag_gguf_digest(g), .packs = plan->n_packs,
-                                    .data_at = AG_ALIGN_UP(im->head_bytes, AG_IMAGE_DATA_ALIGN),
+    *im->head = (ag_image_head){.magic = "agimage",
+                                .version = AG_IMAGE_VERSION,
+                                .order = 0x01020304,
+                                .layout = ag_pack_layout_hash(),
+                                .model = ag_gguf_digest(g),
+                                .packs = plan->n_packs,
+                                .data_at = AG_ALIGN_UP(im->head_bytes, AG_IMAGE_DATA_ALIGN),
                                 .data_bytes = AG_ALIGN_UP(bytes, PAGE)};
     for (uint32_t i = 0; i < plan->n_packs; i++) {
         const ag_weight *w = &plan->packs[i];
@@ -147,17 +151,16 @@ int ag_image_open(ag_image *im, ag_err *err)
 {
     AG_ASSERT(im->fd < 0);
     ag_image got = {.head_bytes = im->head_bytes};
-    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EIO, -1) : open(im->path,
-                                                                    O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EIO, -1)
+                                         : open(im->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return ag_err_set(err, errno == ENOENT ? AG_E_NOT_FOUND : AG_E_IO, "%s cannot be opened: %s", im->path,
                           strerror(errno));
     int rc = check_file(im, fd, err);
-    if (rc == AG_OK && (got.head = ag_mem_alloc(im->head_bytes)) == NULL) rc = ag_err_set(err, AG_E_NOMEM,
-                                                                                          "no memory to read the head of %s", im->path);
-    if (rc == AG_OK && read_at(fd, got.head, im->head_bytes, 0) != AG_OK) rc = ag_err_set(err, AG_E_IO,
-                                                                                          "%s cannot be read: %s",
-                                                                                              im->path, strerror(errno));
+    if (rc == AG_OK && (got.head = ag_mem_alloc(im->head_bytes)) == NULL)
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory to read the head of %s", im->path);
+    if (rc == AG_OK && read_at(fd, got.head, im->head_bytes, 0) != AG_OK)
+        rc = ag_err_set(err, AG_E_IO, "%s cannot be read: %s", im->path, strerror(errno));
     if (rc == AG_OK) {
         got.rows = (ag_image_row *)(void *)(got.head + 1);
         const char *why = fault_of(im, &got);

@@ -1,14 +1,14 @@
 /* image.h - packed weights stored in a file beside the model, so that a start maps them in place of repacking.
  * Owns    : the expected head of the file; its descriptor while it is open.
  * Threads : one at a time.
- * Limits  : those of the plan. Nothing is taken from the file but checksums: all else in its head is made anew from plan
- *           and model, and compared.
+ * Limits  : those of the plan. Nothing is taken from the file but checksums: all else in its head is made anew from
+ *           plan and model, and compared.
  * Errors  : open: AG_E_NOT_FOUND (no file), AG_E_FILE (stale, damaged or not ours; the sentence says which), AG_E_IO.
  *           write: AG_E_IO (no space, read-only folder), AG_E_CANCELLED, AG_E_INTERNAL (another process is at it).
  *           A file that somebody cuts short while it is mapped ends the process (SIGBUS), as it does for the model;
  *           we never do: a file under its name is only ever replaced.
- * Layout  : head and table of packs, filled up with zeros to AG_IMAGE_DATA_ALIGN; then the weights as they lie in memory,
- *           whole pages. Little-endian machines write and read it; others refuse it by `order`. */
+ * Layout  : head and table of packs, filled up with zeros to AG_IMAGE_DATA_ALIGN; then the weights as they lie in
+ *           memory, whole pages. Little-endian machines write and read it; others refuse it by `order`. */
 #ifndef AG_IMAGE_H
 #define AG_IMAGE_H
 

@@ -12,7 +12,7 @@
 
 #define PAGE 4096u
 #define HUGE_PAGE ((size_t)2 << 20)
-/* Moved at a time. Each becomes a mapping of its own until the kernel joins them, and mappings are limited to 65,530. */
+/* Moved at a time. Each may become a mapping of its own, and mappings are limited to 65,530. */
 #define PIECE_MIN (2 * HUGE_PAGE)
 #define PIECES_MAX 8192u
 #define RETRY_MS 100 /* while there is no memory to mend a pack */
@@ -105,7 +105,8 @@ static void mend_surely(ag_weights *w, uint32_t i)
     ag_str name = w->plan->packs[i].t->name;
     atomic_fetch_add(&w->damage, 1);
     ag__weights_note(w, true,
-                     "%s is damaged: \"%.*s\" does not have its checksum. It is repacked from the model's file; answers computed since the start may be wrong",
+                     "%s is damaged: \"%.*s\" does not have its checksum. It is repacked from the model's "
+                     "file; answers computed since the start may be wrong",
                      w->image.path, (int)name.n, name.p);
     while (!mend(w, i)) {
         if (atomic_load(&w->stop)) return;

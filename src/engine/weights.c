@@ -122,18 +122,17 @@ static void try_image(ag_weights *w)
         return;
     }
     int rc = ag_image_open(&w->image, &err);
-    if (rc == AG_OK && !map_image(w)) rc = ag_err_set(&err, AG_E_IO, "%s cannot be mapped: %s", w->image.path,
-                                                      strerror(errno));
+    if (rc == AG_OK && !map_image(w))
+        rc = ag_err_set(&err, AG_E_IO, "%s cannot be mapped: %s", w->image.path, strerror(errno));
     w->from_image = rc == AG_OK;
-    w->may_write = mode == AG_IMAGE_ON || (mode == AG_IMAGE_AUTO &&
-                                           (rc == AG_OK || rc == AG_E_FILE ||
-                                            (w->n_bytes >= AUTO_BYTES_MIN && room_for_image(w))));
+    bool was_there = rc == AG_OK || rc == AG_E_FILE;
+    w->may_write = mode == AG_IMAGE_ON;
+    if (mode == AG_IMAGE_AUTO) w->may_write = was_there || (w->n_bytes >= AUTO_BYTES_MIN && room_for_image(w));
+    const char *then = w->may_write ? "; it is written anew" : "";
     if (rc == AG_OK) ag__weights_note(w, false, "weights come from %s", w->image.path);
-    else if (rc != AG_E_NOT_FOUND) ag__weights_note(w, true, "weights are repacked: %s%s", err.text, w->may_write
-                                                    ? "; it is written anew" : "");
+    else if (rc != AG_E_NOT_FOUND) ag__weights_note(w, true, "weights are repacked: %s%s", err.text, then);
 }
 
-/* AUTO asks for nothing: where a folder cannot be written, there is no image, and that is no news. */
 static void write_image(ag_weights *w)
 {
     ag_err err = {0};
@@ -141,7 +140,8 @@ static void write_image(ag_weights *w)
     int rc = ag_image_write(&w->image, w->bytes, &w->stop, &err);
     if (rc == AG_OK) {
         ag__weights_note(w, false,
-                         "repacked weights are stored in %s, %zu bytes in %llu ms; later starts map them (--weights-image off: none)", w->image.path,
+                         "repacked weights are stored in %s, %zu bytes in %llu ms; later starts map them "
+                         "(--weights-image off: none)", w->image.path,
                          (size_t)(w->image.head->data_at + w->image.head->data_bytes),
                              (unsigned long long)(ag_now_us() - began) / 1000);
         atomic_store(&w->written, true);
@@ -216,5 +216,6 @@ void ag_weights_close(ag_weights *w)
 
 void ag_weights_info_get(const ag_weights *w, ag_weights_info *out)
 {
-    *out = (ag_weights_info){.from_image = w->from_image, .written = atomic_load(&w->written), .moved = atomic_load(&w->moved), .damage = atomic_load(&w->damage)};
+    *out = (ag_weights_info){.from_image = w->from_image, .written = atomic_load(&w->written),
+                             .moved = atomic_load(&w->moved), .damage = atomic_load(&w->damage)};
 }

@@ -1,15 +1,16 @@
 /* weights.h - a plan's weights as the kernels read them: packed into tiles, in memory of their own.
- * Owns    : the packs, their bytes, the image file's descriptor, a thread in the background. The plan, its model and the
- *           callbacks of the settings must outlive it.
+ * Owns    : the packs, their bytes, the image file's descriptor, a thread in the background. The plan, its model and
+ *           the callbacks of the settings must outlive it.
  * Threads : open, settle and close from the backend's thread, open with its pool; packs may be read by any worker, info
  *           by any thread.
  * Limits  : none of its own; sizes follow from the plan.
  * Errors  : open: AG_E_NOMEM. An image that cannot be read or written is a note, never an error.
- * How     : without a stored image (image.h) weights are repacked from the model's file, and the image is written in the
- *           background where the settings ask for it. With one, its pages are mapped and used at once; in the background
+ * How     : without a stored image (image.h) weights are repacked from the model's file, and the image is written in
+ *           the background where the settings ask for it. With one, its pages are mapped and used at once; meanwhile
  *           they are copied into huge pages, checked, and the copy takes the place of the mapping at the same address
  *           (mremap), piece by piece: kernels never see a change, memory never holds two copies. A pack whose sum is
- *           wrong is repacked from the model's file in the same way, and counted: what was computed before may be wrong. */
+ *           wrong is repacked from the model's file in the same way, and counted: what was computed before may be
+ *           wrong. */
 #ifndef AG_WEIGHTS_H
 #define AG_WEIGHTS_H
 

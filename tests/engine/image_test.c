@@ -1,5 +1,5 @@
-/* Stored weights: what is read back is what was repacked, whatever happens to the file, and no accident on the way to it
- * is worse than repacking. */
+/* Stored weights: what is read back is what was repacked, whatever happens to the file, and no accident on the way to
+ * it is worse than repacking. */
 #include "engine/image.c" /* its own copy, so that heads can be forged */
 
 #include "check.h"
@@ -206,7 +206,6 @@ static void test_forged_heads(void **state)
         ag_err err = {0};
         expect(&forged, lm);
         ((unsigned char *)forged.head)[field[i].at] ^= 0x10;
-        if (i == 4) forged.head_bytes -= sizeof(ag_image_row); /* any count may be claimed; its check is never reached */
         forge(&forged);
         ag_image_fini(&forged);
         assert_int_equal(ag_image_open(&im, &err), AG_E_FILE);
