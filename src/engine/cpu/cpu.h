@@ -34,8 +34,6 @@ bool ag_pack_supported(ag_quant_type t, uint32_t k);             /* k is whole b
 void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k); /* fills all but data */
 /* Repacks tiles [from,to) out of `rows` rows at src (the file's layout, row after row). */
 void ag_pack_fill(const ag_pack *p, const void *src, uint32_t from, uint32_t to);
-/* What repacking makes of given weights of every type, as one number: a change of any layout changes it. */
-uint64_t ag_pack_layout_hash(void);
 
 /* Activations of one product input, quantized once: 32 values as int8 with an f32 scale, beside the sums that the
  * kernels start from, in one cache line, so that a kernel broadcasts all it needs from there. For float weight types
@@ -117,7 +115,7 @@ typedef struct ag_cpu_ops {
 void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
-    const char *name;     /* "amx", "avx512", "avxvnni", "avx2", "scalar" */
+    const char *name;     /* "amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "scalar" */
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
     const ag_cpu_ops *ops;

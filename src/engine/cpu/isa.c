@@ -2,6 +2,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 /* __builtin_cpu_supports also asks whether the operating system saves the registers. */
@@ -27,6 +30,13 @@ static bool ag__has_avxvnni(void)
     unsigned a, b, c, d;
     return ag__has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
 }
+#elif defined(__aarch64__)
+static bool ag__has_dotprod(void)
+{
+    return (getauxval(AT_HWCAP) & (HWCAP_ASIMD | HWCAP_ASIMDDP)) == (HWCAP_ASIMD | HWCAP_ASIMDDP);
+}
+
+static bool ag__has_i8mm(void) { return ag__has_dotprod() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0; }
 #endif
 
 static bool ag__has_scalar(void) { return true; }

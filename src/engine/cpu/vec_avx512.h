@@ -3,9 +3,7 @@
 #ifndef AG_VEC_AVX512_H
 #define AG_VEC_AVX512_H
 
-#include <immintrin.h>
-
-#include "base/base.h"
+#include "engine/cpu/vec_x86.h"
 
 #define AG_VEC(name) name##_avx512
 #define LANES 16
@@ -19,7 +17,6 @@
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
-#define FN static inline __attribute__((always_inline))
 
 FN vf vf_zero(void) { return _mm512_setzero_ps(); }
 FN vf vf_set(float x) { return _mm512_set1_ps(x); }
@@ -88,11 +85,11 @@ FN vf vf_nibble(const void *p, bool high)
     __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
     return _mm512_cvtepi32_ps(high ? _mm512_srli_epi32(b, 4) : _mm512_and_si512(b, _mm512_set1_epi32(15)));
 }
-/* 32 floats, rounded to nearest even, as bytes. */
-FN __m256i vf_to_bytes(const vf v[2])
+/* 32 floats, rounded to nearest even, as bytes; and the sums of the first and the last 16. */
+FN void vf_to_bytes(const vf v[2], int8_t q[32], int32_t sum[2])
 {
     __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[0]));
-    return _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), low);
+    vb_store(_mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), low), q, sum);
 }
 
 FN vi vi_zero(void) { return _mm512_setzero_si512(); }

@@ -1,0 +1,3 @@
+#include "engine/cpu/vec_dotprod.h"
+
+#include "engine/cpu/attention_vec.inc"

@@ -1,0 +1,5 @@
+#include "engine/cpu/vec_dotprod.h"
+
+#include "engine/cpu/matmul_vec.inc"
+
+#include "engine/cpu/burn_vec.inc"
