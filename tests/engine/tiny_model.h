@@ -24,17 +24,21 @@ static inline float tiny_random(void)
     return (float)(int32_t)(tiny_seed >> 32) / 2147483648.0f;
 }
 
-/* rows x k of random weights, F32 or Q8_0. */
-static inline void tiny_matrix(gb *b, const char *name, bool q8, uint64_t k, uint64_t rows)
+/* rows x k of random weights, F32, BF16 or Q8_0. */
+static inline void tiny_matrix(gb *b, const char *name, ag_quant_type type, uint64_t k, uint64_t rows)
 {
     static uint8_t data[1 << 20];
     size_t n = 0;
     for (uint64_t i = 0; i < k * rows; i += 32) {
         float x[32];
         for (int j = 0; j < 32; j++) x[j] = tiny_random() * 0.4f;
-        if (!q8) {
+        if (type == AG_Q_F32) {
             memcpy(data + n, x, sizeof x);
             n += sizeof x;
+            continue;
+        }
+        if (type == AG_Q_BF16) {
+            for (int j = 0; j < 32; j++, n += 2) memcpy(data + n, (const char *)&x[j] + 2, 2);
             continue;
         }
         uint16_t d = ag_f32_to_f16(0.4f / 127);
@@ -42,7 +46,7 @@ static inline void tiny_matrix(gb *b, const char *name, bool q8, uint64_t k, uin
         for (int j = 0; j < 32; j++) data[n + 2 + (size_t)j] = (uint8_t)(int8_t)lrintf(x[j] * 127 / 0.4f);
         n += 34;
     }
-    gb_tensor(b, name, q8 ? AG_Q_Q8_0 : AG_Q_F32, 2, (uint64_t[]){k, rows}, data, n);
+    gb_tensor(b, name, type, 2, (uint64_t[]){k, rows}, data, n);
 }
 
 static inline void tiny_norm(gb *b, const char *name, uint64_t n)
@@ -66,26 +70,26 @@ static inline void tiny_model_keys(gb *b)
     gb_f32(b, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
 }
 
-static inline void tiny_model_tensors(gb *b, bool q8)
+static inline void tiny_model_tensors(gb *b, ag_quant_type type)
 {
     tiny v;
     tiny_bpe(&v, "gpt-2");
     uint64_t kv = TINY_WIDTH / TINY_HEADS * TINY_KV_HEADS;
     tiny_seed = 1;
-    tiny_matrix(b, "token_embd.weight", q8, TINY_WIDTH, v.n);
+    tiny_matrix(b, "token_embd.weight", type, TINY_WIDTH, v.n);
     tiny_norm(b, "output_norm.weight", TINY_WIDTH);
     for (int l = 0; l < TINY_LAYERS; l++) {
         char name[64];
 #define NAME(rest) (snprintf(name, sizeof name, "blk.%d." rest ".weight", l), name)
         tiny_norm(b, NAME("attn_norm"), TINY_WIDTH);
         tiny_norm(b, NAME("ffn_norm"), TINY_WIDTH);
-        tiny_matrix(b, NAME("attn_q"), q8, TINY_WIDTH, TINY_WIDTH);
-        tiny_matrix(b, NAME("attn_k"), q8, TINY_WIDTH, kv);
-        tiny_matrix(b, NAME("attn_v"), q8, TINY_WIDTH, kv);
-        tiny_matrix(b, NAME("attn_output"), q8, TINY_WIDTH, TINY_WIDTH);
-        tiny_matrix(b, NAME("ffn_gate"), q8, TINY_WIDTH, TINY_FFN);
-        tiny_matrix(b, NAME("ffn_up"), q8, TINY_WIDTH, TINY_FFN);
-        tiny_matrix(b, NAME("ffn_down"), q8, TINY_FFN, TINY_WIDTH);
+        tiny_matrix(b, NAME("attn_q"), type, TINY_WIDTH, TINY_WIDTH);
+        tiny_matrix(b, NAME("attn_k"), type, TINY_WIDTH, kv);
+        tiny_matrix(b, NAME("attn_v"), type, TINY_WIDTH, kv);
+        tiny_matrix(b, NAME("attn_output"), type, TINY_WIDTH, TINY_WIDTH);
+        tiny_matrix(b, NAME("ffn_gate"), type, TINY_WIDTH, TINY_FFN);
+        tiny_matrix(b, NAME("ffn_up"), type, TINY_WIDTH, TINY_FFN);
+        tiny_matrix(b, NAME("ffn_down"), type, TINY_FFN, TINY_WIDTH);
 #undef NAME
     }
 }
@@ -108,18 +112,20 @@ static inline void tiny_model_close(tiny_model *t)
     free(t->bytes);
 }
 
-static inline void tiny_model_open(tiny_model *t, bool q8)
+static inline void tiny_model_open_as(tiny_model *t, ag_quant_type type)
 {
     gb b;
     ag_err err = {0};
     gb_init(&b);
     tiny_model_keys(&b);
-    tiny_model_tensors(&b, q8);
+    tiny_model_tensors(&b, type);
     if (tiny_model_read(t, &b, &err) != AG_OK) {
         fprintf(stderr, "the tiny model: %s\n", err.text);
         abort();
     }
     gb_free(&b);
 }
+
+static inline void tiny_model_open(tiny_model *t, bool q8) { tiny_model_open_as(t, q8 ? AG_Q_Q8_0 : AG_Q_F32); }
 
 #endif

@@ -287,5 +287,9 @@ bool ag__amx_ready(void)
     return true;
 }
 
+#else
+#include "base/base.h"
+static AG_UNUSED uint64_t amx_done;
+static AG_UNUSED bool amx_emulated;
 #endif
 #endif

@@ -50,7 +50,7 @@ INLINE void unpack_groups(int base, int ext, int off, int kind, int lut, const u
             unpack(base, ext, lut, q, w);
             scales(kind, sc, head, 0, s, m);
 #pragma GCC unroll 8
-            for (int j = 0; j < 8; j++) vi_store(out->w[j], vi_sub_bytes(w[j], vi_bytes((uint8_t)off)));
+            for (int j = 0; j < 8; j++) vi_store(out->w[j], off ? vi_sub_bytes(w[j], vi_bytes((uint8_t)off)) : w[j]);
             for (int h = 0; h < (kind == AG__SC_K16 || kind == AG__SC_K16M ? 2 : 1); h++) {
                 vf_store(out->s[h], s[h]);
                 if (kind == AG__SC_DM || kind == AG__SC_K32M || kind == AG__SC_K16M) vf_store(out->m[h], m[h]);
