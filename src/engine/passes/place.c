@@ -81,8 +81,10 @@ static void find_lives(const ag_plan *p, life *lives)
     for (uint32_t s = 0; s < p->n_stages; s++)
         for (uint32_t i = p->stages[s].node; i < p->stages[s].node + p->stages[s].n; i++) {
             const ag_node *n = &g->nodes[i];
-            for (int j = 0; j < AG_NODE_INPUTS_MAX; j++) touch(g, lives, n->in[j], s);
-            touch(g, lives, n->residual, s);
+            /* A worker that is late repeats its stage while others are at the next one already. */
+            uint32_t read = s + p->stages[s].repeat;
+            for (int j = 0; j < AG_NODE_INPUTS_MAX; j++) touch(g, lives, n->in[j], read);
+            touch(g, lives, n->residual, read);
             touch(g, lives, n->out, s);
             touch(g, lives, n->qout, s);
         }
