@@ -98,7 +98,7 @@ static void test_bf16_on_amx(void **state)
         error += ((double)want[i] - spec[i]) * ((double)want[i] - spec[i]);
         size += (double)spec[i] * spec[i];
     }
-    /* Rounding was seen to make 0.016 here, where attention with large random scores enlarges it; a wrong product makes 1. */
+    /* Rounding makes 0.016 here, where attention with large random scores enlarges it; a wrong product makes 1. */
     if (!(error > 0 && sqrt(error / size) < 0.03)) fail_msg("off by %g of the size of the logits", sqrt(error / size));
     compare(&t, "amx", NULL, 3, 1, want);
     compare(&t, "amx", NULL, 2, 7, want);
