@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import resource
 import socket
 import subprocess
@@ -81,9 +82,21 @@ def server(name, command, path, ready_s, environment=None):
 
 
 def cpu_seconds(pid):
-    """What a process and the children that it has waited for have used."""
-    v = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
-    return sum(int(x) for x in v[11:15]) / os.sysconf("SC_CLK_TCK")
+    """What a process and all that descend from it have used."""
+    used, children = {}, {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            v = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        used[int(path.parent.name)] = sum(int(x) for x in v[11:15]) / os.sysconf("SC_CLK_TCK")
+        children.setdefault(int(v[1]), []).append(int(path.parent.name))
+    total, todo = 0.0, [pid]
+    while todo:
+        at = todo.pop()
+        total += used.get(at, 0.0)
+        todo += children.get(at, [])
+    return total
 
 
 def run_counted(command):

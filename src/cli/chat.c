@@ -11,6 +11,7 @@
 #include "base/utf8.h"
 #include "cli/cli.h"
 #include "engine/cpu/pool.h"
+#include "engine/image.h"
 #include "gateway/text.h"
 
 #define READ_AT_ONCE 32
@@ -51,6 +52,12 @@ static void show_progress(void *arg, uint64_t done, uint64_t all)
     ag_progress_show(p, done);
 }
 
+static void show_note(void *arg, bool bad, const char *text)
+{
+    (void)arg;
+    if (bad) fprintf(stderr, "%s\n", text);
+}
+
 int ag_chat_open(ag_chat **out, const ag_chat_conf *conf, ag_err *err)
 {
     ag_chat *c = ag_mem_zalloc(sizeof *c);
@@ -74,6 +81,11 @@ int ag_chat_open(ag_chat **out, const ag_chat_conf *conf, ag_err *err)
         e.no_pass = *s->no_pass ? s->no_pass : NULL;
         e.running_max = 1;
         e.queue_max = 1;
+        bool known = ag_image_mode_find(s->weights_image, &e.image);
+        AG_ASSERT(known); /* the table's choices are the engine's */
+        if (e.image == AG_IMAGE_AUTO) e.image = AG_IMAGE_READ; /* one answer is over before a file is written */
+        e.image_dir = *s->weights_image_dir ? s->weights_image_dir : NULL;
+        e.note = show_note;
         e.progress = show_progress;
         e.progress_arg = &p;
         rc = ag_engine_open(&c->engine, c->model, &e, err);

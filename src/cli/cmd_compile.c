@@ -33,6 +33,15 @@ static void print_layouts(const ag_direct *d, bool json)
     }
 }
 
+/* A stored image that was asked for is there by now, or its note has said why not. */
+static int check_image(const ag_direct *d, const ag_conf *conf, ag_err *err)
+{
+    ag_weights_info info;
+    d->lm->ops->weights(d->lm->backend, &info);
+    if (strcmp(conf->weights_image, "on") != 0 || info.from_image || info.written) return AG_OK;
+    return ag_err_set(err, AG_E_IO, "the repacked weights were not stored");
+}
+
 static void print_summary(const ag_direct *d, bool json)
 {
     const ag_plan *p = &d->lm->plan;
@@ -60,7 +69,8 @@ int ag_cmd_compile(int argc, char **argv)
         {"passes", 0, AG_OPT_FLAG, &passes, 0, 0, "list the passes, and which may be left out by --no-pass"},
         {"json", 0, AG_OPT_FLAG, &json, 0, 0, "the figures as one JSON object"},
     };
-    ag_cli cli = {.usage = "compile MODEL [--explain]", .about = "Shows what the passes make of a model: operations, barriers, memory, layouts.",
+    ag_cli cli = {.usage = "compile MODEL [--explain]", .about = "Shows what the passes make of a model: operations, barriers, memory, layouts. With --weights-image on, stores the\n"
+                           "repacked weights beside it for the server to start from.",
                   .opts = opts, .n_opts = AG_ARRAY_LEN(opts), .groups = "engine", .args_max = 1};
     int status = 0;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
@@ -77,6 +87,7 @@ int ag_cmd_compile(int argc, char **argv)
             if (explain) fwrite(report.p, 1, report.n, stdout);
             if (explain) putchar('\n');
             print_summary(&d, json);
+            if (err.code == AG_OK) check_image(&d, &cli.conf, &err);
         }
         if (d.model) ag_direct_close(&d);
         ag_buf_fini(&report);

@@ -269,7 +269,7 @@ static int do_tensor(job *j, uint32_t i, ag_err *err)
             rc = ag_err_set(err, AG_E_CANCELLED, "stopped by a signal; %s was not written", j->o->out);
         ag_progress_show(&j->progress, j->done += bytes_of(j->now->type, n));
     }
-    ag_gguf_tensor_release(j->in, j->now);
+    ag_gguf_release(j->in, j->now->data, j->now->bytes);
     if (rc != AG_OK || j->o->json) return rc;
     ag_progress_end(&j->progress);
     print_tensor(j, r);

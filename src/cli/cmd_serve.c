@@ -13,6 +13,7 @@
 #include "base/fault.h"
 #include "cli/cli.h"
 #include "engine/cpu/pool.h"
+#include "engine/image.h"
 #include "gateway/gateway.h"
 
 extern char **environ;
@@ -98,7 +99,16 @@ static ag_engine_conf engine_conf(const ag_conf *c)
     e.queue_max = c->queue_max;
     e.chunk_tokens = c->chunk_tokens;
     e.no_pass = *c->no_pass ? c->no_pass : NULL;
+    bool known = ag_image_mode_find(c->weights_image, &e.image);
+    AG_ASSERT(known); /* the table's choices are the engine's */
+    e.image_dir = *c->weights_image_dir ? c->weights_image_dir : NULL;
     return e;
+}
+
+static void note(void *arg, bool bad, const char *text)
+{
+    const server *s = arg;
+    AG_LOG(s->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "weights", AG_LOG_Z("note", text));
 }
 
 static ag_log_level log_level(const ag_conf *c)
@@ -116,6 +126,8 @@ static void load(server *s)
     int rc = ag_model_open(&s->model, c->model, *c->chat_template ? c->chat_template : NULL, &s->err);
     ag_engine_conf conf = engine_conf(c);
     conf.metrics = s->metrics;
+    conf.note = note;
+    conf.note_arg = s;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);
     if (rc != AG_OK) return;
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);

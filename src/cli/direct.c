@@ -2,12 +2,19 @@
 
 #include "base/mem.h"
 #include "cli/cli.h"
+#include "engine/image.h"
 
 static void show_progress(void *arg, uint64_t done, uint64_t all)
 {
     ag_progress *p = arg;
     if (p->total == 0) ag_progress_begin(p, "repacking weights", all, true);
     ag_progress_show(p, done);
+}
+
+static void show_note(void *arg, bool bad, const char *text)
+{
+    (void)arg, (void)bad;
+    fprintf(stderr, "%s\n", text);
 }
 
 int ag_direct_open(ag_direct *d, const char *model, const ag_conf *conf, uint32_t sequences, uint32_t ctx, uint32_t out_max, ag_buf *report, ag_err *err)
@@ -19,10 +26,15 @@ int ag_direct_open(ag_direct *d, const char *model, const ag_conf *conf, uint32_
     ag_progress progress = {0};
     if (rc == AG_OK) {
         ag_lm_conf lc = {.threads = conf->threads, .isa = conf->isa, .no_pass = conf->no_pass, .kv_f32 = strcmp(conf->kv, "f32") == 0, .rows_max = AG_DIRECT_ROWS, .out_max = out_max,
-                         .ctx_tokens = pages * AG_KV_PAGE, .report = report, .progress = show_progress, .progress_arg = &progress};
+                         .ctx_tokens = pages * AG_KV_PAGE, .report = report, .progress = show_progress, .progress_arg = &progress, .note = show_note,
+                         .image_dir = *conf->weights_image_dir ? conf->weights_image_dir : NULL};
+        bool known = ag_image_mode_find(conf->weights_image, &lc.image);
+        AG_ASSERT(known); /* the table's choices are the engine's */
+        if (lc.image == AG_IMAGE_AUTO) lc.image = AG_IMAGE_OFF; /* what is measured should not depend on what lies about */
         rc = ag_lm_open(&d->lm, d->model, &lc, err);
     }
     if (progress.total) ag_progress_end(&progress);
+    if (rc == AG_OK) d->lm->ops->settle(d->lm->backend);
     if (rc == AG_OK && (d->pages = ag_mem_array(pages, sizeof *d->pages)) == NULL) rc = ag_err_set(err, AG_E_NOMEM, "no memory for the page table");
     if (rc != AG_OK) {
         ag_direct_close(d);

@@ -28,6 +28,10 @@ typedef struct ag_batch {
 
 typedef struct ag_backend ag_backend;
 
+/* Whether repacked weights are kept in a file beside the model (image.h). AUTO: a stored one is used, and renewed when it
+ * is stale; a new one is written for a model of a size where it pays, into a folder with plenty of room. */
+typedef enum ag_image_mode { AG_IMAGE_OFF, AG_IMAGE_READ, AG_IMAGE_AUTO, AG_IMAGE_ON } ag_image_mode;
+
 typedef struct ag_backend_conf {
     uint32_t threads; /* 0: one per core */
     const char *isa;
@@ -35,7 +39,18 @@ typedef struct ag_backend_conf {
     bool kv_f32;      /* keys and values as float32: twice the memory, and slow; for comparing */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights repacked; NULL: silent */
     void *progress_arg;
+    ag_image_mode image;
+    const char *image_dir; /* NULL: beside the model */
+    void (*note)(void *arg, bool bad, const char *text); /* a sentence for the log; from any thread; NULL: silent */
+    void *note_arg;
 } ag_backend_conf;
+
+typedef struct ag_weights_info {
+    bool from_image, written, moved; /* moved: all of it lies in memory of our own by now */
+    /* Two more each time that stored weights were found damaged and mended; odd while they are being mended. What was
+     * computed before a change of this number may be wrong. */
+    uint32_t damage;
+} ag_weights_info;
 
 /* Work for the backend's threads outside of a step, such as sampling: items [from,to). */
 typedef void ag_backend_fn(void *arg, uint32_t worker, uint32_t from, uint32_t to);
@@ -50,6 +65,8 @@ typedef struct ag_backend_ops {
     uint32_t (*threads)(const ag_backend *b);
     const char *(*isa)(const ag_backend *b);
     uint64_t (*weight_bytes)(const ag_backend *b); /* packed weights, as read by a step of one row */
+    void (*weights)(const ag_backend *b, ag_weights_info *out); /* from any thread */
+    void (*settle)(ag_backend *b); /* waits until what open began in the background is done */
 } ag_backend_ops;
 
 extern const ag_backend_ops ag_backend_cpu;

@@ -122,4 +122,8 @@ static uint32_t cpu_threads(const ag_backend *b) { return ag_pool_threads(b->poo
 static const char *cpu_isa(const ag_backend *b) { return b->isa->name; }
 static uint64_t cpu_weight_bytes(const ag_backend *b) { return b->weights.n_bytes; }
 
-const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes};
+static void cpu_weights(const ag_backend *b, ag_weights_info *out) { ag_weights_info_get(&b->weights, out); }
+static void cpu_settle(ag_backend *b) { ag_weights_settle(&b->weights); }
+
+const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes,
+                                       cpu_weights, cpu_settle};

@@ -46,6 +46,7 @@ struct ag_engine {
     uint32_t n_wakes;
     const float *logits;      /* of the step */
     size_t logits_stride;
+    uint32_t damage_seen;     /* of ag_weights_info */
     int open_rc;
     ag_err open_err;
     sem_t opened;
@@ -243,6 +244,25 @@ static void take_samples(ag_engine *e)
     }
 }
 
+/* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. */
+static void heed_damage(ag_engine *e)
+{
+    ag_weights_info info;
+    for (;;) {
+        e->lm->ops->weights(e->lm->backend, &info);
+        if (info.damage % 2 == 0 || atomic_load(&e->closing)) break;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* until they are mended */
+    }
+    if (info.damage == e->damage_seen) return;
+    e->damage_seen = info.damage;
+    static const char why[] = "stored weights were found damaged while this answer was computed; they are mended now: ask again";
+    for (uint32_t i = e->sched.n_running; i-- > 0;) gen_fail(e, e->sched.running[i], AG_E_INTERNAL, why, true);
+    for (ag_gen *g = e->sched.first, *next; g; g = next) {
+        next = g->next;
+        if (atomic_load(&g->state) == AG_GEN_RUNNING) gen_fail(e, g, AG_E_INTERNAL, why, true); /* set back */
+    }
+}
+
 static void run_step(ag_engine *e)
 {
     uint64_t from = ag_now_us();
@@ -256,6 +276,7 @@ static void run_step(ag_engine *e)
     /* Rows of one generation may end it while later rows of it are still to be looked at. */
     for (uint32_t i = 0; i < n_out; i++) ag_gen_get(e->sched.out_gen[i]);
     ag_sched_done(&e->sched);
+    heed_damage(e);
     take_samples(e);
     for (uint32_t i = 0; i < n_out; i++) ag_gen_put(e->sched.out_gen[i]);
     atomic_fetch_add(&e->steps, 1);
@@ -271,7 +292,8 @@ static int thread_open(ag_engine *e, ag_err *err)
     uint32_t rows_max = AG_MAX(STEP_ROWS, e->conf.running_max), out_max = AG_MAX(e->conf.running_max, 32u);
     ag_lm_conf lc = {.threads = e->conf.threads, .isa = e->conf.isa, .no_pass = e->conf.no_pass, .kv_f32 = e->conf.kv_f32, .rows_max = rows_max, .out_max = out_max,
                      .ctx_tokens = e->conf.ctx_tokens, .ctx_sequences = e->conf.running_max, .progress = e->conf.progress,
-                     .progress_arg = e->conf.progress_arg};
+                     .progress_arg = e->conf.progress_arg, .image = e->conf.image, .image_dir = e->conf.image_dir, .note = e->conf.note,
+                     .note_arg = e->conf.note_arg};
     int rc = ag_lm_open(&e->lm, e->model, &lc, err);
     if (rc == AG_OK) rc = ag_sched_init(&e->sched, e->lm->pages, e->conf.running_max, rows_max, out_max, AG_MAX(e->conf.chunk_tokens, 1u), err);
     if (rc != AG_OK) return rc;
@@ -321,6 +343,7 @@ static void *thread_main(void *arg)
         take_inbox(e);
         drop_cancelled(e);
         if (e->late) tell_late(e);
+        heed_damage(e);
         bool work = ag_sched_step(&e->sched, on_admitted, e);
         atomic_store(&e->n_running, e->sched.n_running);
         if (work) {

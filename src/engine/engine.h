@@ -7,6 +7,7 @@
 #ifndef AG_ENGINE_H
 #define AG_ENGINE_H
 
+#include "engine/backend.h"
 #include "engine/gen.h"
 #include "model/model.h"
 #include "observe/metrics.h"
@@ -23,6 +24,10 @@ typedef struct ag_engine_conf {
     ag_metrics *metrics;   /* gets the time of each step and the gap before each token; NULL: none */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* while weights are repacked; NULL: silent */
     void *progress_arg;
+    ag_image_mode image;   /* see backend.h */
+    const char *image_dir;
+    void (*note)(void *arg, bool bad, const char *text);
+    void *note_arg;
 } ag_engine_conf;
 #define AG_ENGINE_CONF_DEFAULT ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .chunk_tokens = 64})
 

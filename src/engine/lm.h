@@ -19,6 +19,10 @@ typedef struct ag_lm_conf {
     ag_buf *report;       /* what the passes did, or NULL */
     void (*progress)(void *arg, uint64_t done, uint64_t all);
     void *progress_arg;
+    ag_image_mode image;  /* with passes left out, AUTO only reads: measuring should not take the image from those who serve */
+    const char *image_dir;
+    void (*note)(void *arg, bool bad, const char *text);
+    void *note_arg;
 } ag_lm_conf;
 
 typedef struct ag_lm {

@@ -58,7 +58,7 @@ static inline uint64_t gguf_touch(const ag_gguf *g)
     for (uint32_t i = 0; i < ag_gguf_tensor_count(g); i++) {
         const ag_gguf_tensor *t = ag_gguf_tensor_at(g, i);
         sum += gguf_touch_tensor(t);
-        ag_gguf_tensor_release(g, t);
+        ag_gguf_release(g, t->data, t->bytes);
         char *name = ag_mem_strndup(t->name.p, t->name.n);
         if (name == NULL) continue;
         AG_ASSERT(ag_gguf_tensor_find(g, name) == t);

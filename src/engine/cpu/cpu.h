@@ -34,6 +34,8 @@ bool ag_pack_supported(ag_quant_type t, uint32_t k);             /* k is whole b
 void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k); /* fills all but data */
 /* Repacks tiles [from,to) out of `rows` rows at src (the file's layout, row after row). */
 void ag_pack_fill(const ag_pack *p, const void *src, uint32_t from, uint32_t to);
+/* What repacking makes of given weights of every type, as one number: a change of any layout changes it. */
+uint64_t ag_pack_layout_hash(void);
 
 /* Activations of one product input, quantized once: 32 values as int8 with an f32 scale, beside the sums that the
  * kernels start from, in one cache line, so that a kernel broadcasts all it needs from there. For float weight types

@@ -1,3 +1,4 @@
+#include "base/hash.h"
 #include "engine/cpu/layout.h"
 
 static const ag__layout layouts[] = {
@@ -238,4 +239,24 @@ void ag_pack_fill(const ag_pack *p, const void *src, uint32_t from, uint32_t to)
         if (l != NULL) fill_quantized(p, l, src, t);
         else fill_float(p, src, t);
     }
+}
+
+uint64_t ag_pack_layout_hash(void)
+{
+    enum { K_MAX = 27 * 32 }; /* an odd count of groups, where the type allows it: the last unit is a short one */
+    unsigned char src[16 * K_MAX * 4];
+    _Alignas(64) unsigned char dst[16 * (K_MAX + 32) * 4];
+    uint64_t seed = 1;
+    for (size_t i = 0; i < sizeof src; i++) src[i] = (unsigned char)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 56);
+    XXH3_state_t x;
+    (void)XXH3_64bits_reset(&x);
+    for (const ag_quant_row *q = NULL; (q = ag_quant_next(q));) {
+        ag_pack p;
+        ag_pack_shape(&p, q->type, 16, K_MAX / q->block * q->block);
+        AG_ASSERT(p.tiles * p.tile_bytes <= sizeof dst);
+        p.data = dst;
+        ag_pack_fill(&p, src, 0, p.tiles);
+        (void)XXH3_64bits_update(&x, dst, p.tiles * p.tile_bytes);
+    }
+    return XXH3_64bits_digest(&x);
 }

@@ -88,7 +88,12 @@ ag_str ag_gguf_string_next(const void **at);
  * not UTF-8 as escapes, cut with "..." where `cap` (16 at least) ends. NUL-terminated; returns out. */
 const char *ag_gguf_show(char *out, size_t cap, ag_str s);
 
-/* Tells the kernel that a tensor's pages are not needed for now (after repacking). Advice only. */
-void ag_gguf_tensor_release(const ag_gguf *g, const ag_gguf_tensor *t);
+/* Tells the kernel that these bytes of a tensor are not needed for now (after repacking): their pages go, and come back
+ * when they are read. Advice only. */
+void ag_gguf_release(const ag_gguf *g, const void *data, uint64_t bytes);
+
+/* Tells model files apart: a hash of size and time of change of each part, all keys, the tensor table and 64 bytes of
+ * each tensor. Not a defence: who can write the file can make two that are alike. */
+uint64_t ag_gguf_digest(const ag_gguf *g);
 
 #endif

@@ -14,6 +14,7 @@ typedef struct ag__gguf_part { /* one file */
     char *path;
     const uint8_t *bytes;
     size_t n;
+    int64_t mtime_ns; /* of a file */
     bool mapped; /* else the bytes are the caller's */
 } ag__gguf_part;
 

@@ -55,6 +55,7 @@ int ag__gguf_map(ag__gguf_part *part, ag_err *err)
     }
     part->bytes = p;
     part->n = (size_t)st.st_size;
+    part->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
     part->mapped = true;
     rc = AG_OK;
 undo_fd:
@@ -70,11 +71,11 @@ void ag__gguf_unmap(ag__gguf_part *part)
     part->mapped = false;
 }
 
-void ag_gguf_tensor_release(const ag_gguf *g, const ag_gguf_tensor *t)
+void ag_gguf_release(const ag_gguf *g, const void *data, uint64_t bytes)
 {
     AG_CHECK(g, AG__GGUF_MAGIC);
     if (!g->parts[0].mapped) return; /* on the caller's own memory, the same advice would throw the contents away */
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), p = (uintptr_t)t->data;
-    uintptr_t from = (p + page - 1) & ~(page - 1), to = (p + t->bytes) & ~(page - 1); /* no page of a neighbour */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), p = (uintptr_t)data;
+    uintptr_t from = (p + page - 1) & ~(page - 1), to = (p + bytes) & ~(page - 1); /* no page of a neighbour */
     if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
 }

@@ -105,7 +105,7 @@ static void test_tensors(void **state)
     assert_int_equal(((const uint8_t *)t->data - bytes) % 32, 0);
     assert_null(ag_gguf_tensor_find(g, "q4_k"));
     assert_null(ag_gguf_tensor_find(g, ""));
-    ag_gguf_tensor_release(g, t); /* borrowed bytes must survive the advice */
+    ag_gguf_release(g, t->data, t->bytes); /* borrowed bytes must survive the advice */
     assert_memory_equal(ag_gguf_tensor_at(g, 0)->data, ((float[]){0, 1, 2, 3, 4, 5}), 24);
     ag_gguf_close(g);
     free(bytes);
@@ -277,7 +277,7 @@ static void test_real_files(void **state)
                 const ag_gguf_tensor *t = ag_gguf_tensor_find(g, "token_embd.weight");
                 assert_true(t != NULL && t->dim[0] == 64 && t->dim[1] == 512 && t->type == AG_Q_F32);
                 float w = *(const float *)t->data;
-                ag_gguf_tensor_release(g, t); /* a mapping's pages come back from the file */
+                ag_gguf_release(g, t->data, t->bytes); /* a mapping's pages come back from the file */
                 assert_true(*(const float *)t->data == w);
             }
             ag_gguf_close(g);

@@ -109,7 +109,7 @@ static void test_release_of_a_mapping(void **state)
     assert_int_equal(ag_gguf_open(&g, path, NULL), AG_OK);
     check_contents(g);
     assert_true(resident_kib(path) >= 1024);
-    for (uint32_t i = 0; i < 2; i++) ag_gguf_tensor_release(g, ag_gguf_tensor_at(g, i));
+    for (uint32_t i = 0; i < 2; i++) ag_gguf_release(g, ag_gguf_tensor_at(g, i)->data, ag_gguf_tensor_at(g, i)->bytes);
     assert_in_range(resident_kib(path), 0, 64);
     check_contents(g);
     ag_gguf_close(g);
@@ -127,7 +127,7 @@ static void test_release_of_borrowed_bytes(void **state)
     uint8_t *bytes = gb_build(&b, &n);
     gb_free(&b);
     assert_int_equal(ag_gguf_open_mem(&g, "mem", bytes, n, NULL), AG_OK);
-    for (uint32_t i = 0; i < 2; i++) ag_gguf_tensor_release(g, ag_gguf_tensor_at(g, i));
+    for (uint32_t i = 0; i < 2; i++) ag_gguf_release(g, ag_gguf_tensor_at(g, i)->data, ag_gguf_tensor_at(g, i)->bytes);
     check_contents(g);
     ag_gguf_close(g);
     free(bytes);

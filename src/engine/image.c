@@ -1,0 +1,246 @@
+#include "engine/image.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "base/hash.h"
+#include "base/mem.h"
+
+#define PAGE 4096u
+#define PIECE ((size_t)4 << 20) /* written at a time: how soon a stop is heard */
+
+_Static_assert(sizeof(ag_image_head) == 64 && sizeof(ag_image_row) == 48, "the file's form");
+
+bool ag_image_mode_find(const char *name, ag_image_mode *out)
+{
+    static const char *const names[] = {[AG_IMAGE_OFF] = "off", [AG_IMAGE_READ] = "read", [AG_IMAGE_AUTO] = "auto",
+                                        [AG_IMAGE_ON] = "on"};
+    for (size_t i = 0; i < AG_ARRAY_LEN(names); i++)
+        if (strcmp(names[i], name) == 0) return *out = (ag_image_mode)i, true;
+    return false;
+}
+
+static uint64_t head_check(const ag_image *im)
+{
+    XXH3_state_t x;
+    ag_image_head h = *im->head;
+    h.check = 0;
+    (void)XXH3_64bits_reset(&x);
+    (void)XXH3_64bits_update(&x, &h, sizeof h);
+    (void)XXH3_64bits_update(&x, im->rows, im->head_bytes - sizeof h);
+    return XXH3_64bits_digest(&x);
+}
+
+static bool make_path(ag_image *im, const char *model, const char *dir)
+{
+    int n;
+    if (dir == NULL) {
+        n = snprintf(im->path, sizeof im->path, "%s" AG_IMAGE_SUFFIX, model);
+    } else { /* models of one name from two folders keep apart */
+        char full[AG_IMAGE_PATH_MAX];
+        const char *name = strrchr(model, '/'), *p = realpath(model, full) ? full : model;
+        n = snprintf(im->path, sizeof im->path, "%s/%s-%08x" AG_IMAGE_SUFFIX, dir, name ? name + 1 : model,
+                     (uint32_t)XXH3_64bits(p, strlen(p)));
+    }
+    return n > 0 && (size_t)n + sizeof ".tmp" <= sizeof im->path;
+}
+
+int ag_image_init(ag_image *im, const ag_plan *plan, const ag_pack *packs, const size_t *at, size_t bytes,
+                  const char *dir, ag_err *err)
+{
+    *im = (ag_image){.fd = -1, .head_bytes = sizeof *im->head + plan->n_packs * sizeof *im->rows};
+    const ag_gguf *g = plan->graph->gguf;
+    if (!make_path(im, ag_gguf_path(g), dir))
+        return ag_err_set(err, AG_E_USAGE, "the path of the weights' image would be longer than %u bytes",
+                          AG_IMAGE_PATH_MAX);
+    im->head = ag_mem_zalloc(im->head_bytes);
+    if (im->head == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for the table of the weights' image");
+    im->rows = (ag_image_row *)(void *)(im->head + 1);
+    *im->head = (ag_image_head){.magic = "agimage",
+                                .version = AG_IMAGE_VERSION,
+                                .order = 0x01020304,
+                                .layout = ag_pack_layout_hash(),
+                                .model = ag_gguf_digest(g),
+                                .packs = plan->n_packs,
+                                .data_at = AG_ALIGN_UP(im->head_bytes, AG_IMAGE_DATA_ALIGN),
+                                .data_bytes = AG_ALIGN_UP(bytes, PAGE)};
+    for (uint32_t i = 0; i < plan->n_packs; i++) {
+        const ag_weight *w = &plan->packs[i];
+        im->rows[i] = (ag_image_row){.type = w->t->type, .rows = w->rows, .k = w->k, .row0 = w->row0,
+                                     .name = XXH3_64bits(w->t->name.p, w->t->name.n),
+                                     .at = at[i], .bytes = (uint64_t)packs[i].tiles * packs[i].tile_bytes};
+    }
+    return AG_OK;
+}
+
+void ag_image_close(ag_image *im)
+{
+    if (im->fd >= 0) close(im->fd);
+    im->fd = -1;
+}
+
+void ag_image_fini(ag_image *im)
+{
+    if (im->head == NULL) return;
+    ag_image_close(im);
+    ag_mem_free(im->head);
+    im->head = NULL;
+}
+
+/* ---- reading ---- */
+
+static int check_file(const ag_image *im, int fd, ag_err *err)
+{
+    struct stat st, model;
+    if (fstat(fd, &st) != 0) return ag_err_set(err, AG_E_IO, "%s cannot be read: %s", im->path, strerror(errno));
+    if (!S_ISREG(st.st_mode)) return ag_err_set(err, AG_E_FILE, "%s is not a file", im->path);
+    /* In a folder that others may write to, an image of theirs would be weights of their choice. */
+    char path[AG_IMAGE_PATH_MAX];
+    snprintf(path, sizeof path, "%.*s", (int)(strlen(im->path) - sizeof AG_IMAGE_SUFFIX + 1), im->path);
+    if (st.st_uid != geteuid() && st.st_uid != 0 && !(stat(path, &model) == 0 && model.st_uid == st.st_uid))
+        return ag_err_set(err, AG_E_FILE, "%s belongs to another user (%u)", im->path, (unsigned)st.st_uid);
+    uint64_t want = im->head->data_at + im->head->data_bytes;
+    if ((uint64_t)st.st_size != want)
+        return ag_err_set(err, AG_E_FILE,
+                          "%s has %" PRIu64 " bytes where %" PRIu64 " are right: it is damaged or of another model",
+                              im->path, (uint64_t)st.st_size, want);
+    return AG_OK;
+}
+
+static int read_at(int fd, void *p, size_t n, uint64_t at)
+{
+    for (size_t got = 0; got < n;) {
+        ssize_t r = ag_fault_hit(AG_FAULT_READ) ? (errno = EIO, -1)
+            : pread(fd, (char *)p + got, n - got, (off_t)(at + got));
+        if (r < 0 && errno == EINTR) continue;
+        if (r == 0) errno = EIO;
+        if (r <= 0) return AG_E_IO;
+        got += (size_t)r;
+    }
+    return AG_OK;
+}
+
+/* What is wrong with a head, compared with ours; NULL: nothing. */
+static const char *fault_of(const ag_image *im, const ag_image *got)
+{
+    const ag_image_head *a = im->head, *b = got->head;
+    if (memcmp(a->magic, b->magic, sizeof a->magic) != 0) return "is not an image of weights";
+    if (a->version != b->version || a->order != b->order)
+        return "is of another version, or of a machine with another order of bytes";
+    if (a->layout != b->layout) return "was made by a program that lays weights out in another way";
+    if (a->model != b->model) return "was made of another model file, or this one has changed since";
+    if (a->packs != b->packs || a->data_at != b->data_at || a->data_bytes != b->data_bytes)
+        return "was made for another plan";
+    for (uint64_t i = 0; i < a->packs; i++) {
+        ag_image_row row = got->rows[i];
+        row.sum = im->rows[i].sum;
+        if (memcmp(&row, &im->rows[i], sizeof row) != 0) return "was made for another plan";
+    }
+    return head_check(got) == b->check ? NULL : "has a damaged head";
+}
+
+int ag_image_open(ag_image *im, ag_err *err)
+{
+    AG_ASSERT(im->fd < 0);
+    ag_image got = {.head_bytes = im->head_bytes};
+    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EIO, -1)
+                                         : open(im->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return ag_err_set(err, errno == ENOENT ? AG_E_NOT_FOUND : AG_E_IO, "%s cannot be opened: %s", im->path,
+                          strerror(errno));
+    int rc = check_file(im, fd, err);
+    if (rc == AG_OK && (got.head = ag_mem_alloc(im->head_bytes)) == NULL)
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory to read the head of %s", im->path);
+    if (rc == AG_OK && read_at(fd, got.head, im->head_bytes, 0) != AG_OK)
+        rc = ag_err_set(err, AG_E_IO, "%s cannot be read: %s", im->path, strerror(errno));
+    if (rc == AG_OK) {
+        got.rows = (ag_image_row *)(void *)(got.head + 1);
+        const char *why = fault_of(im, &got);
+        if (why) rc = ag_err_set(err, AG_E_FILE, "%s %s", im->path, why);
+    }
+    for (uint64_t i = 0; rc == AG_OK && i < im->head->packs; i++) im->rows[i].sum = got.rows[i].sum;
+    ag_mem_free(got.head);
+    if (rc == AG_OK) im->fd = fd;
+    else close(fd);
+    return rc;
+}
+
+/* ---- writing ---- */
+
+static int write_at(int fd, const void *p, size_t n, uint64_t at)
+{
+    for (size_t put = 0; put < n;) {
+        ssize_t r = ag_fault_hit(AG_FAULT_WRITE) ? (errno = ENOSPC, -1)
+            : pwrite(fd, (const char *)p + put, n - put, (off_t)(at + put));
+        if (r < 0 && errno == EINTR) continue;
+        if (r <= 0) return AG_E_IO;
+        put += (size_t)r;
+    }
+    return AG_OK;
+}
+
+/* The temporary file, locked: one process writes, and what a process that died has left is used again. */
+static int open_temporary(const ag_image *im, const char *path, ag_err *err)
+{
+    struct stat st, now;
+    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EACCES, -1)
+        : open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0644);
+    if (fd < 0) {
+        ag_err_set(err, AG_E_IO, "%s cannot be written: %s", im->path, strerror(errno));
+        return -1;
+    }
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        ag_err_set(err, AG_E_INTERNAL, "%s is being written by another process", im->path);
+    } else if (fstat(fd, &st) != 0 || stat(path, &now) != 0 || st.st_ino != now.st_ino || st.st_dev != now.st_dev) {
+        /* It took the image's name between our opening and our lock, and must not be touched any more. */
+        ag_err_set(err, AG_E_INTERNAL, "%s was written by another process a moment ago", im->path);
+    } else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_nlink != 1) {
+        ag_err_set(err, AG_E_IO, "%s is not a file of this user; remove it", path);
+    } else if (ftruncate(fd, 0) != 0) {
+        ag_err_set(err, AG_E_IO, "%s cannot be written: %s", im->path, strerror(errno));
+    } else {
+        return fd;
+    }
+    close(fd);
+    return -1;
+}
+
+/* The head comes last: without it a file is no image. */
+static int write_data(ag_image *im, int fd, const unsigned char *data, const _Atomic bool *stop)
+{
+    for (uint64_t at = 0; at < im->head->data_bytes; at += PIECE) {
+        if (atomic_load(stop)) return AG_E_CANCELLED;
+        int rc = write_at(fd, data + at, AG_MIN(PIECE, im->head->data_bytes - at), im->head->data_at + at);
+        if (rc != AG_OK) return rc;
+    }
+    for (uint64_t i = 0; i < im->head->packs; i++) {
+        if (atomic_load(stop)) return AG_E_CANCELLED;
+        im->rows[i].sum = XXH3_64bits(data + im->rows[i].at, im->rows[i].bytes);
+    }
+    im->head->check = head_check(im);
+    return write_at(fd, im->head, im->head_bytes, 0);
+}
+
+int ag_image_write(ag_image *im, const unsigned char *data, const _Atomic bool *stop, ag_err *err)
+{
+    char temporary[AG_IMAGE_PATH_MAX + 8];
+    snprintf(temporary, sizeof temporary, "%s.tmp", im->path);
+    int fd = open_temporary(im, temporary, err);
+    if (fd < 0) return err->code;
+    int rc = write_data(im, fd, data, stop);
+    if (rc == AG_OK && fsync(fd) != 0) rc = AG_E_IO;
+    if (rc == AG_OK && rename(temporary, im->path) != 0) rc = AG_E_IO;
+    if (rc == AG_E_CANCELLED) ag_err_set(err, rc, "%s was not finished", im->path);
+    else if (rc != AG_OK) ag_err_set(err, rc, "%s cannot be written: %s", im->path, strerror(errno));
+    if (rc != AG_OK) unlink(temporary);
+    close(fd);
+    return rc;
+}
