@@ -141,6 +141,8 @@ static inline void ag__exec_rope(const ag_backend *b, float *x, int32_t rope, ui
 ag__job_fn ag__exec_rows, ag__exec_tiles, ag__exec_heads, ag__exec_attn;
 /* The nodes of a stage by rows for rows [from,to). */
 void ag__exec_rows_of(const ag__lane *l, const ag_stage *s, uint32_t from, uint32_t to);
+/* Asks for the first weights of an item. */
+void ag__exec_tiles_ahead(const ag__lane *l, uint32_t item);
 /* Fills in what products need of a job for `rows` rows; returns its items. */
 uint32_t ag__exec_tile_items(const ag_backend *b, ag__job *j, uint32_t rows);
 /* Bytes of scratch that any stage of the plan may want per worker. */

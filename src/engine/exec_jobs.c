@@ -155,33 +155,38 @@ static uint32_t chunks_of(const ag_backend *b, const ag__job *j)
     return j->stage->domain == AG_DOMAIN_ATTN ? b->n_pieces * b->g->nodes[j->stage->node].kv_heads : j->chunks;
 }
 
-static void run_chunk(const ag__lane *l, uint32_t k)
+/* Items [from,to) of chunk k. */
+static void find_chunk(const ag__lane *l, uint32_t k, uint32_t *from, uint32_t *to)
 {
     const ag__job *j = l->job;
-    if (j->stage->domain == AG_DOMAIN_ATTN) {
-        j->body(l, k, k + 1);
-        return;
-    }
+    *from = k;
+    *to = k + 1;
+    if (j->stage->domain == AG_DOMAIN_ATTN) return;
     uint32_t t = ag_pool_threads(l->b->pool), g = AG_MIN(k / t, j->generations - 1);
-    uint32_t from = j->from[g] + (k - g * t) * j->size[g], end = g + 1 < j->generations ? j->from[g + 1] : j->items;
-    j->body(l, from, AG_MIN(from + j->size[g], end));
+    uint32_t end = g + 1 < j->generations ? j->from[g + 1] : j->items;
+    *from = j->from[g] + (k - g * t) * j->size[g];
+    *to = AG_MIN(*from + j->size[g], end);
 }
 
 static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 {
-    (void)from;
-    (void)to;
     ag_backend *b = backend;
     unsigned char *scratch = b->scratch + worker * (b->scratch_bytes + b->own_bytes);
     ag__lane l = {.b = b, .worker = worker, .scratch = scratch, .own = scratch + b->scratch_bytes};
     for (uint32_t i = 0; i < b->step->n_jobs; i++) {
         const ag__job *j = l.job = &b->step->jobs[i];
         ag__turn *turn = &b->turns[i];
-        if (i) ag_pool_await(b->pool, &turn[-1].done, chunks_of(b, j - 1));
         uint32_t all = chunks_of(b, j), mine = 0;
-        for (uint32_t k; (k = atomic_fetch_add_explicit(&turn->next, 1, memory_order_relaxed)) < all; mine++) {
+        uint32_t k = atomic_fetch_add_explicit(&turn->next, 1, memory_order_relaxed);
+        if (k < all && j->stage->domain == AG_DOMAIN_TILES) { /* memory has nothing to do while we wait */
+            find_chunk(&l, k, &from, &to);
+            ag__exec_tiles_ahead(&l, from);
+        }
+        if (i) ag_pool_await(b->pool, &turn[-1].done, chunks_of(b, j - 1));
+        for (; k < all; k = atomic_fetch_add_explicit(&turn->next, 1, memory_order_relaxed), mine++) {
             if (mine == 0 && j->before) ag__exec_rows_of(&l, j->before, 0, rows_of(j->before, b->step));
-            run_chunk(&l, k);
+            find_chunk(&l, k, &from, &to);
+            j->body(&l, from, to);
         }
         if (mine) ag_pool_arrive(b->pool, &turn->done, mine, all);
     }

@@ -6,6 +6,8 @@
  * is half of the smallest such cache among server cores of the last ten years. */
 #define COLS_BYTES (512u << 10)
 #define COLS_MAX 256u
+/* Weights asked for while a worker waits for others: what a core fetches in about the time of a barrier. */
+#define AHEAD_BYTES 4096u
 
 /* Bytes that one column of a product's input takes. */
 static size_t column_bytes(const ag_backend *b, const ag_node *n)
@@ -118,10 +120,21 @@ static void run_plain(const ag__lane *l, const ag_node *n, uint32_t tile, uint32
     }
     b->ops->matmul(w, &a, cols, tile, tile + 1, tmp, AG_CPU_TILE); /* y may be the residual's own place */
     if (n->w[seg].bias) add_tile(tmp, AG_CPU_TILE, n->w[seg].bias + row, 0, cols, rows);
-    const float *res = ag__exec_row(b, n->residual, c0) + row;
+    const float *res = ag__lane_row(l, n->residual, c0) + row;
     size_t r_stride = ag__exec_stride(b, n->residual);
     add_tile(tmp, AG_CPU_TILE, res, r_stride, cols, rows);
     for (uint32_t c = 0; c < cols; c++) memcpy(y + c * stride, tmp + c * AG_CPU_TILE, rows * sizeof *y);
+}
+
+void ag__exec_tiles_ahead(const ag__lane *l, uint32_t item)
+{
+    const ag__job *j = l->job;
+    const ag_node *n = &l->b->g->nodes[j->stage->node];
+    uint32_t tile = item % (j->tiles / j->unit) * j->unit, seg = 0;
+    while (tile >= l->b->packs[n->w[seg].pack].tiles) tile -= l->b->packs[n->w[seg++].pack].tiles;
+    const ag_pack *w = &l->b->packs[n->w[seg].pack];
+    const unsigned char *p = w->data + tile * w->tile_bytes;
+    for (size_t at = 0; at < AG_MIN(w->tile_bytes, (size_t)AHEAD_BYTES); at += 64) __builtin_prefetch(p + at, 0, 2);
 }
 
 void ag__exec_tiles(const ag__lane *l, uint32_t from, uint32_t to)

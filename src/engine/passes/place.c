@@ -28,6 +28,14 @@ int ag__pass_schedule(ag_plan *p, ag_err *err)
     return AG_OK;
 }
 
+static bool reads(const ag_graph *g, const ag_node *n, ag_vid v)
+{
+    ag_vid read[] = {n->in[0], n->in[1], n->in[2], n->residual};
+    for (size_t j = 0; j < AG_ARRAY_LEN(read); j++)
+        if (read[j] >= 0 && ag_graph_base(g, read[j], NULL) == v) return true;
+    return false;
+}
+
 /* Whether value v, made in stage s, is read there and in the next stage alone. */
 static bool read_nearby(const ag_plan *p, uint32_t s, ag_vid v)
 {
@@ -37,10 +45,7 @@ static bool read_nearby(const ag_plan *p, uint32_t s, ag_vid v)
     uint32_t from = p->stages[s].node, to = p->stages[s + 1].node + p->stages[s + 1].n;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         if (i >= from && i < to) continue;
-        const ag_node *n = &g->nodes[i];
-        ag_vid read[] = {n->in[0], n->in[1], n->in[2], n->residual};
-        for (size_t j = 0; j < AG_ARRAY_LEN(read); j++)
-            if (read[j] >= 0 && ag_graph_base(g, read[j], NULL) == v) return false;
+        if (reads(g, &g->nodes[i], v)) return false;
     }
     return true;
 }
@@ -65,7 +70,7 @@ static void touch(const ag_graph *g, life *lives, ag_vid v, uint32_t stage)
 {
     if (v < 0) return;
     v = ag_graph_base(g, v, NULL);
-    if (lives[v].from == UINT32_MAX) lives[v].from = stage;
+    lives[v].from = AG_MIN(lives[v].from, stage);
     lives[v].to = AG_MAX(lives[v].to, stage);
 }
 
@@ -93,8 +98,9 @@ static void find_lives(const ag_plan *p, life *lives)
 
 /* A value made where an input of the same shape is read for the last time may stand in its place, when each element of
  * the output needs only the same element of that input. */
-static ag_vid in_place_of(const ag_graph *g, const life *lives, uint32_t node, uint32_t stage)
+static ag_vid in_place_of(const ag_plan *p, const life *lives, uint32_t node, uint32_t stage)
 {
+    const ag_graph *g = p->graph;
     const ag_node *n = &g->nodes[node];
     ag_vid v = n->residual >= 0                                                                                     ? n->residual
                : n->op == AG_GOP_ADD || n->op == AG_GOP_SCALE || n->op == AG_GOP_BIAS || n->op == AG_GOP_SOFTCAP    ? n->in[0]
@@ -103,11 +109,11 @@ static ag_vid in_place_of(const ag_graph *g, const life *lives, uint32_t node, u
     for (int j = 0; v == n->residual && j < AG_NODE_INPUTS_MAX; j++) /* a product reads all of its input for each element */
         if (n->in[j] >= 0 && ag_graph_base(g, n->in[j], NULL) == v) return -1;
     const ag_value *a = &g->values[v], *b = &g->values[n->out];
-    for (uint32_t i = node + 1; i < g->n_nodes; i++) { /* later nodes of the stage must not read it either */
-        ag_vid read[] = {g->nodes[i].in[0], g->nodes[i].in[1], g->nodes[i].in[2], g->nodes[i].residual};
-        for (size_t j = 0; j < AG_ARRAY_LEN(read); j++)
-            if (read[j] >= 0 && ag_graph_base(g, read[j], NULL) == v) return -1;
-    }
+    for (uint32_t i = node + 1; i < g->n_nodes; i++) /* later nodes of the stage must not read it either */
+        if (reads(g, &g->nodes[i], v)) return -1;
+    if (stage > 0 && p->stages[stage - 1].repeat) /* nor those that are repeated beside it */
+        for (uint32_t i = p->stages[stage - 1].node; i < p->stages[stage].node; i++)
+            if (reads(g, &g->nodes[i], v)) return -1;
     bool same = a->base < 0 && b->base < 0 && a->width == b->width && a->out_rows == b->out_rows && !a->quantized && !b->quantized;
     return same && lives[v].to == stage && lives[n->out].from == stage ? v : -1;
 }
@@ -139,7 +145,7 @@ static void place_all(ag_plan *p, life *lives, bool *placed)
             for (int j = 0; j < 2; j++) {
                 if (made[j] < 0 || g->values[made[j]].base >= 0 || placed[made[j]]) continue;
                 uint32_t v = (uint32_t)made[j];
-                ag_vid same = j == 0 ? in_place_of(g, lives, i, s) : -1;
+                ag_vid same = j == 0 ? in_place_of(p, lives, i, s) : -1;
                 if (same >= 0) {
                     g->values[v].at = g->values[same].at;
                     placed[same] = false; /* its place is v's now */
