@@ -100,8 +100,7 @@ class Table(unittest.TestCase):
 
 class Flags(unittest.TestCase):
     def test_no_peer_gets_fewer_bits_than_the_file_has(self):
-        forms = {kind: {x["form"] for x in cases.loads("vLLM", f"llama-1b-{kind}", False)} for kind in ("Q8_0", "Q4_0")}
-        self.assertEqual({"Q8_0": {"bf16", "int8"}, "Q4_0": {"bf16", "int8", "int4"}}, forms)
+        self.assertEqual({"bf16", "int8"}, {x["form"] for x in cases.loads("vLLM", False)})
 
     def test_only_what_can_matter_is_tried(self):
         one = cases.decode("m", 1, 128, 4)
