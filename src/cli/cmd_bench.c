@@ -340,8 +340,10 @@ static void print_passes_head(const bench *b)
 
 static int run_passes(bench *b, const ag_conf *conf, ag_err *err)
 {
-    char all[1024] = "", list[1024];
+    ag_buf all, list;
     ag_direct whole = {0};
+    ag_buf_init(&all, 1024);
+    ag_buf_init(&list, 8192);
     int rc = open_model(b, &whole, conf, err);
     for (uint32_t i = 0; rc == AG_OK && i < b->n_lines; i++) b->lines[i].cost = cost_of(b, &whole, &b->lines[i]);
     if (rc == AG_OK) rc = print_begin(b, &whole, NULL, err);
@@ -351,10 +353,17 @@ static int run_passes(bench *b, const ag_conf *conf, ag_err *err)
     for (const ag_pass_row *r = NULL; rc == AG_OK;) {
         r = ag_pass_next(r);
         if (r && r->needed) continue;
-        if (r) snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", *all ? "," : "", r->name);
-        snprintf(list, sizeof list, "%s%s%s", conf->no_pass, conf->no_pass[0] ? "," : "", r ? r->name : all);
+        if (r) ag_buf_addf(&all, "%s%s", all.n ? "," : "", r->name);
+        ag_buf_reset(&list);
+        ag_buf_addf(&list, "%s%s", conf->no_pass, conf->no_pass[0] ? "," : "");
+        if (r) ag_buf_addz(&list, r->name);
+        else ag_buf_add(&list, all.p, all.n);
+        if (all.failed || !ag_buf_zterm(&list)) {
+            rc = ag_err_set(err, AG_E_NOMEM, "no room for the list of passes that are left out");
+            break;
+        }
         ag_conf one = *conf;
-        one.no_pass = list;
+        one.no_pass = list.p;
         ag_direct part = {0};
         rc = open_model(b, &part, &one, err);
         if (rc == AG_OK) print_pass(b, r ? r->name : "all of these", &whole, &part, false);
@@ -363,6 +372,8 @@ static int run_passes(bench *b, const ag_conf *conf, ag_err *err)
     }
     if (rc == AG_OK && b->json) printf("]}");
     ag_direct_close(&whole);
+    ag_buf_fini(&all);
+    ag_buf_fini(&list);
     return rc;
 }
 

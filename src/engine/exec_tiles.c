@@ -1,11 +1,15 @@
 /* Stages by tiles of weights: products with what was fused into them. An item is one tile of 16 rows of weights times one
- * block of columns (tokens); the tile's weights are unpacked once for all columns of the block. */
+ * block of columns (tokens); the tile's weights are unpacked once for all columns of the block. Neighbouring items of a chunk
+ * are computed together: products of floats and of AMX take several tiles at a time. */
 #include "engine/exec.h"
 
 /* Activations of one block of columns should stay in a core's second-level cache beside a tile of weights: half a megabyte
  * is half of the smallest such cache among server cores of the last ten years. */
 #define COLS_BYTES (512u << 10)
 #define COLS_MAX 256u
+/* Tiles computed together: as many as any kernel takes; of a gated product half, since gate and up wait for each other. */
+#define PLAIN_TILES 4u
+#define GATED_TILES 2u
 /* Weights asked for while a worker waits for others: what a core fetches in about the time of a barrier. */
 #define AHEAD_BYTES 4096u
 
@@ -31,7 +35,8 @@ uint32_t ag__exec_tile_items(const ag_backend *b, ag__job *j, uint32_t rows)
 
 size_t ag__exec_scratch_bytes(const ag_plan *p)
 {
-    size_t most = 4 * COLS_MAX * AG_CPU_TILE * sizeof(float); /* a tile of gate and of up, and two of their result, for a block */
+    /* For a block of columns: tiles of gate, of up, and of their result; or of a plain product. */
+    size_t most = AG_MAX(3 * GATED_TILES, PLAIN_TILES) * COLS_MAX * AG_CPU_TILE * sizeof(float);
     for (uint32_t i = 0; i < p->graph->n_nodes; i++) {
         const ag_node *n = &p->graph->nodes[i];
         size_t want = 0;
@@ -56,74 +61,77 @@ static ag_act block_act(const ag__lane *l, const ag_node *n, const ag_pack *w, u
 }
 
 /* y[c][r] += x[c][r] or x[r]; whole tiles, which nearly all are, as loops of constant length. */
-static void add_tile(float *y, size_t stride, const float *x, size_t x_stride, uint32_t cols, uint32_t rows)
+static void add_rows(float *y, size_t stride, const float *x, size_t x_stride, uint32_t cols, uint32_t rows)
 {
     for (uint32_t c = 0; c < cols; c++, y += stride, x += x_stride) {
-        if (rows == AG_CPU_TILE)
-            for (uint32_t r = 0; r < AG_CPU_TILE; r++) y[r] += x[r];
-        else
-            for (uint32_t r = 0; r < rows; r++) y[r] += x[r];
+        uint32_t r = 0;
+        for (; r + AG_CPU_TILE <= rows; r += AG_CPU_TILE)
+            for (uint32_t i = r; i < r + AG_CPU_TILE; i++) y[i] += x[i];
+        for (; r < rows; r++) y[r] += x[r];
     }
 }
 
-/* One tile of both gate and up; y = activation(gate) * up. */
-static void run_glu(const ag__lane *l, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *y, size_t stride, float *tmp)
+/* A gated product's tiles [from,to): activation(gate) * up, into the float value, or a block of 32 to be quantized, or
+ * both. */
+static void run_gated(const ag__lane *l, const ag_node *n, uint32_t from, uint32_t to, uint32_t c0, uint32_t cols, float *tmp)
 {
     const ag_backend *b = l->b;
     const ag_pack *g = &b->packs[n->w[0].pack], *u = &b->packs[n->w[1].pack];
-    uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, g->rows - row);
-    float *gate = tmp, *up = tmp + COLS_MAX * AG_CPU_TILE;
-    ag_act a = block_act(l, n, g, c0);
-    b->ops->matmul(g, &a, cols, tile, tile + 1, gate, AG_CPU_TILE);
-    b->ops->matmul(u, &a, cols, tile, tile + 1, up, AG_CPU_TILE);
-    if (n->w[0].bias) add_tile(gate, AG_CPU_TILE, n->w[0].bias + row, 0, cols, rows);
-    if (n->w[1].bias) add_tile(up, AG_CPU_TILE, n->w[1].bias + row, 0, cols, rows);
-    ag_act_fn f = n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH;
-    for (uint32_t c = 0; c < cols; c++) b->ops->glu(y + c * stride, gate + c * AG_CPU_TILE, up + c * AG_CPU_TILE, rows, f);
-}
-
-/* `unit` tiles of a gated product: into the float value, or two tiles that make a block of 32 to be quantized, or both. */
-static void run_gated(const ag__lane *l, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
-{
-    const ag_backend *b = l->b;
-    float *y = tmp + 2 * COLS_MAX * AG_CPU_TILE;
-    size_t stride = 2 * AG_CPU_TILE;
+    const size_t width = GATED_TILES * AG_CPU_TILE;
+    uint32_t row = from * AG_CPU_TILE, rows = AG_MIN(to * AG_CPU_TILE, g->rows) - row;
+    float *gate = tmp, *up = gate + COLS_MAX * width, *y = up + COLS_MAX * width;
+    size_t stride = width;
     if (n->out >= 0) {
-        y = ag__exec_row(b, n->out, c0) + (size_t)tile * AG_CPU_TILE;
+        y = ag__exec_row(b, n->out, c0) + row;
         stride = ag__exec_stride(b, n->out);
     }
-    for (uint32_t i = 0; i < l->job->unit; i++) run_glu(l, n, tile + i, c0, cols, y + i * AG_CPU_TILE, stride, tmp);
+    ag_act a = block_act(l, n, g, c0);
+    b->ops->matmul(g, &a, cols, from, to, gate, width);
+    b->ops->matmul(u, &a, cols, from, to, up, width);
+    if (n->w[0].bias) add_rows(gate, width, n->w[0].bias + row, 0, cols, rows);
+    if (n->w[1].bias) add_rows(up, width, n->w[1].bias + row, 0, cols, rows);
+    ag_act_fn f = n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH;
+    for (uint32_t c = 0; c < cols; c++) b->ops->glu(y + c * stride, gate + c * width, up + c * width, rows, f);
     if (n->qout < 0) return;
     ag_act part = ag__exec_act(b, n->qout);
-    part.b += tile / 2;
+    part.b += from / 2;
     part.k = 2 * AG_CPU_TILE;
     for (uint32_t c = 0; c < cols; c++) b->ops->quantize(&part, c0 + c, y + c * stride);
 }
 
-static void run_plain(const ag__lane *l, const ag_node *n, uint32_t tile, uint32_t c0, uint32_t cols, float *tmp)
+/* Tiles [from,to) of one segment, whose first row is the result's row `column`. */
+static void run_segment(const ag__lane *l, const ag_node *n, const ag_weight *seg, uint32_t column, uint32_t from, uint32_t to,
+                        uint32_t c0, uint32_t cols, float *tmp)
 {
     const ag_backend *b = l->b;
-    uint32_t seg = 0, column = 0;
-    while (tile >= b->packs[n->w[seg].pack].tiles) {
-        tile -= b->packs[n->w[seg].pack].tiles;
-        column += n->w[seg++].rows;
-    }
-    const ag_pack *w = &b->packs[n->w[seg].pack];
-    uint32_t row = tile * AG_CPU_TILE, rows = AG_MIN((uint32_t)AG_CPU_TILE, w->rows - row);
+    const ag_pack *w = &b->packs[seg->pack];
+    const size_t width = PLAIN_TILES * AG_CPU_TILE;
+    uint32_t row = from * AG_CPU_TILE, rows = AG_MIN(to * AG_CPU_TILE, w->rows) - row;
     ag_act a = block_act(l, n, w, c0);
     size_t stride = ag__exec_stride(b, n->out);
     float *y = ag__exec_row(b, n->out, c0) + column + row;
     if (n->residual < 0) {
-        b->ops->matmul(w, &a, cols, tile, tile + 1, y, stride);
-        if (n->w[seg].bias) add_tile(y, stride, n->w[seg].bias + row, 0, cols, rows);
+        b->ops->matmul(w, &a, cols, from, to, y, stride);
+        if (seg->bias) add_rows(y, stride, seg->bias + row, 0, cols, rows);
         return;
     }
-    b->ops->matmul(w, &a, cols, tile, tile + 1, tmp, AG_CPU_TILE); /* y may be the residual's own place */
-    if (n->w[seg].bias) add_tile(tmp, AG_CPU_TILE, n->w[seg].bias + row, 0, cols, rows);
-    const float *res = ag__lane_row(l, n->residual, c0) + row;
-    size_t r_stride = ag__exec_stride(b, n->residual);
-    add_tile(tmp, AG_CPU_TILE, res, r_stride, cols, rows);
-    for (uint32_t c = 0; c < cols; c++) memcpy(y + c * stride, tmp + c * AG_CPU_TILE, rows * sizeof *y);
+    b->ops->matmul(w, &a, cols, from, to, tmp, width); /* y may be the residual's own place */
+    if (seg->bias) add_rows(tmp, width, seg->bias + row, 0, cols, rows);
+    const float *res = ag__lane_row(l, n->residual, c0) + column + row;
+    add_rows(tmp, width, res, ag__exec_stride(b, n->residual), cols, rows);
+    for (uint32_t c = 0; c < cols; c++) memcpy(y + c * stride, tmp + c * width, rows * sizeof *y);
+}
+
+/* Tiles [from,to) of all segments. */
+static void run_plain(const ag__lane *l, const ag_node *n, uint32_t from, uint32_t to, uint32_t c0, uint32_t cols, float *tmp)
+{
+    uint32_t first = 0, column = 0; /* tile and row with which a segment begins */
+    for (uint32_t i = 0; i < n->n_w && first < to; i++) {
+        uint32_t end = first + l->b->packs[n->w[i].pack].tiles, t0 = AG_MAX(from, first), t1 = AG_MIN(to, end);
+        if (t0 < t1) run_segment(l, n, &n->w[i], column, t0 - first, t1 - first, c0, cols, tmp);
+        first = end;
+        column += n->w[i].rows;
+    }
 }
 
 void ag__exec_tiles_ahead(const ag__lane *l, uint32_t item)
@@ -142,11 +150,13 @@ void ag__exec_tiles(const ag__lane *l, uint32_t from, uint32_t to)
     const ag__job *j = l->job;
     const ag_node *n = &l->b->g->nodes[j->stage->node];
     float *tmp = (float *)(void *)l->scratch;
-    uint32_t units = j->tiles / j->unit;
-    for (uint32_t i = from; i < to; i++) {
-        uint32_t tile = i % units * j->unit, c0 = i / units * j->col_block;
-        uint32_t cols = AG_MIN(j->col_block, j->cols - c0);
-        if (n->glu != AG_GLU_NONE) run_gated(l, n, tile, c0, cols, tmp);
-        else run_plain(l, n, tile, c0, cols, tmp);
+    const bool gated = n->glu != AG_GLU_NONE;
+    uint32_t units = j->tiles / j->unit, together = (gated ? GATED_TILES : PLAIN_TILES) / j->unit;
+    for (uint32_t i = from, next; i < to; i = next) {
+        uint32_t unit = i % units, c0 = i / units * j->col_block, cols = AG_MIN(j->col_block, j->cols - c0);
+        next = i + AG_MIN(AG_MIN(together, to - i), units - unit);
+        uint32_t tile = unit * j->unit, end = tile + (next - i) * j->unit;
+        if (gated) run_gated(l, n, tile, end, c0, cols, tmp);
+        else run_plain(l, n, tile, end, c0, cols, tmp);
     }
 }
