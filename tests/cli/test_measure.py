@@ -109,6 +109,11 @@ class Measure(unittest.TestCase):
         text = run("bench", "-m", self.model, "-r", "1", "--passes", "-p", "0", "-n", "1").stdout
         self.assertEqual(len(listed) + 5, len(text.splitlines()), text)
 
+    def test_bench_counts_products_whose_result_is_int8_alone(self):
+        model = tiny_models.build("llama", "Q8_0").write(pathlib.Path(self.folder.name) / "q8.gguf")
+        got = json.loads(run("bench", "-m", str(model), "-r", "1", "-p", "4", "-n", "0", "--mixed", "0", "--json").stdout)
+        self.assertGreater(got["prefill"][0]["per_token"]["int8_ops"], 0)
+
     def test_bench_compares_instruction_sets_in_a_table(self):
         text = run("bench", "-m", self.model, "-r", "1", "-p", "4", "-n", "1", "-b", "2", "--isa", "all",
                    "--mixed", "0").stdout
