@@ -52,6 +52,11 @@ class Ours:
     def peak(self, model):
         return self.ask(model, "-p", "0", "-n", "1", "-b", "1", "--context", "0", "-r", "1", "--peak")["peak"]
 
+    def store_image(self, start):
+        """A process that only answers ends before an image is written; this one waits for it."""
+        subprocess.run([self.binary, "compile", self.models.gguf(start["model"]), "--threads", str(self.threads),
+                        *self.image("on"), *self.flags], check=True, stdout=subprocess.DEVNULL)
+
     def first_token(self, start, image):
         """Seconds from the start of a process to the first byte of its answer; the process has ended on return."""
         command = [self.binary, "run", self.models.gguf(start["model"]), "a " * (start["prompt"] // 2), "--raw",

@@ -111,7 +111,9 @@ static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, 
     AG_CHECK(b, AG_BACKEND_MAGIC);
     check_batch(b, batch);
     lay_out_step(b, batch);
+    ag_weights_step(&b->weights, true);
     ag__jobs_run(b);
+    ag_weights_step(&b->weights, false);
     b->batch = NULL;
     *logits = batch->n_out ? ag__exec_row(b, b->g->logits, 0) : NULL;
     *stride = ag__exec_stride(b, b->g->logits);

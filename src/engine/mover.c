@@ -15,6 +15,9 @@
 /* Moved at a time. Each may become a mapping of its own, and mappings are limited to 65,530. */
 #define PIECE_MIN (2 * HUGE_PAGE)
 #define PIECES_MAX 8192u
+/* Between pieces: so long without a step is a pause in which to work; while there is none, a piece each so often. */
+#define PAUSE_US 2000u
+#define PACE_US 10000u
 #define RETRY_MS 100 /* while there is no memory to mend a pack */
 
 typedef struct mover {
@@ -144,8 +147,10 @@ void ag__weights_move(ag_weights *w)
     }
     m.stage = stage_open(w->n_bytes);
     size_t at = 0;
-    for (; at < w->n_bytes && !atomic_load(&w->stop); at += m.piece) take_piece(&m, at,
-                                                                                AG_MIN(m.piece, w->n_bytes - at));
+    for (; at < w->n_bytes && !atomic_load(&w->stop); at += m.piece) {
+        take_piece(&m, at, AG_MIN(m.piece, w->n_bytes - at));
+        ag__weights_give_way(w, PAUSE_US, ag_now_us() + PACE_US);
+    }
     if (at >= w->n_bytes) {
         atomic_store(&w->moved, m.stage != NULL);
         ag__weights_note(w, false, "stored weights are checked%s, %llu ms", m.stage ? " and moved to huge pages" : "",

@@ -18,6 +18,9 @@
 #define SLICE_BYTES ((size_t)16 << 20)
 /* Below this, repacking takes less than a fifth of a second, and nobody wants files beside a model for that. */
 #define AUTO_BYTES_MIN ((size_t)256 << 20)
+/* The background begins so long after a step, when no other has followed, or so long after the start at the latest. */
+#define QUIET_US 50000u
+#define BEGIN_US 2000000u
 #define AUTO_SHARE 4 /* of a disk's free space: one in so many may become an image unasked */
 
 void ag__weights_note(const ag_weights *w, bool bad, const char *fmt, ...)
@@ -95,6 +98,7 @@ static bool map_image(ag_weights *w)
         munmap(base, w->n_bytes);
         return false;
     }
+    madvise(base, w->n_bytes, MADV_HUGEPAGE); /* what is not in the page cache comes there in pages of this size */
     w->bytes = base;
     for (uint32_t i = 0; i < w->plan->n_packs; i++) w->packs[i].data = base + w->at[i];
     return true;
@@ -152,15 +156,66 @@ static void write_image(ag_weights *w)
     }
 }
 
+/* ---- in the background ---- */
+
+void ag_weights_step(ag_weights *w, bool begins)
+{
+    if (!begins) atomic_store_explicit(&w->step_us, ag_now_us(), memory_order_relaxed);
+    atomic_store_explicit(&w->stepping, begins, memory_order_release);
+}
+
+/* When there has been quiet for long enough, if nothing happens until then; a step that runs may end at once. */
+static uint64_t quiet_at(const ag_weights *w, uint64_t now, uint64_t quiet_us)
+{
+    if (atomic_load_explicit(&w->stepping, memory_order_acquire)) return now + quiet_us;
+    uint64_t last = atomic_load_explicit(&w->step_us, memory_order_relaxed);
+    return last ? last + quiet_us : UINT64_MAX;
+}
+
+void ag__weights_give_way(ag_weights *w, uint64_t quiet_us, uint64_t then_us)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!atomic_load(&w->stop) && !atomic_load(&w->hurry)) {
+        uint64_t now = ag_now_us(), until = AG_MIN(quiet_at(w, now, quiet_us), then_us);
+        if (until <= now) break;
+        struct timespec t = {.tv_sec = (time_t)(until / 1000000), .tv_nsec = (long)(until % 1000000) * 1000};
+        pthread_cond_timedwait(&w->call, &w->lock, &t);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void call(ag_weights *w, _Atomic bool *what)
+{
+    if (!w->waits) return;
+    pthread_mutex_lock(&w->lock);
+    atomic_store(what, true);
+    pthread_cond_signal(&w->call);
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* The lowest priority: where cores are few it lives on what the compute threads leave. */
 static void *background(void *arg)
 {
     ag_weights *w = arg;
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+    ag__weights_give_way(w, QUIET_US, w->opened_us + BEGIN_US);
     if (w->from_image) ag__weights_move(w);
     bool fresh = w->from_image && atomic_load(&w->damage) == 0;
     if (w->may_write && !fresh && !atomic_load(&w->stop)) write_image(w);
     return NULL;
+}
+
+static void start_background(ag_weights *w)
+{
+    pthread_condattr_t monotonic; /* as ag_now_us is */
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->call, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    w->waits = true;
+    w->opened_us = ag_now_us();
+    w->started = !ag_fault_hit(AG_FAULT_THREAD) && pthread_create(&w->thread, NULL, background, w) == 0;
 }
 
 /* ---- life ---- */
@@ -188,7 +243,7 @@ int ag_weights_open(ag_weights *w, const ag_plan *plan, ag_pool *pool, const ag_
     if (rc == AG_OK) try_image(w);
     if (rc == AG_OK && !w->from_image) rc = repack(w, pool, err);
     if (rc == AG_OK && (w->from_image || w->may_write)) {
-        w->started = !ag_fault_hit(AG_FAULT_THREAD) && pthread_create(&w->thread, NULL, background, w) == 0;
+        start_background(w);
         /* Unchecked weights would be served for ever: then rather none of the image. */
         if (!w->started && w->from_image) rc = ag_err_set(err, AG_E_INTERNAL,
                                                           "the thread that checks stored weights could not be started");
@@ -199,14 +254,19 @@ int ag_weights_open(ag_weights *w, const ag_plan *plan, ag_pool *pool, const ag_
 
 void ag_weights_settle(ag_weights *w)
 {
+    call(w, &w->hurry);
     if (w->started) pthread_join(w->thread, NULL);
     w->started = false;
 }
 
 void ag_weights_close(ag_weights *w)
 {
-    atomic_store(&w->stop, true);
+    call(w, &w->stop);
     ag_weights_settle(w);
+    if (w->waits) {
+        pthread_cond_destroy(&w->call);
+        pthread_mutex_destroy(&w->lock);
+    }
     ag_image_fini(&w->image);
     ag_mem_unmap(w->bytes, w->n_bytes);
     ag_mem_free(w->packs);

@@ -115,6 +115,39 @@ static void test_round_trip(void **state)
     assert_null(strstr(notes, "bad:"));
 }
 
+static void *settle_it(void *lm)
+{
+    ((ag_lm *)lm)->ops->settle(((ag_lm *)lm)->backend);
+    return NULL;
+}
+
+/* Each call returns for a reason of its own; one that has none would never return. */
+static void test_gives_way(void **state)
+{
+    (void)state;
+    write_anew();
+    ag_lm *lm = open_lm(AG_IMAGE_READ);
+    ag_weights *w = &lm->backend->weights;
+    assert_int_equal(atomic_load(&w->step_us), 0);
+    run_once(lm, (float[AG_ARRAY_LEN(wanted)]){0});
+    assert_true(atomic_load(&w->step_us) > 0 && !atomic_load(&w->stepping));
+    assert_int_equal(info_of(lm, true).damage, 0); /* settled: it no longer waits */
+    assert_non_null(strstr(notes, "are checked"));
+    const uint64_t never = UINT64_MAX / 4;
+    ag__weights_give_way(w, never, never);
+    atomic_store(&w->hurry, false);
+    ag__weights_give_way(w, 0, never); /* a step ended long ago */
+    ag_weights_step(w, true);
+    ag__weights_give_way(w, never, ag_now_us() + 2000); /* steps without end: the time is up */
+    pthread_t t;
+    assert_int_equal(pthread_create(&t, NULL, settle_it, lm), 0);
+    ag__weights_give_way(w, never, never); /* called off, before or while it waits */
+    pthread_join(t, NULL);
+    check_weights(lm);
+    ag_lm_close(lm);
+    assert_null(strstr(notes, "bad:"));
+}
+
 static void test_modes(void **state)
 {
     (void)state;
@@ -397,7 +430,7 @@ int main(void)
     snprintf(image_path, sizeof image_path, "%s/tiny.gguf-%08x" AG_IMAGE_SUFFIX, dir,
              (uint32_t)XXH3_64bits("tiny.gguf", 9));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_gives_way), cmocka_unit_test(test_modes),
             cmocka_unit_test(test_every_byte_of_the_head),
         cmocka_unit_test(test_forged_heads),  cmocka_unit_test(test_every_length), cmocka_unit_test(test_another_model),
         cmocka_unit_test(test_a_byte_of_each_pack), cmocka_unit_test(test_one_writes),
