@@ -112,24 +112,25 @@ static void bench_product(const bench *b, const ag_cpu_isa *isa, const ag_quant_
     ag_mem_free(p.y);
 }
 
-/* Attention of one KV head: heads queries of 64 dimensions, one token and a tile of 16, at `pos`. */
+/* Attention of one KV head: heads queries, one token and as many as a call may have, at `pos`. */
 static void bench_attention(const bench *b, const ag_cpu_isa *isa, uint32_t heads, uint32_t dim, uint32_t pos)
 {
-    uint32_t n = (pos + AG_ATTN_TOKENS_MAX + AG_CPU_KV_PAGE - 1) / AG_CPU_KV_PAGE;
+    uint32_t most = ag_attn_tokens(heads), n = (pos + most + AG_CPU_KV_PAGE - 1) / AG_CPU_KV_PAGE;
     size_t page = (size_t)AG_CPU_KV_PAGE * dim;
     uint32_t *pages = need(ag_mem_array(n, sizeof *pages));
     uint16_t *k = need(ag_mem_aligned(64, page * n * 2)), *v = need(ag_mem_aligned(64, page * n * 2));
-    float *q = need(ag_mem_aligned(64, (size_t)AG_ATTN_TOKENS_MAX * heads * dim * 8));
-    float *out = q + AG_ATTN_TOKENS_MAX * heads * dim;
+    float *q = need(ag_mem_aligned(64, (size_t)most * heads * dim * 8));
+    float *out = q + most * heads * dim;
     for (uint32_t i = 0; i < n; i++) pages[i] = i;
     for (size_t i = 0; i < page * n; i++) k[i] = v[i] = (uint16_t)(next_random() & 0x3BFF);
-    for (size_t i = 0; i < (size_t)AG_ATTN_TOKENS_MAX * heads * dim; i++) q[i] = (float)next_random() * 0x1p-24f;
+    for (size_t i = 0; i < (size_t)most * heads * dim; i++) q[i] = (float)next_random() * 0x1p-24f;
     ag_attn a = {.q = q, .q_stride = (size_t)heads * dim, .heads = heads, .pos = pos, .dim_k = dim, .dim_v = dim,
-                 .scale = 0.1f, .pages = pages, .k = k, .v = v, .k_page_stride = page, .v_page_stride = page,
+                 .scale = 0.1f, .pages = pages, .k = k, .v = v, .k_page_stride = page * 2, .v_page_stride = page * 2,
                  .out = out, .out_stride = (size_t)heads * dim};
     a.scratch = need(ag_mem_aligned(64, ag_attn_scratch_bytes(heads, dim, dim)));
     printf("%-7s attention %2u heads of %3u at %5u:", isa->name, heads, dim, pos);
-    for (a.tokens = 1; a.tokens <= AG_ATTN_TOKENS_MAX; a.tokens *= 16) {
+    for (a.tokens = 1; a.tokens <= most; a.tokens += most - 1) {
+        ag_attn_parts(pos, a.tokens, 0, &a.from, &a.to);
         double best = 1e9;
         for (uint64_t begin = ag_now_us(); ag_now_us() - begin < b->ms * 1000;) {
             uint64_t t = ag_now_us();

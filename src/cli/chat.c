@@ -77,7 +77,7 @@ int ag_chat_open(ag_chat **out, const ag_chat_conf *conf, ag_err *err)
         e.threads = s->threads ? s->threads : ag_pool_cores();
         e.isa = s->isa;
         e.ctx_tokens = s->ctx;
-        e.kv_f32 = strcmp(s->kv, "f32") == 0;
+        e.kv = ag_kv_type_of(s->kv);
         e.no_pass = *s->no_pass ? s->no_pass : NULL;
         e.running_max = 1;
         e.queue_max = 1;

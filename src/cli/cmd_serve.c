@@ -94,7 +94,7 @@ static ag_engine_conf engine_conf(const ag_conf *c)
     e.threads = c->threads ? c->threads : ag_pool_cores();
     e.isa = c->isa;
     e.ctx_tokens = c->ctx;
-    e.kv_f32 = strcmp(c->kv, "f32") == 0;
+    e.kv = ag_kv_type_of(c->kv);
     e.running_max = c->max_running;
     e.queue_max = c->queue_max;
     e.chunk_tokens = c->chunk_tokens;

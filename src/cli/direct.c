@@ -25,7 +25,7 @@ int ag_direct_open(ag_direct *d, const char *model, const ag_conf *conf, uint32_
     int rc = ag_model_open(&d->model, model, NULL, err);
     ag_progress progress = {0};
     if (rc == AG_OK) {
-        ag_lm_conf lc = {.threads = conf->threads, .isa = conf->isa, .no_pass = conf->no_pass, .kv_f32 = strcmp(conf->kv, "f32") == 0, .rows_max = AG_DIRECT_ROWS, .out_max = out_max,
+        ag_lm_conf lc = {.threads = conf->threads, .isa = conf->isa, .no_pass = conf->no_pass, .kv = ag_kv_type_of(conf->kv), .rows_max = AG_DIRECT_ROWS, .out_max = out_max,
                          .ctx_tokens = pages * AG_KV_PAGE, .report = report, .progress = show_progress, .progress_arg = &progress, .note = show_note,
                          .image_dir = *conf->weights_image_dir ? conf->weights_image_dir : NULL};
         bool known = ag_image_mode_find(conf->weights_image, &lc.image);

@@ -36,7 +36,7 @@ typedef struct ag_backend_conf {
     uint32_t threads; /* 0: one per core */
     const char *isa;
     uint32_t pages;   /* of KV cache */
-    bool kv_f32;      /* keys and values as float32: twice the memory, and slow; for comparing */
+    ag_kv_type kv;    /* numbers of the KV cache */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* bytes of weights repacked; NULL: silent */
     void *progress_arg;
     ag_image_mode image;
@@ -72,6 +72,6 @@ typedef struct ag_backend_ops {
 extern const ag_backend_ops ag_backend_cpu;
 
 /* Bytes of KV cache that one page takes on the CPU. */
-uint64_t ag_backend_page_bytes(const ag_graph *g, bool kv_f32);
+uint64_t ag_backend_page_bytes(const ag_graph *g, ag_kv_type t);
 
 #endif

@@ -3,9 +3,9 @@
 #include "base/mem.h"
 #include "engine/exec.h"
 
-uint64_t ag_backend_page_bytes(const ag_graph *g, bool kv_f32)
+uint64_t ag_backend_page_bytes(const ag_graph *g, ag_kv_type t)
 {
-    return (uint64_t)g->layers * g->kv_heads * (g->dim_k + g->dim_v) * AG_KV_PAGE * (kv_f32 ? sizeof(float) : sizeof(uint16_t));
+    return (uint64_t)g->layers * g->kv_heads * (ag_kv_head_bytes(t, g->dim_k) + ag_kv_head_bytes(t, g->dim_v));
 }
 
 static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
@@ -13,13 +13,12 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     const ag_plan *p = b->plan;
     const ag_graph *g = b->g;
     b->pages = conf->pages;
-    b->kv_f32 = conf->kv_f32;
-    b->number = conf->kv_f32 ? sizeof(float) : sizeof(uint16_t);
-    b->k_page = (size_t)g->kv_heads * g->dim_k * AG_KV_PAGE;
-    b->v_page = (size_t)g->kv_heads * g->dim_v * AG_KV_PAGE;
+    b->kv_type = conf->kv;
+    b->k_page = g->kv_heads * ag_kv_head_bytes(conf->kv, g->dim_k);
+    b->v_page = g->kv_heads * ag_kv_head_bytes(conf->kv, g->dim_v);
     b->page_stride = g->layers * (b->k_page + b->v_page);
     uint64_t bytes;
-    if (!ag_mul_ok(ag_backend_page_bytes(g, conf->kv_f32), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
+    if (!ag_mul_ok(ag_backend_page_bytes(g, conf->kv), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
     b->kv_bytes = bytes;
     b->kv = ag_mem_map(b->kv_bytes);
     b->arena_bytes = p->arena_bytes + 64;
@@ -28,11 +27,12 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     if (ag__jobs_open(b, err) != AG_OK) return AG_E_NOMEM;
     b->scratch = ag_mem_aligned(64, (b->scratch_bytes + b->own_bytes) * ag_pool_threads(b->pool));
     b->row_span = ag_mem_array(p->rows_max, sizeof *b->row_span);
-    b->pieces = ag_mem_array(p->rows_max, sizeof *b->pieces);
-    bool ok = b->kv && b->arena && b->scratch && b->row_span && b->pieces;
+    bool ok = b->kv && b->arena && b->scratch && b->row_span;
     for (uint32_t i = 0; i < g->n_ropes && ok; i++)
         ok = (b->rope[i] = ag_mem_array((size_t)p->rows_max * g->ropes[i].n_rot + 1, sizeof(float))) != NULL;
     if (!ok) return ag_err_set(err, AG_E_NOMEM, "no memory for activations (%zu bytes) and KV cache (%zu bytes); a smaller --ctx takes less", b->arena_bytes, b->kv_bytes);
+    int rc = ag_attn_shares_open(&b->shares, p, b->pages, ag_pool_threads(b->pool), err);
+    if (rc != AG_OK) return rc;
     memset(b->arena, 0, b->arena_bytes); /* touched now, so that the first request does not wait for the kernel to clear pages */
     return AG_OK;
 }
@@ -48,7 +48,7 @@ static void cpu_close(ag_backend *b)
     ag__jobs_close(b);
     ag_mem_free(b->scratch);
     ag_mem_free(b->row_span);
-    ag_mem_free(b->pieces);
+    ag_attn_shares_close(&b->shares);
     for (size_t i = 0; i < AG_ARRAY_LEN(b->rope); i++) ag_mem_free(b->rope[i]);
     b->magic = 0;
     ag_mem_free(b);
@@ -98,12 +98,10 @@ static void check_batch(const ag_backend *b, const ag_batch *s)
 static void lay_out_step(ag_backend *b, const ag_batch *s)
 {
     b->batch = s;
-    b->n_pieces = 0;
     for (uint32_t i = 0; i < s->n_spans; i++) {
         for (uint32_t r = 0; r < s->spans[i].n; r++) b->row_span[s->spans[i].row + r] = i;
-        for (uint32_t at = 0; at < s->spans[i].n; at += AG_ATTN_TOKENS_MAX)
-            b->pieces[b->n_pieces++] = (ag_piece){i, at, AG_MIN((uint32_t)AG_ATTN_TOKENS_MAX, s->spans[i].n - at)};
     }
+    ag_attn_shares_lay_out(&b->shares, s);
 }
 
 static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, size_t *stride)

@@ -290,7 +290,7 @@ static void run_step(ag_engine *e)
 static int thread_open(ag_engine *e, ag_err *err)
 {
     uint32_t rows_max = AG_MAX(STEP_ROWS, e->conf.running_max), out_max = AG_MAX(e->conf.running_max, 32u);
-    ag_lm_conf lc = {.threads = e->conf.threads, .isa = e->conf.isa, .no_pass = e->conf.no_pass, .kv_f32 = e->conf.kv_f32, .rows_max = rows_max, .out_max = out_max,
+    ag_lm_conf lc = {.threads = e->conf.threads, .isa = e->conf.isa, .no_pass = e->conf.no_pass, .kv = e->conf.kv, .rows_max = rows_max, .out_max = out_max,
                      .ctx_tokens = e->conf.ctx_tokens, .ctx_sequences = e->conf.running_max, .progress = e->conf.progress,
                      .progress_arg = e->conf.progress_arg, .image = e->conf.image, .image_dir = e->conf.image_dir, .note = e->conf.note,
                      .note_arg = e->conf.note_arg};

@@ -19,7 +19,7 @@ typedef struct ag_engine_conf {
     uint32_t running_max;  /* sequences decoding at once */
     uint32_t queue_max;    /* generations waiting */
     uint32_t chunk_tokens; /* prefill tokens a step while others decode */
-    bool kv_f32;           /* see backend.h */
+    ag_kv_type kv;         /* see backend.h */
     const char *no_pass;   /* comma-separated names of passes to leave out; NULL: none */
     ag_metrics *metrics;   /* gets the time of each step and the gap before each token; NULL: none */
     void (*progress)(void *arg, uint64_t done, uint64_t all); /* while weights are repacked; NULL: silent */

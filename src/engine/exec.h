@@ -6,12 +6,10 @@
 #ifndef AG_EXEC_H
 #define AG_EXEC_H
 
-#include "engine/backend.h"
+#include "engine/attn_share.h"
 #include "engine/weights.h"
 
 #define AG_BACKEND_MAGIC 0x42435055u
-
-typedef struct ag_piece { uint32_t span, from, n; } ag_piece; /* tokens [from, from+n) of a span, for attention */
 
 typedef struct ag__lane ag__lane;
 /* Items [from,to) of the lane's job. */
@@ -26,12 +24,15 @@ typedef struct ag__job {
     const ag_stage *before;  /* a stage by rows that is so short that each worker does it for itself first; or NULL */
     uint32_t items, chunks, generations;
     uint32_t from[AG_JOB_GENERATIONS], size[AG_JOB_GENERATIONS]; /* of a generation: its first item, items in a chunk */
+    const ag_node *store;    /* attention: the KV_STORE node whose work it does as well, or NULL */
+    ag_attn_share *share;    /* attention: its units, laid out for each step */
     uint32_t cols, col_block, tiles, unit; /* of products: an item is `unit` tiles times a block of columns */
 } ag__job;
 
 /* The jobs of all steps with the same counts of rows. */
 typedef struct ag__step {
     uint32_t rows, outs;
+    bool single;             /* each row is a sequence of its own */
     uint64_t used;           /* when last: the oldest makes room */
     uint32_t n_jobs;
     ag__job *jobs;           /* room for every stage */
@@ -56,9 +57,9 @@ struct ag_backend {
     size_t arena_bytes;
     /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies together. */
     unsigned char *kv;
-    bool kv_f32;
-    size_t kv_bytes, number; /* bytes of a number in the cache: 2 or 4 */
-    size_t page_stride, k_page, v_page; /* of a page, and of one layer's part of it, in numbers */
+    ag_kv_type kv_type;
+    size_t kv_bytes;
+    size_t page_stride, k_page, v_page; /* bytes of a page, and of one layer's keys and values in it */
     uint32_t pages;
     unsigned char *scratch;  /* scratch_bytes per worker */
     size_t scratch_bytes;
@@ -66,8 +67,7 @@ struct ag_backend {
     /* Of the step being run. */
     const ag_batch *batch;
     uint32_t *row_span;      /* by row */
-    ag_piece *pieces;
-    uint32_t n_pieces;
+    ag_attn_shares shares;
     const ag__step *step;
     ag__turn *turns;         /* by job */
     ag__step steps[AG_STEPS_CACHED];
@@ -145,6 +145,9 @@ void ag__exec_rows_of(const ag__lane *l, const ag_stage *s, uint32_t from, uint3
 void ag__exec_tiles_ahead(const ag__lane *l, uint32_t item);
 /* Fills in what products need of a job for `rows` rows; returns its items. */
 uint32_t ag__exec_tile_items(const ag_backend *b, ag__job *j, uint32_t rows);
+size_t ag__exec_attn_scratch_bytes(const ag_node *n);
+/* Whether attention may do the work of the heads stage before it where each row is a sequence of its own. */
+bool ag__exec_attn_takes_heads(const ag_backend *b, const ag_stage *heads);
 /* Bytes of scratch that any stage of the plan may want per worker. */
 size_t ag__exec_scratch_bytes(const ag_plan *p);
 

@@ -88,8 +88,9 @@ static void build_job(const ag_backend *b, ag__job *j, const ag__step *step)
         j->body = ag__exec_tiles;
         items = ag__exec_tile_items(b, j, rows);
         break;
-    case AG_DOMAIN_ATTN: /* as many as the step has pieces: cut when it runs */
+    case AG_DOMAIN_ATTN: /* shared out by cost when the step runs */
         j->body = ag__exec_attn;
+        j->share = ag_attn_share_find(&b->shares, n);
         items = 0;
         break;
     }
@@ -106,24 +107,28 @@ static void build_step(const ag_backend *b, ag__step *step)
         if (precedes(b, stage, rows_of(stage, step))) {
             j->before = stage;
             j->stage = &b->plan->stages[++s];
+        } else if (step->single && ag__exec_attn_takes_heads(b, stage)) {
+            j->store = &b->g->nodes[stage->node];
+            j->stage = &b->plan->stages[++s];
         }
         build_job(b, j, step);
     }
 }
 
-static const ag__step *find_step(ag_backend *b, uint32_t rows, uint32_t outs)
+static const ag__step *find_step(ag_backend *b, uint32_t rows, uint32_t outs, bool single)
 {
     ag__step *oldest = &b->steps[0];
     b->clock++;
     for (size_t i = 0; i < AG_STEPS_CACHED; i++) {
         ag__step *s = &b->steps[i];
         if (s->used < oldest->used) oldest = s;
-        if (s->used == 0 || s->rows != rows || s->outs != outs) continue;
+        if (s->used == 0 || s->rows != rows || s->outs != outs || s->single != single) continue;
         s->used = b->clock;
         return s;
     }
     oldest->rows = rows;
     oldest->outs = outs;
+    oldest->single = single;
     oldest->used = b->clock;
     build_step(b, oldest);
     return oldest;
@@ -150,10 +155,7 @@ void ag__jobs_close(ag_backend *b)
 
 /* --- a step ------------------------------------------------------------------------------------------------------- */
 
-static uint32_t chunks_of(const ag_backend *b, const ag__job *j)
-{
-    return j->stage->domain == AG_DOMAIN_ATTN ? b->n_pieces * b->g->nodes[j->stage->node].kv_heads : j->chunks;
-}
+static uint32_t chunks_of(const ag__job *j) { return j->share ? j->share->n_items : j->chunks; }
 
 /* Items [from,to) of chunk k. */
 static void find_chunk(const ag__lane *l, uint32_t k, uint32_t *from, uint32_t *to)
@@ -161,7 +163,7 @@ static void find_chunk(const ag__lane *l, uint32_t k, uint32_t *from, uint32_t *
     const ag__job *j = l->job;
     *from = k;
     *to = k + 1;
-    if (j->stage->domain == AG_DOMAIN_ATTN) return;
+    if (j->share) return;
     uint32_t t = ag_pool_threads(l->b->pool), g = AG_MIN(k / t, j->generations - 1);
     uint32_t end = g + 1 < j->generations ? j->from[g + 1] : j->items;
     *from = j->from[g] + (k - g * t) * j->size[g];
@@ -176,13 +178,13 @@ static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
     for (uint32_t i = 0; i < b->step->n_jobs; i++) {
         const ag__job *j = l.job = &b->step->jobs[i];
         ag__turn *turn = &b->turns[i];
-        uint32_t all = chunks_of(b, j), mine = 0;
+        uint32_t all = chunks_of(j), mine = 0;
         uint32_t k = atomic_fetch_add_explicit(&turn->next, 1, memory_order_relaxed);
         if (k < all && j->stage->domain == AG_DOMAIN_TILES) { /* memory has nothing to do while we wait */
             find_chunk(&l, k, &from, &to);
             ag__exec_tiles_ahead(&l, from);
         }
-        if (i) ag_pool_await(b->pool, &turn[-1].done, chunks_of(b, j - 1));
+        if (i) ag_pool_await(b->pool, &turn[-1].done, chunks_of(j - 1));
         for (; k < all; k = atomic_fetch_add_explicit(&turn->next, 1, memory_order_relaxed), mine++) {
             if (mine == 0 && j->before) ag__exec_rows_of(&l, j->before, 0, rows_of(j->before, b->step));
             find_chunk(&l, k, &from, &to);
@@ -194,7 +196,7 @@ static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 
 void ag__jobs_run(ag_backend *b)
 {
-    b->step = find_step(b, b->batch->n_rows, b->batch->n_out);
+    b->step = find_step(b, b->batch->n_rows, b->batch->n_out, b->batch->n_spans == b->batch->n_rows);
     for (uint32_t i = 0; i < b->step->n_jobs; i++) {
         atomic_store_explicit(&b->turns[i].next, 0, memory_order_relaxed);
         atomic_store_explicit(&b->turns[i].done, 0, memory_order_relaxed);

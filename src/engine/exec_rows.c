@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "engine/exec.h"
+
 static void run_embed(const ag__lane *l, const ag_node *n, uint32_t row)
 {
     const ag_gguf_tensor *t = n->w[0].t;

@@ -40,7 +40,7 @@ size_t ag__exec_scratch_bytes(const ag_plan *p)
     for (uint32_t i = 0; i < p->graph->n_nodes; i++) {
         const ag_node *n = &p->graph->nodes[i];
         size_t want = 0;
-        if (n->op == AG_GOP_ATTENTION) want = ag_attn_scratch_bytes(n->heads / n->kv_heads, n->dim_k, n->dim_v);
+        if (n->op == AG_GOP_ATTENTION) want = ag__exec_attn_scratch_bytes(n);
         if (n->op == AG_GOP_NORM || n->op == AG_GOP_KV_STORE) want = (size_t)AG_MAX(n->heads, 1u) * n->dim_k * sizeof(float);
         most = AG_MAX(most, want);
     }

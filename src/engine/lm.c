@@ -29,7 +29,7 @@ uint64_t ag_lm_memory_free(void)
 
 static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
 {
-    uint64_t page = lm->page_bytes = ag_backend_page_bytes(&lm->graph, conf->kv_f32), tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
+    uint64_t page = lm->page_bytes = ag_backend_page_bytes(&lm->graph, conf->kv), tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
     if (tokens == 0) {
         tokens = ag_lm_memory_free() / 2 / page * AG_KV_PAGE;
         uint64_t most = train * AG_MAX(conf->ctx_sequences, 1u);
@@ -69,7 +69,7 @@ int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *e
     if (rc == AG_OK) rc = ag_passes_run(&lm->plan, &lm->graph, conf->rows_max, conf->out_max, conf->no_pass, conf->report, err);
     if (rc == AG_OK) rc = check_memory(lm, err);
     if (rc == AG_OK) {
-        ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .kv_f32 = conf->kv_f32, .progress = conf->progress,
+        ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .kv = conf->kv, .progress = conf->progress,
                               .progress_arg = conf->progress_arg, .image = conf->image, .image_dir = conf->image_dir, .note = conf->note,
                               .note_arg = conf->note_arg};
         if (conf->no_pass && bc.image == AG_IMAGE_AUTO) bc.image = AG_IMAGE_READ;

@@ -12,7 +12,7 @@
 typedef struct ag_lm_conf {
     uint32_t threads;
     const char *isa, *no_pass;
-    bool kv_f32;          /* see backend.h */
+    ag_kv_type kv;        /* see backend.h */
     uint32_t rows_max, out_max;
     uint64_t ctx_tokens;  /* of KV cache in all; 0: what fits half of the free memory, at most ctx_sequences times the model's context */
     uint32_t ctx_sequences;

@@ -111,6 +111,76 @@ static void test_bf16_on_amx(void **state)
 static void test_same_bits_f32(void **state) { (void)state; same_bits(false); }
 static void test_same_bits_q8(void **state) { (void)state; same_bits(true); }
 
+enum { LONG = 1100, SEQUENCES = 2 }; /* over two parts of keys */
+
+typedef struct drawn { uint32_t threads, seed; const char *isa, *no_pass; } drawn; /* seed 0: one sequence after the other, in large pieces */
+
+static uint32_t draw(uint32_t *seed, uint32_t below)
+{
+    *seed = *seed * 1664525 + 1013904223;
+    return (*seed >> 8) % below;
+}
+
+/* The logits of all positions of the sequences, whose steps are drawn: some of single tokens alone, some mixed. */
+static void run_drawn(const tiny_model *t, const drawn *d, float *out)
+{
+    enum { ROWS = 256, PAGES = (LONG + 63) / 64 };
+    ag_err err = {0};
+    ag_lm *lm = NULL;
+    ag_lm_conf conf = {.threads = d->threads, .isa = d->isa, .no_pass = d->no_pass, .rows_max = ROWS, .out_max = ROWS, .ctx_tokens = 64 * PAGES * SEQUENCES};
+    if (ag_lm_open(&lm, &t->m, &conf, &err) != AG_OK) fail_msg("%s", err.text);
+    uint32_t pages[SEQUENCES][PAGES], at[SEQUENCES] = {0}, seed = d->seed, rows[ROWS], n_bytes = t->m.hp.vocab * sizeof(float);
+    for (uint32_t i = 0; i < ROWS; i++) rows[i] = i;
+    for (uint32_t s = 0; s < SEQUENCES; s++)
+        for (uint32_t i = 0; i < PAGES; i++) pages[s][i] = (PAGES - 1 - i) * SEQUENCES + s;
+    for (uint32_t done = 0; done < LONG * SEQUENCES;) {
+        int32_t tokens[ROWS];
+        ag_span spans[SEQUENCES];
+        uint32_t of[SEQUENCES], n_spans = 0, n_rows = 0, mode = d->seed ? draw(&seed, 3) : 3;
+        for (uint32_t s = 0; s < SEQUENCES; s++) {
+            uint32_t n = mode == 3 ? (n_rows ? 0 : ROWS) : mode == 0 ? draw(&seed, 100) : mode == 1 ? draw(&seed, 3) : 1;
+            n = AG_MIN(n, LONG - at[s]);
+            if (n == 0) continue;
+            for (uint32_t i = 0; i < n; i++) tokens[n_rows + i] = (int32_t)(((at[s] + i) * 37 + 5 + s * 11) % 256);
+            of[n_spans] = s;
+            spans[n_spans++] = (ag_span){n_rows, n, at[s], pages[s]};
+            n_rows += n;
+        }
+        if (n_rows == 0) continue;
+        ag_batch b = {.n_rows = n_rows, .n_spans = n_spans, .n_out = n_rows, .tokens = tokens, .spans = spans, .out_rows = rows};
+        const float *x;
+        size_t stride;
+        ag_lm_run(lm, &b, &x, &stride);
+        for (uint32_t i = 0; i < n_spans; i++)
+            for (uint32_t r = 0; r < spans[i].n; r++, at[of[i]]++, done++)
+                memcpy(out + ((size_t)of[i] * LONG + at[of[i]]) * t->m.hp.vocab, x + (spans[i].row + r) * stride, n_bytes);
+    }
+    ag_lm_close(lm);
+}
+
+static void test_long_contexts(void **state)
+{
+    (void)state;
+    tiny_model t;
+    tiny_model_open(&t, true);
+    size_t bytes = (size_t)SEQUENCES * LONG * t.m.hp.vocab * sizeof(float);
+    float *want = malloc(bytes), *got = malloc(bytes);
+    run_drawn(&t, &(drawn){.threads = 1}, want);
+    static const drawn runs[] = {{1, 1, NULL, NULL}, {2, 2, NULL, NULL}, {3, 3, NULL, NULL}, {4, 4, NULL, NULL}, {2, 5, NULL, "fuse_qkv"}, {2, 6, NULL, "fuse_heads"},
+                                 {2, 7, "avx2", NULL}};
+    for (size_t i = 0; i < AG_ARRAY_LEN(runs); i++) {
+        if (ag_cpu_isa_find(runs[i].isa) == NULL) {
+            check_skipped(1, runs[i].isa);
+            continue;
+        }
+        run_drawn(&t, &runs[i], got);
+        if (memcmp(got, want, bytes) != 0) fail_msg("other bits when steps are drawn from %u, with %u threads", runs[i].seed, runs[i].threads);
+    }
+    free(want);
+    free(got);
+    tiny_model_close(&t);
+}
+
 static void test_passes_pay(void **state)
 {
     (void)state;
@@ -179,7 +249,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits_f32), cmocka_unit_test(test_same_bits_q8), cmocka_unit_test(test_bf16_on_amx),
-        cmocka_unit_test(test_passes_pay),    cmocka_unit_test(test_names),        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_long_contexts), cmocka_unit_test(test_passes_pay),   cmocka_unit_test(test_names),
+        cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

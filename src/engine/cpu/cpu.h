@@ -14,6 +14,7 @@
 #ifndef AG_CPU_H
 #define AG_CPU_H
 
+#include "engine/cpu/kv_type.h"
 #include "model/gguf/quant.h"
 
 #define AG_CPU_TILE 16      /* rows of a weight matrix that are interleaved */
@@ -71,16 +72,28 @@ typedef struct ag_attn {
     float softcap;            /* 0: none; s = cap * tanh(s / cap) */
     uint32_t window;          /* 0: all; else keys p - window < key <= p */
     const uint32_t *pages;    /* page numbers of the sequence, in order */
-    bool f32;                 /* keys and values are float32, not f16: exact and slow, for comparing */
-    const void *k;            /* this layer's keys: page * k_page_stride + kv_head offset already added (in numbers) */
+    ag_kv_type type;
+    const void *k;            /* this layer's and head's keys in page 0 */
     const void *v;
-    size_t k_page_stride, v_page_stride; /* numbers from a page to the next */
+    size_t k_page_stride, v_page_stride; /* bytes from a page to the next */
+    uint32_t from, to;        /* parts of the keys: all that the tokens see (ag_attn_parts), or some of these with `partial` */
+    float *partial;           /* NULL; or the states of these parts go here, [to - from][tokens * heads][ag_attn_rec] */
     float *out;               /* [tokens][out_stride]: heads * dim_v */
     size_t out_stride;
     void *scratch;            /* ag_attn_scratch_bytes, 64-byte aligned, one per thread */
 } ag_attn;
-#define AG_ATTN_TOKENS_MAX 16 /* tokens a call may have (the plan cuts longer prefills into tiles) */
+#define AG_ATTN_PART 512        /* tokens in a part: a part's result depends on nothing else, so that parts can be shared out */
+#define AG_ATTN_TOKENS_MAX 64
+#define AG_ATTN_QUERIES 128     /* tokens times heads that a call should have for the best rate */
+uint32_t ag_attn_tokens(uint32_t heads); /* tokens a call may have (longer prefills are cut) */
+uint32_t ag_attn_rec(uint32_t dim_v);    /* floats of a query's state */
 size_t ag_attn_scratch_bytes(uint32_t heads, uint32_t dim_k, uint32_t dim_v);
+/* The parts that `tokens` from pos on see. */
+static inline void ag_attn_parts(uint32_t pos, uint32_t tokens, uint32_t window, uint32_t *from, uint32_t *to)
+{
+    *from = window && pos >= window ? (pos - window + 1) / AG_ATTN_PART : 0;
+    *to = (pos + tokens - 1) / AG_ATTN_PART + 1;
+}
 
 typedef enum ag_act_fn { AG_ACT_SILU, AG_ACT_GELU_TANH } ag_act_fn;
 
@@ -108,6 +121,8 @@ typedef struct ag_cpu_ops {
                      uint32_t dim_v);
     /* exact: a token's result depends on its own query and keys only, not on the tile it came in. */
     void (*attention)(const ag_attn *a);
+    /* Makes `out` from all parts in `partial`, which it overwrites. exact: the same as without `partial`. */
+    void (*attention_join)(const ag_attn *a);
     /* Argmax and log-sum-exp helpers for sampling: index of the largest (the first of equals). exact */
     uint32_t (*argmax)(const float *x, uint32_t n);
     float (*max_exp_sum)(const float *x, uint32_t n, float max);             /* sum of exp(x - max). exact */

@@ -1,61 +1,107 @@
 /* ref_attention.c - attention's specification, in plain C: one query at a time, page by page.
  *
- * A page of 64 tokens is the grain: scores (a chain over the dimensions in order), their maximum, e^(s - max), then the
- * running maximum, sum and output are brought up to date; the sum of a page is joined over 64 lanes, the output adds
- * tokens in order. A page that a query does not see at all is left out. Only tokens that the query sees are touched. */
+ * The query is scaled first, by log2(e) too, so that e^x becomes 2^x. A page of 64 tokens is the grain: scores (a chain
+ * over the dimensions in order), their maximum, 2^(s - max), then the running maximum, sum and output are brought up to
+ * date; the sum of a page is joined over 64 lanes, the output adds tokens in order. Pages of AG_ATTN_PART tokens make a
+ * part; parts begin anew and are joined in order. Pages and parts that a query does not see at all are left out. Only
+ * tokens that the query sees are touched. */
 #include "engine/cpu/layout.h"
 #include "engine/cpu/ref_math.h"
 
+uint32_t ag_attn_tokens(uint32_t heads)
+{
+    uint32_t n = AG_ATTN_QUERIES / AG_MAX(heads, 1u);
+    return AG_MAX(AG_MIN(n, (uint32_t)AG_ATTN_TOKENS_MAX), 1u);
+}
+
+uint32_t ag_attn_rec(uint32_t dim_v) { return AG_ALIGN_UP(dim_v, 16u) + 16; }
+
 size_t ag_attn_scratch_bytes(uint32_t heads, uint32_t dim_k, uint32_t dim_v)
 {
-    (void)dim_k;
-    size_t queries = (size_t)AG_ATTN_TOKENS_MAX * heads;
-    /* Per query: output in rows of whole vectors, the probabilities of a page, maximum and sum. */
-    return AG_ALIGN_UP(queries * (AG_ALIGN_UP(dim_v, 16u) + AG_CPU_KV_PAGE + 2) * sizeof(float), 64);
+    size_t queries = (size_t)ag_attn_tokens(heads) * heads, row = AG_ALIGN_UP(dim_v, 16u), block = AG_CPU_QUERIES_MAX;
+    /* States of all parts and of one; a page in f32; scores of a block of queries; the queries, in whole blocks. */
+    size_t floats = 2 * queries * ag_attn_rec(dim_v) + AG_CPU_KV_PAGE * (dim_k + row) + block * AG_CPU_KV_PAGE + (queries + block) * dim_k;
+    return AG_ALIGN_UP(floats * sizeof(float), 64);
 }
 
 typedef struct state {
-    float max, sum;
-    float *out;
+    float *out, *max, *sum;
 } state;
+
+static state state_at(const ag_attn *a, float *mem, uint32_t query)
+{
+    float *p = mem + (size_t)query * ag_attn_rec(a->dim_v);
+    return (state){p, p + AG_ALIGN_UP(a->dim_v, 16u), p + AG_ALIGN_UP(a->dim_v, 16u) + 1};
+}
 
 static float number_at(const ag_attn *a, const void *p, size_t i)
 {
-    return a->f32 ? ((const float *)p)[i] : ag_f16_to_f32(((const uint16_t *)p)[i]);
+    return a->type == AG_KV_F32 ? ((const float *)p)[i] : ag_f16_to_f32(((const uint16_t *)p)[i]);
 }
 
-/* `k`: where the page's keys begin. */
-static float score(const ag_attn *a, const float *q, size_t k, uint32_t slot)
+static float score(const ag_attn *a, const float *q, const void *k, uint32_t slot)
 {
-    size_t key = k + (size_t)(slot / AG_CPU_KV_BLOCK) * a->dim_k * AG_CPU_KV_BLOCK + slot % AG_CPU_KV_BLOCK;
-    float s = 0;
-    for (uint32_t i = 0; i < a->dim_k; i++) s = fmaf(q[i], number_at(a, a->k, key + (size_t)i * AG_CPU_KV_BLOCK), s);
-    s *= a->scale;
-    return a->softcap > 0 ? a->softcap * ag__tanh(s * (1.0f / a->softcap)) : s;
+    size_t key = (size_t)(slot / AG_CPU_KV_BLOCK) * a->dim_k * AG_CPU_KV_BLOCK + slot % AG_CPU_KV_BLOCK;
+    float by = a->softcap > 0 ? a->scale * (1.0f / a->softcap) : a->scale * AG__LOG2E, s = 0;
+    for (uint32_t i = 0; i < a->dim_k; i++) s = fmaf(q[i] * by, number_at(a, k, key + (size_t)i * AG_CPU_KV_BLOCK), s);
+    return a->softcap > 0 ? a->softcap * AG__LOG2E * ag__tanh(s) : s;
 }
 
 /* Slots [from,to) of a page. */
-static void page_add(const ag_attn *a, state *st, const float *q, uint32_t page, uint32_t from, uint32_t to)
+static void page_add(const ag_attn *a, state st, const float *q, uint32_t page, uint32_t from, uint32_t to)
 {
-    size_t k = page * a->k_page_stride, v = page * a->v_page_stride;
-    float p[AG_CPU_KV_PAGE] = {0}, lane[AG_CPU_KV_PAGE], max = st->max;
+    const void *k = (const unsigned char *)a->k + page * a->k_page_stride, *v = (const unsigned char *)a->v + page * a->v_page_stride;
+    float p[AG_CPU_KV_PAGE] = {0}, lane[AG_CPU_KV_PAGE], max = *st.max;
     for (uint32_t i = from; i < to; i++) {
         p[i] = score(a, q, k, i);
         max = p[i] > max ? p[i] : max;
     }
-    for (uint32_t i = from; i < to; i++) p[i] = ag__exp(p[i] - max);
+    for (uint32_t i = from; i < to; i++) p[i] = ag__exp2(p[i] - max);
     memcpy(lane, p, sizeof lane);
     for (uint32_t h = AG_CPU_KV_PAGE / 2; h > 0; h /= 2) {
         for (uint32_t i = 0; i < h; i++) lane[i] += lane[i + h];
     }
-    float keep = ag__exp(st->max - max);
-    st->max = max;
-    st->sum = fmaf(st->sum, keep, lane[0]);
+    float keep = ag__exp2(*st.max - max);
+    *st.max = max;
+    *st.sum = fmaf(*st.sum, keep, lane[0]);
     for (uint32_t d = 0; d < a->dim_v; d++) {
-        float o = st->out[d] * keep;
-        for (uint32_t i = from; i < to; i++) o = fmaf(p[i], number_at(a, a->v, v + (size_t)i * a->dim_v + d), o);
-        st->out[d] = o;
+        float o = st.out[d] * keep;
+        for (uint32_t i = from; i < to; i++) o = fmaf(p[i], number_at(a, v, (size_t)i * a->dim_v + d), o);
+        st.out[d] = o;
     }
+}
+
+/* What query `i` of the call makes of a part; its sum stays 0 when it sees nothing there. */
+static void run_part(const ag_attn *a, uint32_t i, uint32_t part, state st)
+{
+    const float *q = a->q + i / a->heads * a->q_stride + (size_t)(i % a->heads) * a->dim_k;
+    uint32_t end = a->pos + i / a->heads + 1, begin = a->window && end > a->window ? end - a->window : 0;
+    uint32_t from = AG_MAX(begin, part * AG_ATTN_PART), to = AG_MIN(end, (part + 1) * AG_ATTN_PART);
+    for (uint32_t d = 0; d < a->dim_v; d++) st.out[d] = 0;
+    *st.max = -INFINITY;
+    *st.sum = 0;
+    while (from < to) {
+        uint32_t page = from / AG_CPU_KV_PAGE, start = page * AG_CPU_KV_PAGE, next = AG_MIN(start + AG_CPU_KV_PAGE, to);
+        page_add(a, st, q, a->pages[page], from - start, next - start);
+        from = next;
+    }
+}
+
+static void join(const ag_attn *a, state total, state part)
+{
+    if (*part.sum == 0) return;
+    bool first = *total.sum == 0;
+    float max = first ? *part.max : AG_MAX(*total.max, *part.max);
+    float x = ag__exp2(*total.max - max), y = ag__exp2(*part.max - max);
+    for (uint32_t d = 0; d < a->dim_v; d++) total.out[d] = first ? part.out[d] : fmaf(total.out[d], x, part.out[d] * y);
+    *total.sum = first ? *part.sum : fmaf(*total.sum, x, *part.sum * y);
+    *total.max = max;
+}
+
+static void finish(const ag_attn *a, uint32_t i, state st)
+{
+    float *y = a->out + i / a->heads * a->out_stride + (size_t)(i % a->heads) * a->dim_v, inverse = 1.0f / *st.sum;
+    for (uint32_t d = 0; d < a->dim_v; d++) y[d] = st.out[d] * inverse + 0.0f; /* no negative zeros */
 }
 
 void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v)
@@ -68,20 +114,25 @@ void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, co
 
 void ag__attention_scalar(const ag_attn *a)
 {
-    AG_ASSERT(a->tokens <= AG_ATTN_TOKENS_MAX && a->dim_k % 8 == 0 && a->dim_v % 8 == 0);
-    for (uint32_t t = 0; t < a->tokens; t++) {
-        uint32_t last = a->pos + t; /* the key of the token itself */
-        uint32_t first = a->window && last >= a->window ? last - a->window + 1 : 0;
-        for (uint32_t h = 0; h < a->heads; h++) {
-            state st = {-INFINITY, 0, a->out + t * a->out_stride + (size_t)h * a->dim_v};
-            for (uint32_t d = 0; d < a->dim_v; d++) st.out[d] = 0;
-            for (uint32_t pg = first / AG_CPU_KV_PAGE; pg <= last / AG_CPU_KV_PAGE; pg++) {
-                uint32_t start = pg * AG_CPU_KV_PAGE;
-                page_add(a, &st, a->q + t * a->q_stride + (size_t)h * a->dim_k, a->pages[pg],
-                         AG_MAX(first, start) - start, AG_MIN(last + 1, start + AG_CPU_KV_PAGE) - start);
-            }
-            float inverse = 1.0f / st.sum;
-            for (uint32_t d = 0; d < a->dim_v; d++) st.out[d] *= inverse;
+    uint32_t queries = a->tokens * a->heads;
+    AG_ASSERT(a->tokens >= 1 && a->tokens <= ag_attn_tokens(a->heads) && a->from < a->to);
+    for (uint32_t i = 0; i < queries; i++) {
+        state total = state_at(a, a->scratch, 0), part = state_at(a, a->scratch, 1);
+        for (uint32_t at = a->from; at < a->to; at++) {
+            if (a->partial) part = state_at(a, a->partial, (at - a->from) * queries + i);
+            run_part(a, i, at, !a->partial && at == a->from ? total : part);
+            if (!a->partial && at > a->from) join(a, total, part);
         }
+        if (!a->partial) finish(a, i, total);
+    }
+}
+
+void ag__attention_join_scalar(const ag_attn *a)
+{
+    uint32_t queries = a->tokens * a->heads;
+    for (uint32_t i = 0; i < queries; i++) {
+        state total = state_at(a, a->partial, i);
+        for (uint32_t at = 1; at < a->to - a->from; at++) join(a, total, state_at(a, a->partial, at * queries + i));
+        finish(a, i, total);
     }
 }

@@ -20,6 +20,13 @@
 #define AG__EXP_C3 4.1665795894e-2f
 #define AG__EXP_C4 1.6666665459e-1f
 #define AG__EXP_C5 5.0000001201e-1f
+/* (2^r - 1) / r for -1/2 <= r <= 1/2, by weighted least squares; 2^0 is 1 to the bit. */
+#define AG__EXP2_LO (-126.0f)
+#define AG__EXP2_C0 1.326470054e-3f
+#define AG__EXP2_C1 9.671514854e-3f
+#define AG__EXP2_C2 5.550733954e-2f
+#define AG__EXP2_C3 0.2402224243f
+#define AG__EXP2_C4 0.6931470037f
 #define AG__TANH_C0 (-5.70498872745e-3f)
 #define AG__TANH_C1 2.06390887954e-2f
 #define AG__TANH_C2 (-5.37397155531e-2f)
@@ -48,6 +55,23 @@ static inline float ag__exp(float x)
     bits += shift << 23;
     memcpy(&p, &bits, 4);
     return x < AG__EXP_LO ? 0.0f : p;
+}
+
+/* 2^x for x <= 0, within 2e-7 of it; below -126 as at -126. */
+static inline float ag__exp2(float x)
+{
+    float c = x > AG__EXP2_LO ? x : AG__EXP2_LO, t = c + AG__EXP_MAGIC, r = c - (t - AG__EXP_MAGIC);
+    float p = fmaf(AG__EXP2_C0, r, AG__EXP2_C1);
+    p = fmaf(p, r, AG__EXP2_C2);
+    p = fmaf(p, r, AG__EXP2_C3);
+    p = fmaf(p, r, AG__EXP2_C4);
+    p = fmaf(p, r, 1.0f);
+    uint32_t bits, shift;
+    memcpy(&bits, &p, 4);
+    memcpy(&shift, &t, 4);
+    bits += shift << 23;
+    memcpy(&p, &bits, 4);
+    return p;
 }
 
 static inline float ag__tanh(float x)

@@ -112,6 +112,7 @@ static float max_exp_sum(const float *x, uint32_t n, float max)
 
 const ag_cpu_ops ag__ops_scalar = {
     .matmul = ag__matmul_scalar, .quantize = quantize, .rms_norm = rms_norm, .add = add, .scale = scale, .glu = glu,
-    .rope = rope, .softcap = softcap, .kv_store = kv_store, .attention = ag__attention_scalar, .argmax = argmax,
+    .rope = rope, .softcap = softcap, .kv_store = kv_store, .attention = ag__attention_scalar,
+    .attention_join = ag__attention_join_scalar, .argmax = argmax,
     .max_exp_sum = max_exp_sum,
 };

@@ -6,7 +6,7 @@
 #include "engine/cpu/vec_x86.h"
 
 #define LANES 8
-#define QUERIES_MAX 2 /* queries times 4 vectors of scores or of output */
+#define QUERY_VECS 2  /* vectors of scores or of output for each of 6 queries */
 
 typedef __m256 vf;
 typedef __m256i vi;

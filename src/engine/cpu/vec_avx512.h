@@ -12,7 +12,7 @@
 #define FLOAT_MANY 8      /* columns of float products, one chain at a time, times vectors of rows: 16 sums */
 #define FLOAT_VECTORS 2
 #define SIGNED_BYTES 0    /* dot takes bytes of 0..255; the offset is in the start value */
-#define QUERIES_MAX 4     /* queries times 4 vectors of scores or of output */
+#define QUERY_VECS 4      /* vectors of scores or of output for each of 6 queries */
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -9,7 +9,7 @@
 
 #define LANES 4
 #define REGISTER "w"      /* where assembly finds a vector */
-#define QUERIES_MAX 4     /* queries times 4 vectors of scores or of output */
+#define QUERY_VECS 4      /* vectors of scores or of output for each of 6 queries */
 
 typedef float32x4_t vf;
 typedef uint8x16_t vi;

@@ -47,8 +47,8 @@ static void scene_init(scene *c, shape s)
     c->a = (ag_attn){.q = c->q, .q_stride = (size_t)s.heads * s.dim_k, .tokens = s.tokens, .heads = s.heads,
                      .pos = s.pos, .dim_k = s.dim_k, .dim_v = s.dim_v,
                      .scale = 1 / sqrtf((float)s.dim_k), .softcap = s.softcap,
-                     .window = s.window, .pages = c->pages, .k = c->kc, .v = c->vc, .k_page_stride = k_page,
-                     .v_page_stride = v_page, .out_stride = (size_t)s.heads * s.dim_v + 5, .scratch = c->scratch};
+                     .window = s.window, .pages = c->pages, .k = c->kc, .v = c->vc, .k_page_stride = k_page * 2,
+                     .v_page_stride = v_page * 2, .out_stride = (size_t)s.heads * s.dim_v + 5, .scratch = c->scratch};
 }
 
 static void scene_fini(scene *c)
@@ -65,8 +65,36 @@ static void scene_run(const scene *c, const ag_cpu_ops *ops, uint32_t from, uint
     a.pos += from;
     a.tokens = n;
     a.out = out + from * a.out_stride;
+    ag_attn_parts(a.pos, n, a.window, &a.from, &a.to);
     memset(c->scratch, 0xFF, ag_attn_scratch_bytes(a.heads, a.dim_k, a.dim_v));
     ops->attention(&a);
+}
+
+/* The same with every part by itself, the last ones first, then joined. */
+static void scene_run_parts(const scene *c, const ag_cpu_ops *ops, uint32_t from, uint32_t n, float *out)
+{
+    ag_attn a = c->a;
+    a.q += from * a.q_stride;
+    a.pos += from;
+    a.tokens = n;
+    a.out = out + from * a.out_stride;
+    uint32_t first, last;
+    ag_attn_parts(a.pos, n, a.window, &first, &last);
+    size_t floats = (size_t)n * a.heads * ag_attn_rec(a.dim_v);
+    float *partial = fix_mem((last - first) * floats * 4);
+    memset(partial, 0xFF, (last - first) * floats * 4);
+    for (uint32_t at = last; at > first; at--) {
+        memset(c->scratch, 0xFF, ag_attn_scratch_bytes(a.heads, a.dim_k, a.dim_v));
+        a.from = at - 1;
+        a.to = at;
+        a.partial = partial + (at - 1 - first) * floats;
+        ops->attention(&a);
+    }
+    a.from = first;
+    a.to = last;
+    a.partial = partial;
+    ops->attention_join(&a);
+    ag_mem_free(partial);
 }
 
 static float *scene_out(const scene *c)
@@ -118,15 +146,18 @@ static void check(shape s)
     scene_run(&c, ag_cpu_isa_find("scalar")->ops, 0, s.tokens, spec);
     compare_with_double(&c, spec);
     for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {
-        float *tile = scene_out(&c), *alone = scene_out(&c);
-        scene_run(&c, isa->ops, 0, s.tokens, tile);
-        for (uint32_t t = 0; t < s.tokens; t++) scene_run(&c, isa->ops, t, 1, alone);
-        if (memcmp(tile, spec, bytes) || memcmp(alone, spec, bytes)) {
-            fail_msg("%s: tile %s, alone %s (" SHAPE ")", isa->name, memcmp(tile, spec, bytes) ? "differs" : "same",
-                     memcmp(alone, spec, bytes) ? "differs" : "same", SHAPE_OF(s));
+        float *out[4];
+        for (int i = 0; i < 4; i++) out[i] = scene_out(&c);
+        scene_run(&c, isa->ops, 0, s.tokens, out[0]);
+        for (uint32_t t = 0; t < s.tokens; t++) scene_run(&c, isa->ops, t, 1, out[1]);
+        scene_run_parts(&c, isa->ops, 0, s.tokens, out[2]);
+        if (s.tokens > 1) scene_run_parts(&c, isa->ops, 0, s.tokens / 2, out[3]);
+        scene_run(&c, isa->ops, s.tokens / 2, s.tokens - s.tokens / 2, out[3]);
+        static const char *const how[] = {"in a tile", "alone", "in parts", "half in parts"};
+        for (int i = 0; i < 4; i++) {
+            if (memcmp(out[i], spec, bytes)) fail_msg("%s %s: other bits (" SHAPE ")", isa->name, how[i], SHAPE_OF(s));
+            ag_mem_free(out[i]);
         }
-        ag_mem_free(tile);
-        ag_mem_free(alone);
     }
     ag_mem_free(spec);
     scene_fini(&c);
@@ -148,7 +179,7 @@ static void page_edges(void **unused)
     (void)unused;
     static const uint32_t pos[] = {0, 1, 14, 15, 16, 31, 47, 48, 62, 63, 64, 65, 127, 128, 200, 255, 256};
     for (size_t i = 0; i < AG_ARRAY_LEN(pos); i++) {
-        for (uint32_t tokens = 1; tokens <= AG_ATTN_TOKENS_MAX; tokens += tokens < 4 ? 1 : 3) {
+        for (uint32_t tokens = 1; tokens <= ag_attn_tokens(3); tokens += tokens < 4 ? 1 : 13) {
             check((shape){3, 16, 16, pos[i], tokens, 0, 0});
         }
     }
@@ -172,6 +203,20 @@ static void softcaps(void **unused)
 {
     (void)unused;
     for (uint32_t pos = 0; pos < 150; pos += 37) check((shape){4, 64, 64, pos, 9, 0, pos % 2 ? 50 : 0.5f});
+}
+
+/* Contexts across the borders of parts, with windows that end and begin in other parts than the tokens. */
+static void part_edges(void **unused)
+{
+    (void)unused;
+    static const uint32_t pos[] = {511, 512, 513, 1020, 1500};
+    for (size_t i = 0; i < AG_ARRAY_LEN(pos); i++) {
+        check((shape){3, 16, 16, pos[i], 1, 0, 0});
+        check((shape){3, 16, 16, pos[i], 7, 0, 0});
+        check((shape){4, 8, 24, pos[i], 9, 500, 0});
+        check((shape){2, 16, 16, pos[i], 30, 3, 0});
+        check((shape){1, 32, 32, pos[i], 64, 700, 30});
+    }
 }
 
 /* A maximum that leaps from page to page: what was summed before must vanish without a trace of a NaN. (Scores of 1e4
@@ -199,7 +244,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dims_and_heads), cmocka_unit_test(page_edges), cmocka_unit_test(windows),
-        cmocka_unit_test(softcaps), cmocka_unit_test(leaping_maximum),
+        cmocka_unit_test(softcaps), cmocka_unit_test(part_edges), cmocka_unit_test(leaping_maximum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
