@@ -62,8 +62,7 @@ def vllm(words, form, eager):
 LOADS = {
     "llama.cpp": [{"words": ""}],
     "ik_llama.cpp": [{"words": ""}, {"words": "run-time repacking", "repack": True}],
-    "OpenVINO": [openvino("default"), openvino("f16 KV", KV_CACHE_PRECISION="f16"),
-                 openvino("dynamic quantization in groups of 128", DYNAMIC_QUANTIZATION_GROUP_SIZE="128")],
+    "OpenVINO": [openvino("default"), openvino("f16 KV", KV_CACHE_PRECISION="f16")],
     "vLLM": [vllm("bf16, compiled", "bf16", False), vllm("int8 W8A8, compiled", "int8", False)],
 }
 
