@@ -6,6 +6,7 @@
 #include "base/mem.h"
 
 #define KEY "tokenizer.ggml."
+#define TEXTS_AHEAD 32u
 
 static int find_array(const ag_gguf *g, const char *key, bool need, const ag_gguf_value **out, ag_err *err)
 {
@@ -52,8 +53,12 @@ static int load_texts(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
     if (t->texts == NULL || t->kinds == NULL || t->flags == NULL || ag__text_map_init(&t->by_text, t->texts, t->n))
         return ag_err_set(err, AG_E_NOMEM, "%s: no memory for %u tokens", path, t->n);
     const void *at = v->data;
-    for (uint32_t i = 0; i < t->n; i++) {
-        ag_str s = t->texts[i] = ag_gguf_string_next(&at);
+    for (uint32_t i = 0, asked = 0; i < t->n; i++) {
+        for (; asked < t->n && asked < i + TEXTS_AHEAD; asked++) {
+            ag_str s = t->texts[asked] = ag_gguf_string_next(&at);
+            if (s.n <= AG__TOKEN_BYTES_MAX) ag__text_map_ask(&t->by_text, s.p, s.n);
+        }
+        ag_str s = t->texts[i];
         if (s.n > AG__TOKEN_BYTES_MAX)
             return ag_err_set(err, AG_E_FILE, "%s: token %u of key %s has %zu bytes; at most %u are right", path, i,
                               key, s.n, AG__TOKEN_BYTES_MAX);
@@ -137,23 +142,35 @@ static bool cut_merge(ag_str s, ag_str *left, ag_str *right)
     return true;
 }
 
-static int32_t text_id(const ag_tokenizer *t, const char *p, size_t n)
+#define MERGES_MANY (AG__TEXTS_MANY / 3)
+
+/* Merges of ranks first..first+n, three texts each: left, right, joined. One of tokens that the vocabulary lacks
+ * (cut-down vocabularies have them) could only lead to a dead end: it is left out. The place in the file stays the rank
+ * of those that remain. */
+static void add_merges(ag_tokenizer *t, uint32_t first, uint32_t n, const ag_str *texts)
 {
-    int32_t id = n <= t->text_max ? ag__text_map_find(&t->by_text, p, n) : -1;
-    return id >= 0 && ag__is_text(t, id) ? id : -1;
+    int32_t ids[AG__TEXTS_MANY];
+    ag__text_map_find_many(&t->by_text, texts, 3 * n, ids);
+    for (uint32_t i = 0; i < 3 * n; i++)
+        if (ids[i] >= 0 && !ag__is_text(t, ids[i])) ids[i] = -1;
+    for (uint32_t i = 0; i < n; i++) ag__pair_map_ask(&t->merges, ids[3 * i], ids[3 * i + 1]);
+    for (uint32_t i = 0; i < n; i++) {
+        const int32_t *id = &ids[3 * i];
+        t->merged[first + i] = id[2];
+        if (id[0] >= 0 && id[1] >= 0 && id[2] >= 0) ag__pair_map_add(&t->merges, id[0], id[1], first + i);
+    }
 }
 
-/* A merge of tokens that the vocabulary lacks (cut-down vocabularies have them) could only lead to a dead end: it is
- * left out. The place in the file stays the rank of those that remain. */
-static void add_merge(ag_tokenizer *t, uint32_t rank, ag_str left, ag_str right, char *joined)
+/* The three texts of a merge, the joined one written to `room`; empty ones where it is longer than any token. */
+static void merge_texts(const ag_tokenizer *t, ag_str left, ag_str right, char *room, ag_str *texts)
 {
+    memset(texts, 0, 3 * sizeof *texts);
     if (left.n + right.n > t->text_max) return;
-    int32_t l = text_id(t, left.p, left.n), r = text_id(t, right.p, right.n);
-    if (l < 0 || r < 0) return;
-    memcpy(joined, left.p, left.n);
-    memcpy(joined + left.n, right.p, right.n);
-    t->merged[rank] = text_id(t, joined, left.n + right.n);
-    if (t->merged[rank] >= 0) ag__pair_map_add(&t->merges, l, r, rank);
+    memcpy(room, left.p, left.n);
+    memcpy(room + left.n, right.p, right.n);
+    texts[0] = left;
+    texts[1] = right;
+    texts[2] = (ag_str){room, left.n + right.n};
 }
 
 int ag__merges_load(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
@@ -167,18 +184,25 @@ int ag__merges_load(ag_tokenizer *t, const ag_gguf *g, ag_err *err)
     if (v->n > AG__MERGES_MAX)
         return ag_err_set(err, AG_E_FILE, "%s: key %s has %llu merges; at most %u are right", path, key,
                           (unsigned long long)v->n, AG__MERGES_MAX);
-    char *joined = ag_mem_alloc(t->text_max);
+    char *joined = ag_mem_array(MERGES_MANY, t->text_max);
     t->merged = ag_mem_array(v->n, sizeof *t->merged);
     if (joined == NULL || t->merged == NULL || ag__pair_map_init(&t->merges, (uint32_t)v->n)) {
         rc = ag_err_set(err, AG_E_NOMEM, "%s: no memory for %llu merges", path, (unsigned long long)v->n);
         goto out;
     }
     const void *at = v->data;
-    for (uint32_t i = 0; i < v->n && rc == AG_OK; i++) {
+    ag_str texts[AG__TEXTS_MANY];
+    for (uint32_t i = 0, n = 0; i < v->n; i++) {
         ag_str left, right;
-        if (cut_merge(ag_gguf_string_next(&at), &left, &right)) add_merge(t, i, left, right, joined);
-        else rc = ag_err_set(err, AG_E_FILE, "%s: item %u of key %s is not two tokens with a space between", path, i,
-                             key);
+        if (!cut_merge(ag_gguf_string_next(&at), &left, &right)) {
+            rc = ag_err_set(err, AG_E_FILE, "%s: item %u of key %s is not two tokens with a space between", path, i,
+                            key);
+            break;
+        }
+        merge_texts(t, left, right, joined + (size_t)n * t->text_max, &texts[3 * n]);
+        if (++n < MERGES_MANY && i + 1 < v->n) continue;
+        add_merges(t, i + 1 - n, n, texts);
+        n = 0;
     }
 out:
     ag_mem_free(joined);
