@@ -104,6 +104,20 @@ static void lay_out_step(ag_backend *b, const ag_batch *s)
     ag_attn_shares_lay_out(&b->shares, s);
 }
 
+/* Rows of the embedding table are read from the mapped file, and each may map 64 KiB around it. Given back every so many,
+ * a long run does not come to hold a second copy of a large table. */
+#define EMBED_ROWS 1024u
+#define EMBED_BYTES_MIN (64u << 20)
+
+static void release_embeddings(ag_backend *b, uint32_t rows)
+{
+    const ag_gguf_tensor *t = b->g->embedding;
+    b->embedded += rows;
+    if (b->embedded < EMBED_ROWS || t->bytes < EMBED_BYTES_MIN) return;
+    ag_gguf_release(b->g->gguf, t->data, t->bytes);
+    b->embedded = 0;
+}
+
 static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, size_t *stride)
 {
     AG_CHECK(b, AG_BACKEND_MAGIC);
@@ -113,6 +127,7 @@ static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, 
     ag__jobs_run(b);
     ag_weights_step(&b->weights, false);
     b->batch = NULL;
+    release_embeddings(b, batch->n_rows);
     *logits = batch->n_out ? ag__exec_row(b, b->g->logits, 0) : NULL;
     *stride = ag__exec_stride(b, b->g->logits);
 }

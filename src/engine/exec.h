@@ -53,6 +53,7 @@ struct ag_backend {
     ag_pool *pool;
     ag_weights weights;
     const ag_pack *packs;    /* weights.packs */
+    uint64_t embedded;       /* rows of the embedding table since their pages were given back */
     unsigned char *arena;    /* activations */
     size_t arena_bytes;
     /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies together. */

@@ -1,6 +1,7 @@
 #include "engine/weights.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -198,6 +199,9 @@ static void *background(void *arg)
 {
     ag_weights *w = arg;
     setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+    sigset_t all; /* a file that may not grow further is an error to be told, not a signal to die of */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     ag__weights_give_way(w, QUIET_US, w->opened_us + BEGIN_US);
     if (w->from_image) ag__weights_move(w);
     bool fresh = w->from_image && atomic_load(&w->damage) == 0;

@@ -2,12 +2,17 @@
  * much memory there is, or on what fails. */
 #include "engine/engine.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "base/fault.h"
 #include "check.h"
+#include "engine/image.h"
 #include "engine/tiny_model.h"
 
 enum { OUT_MAX = 400 };
@@ -441,6 +446,81 @@ static void test_close_with_work(void **state)
 }
 
 /* Each allocation fails once, while opening and while generating: an error, or the right answer; nothing left behind. */
+/* The first token of an answer holds the engine until the thread that checks stored weights has found the damage. */
+static sem_t stored, damaged;
+static char image_path[300];
+
+static void take_note(void *arg, bool bad, const char *text)
+{
+    (void)arg;
+    (void)bad;
+    if (sscanf(text, "repacked weights are stored in %299[^,]", image_path) == 1) sem_post(&stored);
+    if (strstr(text, "does not have its checksum")) sem_post(&damaged);
+}
+
+static void wait_for_damage(void *arg)
+{
+    if (*(bool *)arg) return;
+    *(bool *)arg = true;
+    sem_wait(&damaged);
+}
+
+static void test_damage_ends_what_it_had_a_part_in(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ag-damage-XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    sem_init(&stored, 0, 0);
+    sem_init(&damaged, 0, 0);
+    ag_engine_conf c = conf_of(1024, 2, 16);
+    c.image = AG_IMAGE_ON;
+    c.image_dir = dir;
+    c.note = take_note;
+    int32_t want[OUT_MAX], ids[OUT_MAX];
+    uint32_t n;
+    ag_gen_spec s = spec_of(9, 40, 3);
+    ag_engine *e = open_engine(c);
+    ag_gen *g = start(e, &s);
+    assert_int_equal(finish(g, want, &n), AG_GEN_LENGTH);
+    ag_gen_put(g);
+    sem_wait(&stored);
+    ag_engine_close(e);
+
+    unsigned char byte;
+    int fd = open(image_path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pread(fd, &byte, 1, AG_IMAGE_DATA_ALIGN), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, AG_IMAGE_DATA_ALIGN), 1);
+    close(fd);
+
+    ag_mbox *m = NULL;
+    bool waited = false;
+    assert_int_equal(ag_mbox_open(&m, 4, wait_for_damage, &waited), AG_OK);
+    c.image = AG_IMAGE_READ;
+    e = open_engine(c);
+    ag_gen_spec told = s;
+    told.notify = m;
+    told.msg = &waited;
+    g = start(e, &told);
+    ag_err err = {0};
+    assert_int_equal(finish(g, ids, &n), AG_GEN_FAILED);
+    assert_int_equal(n, 1);
+    assert_int_equal(ag_gen_error(g, &err), AG_E_INTERNAL);
+    assert_non_null(strstr(err.text, "ask again"));
+    ag_gen_put(g);
+    g = start(e, &s);
+    assert_int_equal(finish(g, ids, &n), AG_GEN_LENGTH);
+    assert_memory_equal(ids, want, n * sizeof *ids);
+    ag_gen_put(g);
+    ag_engine_close(e);
+    while (ag_mbox_take(m)) {}
+    ag_mbox_close(m);
+    sem_destroy(&stored);
+    sem_destroy(&damaged);
+    unlink(image_path);
+    rmdir(dir);
+}
+
 static void test_faults(void **state)
 {
     (void)state;
@@ -483,7 +563,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_alone_and_together), cmocka_unit_test(test_same_when_set_back), cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_stops),                   cmocka_unit_test(test_cancel),              cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_told),                   cmocka_unit_test(test_told_in_many_mailboxes),                    cmocka_unit_test(test_close_with_work),     cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_told),                   cmocka_unit_test(test_told_in_many_mailboxes),                    cmocka_unit_test(test_close_with_work),     cmocka_unit_test(test_damage_ends_what_it_had_a_part_in),
+        cmocka_unit_test(test_faults),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     tiny_model_close(&shared);

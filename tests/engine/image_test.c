@@ -2,6 +2,9 @@
  * it is worse than repacking. */
 #include "engine/image.c" /* its own copy, so that heads can be forged */
 
+#include <pthread.h>
+#include <sys/resource.h>
+
 #include "check.h"
 #include "engine/exec.h"
 #include "engine/lm.h"
@@ -115,9 +118,12 @@ static void test_round_trip(void **state)
     assert_null(strstr(notes, "bad:"));
 }
 
+static _Atomic bool settled;
+
 static void *settle_it(void *lm)
 {
     ((ag_lm *)lm)->ops->settle(((ag_lm *)lm)->backend);
+    atomic_store(&settled, true);
     return NULL;
 }
 
@@ -176,6 +182,39 @@ static void test_modes(void **state)
     ag_image_mode m;
     assert_true(ag_image_mode_find("auto", &m) && m == AG_IMAGE_AUTO);
     assert_false(ag_image_mode_find("perhaps", &m));
+}
+
+/* Steps before, between and after the pieces of a move. */
+static void test_steps_while_it_moves(void **state)
+{
+    (void)state;
+    tiny_model deep;
+    ag_lm *lm = NULL;
+    ag_err err = {0};
+    float first[AG_ARRAY_LEN(wanted)], got[AG_ARRAY_LEN(wanted)];
+    tiny_layers = 120;
+    tiny_model_open(&deep, false);
+    tiny_layers = TINY_LAYERS;
+    unlink(image_path);
+    if (open_rc(&lm, &deep, AG_IMAGE_ON, &err) != AG_OK) fail_msg("%s", err.text);
+    run_once(lm, first);
+    assert_true(info_of(lm, true).written);
+    assert_true(lm->backend->weights.n_bytes > 3 * ((size_t)4 << 20)); /* pieces have 4 MiB */
+    ag_lm_close(lm);
+    if (open_rc(&lm, &deep, AG_IMAGE_READ, &err) != AG_OK) fail_msg("%s", err.text);
+    pthread_t t;
+    atomic_store(&settled, false);
+    assert_int_equal(pthread_create(&t, NULL, settle_it, lm), 0);
+    do {
+        run_once(lm, got);
+        assert_memory_equal(got, first, sizeof first);
+    } while (!atomic_load(&settled));
+    pthread_join(t, NULL);
+    run_once(lm, got);
+    assert_memory_equal(got, first, sizeof first);
+    assert_int_equal(info_of(lm, false).damage, 0);
+    ag_lm_close(lm);
+    tiny_model_close(&deep);
 }
 
 /* The expected head, as open makes it. */
@@ -374,12 +413,45 @@ static void test_no_folder(void **state)
     char before[sizeof dir];
     memcpy(before, dir, sizeof dir);
     strcat(dir, "/none");
+    for (int file = 0; file < 2; file++) { /* nothing is there, or a file */
+        if (file) fclose(fopen(dir, "w"));
+        ag_lm *lm = open_lm(AG_IMAGE_ON);
+        assert_false(info_of(lm, true).written);
+        check_weights(lm);
+        ag_lm_close(lm);
+        assert_non_null(strstr(notes, "bad: repacked weights are not stored"));
+    }
+    unlink(dir);
+    memcpy(dir, before, sizeof dir);
+}
+
+static void test_a_folder_without_room_or_leave(void **state)
+{
+    (void)state;
+    unlink(image_path);
+    struct rlimit before, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = (struct rlimit){.rlim_cur = AG_IMAGE_DATA_ALIGN + 4096, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     ag_lm *lm = open_lm(AG_IMAGE_ON);
-    assert_false(info_of(lm, true).written);
+    ag_weights_info i = info_of(lm, true);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_false(i.written);
     check_weights(lm);
     ag_lm_close(lm);
     assert_non_null(strstr(notes, "bad: repacked weights are not stored"));
-    memcpy(dir, before, sizeof dir);
+    assert_false(there("") || there(".tmp"));
+    if (geteuid() == 0) {
+        check_skipped(1, "root may write everywhere");
+        return;
+    }
+    assert_int_equal(chmod(dir, 0500), 0);
+    lm = open_lm(AG_IMAGE_ON);
+    i = info_of(lm, true);
+    assert_int_equal(chmod(dir, 0700), 0);
+    assert_false(i.written);
+    ag_lm_close(lm);
+    assert_non_null(strstr(notes, "Permission denied"));
 }
 
 static void test_faults(void **state)
@@ -430,12 +502,12 @@ int main(void)
     snprintf(image_path, sizeof image_path, "%s/tiny.gguf-%08x" AG_IMAGE_SUFFIX, dir,
              (uint32_t)XXH3_64bits("tiny.gguf", 9));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_gives_way), cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_gives_way), cmocka_unit_test(test_steps_while_it_moves), cmocka_unit_test(test_modes),
             cmocka_unit_test(test_every_byte_of_the_head),
         cmocka_unit_test(test_forged_heads),  cmocka_unit_test(test_every_length), cmocka_unit_test(test_another_model),
         cmocka_unit_test(test_a_byte_of_each_pack), cmocka_unit_test(test_one_writes),
             cmocka_unit_test(test_not_a_file_of_ours),
-        cmocka_unit_test(test_no_folder),     cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_no_folder), cmocka_unit_test(test_a_folder_without_room_or_leave),     cmocka_unit_test(test_faults),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(image_path);

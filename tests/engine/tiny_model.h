@@ -12,6 +12,8 @@
 
 enum { TINY_WIDTH = 64, TINY_HEADS = 4, TINY_KV_HEADS = 2, TINY_FFN = 96, TINY_LAYERS = 3, TINY_CTX = 512 };
 
+static uint32_t tiny_layers = TINY_LAYERS; /* of models opened from now on */
+
 typedef struct tiny_model {
     uint8_t *bytes;
     ag_model m;
@@ -61,7 +63,7 @@ static inline void tiny_model_keys(gb *b)
     tiny v;
     tiny_bpe(&v, "gpt-2");
     tiny_keys(&v, b); /* names the family llama */
-    gb_u32(b, "llama.block_count", TINY_LAYERS);
+    gb_u32(b, "llama.block_count", tiny_layers);
     gb_u32(b, "llama.embedding_length", TINY_WIDTH);
     gb_u32(b, "llama.feed_forward_length", TINY_FFN);
     gb_u32(b, "llama.attention.head_count", TINY_HEADS);
@@ -78,9 +80,9 @@ static inline void tiny_model_tensors(gb *b, ag_quant_type type)
     tiny_seed = 1;
     tiny_matrix(b, "token_embd.weight", type, TINY_WIDTH, v.n);
     tiny_norm(b, "output_norm.weight", TINY_WIDTH);
-    for (int l = 0; l < TINY_LAYERS; l++) {
+    for (uint32_t l = 0; l < tiny_layers; l++) {
         char name[64];
-#define NAME(rest) (snprintf(name, sizeof name, "blk.%d." rest ".weight", l), name)
+#define NAME(rest) (snprintf(name, sizeof name, "blk.%u." rest ".weight", l), name)
         tiny_norm(b, NAME("attn_norm"), TINY_WIDTH);
         tiny_norm(b, NAME("ffn_norm"), TINY_WIDTH);
         tiny_matrix(b, NAME("attn_q"), type, TINY_WIDTH, TINY_WIDTH);
