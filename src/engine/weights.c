@@ -165,12 +165,13 @@ void ag_weights_step(ag_weights *w, bool begins)
     atomic_store_explicit(&w->stepping, begins, memory_order_release);
 }
 
-/* When there has been quiet for long enough, if nothing happens until then; a step that runs may end at once. */
+/* When there has been quiet for long enough, if nothing happens until then. Steps ring no bell: before the first one and
+ * while one runs, that is when to look again. */
 static uint64_t quiet_at(const ag_weights *w, uint64_t now, uint64_t quiet_us)
 {
-    if (atomic_load_explicit(&w->stepping, memory_order_acquire)) return now + quiet_us;
+    bool stepping = atomic_load_explicit(&w->stepping, memory_order_acquire);
     uint64_t last = atomic_load_explicit(&w->step_us, memory_order_relaxed);
-    return last ? last + quiet_us : UINT64_MAX;
+    return (stepping || last == 0 ? now + 1 : last) + quiet_us;
 }
 
 void ag__weights_give_way(ag_weights *w, uint64_t quiet_us, uint64_t then_us)

@@ -127,6 +127,12 @@ static void *settle_it(void *lm)
     return NULL;
 }
 
+static void *wait_for_quiet(void *w)
+{
+    ag__weights_give_way(w, 1000, UINT64_MAX / 4);
+    return NULL;
+}
+
 /* Each call returns for a reason of its own; one that has none would never return. */
 static void test_gives_way(void **state)
 {
@@ -140,12 +146,18 @@ static void test_gives_way(void **state)
     assert_int_equal(info_of(lm, true).damage, 0); /* settled: it no longer waits */
     assert_non_null(strstr(notes, "are checked"));
     const uint64_t never = UINT64_MAX / 4;
+    pthread_t t;
     ag__weights_give_way(w, never, never);
     atomic_store(&w->hurry, false);
     ag__weights_give_way(w, 0, never); /* a step ended long ago */
+    atomic_store(&w->step_us, 0);
+    assert_int_equal(pthread_create(&t, NULL, wait_for_quiet, w), 0);
+    ag__weights_give_way(w, 1000, ag_now_us() + 5000); /* so long none has run at all */
+    ag_weights_step(w, true);
+    ag_weights_step(w, false);
+    pthread_join(t, NULL);
     ag_weights_step(w, true);
     ag__weights_give_way(w, never, ag_now_us() + 2000); /* steps without end: the time is up */
-    pthread_t t;
     assert_int_equal(pthread_create(&t, NULL, settle_it, lm), 0);
     ag__weights_give_way(w, never, never); /* called off, before or while it waits */
     pthread_join(t, NULL);

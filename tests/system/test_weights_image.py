@@ -34,8 +34,8 @@ class WeightsImage(unittest.TestCase):
 
     def test_the_second_start_uses_it(self):
         with self.server("--weights-image", "on") as s:
-            noted(s, "are stored in")
             fresh = self.answer(s)
+            noted(s, "are stored in")
         self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["model.gguf", "model.gguf.agimg"])
         with self.server() as s:
             self.assertEqual(self.answer(s), fresh)
@@ -44,9 +44,9 @@ class WeightsImage(unittest.TestCase):
             self.assertEqual(self.answer(s), fresh)
         os.utime(self.model, (1, 1))  # another file, for all that one can tell
         with self.server() as s:
+            self.assertEqual(self.answer(s), fresh)
             noted(s, "another model file")
             noted(s, "are stored in")
-            self.assertEqual(self.answer(s), fresh)
         with self.server("--weights-image", "off") as s:
             self.assertEqual(self.answer(s), fresh)
             self.assertEqual(notes(s), [])
@@ -58,11 +58,12 @@ class WeightsImage(unittest.TestCase):
 
     def test_damage_is_found_mended_and_written_anew(self):
         with self.server("--weights-image", "on") as s:
-            noted(s, "are stored in")
             fresh = self.answer(s)
+            noted(s, "are stored in")
         whole = self.image.read_bytes()
         self.image.write_bytes(whole[:-5000] + bytes(b ^ 255 for b in whole[-5000:-4900]) + whole[-4900:])
         with self.server() as s:
+            s.complete(temperature=0, max_tokens=1)  # from the weights as they lie there; then they are checked
             noted(s, "does not have its checksum")
             noted(s, "are stored in")
             self.assertEqual(self.answer(s), fresh)
@@ -79,14 +80,15 @@ class WeightsImage(unittest.TestCase):
             for s in servers:
                 s.__exit__(None, None, None)
         with self.server("--weights-image", "read") as s:
+            self.assertEqual({self.answer(s)}, answers)
             noted(s, "are checked")
             self.assertEqual({self.answer(s)}, answers)
         self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["model.gguf", "model.gguf.agimg"])
 
     def test_a_folder_that_cannot_be_written(self):
         with self.server("--weights-image", "on", "--weights-image-dir", str(self.folder / "none")) as s:
-            noted(s, "are not stored")
             self.assertTrue(self.answer(s))
+            noted(s, "are not stored")
 
     def test_compile_makes_one(self):
         made = self.folder / "images"
