@@ -3,13 +3,9 @@
  * are computed together: products of floats and of AMX take several tiles at a time. */
 #include "engine/exec.h"
 
-/* Activations of one block of columns should stay in a core's second-level cache beside a tile of weights: half a megabyte
- * is half of the smallest such cache among server cores of the last ten years. */
-#define COLS_BYTES (512u << 10)
-#define COLS_MAX 256u
-/* Tiles computed together: as many as any kernel takes; of a gated product half, since gate and up wait for each other. */
-#define PLAIN_TILES 4u
-#define GATED_TILES 2u
+/* Tiles of a gated product that are computed together: half of what a kernel may take, since gate and up wait for each
+ * other. */
+#define GATED_TILES (AG_CPU_TILES_MAX / 2u)
 /* Weights asked for while a worker waits for others: what a core fetches in about the time of a barrier. */
 #define AHEAD_BYTES 4096u
 
@@ -26,17 +22,14 @@ uint32_t ag__exec_tile_items(const ag_backend *b, ag__job *j, uint32_t rows)
     j->unit = n->qout >= 0 ? 2 : 1;
     for (uint32_t i = 0; i < (n->glu != AG_GLU_NONE ? 1 : n->n_w); i++) j->tiles += b->packs[n->w[i].pack].tiles;
     j->cols = rows;
-    uint32_t block = (uint32_t)AG_MIN(COLS_BYTES / column_bytes(b, n), (size_t)COLS_MAX) / 16 * 16;
-    block = AG_MAX(block, 16u);
-    uint32_t blocks = (rows + block - 1) / block;
-    j->col_block = blocks ? AG_ALIGN_UP((rows + blocks - 1) / blocks, 8) : block; /* even blocks, whole register tiles */
-    return j->tiles / j->unit * (j->col_block ? (rows + j->col_block - 1) / j->col_block : 0);
+    j->col_block = ag_cpu_cols_block(rows, column_bytes(b, n));
+    return j->tiles / j->unit * ((rows + j->col_block - 1) / j->col_block);
 }
 
 size_t ag__exec_scratch_bytes(const ag_plan *p)
 {
     /* For a block of columns: tiles of gate, of up, and of their result; or of a plain product. */
-    size_t most = AG_MAX(3 * GATED_TILES, PLAIN_TILES) * COLS_MAX * AG_CPU_TILE * sizeof(float);
+    size_t most = AG_MAX(3 * GATED_TILES, AG_CPU_TILES_MAX) * AG_CPU_COLS_MAX * AG_CPU_TILE * sizeof(float);
     for (uint32_t i = 0; i < p->graph->n_nodes; i++) {
         const ag_node *n = &p->graph->nodes[i];
         size_t want = 0;
@@ -79,7 +72,7 @@ static void run_gated(const ag__lane *l, const ag_node *n, uint32_t from, uint32
     const ag_pack *g = &b->packs[n->w[0].pack], *u = &b->packs[n->w[1].pack];
     const size_t width = GATED_TILES * AG_CPU_TILE;
     uint32_t row = from * AG_CPU_TILE, rows = AG_MIN(to * AG_CPU_TILE, g->rows) - row;
-    float *gate = tmp, *up = gate + COLS_MAX * width, *y = up + COLS_MAX * width;
+    float *gate = tmp, *up = gate + AG_CPU_COLS_MAX * width, *y = up + AG_CPU_COLS_MAX * width;
     size_t stride = width;
     if (n->out >= 0) {
         y = ag__exec_row(b, n->out, c0) + row;
@@ -105,7 +98,7 @@ static void run_segment(const ag__lane *l, const ag_node *n, const ag_weight *se
 {
     const ag_backend *b = l->b;
     const ag_pack *w = &b->packs[seg->pack];
-    const size_t width = PLAIN_TILES * AG_CPU_TILE;
+    const size_t width = AG_CPU_TILES_MAX * AG_CPU_TILE;
     uint32_t row = from * AG_CPU_TILE, rows = AG_MIN(to * AG_CPU_TILE, w->rows) - row;
     ag_act a = block_act(l, n, w, c0);
     size_t stride = ag__exec_stride(b, n->out);
@@ -151,7 +144,7 @@ void ag__exec_tiles(const ag__lane *l, uint32_t from, uint32_t to)
     const ag_node *n = &l->b->g->nodes[j->stage->node];
     float *tmp = (float *)(void *)l->scratch;
     const bool gated = n->glu != AG_GLU_NONE;
-    uint32_t units = j->tiles / j->unit, together = (gated ? GATED_TILES : PLAIN_TILES) / j->unit;
+    uint32_t units = j->tiles / j->unit, together = (gated ? GATED_TILES : AG_CPU_TILES_MAX) / j->unit;
     for (uint32_t i = from, next; i < to; i = next) {
         uint32_t unit = i % units, c0 = i / units * j->col_block, cols = AG_MIN(j->col_block, j->cols - c0);
         next = i + AG_MIN(AG_MIN(together, to - i), units - unit);

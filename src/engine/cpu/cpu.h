@@ -18,6 +18,8 @@
 #include "model/gguf/quant.h"
 
 #define AG_CPU_TILE 16      /* rows of a weight matrix that are interleaved */
+#define AG_CPU_TILES_MAX 4  /* tiles of a call, of which kernels that can take as many together */
+#define AG_CPU_COLS_MAX 256 /* columns of a call, in a product that is cut for the caches */
 #define AG_CPU_KV_BLOCK 16  /* tokens whose keys are interleaved */
 #define AG_CPU_KV_PAGE 64   /* tokens in a page of KV cache; also the grain of the online softmax */
 
@@ -60,6 +62,9 @@ typedef struct ag_act {
 size_t ag_act_bytes(uint32_t k, uint32_t cols);                  /* memory for b */
 void ag_act_place(ag_act *a, uint32_t k, uint32_t cols, void *mem); /* sets b, b_stride, k (mem 64-byte aligned) */
 bool ag_pack_wants_quantized(ag_quant_type t);                   /* products of this type read b; else x */
+/* How many of `cols` columns, of so many bytes each, a product takes at a time to keep them in a core's cache beside its
+ * tiles: even blocks of whole register tiles, at most AG_CPU_COLS_MAX. 16 or more where cols is 0. */
+uint32_t ag_cpu_cols_block(uint32_t cols, size_t column_bytes);
 
 typedef struct ag_attn {
     const float *q;           /* [tokens][q_stride]; heads of one KV head beside each other, head_dim each */
@@ -136,8 +141,10 @@ typedef struct ag_cpu_isa {
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
     const ag_cpu_ops *ops;
-    /* For the peaks: its int8 dot product on registers alone, returning the operations done; and reading memory. */
+    /* For the peaks: its int8 dot product, and its multiply-add of floats, on registers alone, returning the operations
+     * done; and reading memory. */
     uint64_t (*burn)(uint64_t rounds);
+    uint64_t (*burn_float)(uint64_t rounds);
     void (*read)(const unsigned char *p, size_t bytes, size_t ahead); /* ahead: bytes of prefetch */
 } ag_cpu_isa;
 
@@ -145,8 +152,9 @@ const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "au
 const ag_cpu_isa *ag_cpu_isa_next(const ag_cpu_isa *isa);     /* walks the table, best first, from NULL to NULL */
 
 /* What this machine can do, for shares of peak: bytes/s read by `threads` threads from memory (buffers far beyond the
- * cache), and int8 multiply-adds/s counted as two operations, of this instruction set's own inner loop. */
-typedef struct ag_cpu_peak { double read_bytes_s, int8_ops_s; } ag_cpu_peak;
+ * cache), and multiply-adds/s of int8 and of float32 counted as two operations, of this instruction set's own inner
+ * loops. */
+typedef struct ag_cpu_peak { double read_bytes_s, int8_ops_s, float_ops_s; } ag_cpu_peak;
 /* AG_E_NOMEM, AG_E_INTERNAL (a thread could not be started). Takes about half a second. */
 int ag_cpu_peak_measure(const ag_cpu_isa *isa, uint32_t threads, ag_cpu_peak *out);
 

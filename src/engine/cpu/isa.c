@@ -42,7 +42,8 @@ static bool ag__has_i8mm(void) { return ag__has_dotprod() && (getauxval(AT_HWCAP
 static bool ag__has_scalar(void) { return true; }
 
 static const ag_cpu_isa table[] = {
-#define AG_ISA(name, needs, test) {#name, needs, test, &ag__ops_##name, ag__burn_##name, ag__read_##name},
+#define AG_ISA(name, needs, test) \
+    {#name, needs, test, &ag__ops_##name, ag__burn_##name, ag__burn_float_##name, ag__read_##name},
 #include "engine/cpu/isa.def"
 #undef AG_ISA
 };

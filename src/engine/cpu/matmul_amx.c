@@ -202,7 +202,7 @@ static void configure(uint32_t small, bool halves)
 
 /* All columns of at most TILES tiles of weights. The last columns share a strip with some before them, whose sums are
  * made again and not stored. */
-static void multiply_tiles(const ag_pack *w, const ag__layout *l, const ag_act *a, uint32_t cols, uint32_t from,
+static void tiles_int8_amx(const ag_pack *w, const ag__layout *l, const ag_act *a, uint32_t cols, uint32_t from,
                            uint32_t to, float *y, size_t y_stride)
 {
     group unpacked[TILES][CUT] __attribute__((aligned(64)));
@@ -248,7 +248,7 @@ void ag__matmul_amx(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t f
     configure(small_strip(cols), l->scale == AG__SC_K16 || l->scale == AG__SC_K16M);
     for (uint32_t end; from < to; y += (size_t)(end - from) * 16, from = end) {
         end = AG_MIN(to, from + TILES);
-        multiply_tiles(w, l, a, cols, from, end, y, y_stride);
+        tiles_int8_amx(w, l, a, cols, from, end, y, y_stride);
     }
     tiles_release();
 }
@@ -274,5 +274,7 @@ uint64_t ag__burn_amx(uint64_t rounds)
     tiles_release();
     return rounds * 4 * 2 * 16 * 16 * 64;
 }
+
+uint64_t ag__burn_float_amx(uint64_t rounds) { return ag__burn_float_avx512(rounds); }
 
 void ag__read_amx(const unsigned char *p, size_t bytes, size_t ahead) { ag__read_avx512(p, bytes, ahead); }

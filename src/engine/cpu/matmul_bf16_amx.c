@@ -90,7 +90,7 @@ static void products_of_tiles(const unsigned char *w, size_t tile_bytes, uint32_
 }
 
 /* At most TILES tiles of weights. */
-static void multiply_tiles(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
+static void tiles_bf16_amx(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
                            size_t y_stride)
 {
     /* Rows of columns that are not there hold anything: a row of a product depends on that row only. */
@@ -122,7 +122,7 @@ void ag__matmul_bf16_amx(const ag_pack *w, const ag_act *a, uint32_t cols, uint3
     tiles_configure(&c);
     for (uint32_t end; from < to; y += (size_t)(end - from) * 16, from = end) {
         end = AG_MIN(to, from + TILES);
-        multiply_tiles(w, a, cols, from, end, y, y_stride);
+        tiles_bf16_amx(w, a, cols, from, end, y, y_stride);
     }
     tiles_release();
 }

@@ -23,6 +23,18 @@ bool ag_pack_supported(ag_quant_type t, uint32_t k)
     return row != NULL && k > 0 && k % row->block == 0;
 }
 
+/* Activations of one block of columns should stay in a core's second-level cache beside a tile of weights: half a megabyte
+ * is half of the smallest such cache among server cores of the last ten years. */
+#define COLS_BYTES (512u << 10)
+
+uint32_t ag_cpu_cols_block(uint32_t cols, size_t column_bytes)
+{
+    uint32_t block = (uint32_t)AG_MIN(COLS_BYTES / column_bytes, (size_t)AG_CPU_COLS_MAX) / 16 * 16;
+    block = AG_MAX(block, 16u);
+    uint32_t blocks = (cols + block - 1) / block;
+    return blocks ? (uint32_t)AG_ALIGN_UP((cols + blocks - 1) / blocks, 8) : block;
+}
+
 bool ag_pack_wants_quantized(ag_quant_type t) { return ag__layout_find(t) != NULL; }
 
 void ag_pack_shape(ag_pack *p, ag_quant_type t, uint32_t rows, uint32_t k)

@@ -184,6 +184,16 @@ uint64_t ag__burn_scalar(uint64_t rounds)
     return rounds * 64;
 }
 
+uint64_t ag__burn_float_scalar(uint64_t rounds)
+{
+    float w = 1, sum[8] = {0};
+    for (uint64_t i = 0; i < rounds; i++) {
+        __asm__ volatile("" : "+m"(w), "+m"(sum));
+        for (int j = 0; j < 8; j++) sum[j] = fmaf(w, w, sum[j]);
+    }
+    return rounds * 8 * 2;
+}
+
 void ag__read_scalar(const unsigned char *p, size_t bytes, size_t ahead)
 {
     (void)ahead;

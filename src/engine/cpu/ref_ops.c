@@ -12,7 +12,7 @@ static float join(float lane[LANES])
     return lane[0];
 }
 
-static void quantize(const ag_act *a, uint32_t c, const float *x)
+static void quantize_scalar(const ag_act *a, uint32_t c, const float *x)
 {
     AG_ASSERT(a->k % 32 == 0);
     ag_act_block *b = a->b + c * a->b_stride;
@@ -38,7 +38,7 @@ static void quantize(const ag_act *a, uint32_t c, const float *x)
     }
 }
 
-static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float eps)
+static void rms_norm_scalar(float *y, const float *x, const float *w, uint32_t n, float eps)
 {
     float lane[LANES] = {0};
     for (uint32_t i = 0; i < n; i++) lane[i % LANES] = fmaf(x[i], x[i], lane[i % LANES]);
@@ -46,22 +46,22 @@ static void rms_norm(float *y, const float *x, const float *w, uint32_t n, float
     for (uint32_t i = 0; i < n; i++) y[i] = x[i] * r * w[i];
 }
 
-static void add(float *y, const float *x, uint32_t n)
+static void add_scalar(float *y, const float *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) y[i] += x[i];
 }
 
-static void scale(float *y, float s, uint32_t n)
+static void scale_scalar(float *y, float s, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) y[i] *= s;
 }
 
-static void glu(float *y, const float *gate, const float *up, uint32_t n, ag_act_fn f)
+static void glu_scalar(float *y, const float *gate, const float *up, uint32_t n, ag_act_fn f)
 {
     for (uint32_t i = 0; i < n; i++) y[i] = (f == AG_ACT_SILU ? ag__silu(gate[i]) : ag__gelu(gate[i])) * up[i];
 }
 
-static void rope(float *x, const float *cos, const float *sin, uint32_t n_rot, bool interleaved)
+static void rope_scalar(float *x, const float *cos, const float *sin, uint32_t n_rot, bool interleaved)
 {
     uint32_t half = n_rot / 2;
     for (uint32_t i = 0; i < half; i++) {
@@ -72,7 +72,7 @@ static void rope(float *x, const float *cos, const float *sin, uint32_t n_rot, b
     }
 }
 
-static void softcap(float *y, float cap, uint32_t n)
+static void softcap_scalar(float *y, float cap, uint32_t n)
 {
     float inverse = 1.0f / cap;
     for (uint32_t i = 0; i < n; i++) y[i] = cap * ag__tanh(y[i] * inverse);
@@ -84,8 +84,8 @@ static uint16_t half_of(float f)
     return ag_f32_to_f16(f < -65504.0f ? -65504.0f : f);
 }
 
-static void kv_store(uint16_t *k, uint16_t *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k,
-                     uint32_t dim_v)
+static void kv_store_scalar(uint16_t *k, uint16_t *v, uint32_t slot, const float *key, const float *value,
+                            uint32_t dim_k, uint32_t dim_v)
 {
     AG_ASSERT(slot < AG_CPU_KV_PAGE);
     k += (size_t)(slot / AG_CPU_KV_BLOCK) * dim_k * AG_CPU_KV_BLOCK + slot % AG_CPU_KV_BLOCK;
@@ -94,7 +94,7 @@ static void kv_store(uint16_t *k, uint16_t *v, uint32_t slot, const float *key, 
     for (uint32_t i = 0; i < dim_v; i++) v[i] = half_of(value[i]);
 }
 
-static uint32_t argmax(const float *x, uint32_t n)
+static uint32_t argmax_scalar(const float *x, uint32_t n)
 {
     uint32_t best = 0;
     for (uint32_t i = 1; i < n; i++) {
@@ -103,7 +103,7 @@ static uint32_t argmax(const float *x, uint32_t n)
     return best;
 }
 
-static float max_exp_sum(const float *x, uint32_t n, float max)
+static float max_exp_sum_scalar(const float *x, uint32_t n, float max)
 {
     float lane[LANES] = {0};
     for (uint32_t i = 0; i < n; i++) lane[i % LANES] += ag__exp(x[i] - max);
@@ -111,8 +111,9 @@ static float max_exp_sum(const float *x, uint32_t n, float max)
 }
 
 const ag_cpu_ops ag__ops_scalar = {
-    .matmul = ag__matmul_scalar, .quantize = quantize, .rms_norm = rms_norm, .add = add, .scale = scale, .glu = glu,
-    .rope = rope, .softcap = softcap, .kv_store = kv_store, .attention = ag__attention_scalar,
-    .attention_join = ag__attention_join_scalar, .argmax = argmax,
-    .max_exp_sum = max_exp_sum,
+    .matmul = ag__matmul_scalar, .attention = ag__attention_scalar,
+    .attention_join = ag__attention_join_scalar, .quantize = quantize_scalar,
+    .rms_norm = rms_norm_scalar, .add = add_scalar, .scale = scale_scalar, .glu = glu_scalar, .rope = rope_scalar,
+    .softcap = softcap_scalar, .kv_store = kv_store_scalar, .argmax = argmax_scalar,
+    .max_exp_sum = max_exp_sum_scalar,
 };

@@ -213,11 +213,11 @@ static void table(void **unused)
     if (want != NULL) assert_string_equal(ag_cpu_isa_find(NULL)->name, want);
     for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {
         assert_ptr_equal(ag_cpu_isa_find(isa->name), isa);
-        assert_true(isa->burn(100) > 0);
+        assert_true(isa->burn(100) > 0 && isa->burn_float(100) > 0);
     }
     ag_cpu_peak p;
     assert_int_equal(ag_cpu_peak_measure(ag_cpu_isa_find("auto"), 2, &p), AG_OK);
-    assert_true(p.read_bytes_s > 0 && p.int8_ops_s > 0);
+    assert_true(p.read_bytes_s > 0 && p.int8_ops_s > 0 && p.float_ops_s > 0);
 }
 
 #ifdef AG_FAULTS
