@@ -187,7 +187,7 @@ static segment do_segment(const job *j, uint64_t first, uint64_t n, float *x, fl
     const uint8_t *from = (const uint8_t *)j->now->data + bytes_of(j->now->type, first);
     ag_quant_dequantize(j->now->type, from, x, n);
     if (j->to == j->now->type) memcpy(out, from, bytes_of(j->to, n));
-    else ag_quantize(j->to, x, out, n);
+    else ag_quantize(j->to, ag_recipe_cost(j->now), x, out, n);
     ag_quant_dequantize(j->to, out, y, n);
     for (uint64_t i = 0; i < n; i++) {
         double e = (double)y[i] - (double)x[i];

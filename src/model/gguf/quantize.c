@@ -39,7 +39,7 @@ static uint16_t f32_to_bf16(float f)
     return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
 }
 
-void ag_quantize(ag_quant_type t, const float *x, void *y, uint64_t n)
+void ag_quantize(ag_quant_type t, ag_quant_cost cost, const float *x, void *y, uint64_t n)
 {
     const ag_quant_row *r = ag_quant_find((uint32_t)t);
     AG_ASSERT(r != NULL && n % r->block == 0 && ag_quantize_can(t));
@@ -52,6 +52,6 @@ void ag_quantize(ag_quant_type t, const float *x, void *y, uint64_t n)
             memcpy(out + i * 2, &h, 2);
         }
     } else {
-        widest()(t, x, out, n);
+        widest()(t, cost, x, out, n);
     }
 }

@@ -7,7 +7,7 @@
 
 #include "model/gguf/quantize.h"
 
-typedef void ag__quantize_fn(ag_quant_type t, const float *x, uint8_t *out, uint64_t n);
+typedef void ag__quantize_fn(ag_quant_type t, ag_quant_cost cost, const float *x, uint8_t *out, uint64_t n);
 
 ag__quantize_fn ag__quantize_4;
 #if defined(__x86_64__)

@@ -67,6 +67,12 @@ ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, const ag_gguf
     return in_layers(r->layers, layer_of(t->name), layers) ? r->more : r->most;
 }
 
+ag_quant_cost ag_recipe_cost(const ag_gguf_tensor *t)
+{
+    bool words = ag_str_eqz(t->name, "token_embd.weight") || ag_str_eqz(t->name, "output.weight");
+    return words ? AG_COST_BY_SQUARE : AG_COST_BY_SIZE;
+}
+
 ag_quant_type ag_recipe_fit(ag_quant_type t, uint64_t n)
 {
     while (n % ag_quant_find((uint32_t)t)->block != 0) {

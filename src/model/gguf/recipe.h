@@ -6,6 +6,7 @@
 #define AG_RECIPE_H
 
 #include "model/gguf/gguf.h"
+#include "model/gguf/quantize.h"
 
 typedef enum ag_recipe_layers { AG_LAYERS_NONE, AG_LAYERS_FIRST, AG_LAYERS_SPREAD } ag_recipe_layers;
 
@@ -24,6 +25,9 @@ bool ag_recipe_takes(const ag_gguf_tensor *t);
 
 /* The type for a tensor of g that it takes. `pure`: `most` for all. */
 ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, const ag_gguf_tensor *t, bool pure);
+
+/* What errors in it cost. */
+ag_quant_cost ag_recipe_cost(const ag_gguf_tensor *t);
 
 /* That type, or the nearest of more bits whose blocks divide a row of n weights. */
 ag_quant_type ag_recipe_fit(ag_quant_type t, uint64_t n);

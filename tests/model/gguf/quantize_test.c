@@ -7,6 +7,7 @@
 #include "model/gguf/quantize_priv.h"
 
 #define WEIGHTS 4096
+#define SQUARE_WORSE 1.2 /* squared error by AG_COST_BY_SQUARE, of that by size, at most */
 
 static const struct {
     ag_quant_type type;
@@ -52,12 +53,14 @@ static size_t bytes_of(ag_quant_type t, size_t n)
     return n / r->block * r->bytes;
 }
 
+static const ag_quant_cost costs[] = {AG_COST_BY_SIZE, AG_COST_BY_SQUARE};
+
 /* Through blocks that lie in memory of their exact size, and back. */
-static void round_trip(ag_quant_type t, const float *x, float *y, size_t n)
+static void round_trip(ag_quant_type t, ag_quant_cost cost, const float *x, float *y, size_t n)
 {
     void *blocks = malloc(bytes_of(t, n));
     assert_non_null(blocks);
-    ag_quantize(t, x, blocks, n);
+    ag_quantize(t, cost, x, blocks, n);
     ag_quant_dequantize(t, blocks, y, n);
     free(blocks);
 }
@@ -66,7 +69,7 @@ static double error_of(ag_quant_type t, const float *x, size_t n)
 {
     static float y[WEIGHTS];
     double e = 0, s = 0;
-    round_trip(t, x, y, n);
+    round_trip(t, AG_COST_BY_SIZE, x, y, n);
     for (size_t i = 0; i < n; i++) {
         e += ((double)y[i] - (double)x[i]) * ((double)y[i] - (double)x[i]);
         s += (double)x[i] * (double)x[i];
@@ -94,6 +97,29 @@ static void test_error(void **state)
     assert_false(ag_quantize_can(AG_Q_IQ4_NL));
 }
 
+/* What is to be small by the square of the weight is smaller than without, and the error itself not much larger. */
+static void test_cost_by_square(void **state)
+{
+    (void)state;
+    static float x[WEIGHTS], y[2][WEIGHTS];
+    for (size_t k = 4; k < AG_ARRAY_LEN(types); k++) /* those with a search */
+        for (int s = GAUSS; s <= LAPLACE; s++) {
+            double plain[2] = {0}, squared[2] = {0};
+            fill(x, WEIGHTS, (shape)s, 0.02);
+            for (size_t c = 0; c < 2; c++) {
+                round_trip(types[k].type, costs[c], x, y[c], WEIGHTS);
+                for (int i = 0; i < WEIGHTS; i++) {
+                    double e = (double)y[c][i] - (double)x[i], e2 = e * e;
+                    plain[c] += e2;
+                    squared[c] += (double)x[i] * (double)x[i] * e2;
+                }
+            }
+            if (!(squared[1] < squared[0]) || !(plain[1] < plain[0] * SQUARE_WORSE))
+                fail_msg("%s, shape %d: %.4f of the squared error, %.4f of the plain",
+                         ag_quant_find((uint32_t)types[k].type)->name, s, squared[1] / squared[0], plain[1] / plain[0]);
+        }
+}
+
 /* What stands in a file already comes out as it went in: quantizing what was dequantized loses next to nothing. */
 static void test_again(void **state)
 {
@@ -105,7 +131,7 @@ static void test_again(void **state)
     };
     for (size_t k = 0; k < AG_ARRAY_LEN(again); k++) {
         fill(x, WEIGHTS, GAUSS, 0.02);
-        round_trip(again[k].type, x, y, WEIGHTS);
+        round_trip(again[k].type, AG_COST_BY_SIZE, x, y, WEIGHTS);
         double e = error_of(again[k].type, y, WEIGHTS);
         if (e > again[k].max) fail_msg("%s again: %.6f", ag_quant_find((uint32_t)again[k].type)->name, e);
     }
@@ -115,21 +141,21 @@ static void test_plain_blocks(void **state)
 {
     (void)state;
     static float x[WEIGHTS], y[WEIGHTS];
-    for (size_t k = 0; k < AG_ARRAY_LEN(types); k++) {
-        const ag_quant_row *r = ag_quant_find((uint32_t)types[k].type);
+    for (size_t k = 0; k < 2 * AG_ARRAY_LEN(types); k++) {
+        const ag_quant_row *r = ag_quant_find((uint32_t)types[k / 2].type);
         memset(x, 0, sizeof x);
-        round_trip(r->type, x, y, 512);
+        round_trip(r->type, costs[k % 2], x, y, 512);
         for (int i = 0; i < 512; i++) assert_true(y[i] == 0);
         static const float values[] = {1, -1, 0.5f, -3, 1000};
         for (size_t v = 0; v < AG_ARRAY_LEN(values); v++) { /* one value everywhere, and once in a block of zeros */
             for (int i = 0; i < 512; i++) x[i] = values[v];
-            round_trip(r->type, x, y, 512);
+            round_trip(r->type, costs[k % 2], x, y, 512);
             for (int i = 0; i < 512; i++)
                 if (fabsf(y[i] - values[v]) > 0.02f * fabsf(values[v]))
                     fail_msg("%s: %g became %g", r->name, (double)values[v], (double)y[i]);
             memset(x, 0, sizeof x);
             x[300] = values[v];
-            round_trip(r->type, x, y, 512);
+            round_trip(r->type, costs[k % 2], x, y, 512);
             for (int i = 0; i < 512; i++)
                 if (fabsf(y[i] - x[i]) > 0.02f * fabsf(values[v]))
                     fail_msg("%s: %g among zeros became %g at %d", r->name, (double)x[i], (double)y[i], i);
@@ -143,13 +169,13 @@ static void test_extremes(void **state)
 {
     (void)state;
     static float x[WEIGHTS], y[WEIGHTS];
-    for (size_t k = 0; k < AG_ARRAY_LEN(types); k++) {
-        const ag_quant_row *r = ag_quant_find((uint32_t)types[k].type);
+    for (size_t k = 0; k < 2 * AG_ARRAY_LEN(types); k++) {
+        const ag_quant_row *r = ag_quant_find((uint32_t)types[k / 2].type);
         for (int p = -44; p <= 38; p++) {
             double scale = pow(10, p), peak = 0;
             fill(x, 512, p & 1 ? GAUSS : UNIFORM, scale * 0.3);
             for (int i = 0; i < 512; i++) peak = fmax(peak, fabs((double)x[i]));
-            round_trip(r->type, x, y, 512);
+            round_trip(r->type, costs[k % 2], x, y, 512);
             bool finite = true;
             double worst = 0;
             for (int i = 0; i < 512; i++) {
@@ -176,16 +202,16 @@ static void test_widths_agree(void **state)
             check_skipped(8, "this processor has no vectors of that width");
             continue;
         }
-        for (size_t k = 3; k < AG_ARRAY_LEN(types); k++)
+        for (size_t k = 2 * 3; k < 2 * AG_ARRAY_LEN(types); k++)
             for (int s = GAUSS; s <= UNIFORM; s++)
                 for (int p = -38; p <= 38; p += 2) {
                     fill(x, WEIGHTS, (shape)s, pow(10, p));
                     for (int i = 0; i < 32; i++) x[700 + i] = 0;
-                    ag__quantize_4(types[k].type, x, a, WEIGHTS);
-                    f(types[k].type, x, b, WEIGHTS);
-                    if (memcmp(a, b, bytes_of(types[k].type, WEIGHTS)) != 0)
-                        fail_msg("%s, %u wide, shape %d, 1e%d", ag_quant_find((uint32_t)types[k].type)->name, width, s,
-                                 p);
+                    ag__quantize_4(types[k / 2].type, costs[k % 2], x, a, WEIGHTS);
+                    f(types[k / 2].type, costs[k % 2], x, b, WEIGHTS);
+                    if (memcmp(a, b, bytes_of(types[k / 2].type, WEIGHTS)) != 0)
+                        fail_msg("%s, %u wide, shape %d, 1e%d", ag_quant_find((uint32_t)types[k / 2].type)->name,
+                                 width, s, p);
                 }
     }
 }
@@ -202,12 +228,12 @@ static void test_blocks_are_alone(void **state)
         for (size_t blocks = 1; blocks <= 37 && blocks * r->block <= WEIGHTS; blocks += 3) {
             size_t n = blocks * r->block;
             memset(all, 0xEE, sizeof all);
-            ag_quantize(r->type, x, all + 1, n);
+            ag_quantize(r->type, AG_COST_BY_SQUARE, x, all + 1, n);
             assert_int_equal(all[0], 0xEE);
             assert_int_equal(all[1 + bytes_of(r->type, n)], 0xEE);
             for (size_t i = 0; i < blocks; i++) {
                 memcpy(one, x + i * r->block, r->block * sizeof *one);
-                ag_quantize(r->type, one, alone, r->block);
+                ag_quantize(r->type, AG_COST_BY_SQUARE, one, alone, r->block);
                 assert_memory_equal(alone, all + 1 + i * r->bytes, r->bytes);
             }
         }
@@ -219,7 +245,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_error),         cmocka_unit_test(test_again),       cmocka_unit_test(test_plain_blocks),
         cmocka_unit_test(test_extremes),      cmocka_unit_test(test_widths_agree),
-        cmocka_unit_test(test_blocks_are_alone),
+        cmocka_unit_test(test_blocks_are_alone), cmocka_unit_test(test_cost_by_square),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

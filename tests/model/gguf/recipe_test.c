@@ -54,6 +54,16 @@ static ag_quant_type type_of(const char *recipe, const char *tensor, bool pure)
     return ag_recipe_type(r, g, t, pure);
 }
 
+static void test_costs(void **state)
+{
+    (void)state;
+    open_model(1, true);
+    assert_int_equal(ag_recipe_cost(ag_gguf_tensor_find(g, "token_embd.weight")), AG_COST_BY_SQUARE);
+    assert_int_equal(ag_recipe_cost(ag_gguf_tensor_find(g, "output.weight")), AG_COST_BY_SQUARE);
+    assert_int_equal(ag_recipe_cost(ag_gguf_tensor_find(g, "blk.0.attn_q.weight")), AG_COST_BY_SIZE);
+    close_model();
+}
+
 static void test_taken(void **state)
 {
     (void)state;
@@ -127,7 +137,8 @@ static void test_names_and_fits(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_taken), cmocka_unit_test(test_layers), cmocka_unit_test(test_output),
+        cmocka_unit_test(test_taken), cmocka_unit_test(test_costs), cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_output),
         cmocka_unit_test(test_names_and_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
