@@ -67,12 +67,12 @@ LOADS = {
 }
 
 
-def loads(peer, quick):
-    return LOADS[peer][:1] if quick else LOADS[peer]
+def loads(peer, few):
+    return LOADS[peer][:1] if few and peer != "ik_llama.cpp" else LOADS[peer]
 
 
-def call_flags(peer, case, threads):
-    """{flag: values to try} for one case."""
+def call_flags(peer, case, threads, few=False):
+    """{flag: values to try} for one case; few: those alone that change the way of computing."""
     if peer not in ("llama.cpp", "ik_llama.cpp"):
         return {}
     flags = {**LLAMA_CALL, "threads": [threads, *([1] if threads > 1 else [])]}
@@ -82,6 +82,8 @@ def call_flags(peer, case, threads):
         flags["ubatch"] = [512]
     if case["do"] == "prefill" or case["batch"] > 1:
         flags["threads"] = [threads]
+    if few:
+        flags = {k: v if k in ("flash", "unified") else v[:1] for k, v in flags.items()}
     if "probe" in case:
         flags = {k: v if k in case["probe"] else v[:1] for k, v in flags.items()}
     return flags
