@@ -178,8 +178,8 @@ static void attention_part(void *arg, uint32_t worker, uint32_t from, uint32_t t
     for (uint32_t i = from; i < to; i++) {
         ag_attn a = t->one;
         size_t out = (size_t)a.tokens * a.out_stride;
-        a.k = (const uint16_t *)a.k + i * t->head;
-        a.v = (const uint16_t *)a.v + i * t->head;
+        a.k = (const unsigned char *)a.k + i * t->head;
+        a.v = (const unsigned char *)a.v + i * t->head;
         a.out += i * out;
         a.scratch = t->scratch + worker * t->scratch_bytes;
         for (uint32_t n = 0; n < t->repeats; n++) t->ops->attention(&a);
@@ -187,22 +187,22 @@ static void attention_part(void *arg, uint32_t worker, uint32_t from, uint32_t t
 }
 
 /* One token, as in decode, and a tile of prefill, whose last token is at the end of the context. */
-static void bench_attention(bench *b, uint32_t heads, uint32_t dim, uint32_t context)
+static void bench_attention(bench *b, ag_kv_type kv, uint32_t heads, uint32_t dim, uint32_t context)
 {
     uint32_t n = (context + AG_CPU_KV_PAGE - 1) / AG_CPU_KV_PAGE, kv_heads = b->threads * (b->quick ? 1 : 4);
     const uint32_t counts[] = {1, ag_attn_tokens(heads)};
-    size_t page = (size_t)AG_CPU_KV_PAGE * dim, width = (size_t)heads * dim, floats = counts[1] * width;
+    size_t page = ag_kv_head_bytes(kv, dim), width = (size_t)heads * dim, floats = counts[1] * width;
     attention t = {.ops = b->now->ops, .head = page * n, .repeats = 1};
     uint32_t *pages = need(ag_mem_array(n, sizeof *pages));
-    uint16_t *k = need(ag_mem_aligned(64, kv_heads * t.head * 2)), *v = need(ag_mem_aligned(64, kv_heads * t.head * 2));
+    uint16_t *k = need(ag_mem_aligned(64, kv_heads * t.head)), *v = need(ag_mem_aligned(64, kv_heads * t.head));
     float *q = random_floats(floats), *out = random_floats(floats * kv_heads);
     for (uint32_t i = 0; i < n; i++) pages[i] = i;
-    for (size_t i = 0; i < kv_heads * t.head; i++) k[i] = v[i] = (uint16_t)(next_random() & 0x3BFF);
+    for (size_t i = 0; i < kv_heads * t.head / 2; i++) k[i] = v[i] = (uint16_t)(next_random() & 0x3BFF);
     t.scratch_bytes = ag_attn_scratch_bytes(heads, dim, dim);
     t.scratch = need(ag_mem_aligned(64, t.scratch_bytes * b->threads));
     t.one = (ag_attn){.q = q, .q_stride = width, .heads = heads, .dim_k = dim, .dim_v = dim, .scale = 0.1f,
-                      .pages = pages, .k = k, .v = v, .k_page_stride = 2 * page, .v_page_stride = 2 * page, .out = out,
-                      .out_stride = width};
+                      .pages = pages, .k = k, .v = v, .type = kv, .k_page_stride = page, .v_page_stride = page,
+                      .out = out, .out_stride = width};
     for (size_t c = 0; c < AG_ARRAY_LEN(counts); c++) {
         char shape[64];
         uint32_t tokens = counts[c];
@@ -212,8 +212,8 @@ static void bench_attention(bench *b, uint32_t heads, uint32_t dim, uint32_t con
         ag_attn_parts(t.one.pos, tokens, 0, &t.one.from, &t.one.to);
         double s = seconds(b, attention_part, &t, kv_heads, 1), keys = 0;
         for (uint32_t i = 0; i < tokens; i++) keys += t.one.pos + i + 1;
-        print(b, "attention", "F16", shape, tokens, s, 4.0 * keys * heads * dim * kv_heads,
-              4.0 * dim * context * kv_heads, false);
+        print(b, "attention", kv == AG_KV_F16 ? "F16" : "Q8_0", shape, tokens, s, 4.0 * keys * heads * dim * kv_heads,
+              2.0 * (double)page / AG_CPU_KV_PAGE * context * kv_heads, false);
     }
     void *all[] = {pages, k, v, q, out, t.scratch};
     for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) ag_mem_free(all[i]);
@@ -318,8 +318,11 @@ static void bench_isa(bench *b)
         if (ag_pack_supported(q->type, b->k)) bench_type(b, q);
     }
     if (wanted(b, "attention")) {
-        bench_attention(b, 4, 128, b->context);
-        bench_attention(b, 3, 64, b->context);
+        static const ag_kv_type kv[] = {AG_KV_F16, AG_KV_Q8_0};
+        for (size_t i = 0; i < AG_ARRAY_LEN(kv); i++) {
+            bench_attention(b, kv[i], 4, 128, b->context);
+            bench_attention(b, kv[i], 3, 64, b->context);
+        }
     }
     bench_rows(b);
     if (b->json) printf("]}");

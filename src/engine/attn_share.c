@@ -90,7 +90,8 @@ static uint64_t sort_pieces(ag_attn_shares *s, const ag_attn_share *l, const ag_
     }
     for (uint32_t i = 0; i < s->n_pieces; i++) count[BUCKETS - cost_of(l, b, &s->pieces[i]) * (BUCKETS - 1) / most]++;
     for (uint32_t i = 1; i <= BUCKETS; i++) count[i] += count[i - 1]; /* bucket 0 is empty */
-    for (uint32_t i = s->n_pieces; i-- > 0;) s->order[--count[BUCKETS - cost_of(l, b, &s->pieces[i]) * (BUCKETS - 1) / most]] = i;
+    for (uint32_t i = s->n_pieces; i-- > 0;)
+        s->order[--count[BUCKETS - cost_of(l, b, &s->pieces[i]) * (BUCKETS - 1) / most]] = i;
     return sum;
 }
 
@@ -116,7 +117,8 @@ static void add_piece(filling *f, uint32_t piece, uint32_t head, uint64_t cost)
     const ag_piece *p = &f->s->pieces[piece];
     ag_attn_unit u = {.piece = piece, .head = head, .merge = AG_ATTN_WHOLE};
     ag_attn_parts(f->s->batch->spans[p->span].pos + p->from, p->n, f->l->window, &u.from, &u.to);
-    uint32_t parts = u.to - u.from, run = (uint32_t)AG_MIN(AG_MAX(parts * f->target / cost, (uint64_t)1), (uint64_t)parts);
+    uint32_t parts = u.to - u.from,
+             run = (uint32_t)AG_MIN(AG_MAX(parts * f->target / cost, (uint64_t)1), (uint64_t)parts);
     size_t floats = (size_t)parts * p->n * (f->l->heads / f->l->kv_heads) * ag_attn_rec(f->l->dim_v);
     if (run == parts || f->partial + floats > f->s->partial_max || f->l->n_merges == f->s->merges_max) {
         add_unit(f, u, cost);
@@ -155,7 +157,8 @@ void ag_attn_shares_lay_out(ag_attn_shares *s, const ag_batch *batch)
     s->n_pieces = 0;
     for (uint32_t i = 0; i < batch->n_spans; i++) {
         uint32_t n = batch->spans[i].n;
-        for (uint32_t at = 0; at < n; at += s->piece_max) s->pieces[s->n_pieces++] = (ag_piece){i, at, AG_MIN(s->piece_max, n - at)};
+        for (uint32_t at = 0; at < n; at += s->piece_max)
+            s->pieces[s->n_pieces++] = (ag_piece){i, at, AG_MIN(s->piece_max, n - at)};
     }
     for (uint32_t i = 0; i < s->n_lists; i++) fill(s, &s->lists[i], batch);
 }

@@ -1,4 +1,4 @@
-/* attn_share.h - how the attention of a step is shared out: units of (tokens, KV head, parts of the keys) with even costs.
+/* attn_share.h - how the attention of a step is shared out: units of (tokens, KV head, parts of keys) with even costs.
  * Owns    : its lists and the memory in which parts wait to be joined.
  * Threads : open, lay_out and close from the backend's thread; during a stage workers read, but for a merge's `left`.
  * Limits  : rows_max of the plan; a step whose parts find no room in the memory is shared out less evenly.

@@ -2,7 +2,7 @@
  * Owns    : everything on the device. The plan and the model that it was opened with must outlive it.
  * Threads : open, run and close from one thread, the engine's; a backend has workers of its own.
  * Limits  : rows_max and out_max of the plan; KV pages given at open.
- * Errors  : open: AG_E_NOMEM, AG_E_USAGE (an instruction set that does not run here), AG_E_INTERNAL (threads). A run of
+ * Errors  : open: AG_E_NOMEM, AG_E_USAGE (an instruction set that does not run here, a cache of q8_0 for heads that it does not fit), AG_E_INTERNAL (threads). A run of
  *           a valid batch cannot fail on the CPU.
  * Numerics: the logits of a row depend on the tokens of its own sequence alone, bit for bit: not on the batch, nor on how
  *           the prompt was cut into steps. */

@@ -14,6 +14,8 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     const ag_graph *g = b->g;
     b->pages = conf->pages;
     b->kv_type = conf->kv;
+    if (!ag_kv_fits(conf->kv, g->dim_k) || !ag_kv_fits(conf->kv, g->dim_v))
+        return ag_err_set(err, AG_E_USAGE, "a KV cache of q8_0 needs heads of a multiple of 32 numbers; this model's keys have %u and values %u: f16 takes them", g->dim_k, g->dim_v);
     b->k_page = g->kv_heads * ag_kv_head_bytes(conf->kv, g->dim_k);
     b->v_page = g->kv_heads * ag_kv_head_bytes(conf->kv, g->dim_v);
     b->page_stride = g->layers * (b->k_page + b->v_page);

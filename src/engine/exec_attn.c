@@ -2,7 +2,8 @@
 #include "engine/exec.h"
 
 /* A head of q or k on its way out of the product: norm, where the model has one, and rotation. */
-static void ready_head(const ag_backend *b, float *x, const float *norm, const ag_node *store, int32_t rope, uint32_t row)
+static void ready_head(const ag_backend *b, float *x, const float *norm, const ag_node *store, int32_t rope,
+                       uint32_t row)
 {
     if (norm) b->ops->rms_norm(x, x, norm, store->dim_k, store->eps);
     ag__exec_rope(b, x, rope, row);
@@ -32,12 +33,15 @@ static void store_head(const ag_backend *b, const ag_node *n, uint32_t row, uint
     uint32_t pos = ag__exec_pos(b, row), page = b->batch->spans[b->row_span[row]].pages[pos / AG_KV_PAGE];
     AG_ASSERT(page < b->pages);
     void *kp = keys_at(b, n, h) + page * b->page_stride, *vp = values_at(b, n, h) + page * b->page_stride;
-    if (b->kv_type == AG_KV_F32) ag_cpu_kv_store_f32(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
-    else b->ops->kv_store(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v);
+    switch (b->kv_type) {
+    case AG_KV_F16: b->ops->kv_store(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v); break;
+    case AG_KV_Q8_0: ag_cpu_kv_store_q8(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v); break;
+    case AG_KV_F32: ag_cpu_kv_store_f32(kp, vp, pos % AG_KV_PAGE, k, v, n->dim_k, n->dim_v); break;
+    }
 }
 
-/* One head of q (in place) or of k (with its value into the cache). Items: rows x (heads + kv_heads); without fusion q is
- * left alone. */
+/* One head of q (in place) or of k (with its value into the cache). Items: rows x (heads + kv_heads); without fusion q
+ * is left alone. */
 void ag__exec_heads(const ag__lane *l, uint32_t from, uint32_t to)
 {
     const ag_backend *b = l->b;
@@ -61,13 +65,16 @@ static void quantize_heads(const ag_backend *b, const ag_node *n, const ag_attn 
     }
 }
 
-/* The heads stage's work for the one row of a unit, whose heads nobody else has: q made ready aside, since other units may
- * have other parts of the keys to it; the key stored by the unit that will read it. */
-static const float *ready_row(const ag_backend *b, const ag_node *store, const ag_attn_unit *u, uint32_t row, uint32_t group, float *tmp)
+/* The heads stage's work for the one row of a unit, whose heads nobody else has: q made ready aside, since other units
+ * may have other parts of the keys to it; the key stored by the unit that will read it. */
+static const float *ready_row(const ag_backend *b, const ag_node *store, const ag_attn_unit *u, uint32_t row,
+                              uint32_t group, float *tmp)
 {
     uint32_t pos = ag__exec_pos(b, row);
-    memcpy(tmp, ag__exec_row(b, store->in[0], row) + (size_t)u->head * group * store->dim_k, (size_t)group * store->dim_k * sizeof *tmp);
-    for (uint32_t i = 0; i < group; i++) ready_head(b, tmp + (size_t)i * store->dim_k, store->vec, store, store->rope, row);
+    memcpy(tmp, ag__exec_row(b, store->in[0], row) + (size_t)u->head * group * store->dim_k,
+           (size_t)group * store->dim_k * sizeof *tmp);
+    for (uint32_t i = 0; i < group; i++)
+        ready_head(b, tmp + (size_t)i * store->dim_k, store->vec, store, store->rope, row);
     if (u->to == pos / AG_ATTN_PART + 1) store_head(b, store, row, u->head, tmp + (size_t)group * store->dim_k);
     return tmp;
 }
@@ -124,7 +131,8 @@ static void run_unit(const ag__lane *l, const ag_node *n, const ag_attn_unit *u)
 void ag__exec_attn(const ag__lane *l, uint32_t from, uint32_t to)
 {
     const ag_attn_share *s = l->job->share;
-    for (uint32_t i = s->items[from]; i < s->items[to]; i++) run_unit(l, &l->b->g->nodes[l->job->stage->node], &s->units[i]);
+    for (uint32_t i = s->items[from]; i < s->items[to]; i++)
+        run_unit(l, &l->b->g->nodes[l->job->stage->node], &s->units[i]);
 }
 
 size_t ag__exec_attn_scratch_bytes(const ag_node *n)
@@ -133,12 +141,14 @@ size_t ag__exec_attn_scratch_bytes(const ag_node *n)
     return ag_attn_scratch_bytes(group, n->dim_k, n->dim_v) + (size_t)(group + 1) * n->dim_k * sizeof(float);
 }
 
-/* Nothing may have been placed over k and v when attention runs: they are parts of the value that q, still alive, is part
- * of. */
+/* Nothing may have been placed over k and v when attention runs: they are parts of the value that q, still alive, is
+ * part of. */
 bool ag__exec_attn_takes_heads(const ag_backend *b, const ag_stage *heads)
 {
     const ag_stage *attn = heads + 1;
-    if (heads->domain != AG_DOMAIN_HEADS || attn == b->plan->stages + b->plan->n_stages || attn->domain != AG_DOMAIN_ATTN) return false;
+    if (heads->domain != AG_DOMAIN_HEADS || attn == b->plan->stages + b->plan->n_stages ||
+        attn->domain != AG_DOMAIN_ATTN)
+        return false;
     const ag_node *s = &b->g->nodes[heads->node], *n = &b->g->nodes[attn->node];
     if (heads->n != 1 || attn->n != 1 || s->in[0] < 0 || s->in[0] != n->in[0] || s->layer != n->layer) return false;
     ag_vid q = ag_graph_base(b->g, s->in[0], NULL);

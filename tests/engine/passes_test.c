@@ -113,7 +113,7 @@ static void test_same_bits_q8(void **state) { (void)state; same_bits(true); }
 
 enum { LONG = 1100, SEQUENCES = 2 }; /* over two parts of keys */
 
-typedef struct drawn { uint32_t threads, seed; const char *isa, *no_pass; } drawn; /* seed 0: one sequence after the other, in large pieces */
+typedef struct drawn { uint32_t threads, seed; const char *isa, *no_pass; ag_kv_type kv; } drawn; /* seed 0: one sequence after the other, in large pieces */
 
 static uint32_t draw(uint32_t *seed, uint32_t below)
 {
@@ -127,7 +127,7 @@ static void run_drawn(const tiny_model *t, const drawn *d, float *out)
     enum { ROWS = 256, PAGES = (LONG + 63) / 64 };
     ag_err err = {0};
     ag_lm *lm = NULL;
-    ag_lm_conf conf = {.threads = d->threads, .isa = d->isa, .no_pass = d->no_pass, .rows_max = ROWS, .out_max = ROWS, .ctx_tokens = 64 * PAGES * SEQUENCES};
+    ag_lm_conf conf = {.threads = d->threads, .isa = d->isa, .no_pass = d->no_pass, .kv = d->kv, .rows_max = ROWS, .out_max = ROWS, .ctx_tokens = 64 * PAGES * SEQUENCES};
     if (ag_lm_open(&lm, &t->m, &conf, &err) != AG_OK) fail_msg("%s", err.text);
     uint32_t pages[SEQUENCES][PAGES], at[SEQUENCES] = {0}, seed = d->seed, rows[ROWS], n_bytes = t->m.hp.vocab * sizeof(float);
     for (uint32_t i = 0; i < ROWS; i++) rows[i] = i;
@@ -158,17 +158,14 @@ static void run_drawn(const tiny_model *t, const drawn *d, float *out)
     ag_lm_close(lm);
 }
 
-static void test_long_contexts(void **state)
+static void long_contexts(const drawn *runs, size_t n)
 {
-    (void)state;
     tiny_model t;
     tiny_model_open(&t, true);
     size_t bytes = (size_t)SEQUENCES * LONG * t.m.hp.vocab * sizeof(float);
     float *want = malloc(bytes), *got = malloc(bytes);
-    run_drawn(&t, &(drawn){.threads = 1}, want);
-    static const drawn runs[] = {{1, 1, NULL, NULL}, {2, 2, NULL, NULL}, {3, 3, NULL, NULL}, {4, 4, NULL, NULL}, {2, 5, NULL, "fuse_qkv"}, {2, 6, NULL, "fuse_heads"},
-                                 {2, 7, "avx2", NULL}};
-    for (size_t i = 0; i < AG_ARRAY_LEN(runs); i++) {
+    run_drawn(&t, &(drawn){.threads = 1, .kv = runs[0].kv}, want);
+    for (size_t i = 0; i < n; i++) {
         if (ag_cpu_isa_find(runs[i].isa) == NULL) {
             check_skipped(1, runs[i].isa);
             continue;
@@ -178,6 +175,31 @@ static void test_long_contexts(void **state)
     }
     free(want);
     free(got);
+    tiny_model_close(&t);
+}
+
+static void test_long_contexts(void **state)
+{
+    (void)state;
+    static const drawn runs[] = {{1, 1, NULL, NULL, AG_KV_F16}, {2, 2, NULL, NULL, AG_KV_F16}, {4, 4, NULL, NULL, AG_KV_F16}, {2, 5, NULL, "fuse_qkv", AG_KV_F16},
+                                 {3, 6, NULL, "fuse_heads", AG_KV_F16}, {2, 7, "avx2", NULL, AG_KV_F16}};
+    long_contexts(runs, AG_ARRAY_LEN(runs));
+}
+
+static void test_long_contexts_q8_cache(void **state)
+{
+    (void)state;
+    static const drawn runs[] = {{2, 2, NULL, NULL, AG_KV_Q8_0}, {3, 7, "avx2", NULL, AG_KV_Q8_0}};
+    tiny_heads = 2; /* heads of 32 */
+    long_contexts(runs, AG_ARRAY_LEN(runs));
+    tiny_heads = TINY_HEADS;
+    tiny_model t;
+    tiny_model_open(&t, true);
+    ag_lm *lm = NULL;
+    ag_err err = {0};
+    ag_lm_conf conf = {.threads = 1, .rows_max = 4, .out_max = 4, .ctx_tokens = 64, .kv = AG_KV_Q8_0};
+    assert_int_equal(ag_lm_open(&lm, &t.m, &conf, &err), AG_E_USAGE);
+    assert_string_equal(err.text, "a KV cache of q8_0 needs heads of a multiple of 32 numbers; this model's keys have 16 and values 16: f16 takes them");
     tiny_model_close(&t);
 }
 
@@ -249,8 +271,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits_f32), cmocka_unit_test(test_same_bits_q8), cmocka_unit_test(test_bf16_on_amx),
-        cmocka_unit_test(test_long_contexts), cmocka_unit_test(test_passes_pay),   cmocka_unit_test(test_names),
-        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_long_contexts), cmocka_unit_test(test_long_contexts_q8_cache), cmocka_unit_test(test_passes_pay),
+        cmocka_unit_test(test_names), cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,13 +81,13 @@ typedef struct ag_attn {
     const void *k;            /* this layer's and head's keys in page 0 */
     const void *v;
     size_t k_page_stride, v_page_stride; /* bytes from a page to the next */
-    uint32_t from, to;        /* parts of the keys: all that the tokens see (ag_attn_parts), or some of these with `partial` */
+    uint32_t from, to;        /* parts of the keys: all that the tokens see (ag_attn_parts); with `partial` some */
     float *partial;           /* NULL; or the states of these parts go here, [to - from][tokens * heads][ag_attn_rec] */
     float *out;               /* [tokens][out_stride]: heads * dim_v */
     size_t out_stride;
     void *scratch;            /* ag_attn_scratch_bytes, 64-byte aligned, one per thread */
 } ag_attn;
-#define AG_ATTN_PART 512        /* tokens in a part: a part's result depends on nothing else, so that parts can be shared out */
+#define AG_ATTN_PART 512        /* tokens in a part: its result depends on nothing else, so parts can be shared out */
 #define AG_ATTN_TOKENS_MAX 64
 #define AG_ATTN_QUERIES 128     /* tokens times heads that a call should have for the best rate */
 uint32_t ag_attn_tokens(uint32_t heads); /* tokens a call may have (longer prefills are cut) */
@@ -133,8 +133,11 @@ typedef struct ag_cpu_ops {
     float (*max_exp_sum)(const float *x, uint32_t n, float max);             /* sum of exp(x - max). exact */
 } ag_cpu_ops;
 
-/* kv_store for a cache of float32, the same in every table. */
-void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k, uint32_t dim_v);
+/* kv_store for a cache of float32 or q8_0, the same in every table. */
+void ag_cpu_kv_store_f32(float *k, float *v, uint32_t slot, const float *key, const float *value, uint32_t dim_k,
+                         uint32_t dim_v);
+void ag_cpu_kv_store_q8(unsigned char *k, unsigned char *v, uint32_t slot, const float *key, const float *value,
+                        uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
     const char *name;     /* "amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "scalar" */

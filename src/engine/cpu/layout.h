@@ -53,6 +53,13 @@ ag__matmul_fn ag__matmul_bf16_amx; /* for BF16 weights */
 ag__matmul_fn ag__matmul_dotprod, ag__matmul_i8mm;
 ag__attention_fn ag__attention_scalar, ag__attention_avx2, ag__attention_avx512, ag__attention_dotprod;
 ag__attention_fn ag__attention_join_scalar, ag__attention_join_avx2, ag__attention_join_avx512, ag__attention_join_dotprod;
+/* 32 numbers of a query for keys of q8_0. */
+typedef struct ag__query_block {
+    int8_t q[32];
+    float d;       /* x = d * q */
+    int32_t n128;  /* sum of q times -128 */
+} ag__query_block;
+void ag__query_quantize(ag__query_block *b, const float *x, float by); /* of x[0..32) * by */
 #define AG_CPU_QUERIES_MAX 8 /* that any attention kernel takes together */
 extern const ag_cpu_ops ag__ops_scalar, ag__ops_avx2, ag__ops_avxvnni, ag__ops_avx512, ag__ops_amx;
 extern const ag_cpu_ops ag__ops_dotprod, ag__ops_i8mm;

@@ -5,50 +5,99 @@
 typedef struct shape {
     uint32_t heads, dim_k, dim_v, pos, tokens, window;
     float softcap;
+    ag_kv_type type;
 } shape;
-#define SHAPE "heads %u dims %u %u pos %u tokens %u window %u cap %g"
-#define SHAPE_OF(s) (s).heads, (s).dim_k, (s).dim_v, (s).pos, (s).tokens, (s).window, (double)(s).softcap
+#define SHAPE "cache %d heads %u dims %u %u pos %u tokens %u window %u cap %g"
+#define SHAPE_OF(s) (int)(s).type, (s).heads, (s).dim_k, (s).dim_v, (s).pos, (s).tokens, (s).window, (double)(s).softcap
 
 typedef struct scene {
     shape s;
     uint32_t total, n_pages, pages[32];
-    float *q, *k, *v; /* k, v: as they come back from f16, by position */
-    uint16_t *kc, *vc;
+    float *q, *k, *v; /* k, v: as they come back from the cache, by position */
+    unsigned char *kc, *vc;
     void *scratch;
     ag_attn a;
 } scene;
 
+/* The 32 numbers of a key or value that q8_0 keeps together, as they come back. */
+static void back_from_q8(const int8_t *q, int add, uint32_t stride, uint16_t scale, float *out)
+{
+    for (uint32_t i = 0; i < 32; i++)
+        out[i] = (float)((int8_t)(q[i / 4 * stride + i % 4] ^ add)) * ag_f16_to_f32(scale);
+}
+
+static void scene_store(scene *c, uint32_t p, unsigned char *k_page, unsigned char *v_page)
+{
+    const shape *s = &c->s;
+    float *k = c->k + (size_t)p * s->dim_k, *v = c->v + (size_t)p * s->dim_v;
+    uint32_t slot = p % AG_CPU_KV_PAGE;
+    if (s->type == AG_KV_F32)
+        ag_cpu_kv_store_f32((float *)(void *)k_page, (float *)(void *)v_page, slot, k, v, s->dim_k, s->dim_v);
+    if (s->type == AG_KV_F16)
+        ag_cpu_isa_find("scalar")->ops->kv_store((uint16_t *)(void *)k_page, (uint16_t *)(void *)v_page, slot, k, v,
+                                                 s->dim_k, s->dim_v);
+    for (uint32_t i = 0; s->type == AG_KV_F16 && i < s->dim_k; i++) k[i] = ag_f16_to_f32(ag_f32_to_f16(k[i]));
+    for (uint32_t i = 0; s->type == AG_KV_F16 && i < s->dim_v; i++) v[i] = ag_f16_to_f32(ag_f32_to_f16(v[i]));
+    if (s->type != AG_KV_Q8_0) return;
+    ag_cpu_kv_store_q8(k_page, v_page, slot, k, v, s->dim_k, s->dim_v);
+    const uint16_t *k_scale = (const uint16_t *)(void *)(k_page + 64 * s->dim_k),
+                   *v_scale = (const uint16_t *)(void *)(v_page + 64 * s->dim_v);
+    for (uint32_t b = 0; b < s->dim_k / 32; b++) {
+        float was[32];
+        memcpy(was, k + 32 * b, sizeof was);
+        back_from_q8((const int8_t *)k_page + (slot / 16 * (s->dim_k / 4) + 8 * b) * 64 + slot % 16 * 4, -128, 64,
+                     k_scale[(slot / 16 * (s->dim_k / 32) + b) * 16 + slot % 16], k + 32 * b);
+        for (int i = 0; i < 32; i++)
+            assert_true(fabsf(was[i] - k[32 * b + (uint32_t)i]) < 0.025f); /* half of 6 / 127 */
+    }
+    for (uint32_t b = 0; b < s->dim_v / 32; b++)
+        back_from_q8((const int8_t *)v_page + slot * s->dim_v + 32 * b, 0, 4, v_scale[slot * (s->dim_v / 32) + b],
+                     v + 32 * b);
+}
+
 static void scene_init(scene *c, shape s)
 {
     *c = (scene){.s = s, .total = s.pos + s.tokens};
-    const ag_cpu_ops *ops = ag_cpu_isa_find("scalar")->ops;
     c->n_pages = (c->total + AG_CPU_KV_PAGE - 1) / AG_CPU_KV_PAGE;
     assert_true(c->n_pages <= AG_ARRAY_LEN(c->pages));
-    size_t k_page = (size_t)AG_CPU_KV_PAGE * s.dim_k + 32, v_page = (size_t)AG_CPU_KV_PAGE * s.dim_v + 64;
+    size_t k_page = ag_kv_head_bytes(s.type, s.dim_k) + 64, v_page = ag_kv_head_bytes(s.type, s.dim_v) + 128;
     c->q = fix_mem((size_t)s.tokens * s.heads * s.dim_k * 4);
     c->k = fix_mem((size_t)c->total * s.dim_k * 4);
     c->v = fix_mem((size_t)c->total * s.dim_v * 4);
-    c->kc = fix_mem(c->n_pages * k_page * 2);
-    c->vc = fix_mem(c->n_pages * v_page * 2);
-    for (size_t i = 0; i < c->n_pages * k_page; i++) c->kc[i] = 0x7E01;
-    for (size_t i = 0; i < c->n_pages * v_page; i++) c->vc[i] = 0x7E01;
+    c->kc = fix_mem(c->n_pages * k_page);
+    c->vc = fix_mem(c->n_pages * v_page);
+    memset(c->kc, 0x7F, c->n_pages * k_page); /* NaN in f16 and, as good as, in f32 */
+    memset(c->vc, 0x7F, c->n_pages * v_page);
     for (uint32_t i = 0; i < c->n_pages; i++) c->pages[i] = c->n_pages - 1 - i; /* not in the order of memory */
     for (size_t i = 0; i < (size_t)s.tokens * s.heads * s.dim_k; i++) c->q[i] = fix_normal() * 2;
     for (uint32_t p = 0; p < c->total; p++) {
         float *k = c->k + (size_t)p * s.dim_k, *v = c->v + (size_t)p * s.dim_v;
-        for (uint32_t i = 0; i < s.dim_k; i++) k[i] = ag_f16_to_f32(ag_f32_to_f16(fix_normal()));
-        for (uint32_t i = 0; i < s.dim_v; i++) v[i] = ag_f16_to_f32(ag_f32_to_f16(fix_normal()));
+        for (uint32_t i = 0; i < s.dim_k; i++) k[i] = fix_normal();
+        for (uint32_t i = 0; i < s.dim_v; i++) v[i] = fix_normal();
         /* Keys that the window has left behind are gone for good: leave them NaN. */
         if (s.window && p + s.window <= s.pos) continue;
         uint32_t page = c->pages[p / AG_CPU_KV_PAGE];
-        ops->kv_store(c->kc + page * k_page, c->vc + page * v_page, p % AG_CPU_KV_PAGE, k, v, s.dim_k, s.dim_v);
+        scene_store(c, p, c->kc + page * k_page, c->vc + page * v_page);
     }
     c->scratch = fix_mem(ag_attn_scratch_bytes(s.heads, s.dim_k, s.dim_v));
-    c->a = (ag_attn){.q = c->q, .q_stride = (size_t)s.heads * s.dim_k, .tokens = s.tokens, .heads = s.heads,
-                     .pos = s.pos, .dim_k = s.dim_k, .dim_v = s.dim_v,
-                     .scale = 1 / sqrtf((float)s.dim_k), .softcap = s.softcap,
-                     .window = s.window, .pages = c->pages, .k = c->kc, .v = c->vc, .k_page_stride = k_page * 2,
-                     .v_page_stride = v_page * 2, .out_stride = (size_t)s.heads * s.dim_v + 5, .scratch = c->scratch};
+    c->a = (ag_attn){.q = c->q,
+                     .q_stride = (size_t)s.heads * s.dim_k,
+                     .tokens = s.tokens,
+                     .heads = s.heads,
+                     .pos = s.pos,
+                     .dim_k = s.dim_k,
+                     .dim_v = s.dim_v,
+                     .scale = 1 / sqrtf((float)s.dim_k),
+                     .softcap = s.softcap,
+                     .window = s.window,
+                     .pages = c->pages,
+                     .type = s.type,
+                     .k = c->kc,
+                     .v = c->vc,
+                     .k_page_stride = k_page,
+                     .v_page_stride = v_page,
+                     .out_stride = (size_t)s.heads * s.dim_v + 5,
+                     .scratch = c->scratch};
 }
 
 static void scene_fini(scene *c)
@@ -105,9 +154,12 @@ static float *scene_out(const scene *c)
     return out;
 }
 
+/* With q8_0 the query is rounded to bytes as well: its numbers by up to 1/254 of the largest of 32, a score of some 2
+ * by about a hundredth. */
 static void compare_with_double(const scene *c, const float *out)
 {
     const shape *s = &c->s;
+    double tolerance = s->type == AG_KV_Q8_0 ? 0.06 : 2e-5;
     double *p = fix_mem(c->total * sizeof *p);
     for (uint32_t t = 0; t < s->tokens; t++) {
         uint32_t last = s->pos + t, first = s->window && last >= s->window ? last - s->window + 1 : 0;
@@ -126,7 +178,7 @@ static void compare_with_double(const scene *c, const float *out)
                 double want = 0;
                 for (uint32_t i = first; i <= last; i++) want += p[i] / sum * c->v[(size_t)i * s->dim_v + d];
                 double got = out[t * c->a.out_stride + h * s->dim_v + d];
-                if (!(fabs(got - want) < 2e-5)) {
+                if (!(fabs(got - want) < tolerance)) {
                     fail_msg("token %u head %u dim %u: %.9g, not %.9g (" SHAPE ")", t, h, d, got, want, SHAPE_OF(*s));
                 }
             }
@@ -169,7 +221,7 @@ static void dims_and_heads(void **unused)
     static const uint32_t dims[][2] = {{8, 8}, {16, 16}, {24, 40}, {64, 64}, {96, 96}, {128, 128}, {256, 256}, {72, 8}};
     for (size_t i = 0; i < AG_ARRAY_LEN(dims); i++) {
         for (uint32_t heads = 1; heads <= 9; heads++) {
-            check((shape){heads, dims[i][0], dims[i][1], 70 + heads, 1 + heads % 4, 0, 0});
+            check((shape){heads, dims[i][0], dims[i][1], 70 + heads, 1 + heads % 4, 0, 0, AG_KV_F16});
         }
     }
 }
@@ -180,7 +232,7 @@ static void page_edges(void **unused)
     static const uint32_t pos[] = {0, 1, 14, 15, 16, 31, 47, 48, 62, 63, 64, 65, 127, 128, 200, 255, 256};
     for (size_t i = 0; i < AG_ARRAY_LEN(pos); i++) {
         for (uint32_t tokens = 1; tokens <= ag_attn_tokens(3); tokens += tokens < 4 ? 1 : 13) {
-            check((shape){3, 16, 16, pos[i], tokens, 0, 0});
+            check((shape){3, 16, 16, pos[i], tokens, 0, 0, AG_KV_F16});
         }
     }
 }
@@ -192,9 +244,9 @@ static void windows(void **unused)
     static const uint32_t pos[] = {0, 5, 63, 64, 126, 129, 300};
     for (size_t w = 0; w < AG_ARRAY_LEN(window); w++) {
         for (size_t p = 0; p < AG_ARRAY_LEN(pos); p++) {
-            check((shape){2, 16, 24, pos[p], 16, window[w], 0});
-            check((shape){3, 8, 8, pos[p], 5, window[w], 20});
-            check((shape){1, 16, 16, pos[p], 16, window[w], 0});
+            check((shape){2, 16, 24, pos[p], 16, window[w], 0, AG_KV_F16});
+            check((shape){3, 8, 8, pos[p], 5, window[w], 20, AG_KV_F16});
+            check((shape){1, 16, 16, pos[p], 16, window[w], 0, AG_KV_F16});
         }
     }
 }
@@ -202,7 +254,7 @@ static void windows(void **unused)
 static void softcaps(void **unused)
 {
     (void)unused;
-    for (uint32_t pos = 0; pos < 150; pos += 37) check((shape){4, 64, 64, pos, 9, 0, pos % 2 ? 50 : 0.5f});
+    for (uint32_t pos = 0; pos < 150; pos += 37) check((shape){4, 64, 64, pos, 9, 0, pos % 2 ? 50 : 0.5f, AG_KV_F16});
 }
 
 /* Contexts across the borders of parts, with windows that end and begin in other parts than the tokens. */
@@ -211,11 +263,48 @@ static void part_edges(void **unused)
     (void)unused;
     static const uint32_t pos[] = {511, 512, 513, 1020, 1500};
     for (size_t i = 0; i < AG_ARRAY_LEN(pos); i++) {
-        check((shape){3, 16, 16, pos[i], 1, 0, 0});
-        check((shape){3, 16, 16, pos[i], 7, 0, 0});
-        check((shape){4, 8, 24, pos[i], 9, 500, 0});
-        check((shape){2, 16, 16, pos[i], 30, 3, 0});
-        check((shape){1, 32, 32, pos[i], 64, 700, 30});
+        check((shape){3, 16, 16, pos[i], 1, 0, 0, AG_KV_F16});
+        check((shape){3, 16, 16, pos[i], 7, 0, 0, AG_KV_F16});
+        check((shape){4, 8, 24, pos[i], 9, 500, 0, AG_KV_F16});
+        check((shape){2, 16, 16, pos[i], 30, 3, 0, AG_KV_F16});
+        check((shape){1, 32, 32, pos[i], 64, 700, 30, AG_KV_F16});
+    }
+}
+
+static void other_caches(void **unused)
+{
+    (void)unused;
+    static const uint32_t dims[][2] = {{32, 32}, {64, 64}, {64, 32}, {96, 128}};
+    for (size_t i = 0; i < AG_ARRAY_LEN(dims); i++) {
+        for (uint32_t heads = 1; heads <= 8; heads++) {
+            check((shape){heads, dims[i][0], dims[i][1], 60 + heads, 1 + heads % 4, 0, 0, AG_KV_Q8_0});
+            check((shape){heads, dims[i][0], dims[i][1], 150, 11, 90, 0, AG_KV_Q8_0});
+        }
+        check((shape){3, dims[i][0], dims[i][1], 1020, 9, 0, 0, AG_KV_Q8_0});
+        check((shape){3, dims[i][0], dims[i][1], 700, 5, 0, 30, AG_KV_F32});
+    }
+    check((shape){2, 24, 8, 100, 5, 40, 0, AG_KV_F32});
+}
+
+/* What q8_0 makes of numbers at the ends: none, one beyond f16's scale, subnormal ones. */
+static void q8_extremes(void **unused)
+{
+    (void)unused;
+    static const float peak[] = {0, 1e-9f, 1e-5f, 1, 65504, 1e8f};
+    unsigned char k[68 * 32], v[68 * 32];
+    for (size_t i = 0; i < AG_ARRAY_LEN(peak); i++) {
+        float x[32] = {0};
+        for (int j = 0; j < 8; j++) x[j] = j % 2 ? peak[i] : -peak[i];
+        memset(v, 0, sizeof v);
+        ag_cpu_kv_store_q8(k, v, 63, x, x, 32, 32);
+        uint16_t scale;
+        memcpy(&scale, v + 64 * 32 + 63 * 2, 2);
+        for (int j = 0; j < 32; j++) {
+            float back = (float)(int8_t)v[63 * 32 + j] * ag_f16_to_f32(scale);
+            assert_true(fabsf(back - x[j]) <= 1e-5f + fabsf(x[j]) / 100 || peak[i] > 8e6f);
+            assert_true(isfinite(back) &&
+                        k[48 / 16 * 8 * 64 + j / 4 * 64 + 15 * 4 + j % 4] == (unsigned char)(v[63 * 32 + j] + 128));
+        }
     }
 }
 
@@ -225,7 +314,7 @@ static void leaping_maximum(void **unused)
 {
     (void)unused;
     scene c;
-    scene_init(&c, (shape){2, 8, 8, 300, 4, 0, 0});
+    scene_init(&c, (shape){2, 8, 8, 300, 4, 0, 0, AG_KV_F16});
     for (size_t i = 0; i < 4 * 2 * 8; i++) c.q[i] = i % 3 ? 3000 : -3000;
     float *spec = scene_out(&c);
     scene_run(&c, ag_cpu_isa_find("scalar")->ops, 0, 4, spec);
@@ -244,7 +333,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dims_and_heads), cmocka_unit_test(page_edges), cmocka_unit_test(windows),
-        cmocka_unit_test(softcaps), cmocka_unit_test(part_edges), cmocka_unit_test(leaping_maximum),
+        cmocka_unit_test(softcaps), cmocka_unit_test(part_edges), cmocka_unit_test(other_caches),
+        cmocka_unit_test(q8_extremes), cmocka_unit_test(leaping_maximum),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
