@@ -77,7 +77,7 @@ static void prefill(turn *t, uint32_t n)
 }
 
 /* A step of `batch` sequences that stand at `pos`, and of the first `chunk` tokens of one more. The earlier keys are
- * zeros: as dear as any others. */
+ * zeros, which are as dear as any others once their memory is there (clear_kv). */
 static void generate(turn *t, uint32_t batch, uint32_t chunk, uint32_t pos)
 {
     int32_t tokens[AG_DIRECT_ROWS];
@@ -146,12 +146,11 @@ static void plan_lines(bench *b)
     b->n_lines = 0;
     for (uint32_t i = 0; i < b->n_prompts; i++)
         if (b->prompts[i]) b->lines[b->n_lines++] = (ag_bench_line){.kind = AG_BENCH_PREFILL, .tokens = b->prompts[i]};
-    bool prompts = b->n_lines > 0;
     for (uint32_t c = 0; b->steps && c < b->n_contexts; c++)
         for (uint32_t i = 0; i < b->n_batches; i++)
             b->lines[b->n_lines++] =
                 (ag_bench_line){.kind = AG_BENCH_DECODE, .batch = b->batches[i], .context = b->contexts[c]};
-    for (uint32_t k = 0; prompts && b->steps && k < b->n_chunks; k++)
+    for (uint32_t k = 0; b->steps && k < b->n_chunks; k++)
         for (uint32_t i = 0; b->chunks[k] && i < b->n_batches; i++)
             b->lines[b->n_lines++] = (ag_bench_line){
                 .kind = AG_BENCH_MIXED, .tokens = b->chunks[k], .batch = b->batches[i], .context = b->contexts[0]};
@@ -184,6 +183,17 @@ static int check_context(const bench *b, const ag_direct *d, ag_err *err)
     return AG_OK;
 }
 
+static int clear_kv(ag_direct *d, ag_err *err)
+{
+    uint64_t bytes = d->lm->pages * d->lm->page_bytes, have = ag_lm_memory_free();
+    if (have && bytes >= have)
+        return ag_err_set(err, AG_E_NOMEM, "keys and values take %llu MiB, and %llu are free; fewer sequences (-b) or "
+                          "shorter ones (--context, -p) take less", (unsigned long long)(bytes >> 20),
+                          (unsigned long long)(have >> 20));
+    d->lm->ops->clear(d->lm->backend);
+    return AG_OK;
+}
+
 static int open_model(const bench *b, ag_direct *d, const ag_conf *conf, ag_err *err)
 {
     uint32_t sequences = 1, ctx = 1, prompt = 1;
@@ -197,6 +207,7 @@ static int open_model(const bench *b, ag_direct *d, const ag_conf *conf, ag_err 
     int rc = ag_direct_open(d, conf->model, conf, sequences, AG_MAX(ctx, (prompt + sequences - 1) / sequences),
                             sequences, NULL, err);
     if (rc == AG_OK) rc = check_context(b, d, err);
+    if (rc == AG_OK) rc = clear_kv(d, err);
     return rc;
 }
 
@@ -400,7 +411,7 @@ int ag_cmd_bench(int argc, char **argv)
         {"batches", 'b', AG_OPT_TEXT, &batches, 0, 0, "sequences that decode at once [1,4,8,16,32; with --passes 1]"},
         {"context", 0, AG_OPT_TEXT, &contexts, 0, 0, "tokens that they have behind them [128]"},
         {"mixed", 0, AG_OPT_TEXT, &chunks, 0, 0,
-         "tokens of a prompt in the same step, at the first context; 0: none [64; with --passes 0]"},
+         "tokens of a prompt in the same step, at the first context; 0: none [64; with -p 0 or --passes 0]"},
         {"repeats", 'r', AG_OPT_U32, &b.repeats, 1, AG_BENCH_REPEATS_MAX,
          "runs of each, of which the median counts [3]"},
         {"peak", 0, AG_OPT_FLAG, &b.peak, 0, 0,
@@ -420,8 +431,10 @@ int ag_cmd_bench(int argc, char **argv)
     if (ag_cli_parse(&cli, argc, argv, &status)) {
         ag_err err = {0};
         if (batches == NULL) batches = b.passes ? "1" : "1,4,8,16,32";
-        if (chunks == NULL) chunks = b.passes ? "0" : "64";
         int rc = parse_list("-p", prompts, 0, 1u << 20, b.prompts, &b.n_prompts, &err);
+        bool any = false;
+        for (uint32_t i = 0; i < b.n_prompts; i++) any = any || b.prompts[i];
+        if (chunks == NULL) chunks = b.passes || !any ? "0" : "64";
         if (rc == AG_OK) rc = parse_list("-b", batches, 1, AG_DIRECT_ROWS, b.batches, &b.n_batches, &err);
         if (rc == AG_OK) rc = parse_list("--context", contexts, 0, 1u << 20, b.contexts, &b.n_contexts, &err);
         if (rc == AG_OK) rc = parse_list("--mixed", chunks, 0, AG_DIRECT_ROWS, b.chunks, &b.n_chunks, &err);

@@ -67,6 +67,9 @@ typedef struct ag_backend_ops {
     uint64_t (*weight_bytes)(const ag_backend *b); /* packed weights, as read by a step of one row */
     void (*weights)(const ag_backend *b, ag_weights_info *out); /* from any thread */
     void (*settle)(ag_backend *b); /* waits until what open began in the background is done */
+    /* Zeros in all of the KV cache, so that its memory is there. What was never written is one page of the kernel's,
+     * which stays in the processor's caches however much of it is read. Between steps. */
+    void (*clear)(ag_backend *b);
 } ag_backend_ops;
 
 extern const ag_backend_ops ag_backend_cpu;

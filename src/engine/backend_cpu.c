@@ -141,6 +141,7 @@ static uint64_t cpu_weight_bytes(const ag_backend *b) { return b->weights.n_byte
 
 static void cpu_weights(const ag_backend *b, ag_weights_info *out) { ag_weights_info_get(&b->weights, out); }
 static void cpu_settle(ag_backend *b) { ag_weights_settle(&b->weights); }
+static void cpu_clear(ag_backend *b) { memset(b->kv, 0, b->kv_bytes); }
 
 const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes,
-                                       cpu_weights, cpu_settle};
+                                       cpu_weights, cpu_settle, cpu_clear};

@@ -95,6 +95,26 @@ class Measure(unittest.TestCase):
                 self.assertGreaterEqual(line[share], 0)
             self.assertGreater(line["step_ms"], 0)
 
+    def test_bench_reads_keys_and_values_from_memory(self):
+        b = tiny_models.Builder("llama", "F32")
+        b.v = {**b.v, "context": 60000}
+        model = b.build("llama").write(pathlib.Path(self.folder.name) / "long.gguf")
+        peaks = []
+        for context in (0, 59000):
+            with subprocess.Popen([BIN, "bench", "-m", model, "-r", "1", "-p", "0", "-n", "1", "-b", "1", "--kv", "f32",
+                                   "--context", str(context), "--json"], stdout=subprocess.PIPE) as p:
+                told = json.load(p.stdout)
+                _, status, used = os.wait4(p.pid, 0)
+                p.returncode = os.waitstatus_to_exitcode(status)
+            self.assertEqual(0, p.returncode)
+            peaks.append(used.ru_maxrss * 1024)
+        self.assertGreater(peaks[1] - peaks[0], 0.5 * told["decode"][0]["per_token"]["kv_bytes"])
+
+    def test_a_piece_of_a_prompt_that_was_asked_for_is_measured_without_prompts_too(self):
+        args = ("-p", "0", "-n", "1", "-b", "1")
+        self.assertEqual([], self.bench(*args)["mixed"])
+        self.assertEqual([3], [x["tokens"] for x in self.bench(*args, "--mixed", "3")["mixed"]])
+
     def test_bench_shows_what_each_pass_brings(self):
         rows = run("compile", "--passes").stdout.splitlines()
         listed = [row.split()[0] for row in rows if not row.endswith("(needed)")]
