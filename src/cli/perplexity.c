@@ -67,9 +67,9 @@ int ag_perplexity_of(ag_perplexity *out, const char *model, const ag_conf *conf,
     if (rc == AG_OK && n < window)
         rc = ag_err_set(err, AG_E_USAGE, "the text has %u tokens; one window of %u is needed (-c)", n, window);
     if (rc == AG_OK) run_windows(&d, ids, n, window, &s);
-    if (rc == AG_OK && !isfinite(s.nll))
-        rc = ag_err_set(err, AG_E_FILE, "%s gives logits that are not numbers; its file may be damaged", d.model->name);
     if (rc == AG_OK) *out = result(&s);
+    if (rc == AG_OK && !(isfinite(out->value) && isfinite(out->error))) /* or so far off that no number is left */
+        rc = ag_err_set(err, AG_E_FILE, "%s gives logits that are not numbers; its file may be damaged", d.model->name);
     if (d.model) ag_direct_close(&d);
     ag_mem_free(ids);
     return rc;

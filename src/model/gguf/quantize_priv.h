@@ -1,7 +1,7 @@
 /* quantize_priv.h - the quantizers for vectors of 4, 8 and 16 floats, which give the same bytes. All types but F32, F16
  * and BF16.
  * Owns    : nothing.  Threads : any.  Limits : as quantize.h.
- * Errors  : none; a processor without the vectors ends the program, so ag__quantize_runs is asked first. */
+ * Errors  : none; a processor without the vectors ends the program, so ag__quantize_of is asked for it. */
 #ifndef AG_QUANTIZE_PRIV_H
 #define AG_QUANTIZE_PRIV_H
 

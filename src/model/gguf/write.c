@@ -93,8 +93,11 @@ static int check_path(const char *path, bool replace, ag_err *err)
     if (ag__gguf_split_parse(path).count != 0)
         return ag_err_set(err, AG_E_USAGE, "%s: by its name this is one part of many, but one whole file is written; "
                           "leave -00001-of-... out", path);
-    if (stat(path, &st) != 0) return AG_OK;
-    if (!S_ISREG(st.st_mode))
+    if (path[0] == 0) return ag_err_set(err, AG_E_USAGE, "the name of the file to be written is empty");
+    if (lstat(path, &st) != 0) return AG_OK;
+    if (stat(path, &st) != 0 && !replace) /* finish would find it in its way */
+        return ag_err_set(err, AG_E_USAGE, "%s is there already, a link that leads nowhere", path);
+    if (!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode))
         return ag_err_set(err, AG_E_USAGE, "%s is there and is not a file; give the name of a file", path);
     return replace ? AG_OK : ag_err_set(err, AG_E_USAGE, "%s is there already", path);
 }
@@ -102,6 +105,8 @@ static int check_path(const char *path, bool replace, ag_err *err)
 static int open_temp(ag_gguf_writer *w, ag_err *err)
 {
     size_t n = strlen(w->path);
+    mode_t mask = umask(022); /* there is no other way to ask for it */
+    umask(mask);
     w->temp = ag_mem_alloc(n + sizeof TEMP_TAIL);
     if (w->temp == NULL) return ag_err_set(err, AG_E_NOMEM, "%s: no memory for its name", w->path);
     memcpy(w->temp, w->path, n);
@@ -110,7 +115,7 @@ static int open_temp(ag_gguf_writer *w, ag_err *err)
     else w->fd = mkostemps(w->temp, sizeof ".part" - 1, O_CLOEXEC);
     if (w->fd < 0) return cannot_write(w, err);
     w->temp_there = true;
-    return fchmod(w->fd, 0644) == 0 ? AG_OK : cannot_write(w, err); /* mkostemps asked for 0600 */
+    return fchmod(w->fd, 0644 & ~mask) == 0 ? AG_OK : cannot_write(w, err); /* mkostemps asked for 0600 */
 }
 
 int ag_gguf_writer_open(ag_gguf_writer **out, const char *path, bool replace, uint32_t keys, uint32_t tensors,

@@ -1,6 +1,6 @@
 /* write.h - writes a GGUF file (v3, whole) so that it is there complete or not at all.
  * Owns    : a temporary file beside `path`, which close removes unless finish gave it its name.
- * Threads : one.
+ * Threads : one; while open runs, no other should make files, since it reads the process's umask by changing it.
  * Limits  : tensors' data go through; nothing is held but their sizes and a buffer.
  * Errors  : AG_E_IO (disk, room, names; fault points OPEN, WRITE, SYNC, RENAME), AG_E_USAGE (a name that cannot be),
  *           AG_E_NOMEM. After the first error only close may follow.

@@ -154,6 +154,12 @@ static void test_refusals(void **state)
     assert_int_equal(ag_gguf_open_mem(&g, "sample", bytes, n, &err), AG_OK);
     refused(g, in_dir("x-00001-of-00002.gguf"), AG_E_USAGE, "one part of many");
     refused(g, dir, AG_E_USAGE, "is not a file");
+    refused(g, "", AG_E_USAGE, "is empty");
+    assert_int_equal(symlink("nowhere", in_dir("link.gguf")), 0);
+    refused(g, in_dir("link.gguf"), AG_E_USAGE, "a link that leads nowhere");
+    assert_int_equal(copy(g, in_dir("link.gguf"), true, 100, &err), AG_OK); /* in the link's place */
+    unlink(in_dir("link.gguf"));
+    assert_int_equal(files(), 0);
     refused(g, in_dir("no/such.gguf"), AG_E_IO, "cannot be written: No such file");
     gb_save_bytes(in_dir("there.gguf"), "x", 1);
     refused(g, in_dir("there.gguf"), AG_E_USAGE, "is there already");
@@ -179,6 +185,23 @@ static void test_refusals(void **state)
     assert_int_equal(files(), 0);
     ag_gguf_close(g);
     free(bytes);
+}
+
+static void test_the_umask_is_heeded(void **state)
+{
+    (void)state;
+    ag_gguf_writer *w;
+    ag_err err = {0};
+    struct stat st;
+    umask(077);
+    int rc = ag_gguf_writer_open(&w, in_dir("mine.gguf"), false, 0, 0, 32, &err);
+    if (rc == AG_OK) rc = ag_gguf_writer_finish(w, &err);
+    assert_int_equal(umask(022), 077);
+    assert_int_equal(rc, AG_OK);
+    ag_gguf_writer_close(w);
+    assert_int_equal(stat(in_dir("mine.gguf"), &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    unlink(in_dir("mine.gguf"));
 }
 
 static void test_failures(void **state)
@@ -217,10 +240,12 @@ static void test_failures(void **state)
 
 int main(void)
 {
+    umask(022);
     snprintf(dir, sizeof dir, "/tmp/autoglm-write-XXXXXX");
     if (mkdtemp(dir) == NULL) return 1;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_copies), cmocka_unit_test(test_refusals), cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_copies), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_the_umask_is_heeded), cmocka_unit_test(test_failures),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(dir);
