@@ -4,7 +4,7 @@ import os
 import pathlib
 
 import rows
-from peers import PEERS
+from peers import PEERS, ROOT
 
 BEGIN, END = "<!-- measured: begin (bench/peers/run) -->", "<!-- measured: end -->"
 
@@ -77,7 +77,8 @@ def about(r):
             lines.append(f"- {name}: {PEERS[name][0]} {p['version']}, {p['built']} ({features}).")
         for case, why in r["lost"].get(name, {}).items():
             what = "" if case == "all" else " for " + case
-            lines.append(f"- {name}: **unavailable{what}**: {' '.join(why.split())}.")
+            why = " ".join(why.split()).replace(f"{ROOT}/", "")  # the page is not about where this checkout lies
+            lines.append(f"- {name}: **unavailable{what}**: {why}.")
     return "\n".join(lines)
 
 

@@ -15,10 +15,11 @@ def main():
     llm = Llama(model, n_ctx=window, n_batch=window, n_threads=threads, n_threads_batch=threads, logits_all=True,
                 verbose=False, n_gpu_layers=0)
     with open(text, "rb") as f:
-        ids = llm.tokenize(f.read(), add_bos=False, special=False)
+        ids = llm.tokenize(f.read(), add_bos=True, special=False)  # where the model wants one
+    begins = [llm.token_bos()] if llm._model.add_bos_token() else []
     total, count = 0.0, 0
     for at in range(0, len(ids) - window + 1, window):
-        part = ids[at:at + window]
+        part = begins + ids[at + len(begins):at + window]
         llm.reset()
         llm.eval(part)
         logits = llm.scores[window // 2:window - 1].astype(np.float64)

@@ -27,7 +27,7 @@ def result(**changes):
          "ours": {"version": "autoglm 1", "revision": None, "isa": "avx2", "flags": [], "bytes": {}},
          "peers": {"llama.cpp": {"version": "1", "built": "built here", "features": "AVX2"},
                    "OpenVINO": {"version": "2", "built": "wheel", "features": "FP32"}},
-         "lost": {"vLLM": {"all": "no torch\nfor this machine"}}, "flags": {"llama.cpp": {}}, "models": {}, "samples": {}, "starts": {},
+         "lost": {"vLLM": {"all": f"no torch\nin {ROOT}/x"}}, "flags": {"llama.cpp": {}}, "models": {}, "samples": {}, "starts": {},
          "peaks": {"m": [{"read_gb_s": 20.0, "int8_gop_s": 1000.0}]}}
     for case in cases.cases(False):
         r["models"][case["model"]] = {"bytes": 10**9, "vocab": 1000, "product_weights": 10**9, "kv_bytes_per_token": 10**5}
@@ -70,7 +70,7 @@ class Table(unittest.TestCase):
         r = result()
         del r["samples"]["autoglm"][f"{cases.SMALL} prefill 512"]
         words = page.text(r)
-        self.assertIn("vLLM: **unavailable**: no torch for this machine", words)
+        self.assertIn("vLLM: **unavailable**: no torch in x.", words)
         self.assertIn("1.5x the best peer, not measured", words)
         self.assertIn("| SmolLM2-135M: prefill of 512 | tokens/s |  | 100.0 | 90.0 |", words)
         self.assertIn("**missed**", words)

@@ -144,6 +144,7 @@ class Run(unittest.TestCase):
             r = json.loads(pathlib.Path(kept).read_text())
             self.assertEqual(["autoglm"], list(r["servers"]))
             self.assertIn("vLLM", r["missing"])
+            self.assertNotIn(str(HERE.parent.parent), text)
             for clients, requests in (("1", 2), ("2", 4)):
                 got = r["servers"]["autoglm"]["cells"][clients][0]
                 self.assertEqual([requests, 0], [got["requests"]["ok"], got["requests"]["failed"]])
