@@ -13,7 +13,7 @@
 
 #define AG_KV_PAGE AG_CPU_KV_PAGE /* tokens */
 
-typedef struct ag_span {   /* consecutive rows of a step that belong to one sequence */
+typedef struct ag_span {   /* the rows of a step that belong to one sequence: consecutive, all in this one span */
     uint32_t row, n;       /* rows [row, row+n) */
     uint32_t pos;          /* position of the first */
     const uint32_t *pages; /* the sequence's page table; pages up to the last row's are there */

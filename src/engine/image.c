@@ -56,9 +56,10 @@ static bool make_path(ag_image *im, const char *model, const char *dir)
 int ag_image_init(ag_image *im, const ag_plan *plan, const ag_pack *packs, const size_t *at, size_t bytes,
                   const char *dir, ag_err *err)
 {
-    *im = (ag_image){.fd = -1, .head_bytes = sizeof *im->head + plan->n_packs * sizeof *im->rows};
+    *im = (ag_image){.model = ag_gguf_path(plan->graph->gguf), .fd = -1,
+                      .head_bytes = sizeof *im->head + plan->n_packs * sizeof *im->rows};
     const ag_gguf *g = plan->graph->gguf;
-    if (!make_path(im, ag_gguf_path(g), dir))
+    if (!make_path(im, im->model, dir))
         return ag_err_set(err, AG_E_USAGE, "the path of the weights' image would be longer than %u bytes",
                           AG_IMAGE_PATH_MAX);
     im->head = ag_mem_zalloc(im->head_bytes);
@@ -103,9 +104,7 @@ static int check_file(const ag_image *im, int fd, ag_err *err)
     if (fstat(fd, &st) != 0) return ag_err_set(err, AG_E_IO, "%s cannot be read: %s", im->path, strerror(errno));
     if (!S_ISREG(st.st_mode)) return ag_err_set(err, AG_E_FILE, "%s is not a file", im->path);
     /* In a folder that others may write to, an image of theirs would be weights of their choice. */
-    char path[AG_IMAGE_PATH_MAX];
-    snprintf(path, sizeof path, "%.*s", (int)(strlen(im->path) - sizeof AG_IMAGE_SUFFIX + 1), im->path);
-    if (st.st_uid != geteuid() && st.st_uid != 0 && !(stat(path, &model) == 0 && model.st_uid == st.st_uid))
+    if (st.st_uid != geteuid() && st.st_uid != 0 && !(stat(im->model, &model) == 0 && model.st_uid == st.st_uid))
         return ag_err_set(err, AG_E_FILE, "%s belongs to another user (%u)", im->path, (unsigned)st.st_uid);
     uint64_t want = im->head->data_at + im->head->data_bytes;
     if ((uint64_t)st.st_size != want)

@@ -38,6 +38,7 @@ typedef struct ag_image_row {
 } ag_image_row;
 
 typedef struct ag_image {
+    const char *model;       /* path of the model's file */
     char path[AG_IMAGE_PATH_MAX];
     ag_image_head *head;     /* and rows behind it */
     ag_image_row *rows;

@@ -10,7 +10,6 @@
 #include "base/mem.h"
 #include "engine/weights.h"
 
-#define PAGE 4096u
 #define HUGE_PAGE ((size_t)2 << 20)
 /* Moved at a time. Each may become a mapping of its own, and mappings are limited to 65,530. */
 #define PIECE_MIN (2 * HUGE_PAGE)
@@ -89,7 +88,8 @@ static void sum_piece(mover *m, const unsigned char *p, size_t at, size_t n)
 static bool mend(const ag_weights *w, uint32_t i)
 {
     size_t begin = w->at[i], end = begin + (size_t)w->packs[i].tiles * w->packs[i].tile_bytes;
-    size_t from = begin / PAGE * PAGE, to = AG_ALIGN_UP(end, PAGE);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE); /* up to 64 KiB on Arm, and mremap takes whole ones only */
+    size_t from = begin / page * page, to = AG_ALIGN_UP(end, page);
     unsigned char *p = ag_fault_hit(AG_FAULT_MMAP) ? MAP_FAILED
         : mmap(NULL, to - from, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return false;

@@ -252,6 +252,7 @@ int ag_weights_open(ag_weights *w, const ag_plan *plan, ag_pool *pool, const ag_
         /* Unchecked weights would be served for ever: then rather none of the image. */
         if (!w->started && w->from_image) rc = ag_err_set(err, AG_E_INTERNAL,
                                                           "the thread that checks stored weights could not be started");
+        else if (!w->started) ag__weights_note(w, true, "repacked weights are not stored: no thread could be started");
     }
     if (rc != AG_OK) ag_weights_close(w);
     return rc;

@@ -408,6 +408,15 @@ static void test_not_a_file_of_ours(void **state)
         assert_false(info_of(lm, true).from_image);
         ag_lm_close(lm);
         assert_non_null(strstr(notes, "belongs to another user"));
+        /* Nor when a file of theirs stands beside it as if it were the model. */
+        char path[AG_IMAGE_PATH_MAX];
+        snprintf(path, sizeof path, "%.*s", (int)(strlen(image_path) - strlen(AG_IMAGE_SUFFIX)), image_path);
+        fclose(fopen(path, "w"));
+        assert_int_equal(chown(path, 54321, 54321), 0);
+        lm = open_lm(AG_IMAGE_READ);
+        assert_false(info_of(lm, true).from_image);
+        ag_lm_close(lm);
+        unlink(path);
     } else {
         check_skipped(1, "only root can give files away");
     }
@@ -486,6 +495,7 @@ static void test_faults(void **state)
                 if (rc == AG_OK) check_weights(lm);
                 else assert_true(fired && err.text[0]);
                 if (rc == AG_OK && !fired) assert_true(info_of(lm, true).from_image == stored);
+                if (rc == AG_OK && !stored && !info_of(lm, true).written) assert_non_null(strstr(notes, "bad: "));
                 ag_lm_close(lm);
                 assert_false(there(".tmp"));
                 if (there("")) { /* then it is whole */
