@@ -445,7 +445,6 @@ static void test_close_with_work(void **state)
     }
 }
 
-/* Each allocation fails once, while opening and while generating: an error, or the right answer; nothing left behind. */
 /* The first token of an answer holds the engine until the thread that checks stored weights has found the damage. */
 static sem_t stored, damaged;
 static char image_path[300];
@@ -521,6 +520,7 @@ static void test_damage_ends_what_it_had_a_part_in(void **state)
     rmdir(dir);
 }
 
+/* Each allocation fails once, while opening and while generating: an error, or the right answer; nothing left behind. */
 static void test_faults(void **state)
 {
     (void)state;

@@ -136,4 +136,41 @@ static AG_UNUSED const ag_cpu_isa *fix_isa_next(const ag_cpu_isa *isa)
     return isa;
 }
 
+#define FIX_GUARD 0x7F123456u /* in results, where nothing may be written */
+
+/* A product, ready to be run: weights, their packed form, activations. */
+typedef struct fix_product {
+    ag_quant_type type;
+    uint32_t rows, k, cols;
+    unsigned char *w;
+    ag_pack pack;
+    ag_act act;
+    uint32_t stride; /* of the result, with a few guards after each column's rows */
+} fix_product;
+
+static AG_UNUSED void fix_product_init(fix_product *p, ag_quant_type t, uint32_t rows, uint32_t k, uint32_t cols,
+                                       fix_kind kind)
+{
+    *p = (fix_product){.type = t, .rows = rows, .k = k, .cols = cols, .stride = rows + 5};
+    p->w = fix_weights(t, rows, k, kind);
+    p->pack = fix_pack(t, p->w, rows, k);
+    p->act = fix_act(k, cols, 1);
+}
+
+static AG_UNUSED void fix_product_fini(fix_product *p)
+{
+    ag_mem_free(p->w);
+    ag_mem_free(p->pack.data);
+    fix_act_free(&p->act);
+}
+
+/* The result's memory, all guards. */
+static AG_UNUSED uint32_t *fix_product_result(const fix_product *p)
+{
+    size_t n = (size_t)p->cols * p->stride;
+    uint32_t *y = fix_mem(n * sizeof *y);
+    for (size_t i = 0; i < n; i++) y[i] = FIX_GUARD;
+    return y;
+}
+
 #endif

@@ -8,43 +8,18 @@
 
 #if defined(__x86_64__)
 
-#define GUARD 0x7F123456u
-
-typedef struct product {
-    uint32_t rows, cols, stride;
-    unsigned char *w;
-    ag_pack pack;
-    ag_act act;
-} product;
-
-static void product_init(product *p, ag_quant_type t, uint32_t rows, uint32_t k, uint32_t cols, fix_kind kind)
-{
-    *p = (product){.rows = rows, .cols = cols, .stride = rows + 5};
-    p->w = fix_weights(t, rows, k, kind);
-    p->pack = fix_pack(t, p->w, rows, k);
-    p->act = fix_act(k, cols, 1);
-}
-
-static void product_fini(product *p)
-{
-    ag_mem_free(p->w);
-    ag_mem_free(p->pack.data);
-    fix_act_free(&p->act);
-}
-
 /* Tiles [from,to) of all columns. */
-static uint32_t *product_run(const product *p, ag__matmul_fn *matmul, uint32_t from, uint32_t to)
+static uint32_t *product_run(const fix_product *p, ag__matmul_fn *matmul, uint32_t from, uint32_t to)
 {
-    uint32_t *y = fix_mem((size_t)p->cols * p->stride * 4);
-    for (size_t i = 0; i < (size_t)p->cols * p->stride; i++) y[i] = GUARD;
+    uint32_t *y = fix_product_result(p);
     matmul(&p->pack, &p->act, p->cols, from, to, (float *)y + 16 * from, p->stride);
     return y;
 }
 
 static void same_bits(ag_quant_type t, uint32_t rows, uint32_t k, uint32_t cols, fix_kind kind)
 {
-    product p;
-    product_init(&p, t, rows, k, cols, kind);
+    fix_product p;
+    fix_product_init(&p, t, rows, k, cols, kind);
     uint32_t from = p.pack.tiles > 1, to = p.pack.tiles;
     uint32_t *want = product_run(&p, ag__matmul_avx512, from, to), *got = product_run(&p, ag__matmul_amx, from, to);
     for (size_t i = 0; i < (size_t)cols * p.stride; i++) {
@@ -55,7 +30,7 @@ static void same_bits(ag_quant_type t, uint32_t rows, uint32_t k, uint32_t cols,
     }
     ag_mem_free(want);
     ag_mem_free(got);
-    product_fini(&p);
+    fix_product_fini(&p);
 }
 
 static bool here(void)
@@ -113,12 +88,12 @@ static float bf16_sum(const uint16_t *w, const float *x, uint32_t k)
 
 static void check_bf16(uint32_t rows, uint32_t k, uint32_t cols)
 {
-    product p;
-    product_init(&p, AG_Q_BF16, rows, k, cols, FIX_RANDOM);
+    fix_product p;
+    fix_product_init(&p, AG_Q_BF16, rows, k, cols, FIX_RANDOM);
     uint32_t *y = product_run(&p, ag__matmul_amx, 0, p.pack.tiles);
     for (uint32_t c = 0; c < cols; c++) {
         for (uint32_t r = 0; r < p.stride; r++) {
-            uint32_t want = GUARD;
+            uint32_t want = FIX_GUARD;
             if (r < rows) {
                 float sum = bf16_sum((const uint16_t *)(const void *)p.w + (size_t)r * k, p.act.x + (size_t)c * k, k);
                 memcpy(&want, &sum, 4);
@@ -130,7 +105,7 @@ static void check_bf16(uint32_t rows, uint32_t k, uint32_t cols)
         }
     }
     ag_mem_free(y);
-    product_fini(&p);
+    fix_product_fini(&p);
 }
 
 static void bf16_is_its_formula(void **unused)
@@ -157,21 +132,21 @@ static void tiles_where_they_pay(void **unused)
         {AG_Q_Q6_K, 16, true}, {AG_Q_BF16, 1, true},   {AG_Q_F32, 16, false}, {AG_Q_F16, 16, false},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
-        product p;
-        product_init(&p, cases[i].t, 16, 256, cases[i].cols, FIX_RANDOM);
+        fix_product p;
+        fix_product_init(&p, cases[i].t, 16, 256, cases[i].cols, FIX_RANDOM);
         uint64_t before = amx_done;
         ag_mem_free(product_run(&p, ag_cpu_isa_find("amx")->ops->matmul, 0, 1));
         assert_int_equal(amx_done != before, cases[i].tiles);
         assert_false(amx.configured);
-        product_fini(&p);
+        fix_product_fini(&p);
     }
     /* A full strip of one tile of weights: a product is five instructions, a call has two more. */
-    product p;
-    product_init(&p, AG_Q_Q4_0, 16, 320, 16, FIX_RANDOM);
+    fix_product p;
+    fix_product_init(&p, AG_Q_Q4_0, 16, 320, 16, FIX_RANDOM);
     uint64_t before = amx_done;
     ag_mem_free(product_run(&p, ag__matmul_amx, 0, 1));
     assert_int_equal(amx_done - before, 10 * 5 + 2);
-    product_fini(&p);
+    fix_product_fini(&p);
 }
 
 static void peak_loop(void **unused)

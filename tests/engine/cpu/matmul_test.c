@@ -3,46 +3,18 @@
 #include "engine/cpu/fixture.h"
 #include "lib/amx_emulator.h"
 
-#define GUARD 0x7F123456u
-
-typedef struct product {
-    ag_quant_type type;
-    uint32_t rows, k, cols;
-    unsigned char *w;
-    ag_pack pack;
-    ag_act act;
-    uint32_t stride; /* of y */
-} product;
-
-static void product_init(product *p, ag_quant_type t, uint32_t rows, uint32_t k, uint32_t cols, fix_kind kind)
+static uint32_t *product_run(const fix_product *p, const ag_cpu_ops *ops)
 {
-    *p = (product){.type = t, .rows = rows, .k = k, .cols = cols, .stride = rows + 3};
-    p->w = fix_weights(t, rows, k, kind);
-    p->pack = fix_pack(t, p->w, rows, k);
-    p->act = fix_act(k, cols, 1);
-}
-
-static void product_fini(product *p)
-{
-    ag_mem_free(p->w);
-    ag_mem_free(p->pack.data);
-    fix_act_free(&p->act);
-}
-
-static uint32_t *product_run(const product *p, const ag_cpu_ops *ops)
-{
-    size_t n = (size_t)p->cols * p->stride;
-    uint32_t *y = fix_mem(n * 4);
-    for (size_t i = 0; i < n; i++) y[i] = GUARD;
+    uint32_t *y = fix_product_result(p);
     ops->matmul(&p->pack, &p->act, p->cols, 0, p->pack.tiles, (float *)y, p->stride);
     for (uint32_t c = 0; c < p->cols; c++) {
-        for (uint32_t i = p->rows; i < p->stride; i++) assert_int_equal(y[c * p->stride + i], GUARD);
+        for (uint32_t i = p->rows; i < p->stride; i++) assert_int_equal(y[c * p->stride + i], FIX_GUARD);
     }
     return y;
 }
 
 /* Rounded: x counts as BF16, and denormal weights as zero. */
-static void compare_with_double(const product *p, const float *y, bool rounded)
+static void compare_with_double(const fix_product *p, const float *y, bool rounded)
 {
     float *w = fix_mem(p->k * sizeof *w);
     const ag_quant_row *q = ag_quant_find(p->type);
@@ -77,8 +49,8 @@ static void compare_with_double(const product *p, const float *y, bool rounded)
 
 static void check_shape(ag_quant_type t, uint32_t rows, uint32_t k, uint32_t cols, fix_kind kind)
 {
-    product p;
-    product_init(&p, t, rows, k, cols, kind);
+    fix_product p;
+    fix_product_init(&p, t, rows, k, cols, kind);
     uint32_t *spec = product_run(&p, ag_cpu_isa_find("scalar")->ops);
     compare_with_double(&p, (float *)spec, false);
     for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {
@@ -94,7 +66,7 @@ static void check_shape(ag_quant_type t, uint32_t rows, uint32_t k, uint32_t col
         ag_mem_free(y);
     }
     ag_mem_free(spec);
-    product_fini(&p);
+    fix_product_fini(&p);
 }
 
 static void every_type_and_shape(void **unused)
@@ -137,8 +109,8 @@ static void no_saturation(void **unused)
     for (const ag_quant_row *q = NULL; (q = ag_quant_next(q)) != NULL;) {
         if (!ag_pack_wants_quantized(q->type)) continue;
         for (int byte = 0; byte < 256; byte += 5) {
-            product p;
-            product_init(&p, q->type, 16, q->block, 2, FIX_RANDOM);
+            fix_product p;
+            fix_product_init(&p, q->type, 16, q->block, 2, FIX_RANDOM);
             int at[2];
             fix_scale_offsets(q->type, at);
             for (uint32_t i = 0; i < 16 * q->bytes; i++) {
@@ -162,7 +134,7 @@ static void no_saturation(void **unused)
             }
             ag_mem_free(spec);
             ag_mem_free(x);
-            product_fini(&p);
+            fix_product_fini(&p);
         }
     }
 }
@@ -172,8 +144,8 @@ static void alone_and_in_a_batch(void **unused)
 {
     (void)unused;
     for (const ag_quant_row *q = NULL; (q = ag_quant_next(q)) != NULL;) {
-        product p;
-        product_init(&p, q->type, 50, q->block == 1 ? 50 : q->block * 2, 21, FIX_RANDOM);
+        fix_product p;
+        fix_product_init(&p, q->type, 50, q->block == 1 ? 50 : q->block * 2, 21, FIX_RANDOM);
         for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {
             uint32_t *all = product_run(&p, isa->ops);
             for (uint32_t c = 0; c < p.cols; c++) {
@@ -186,7 +158,7 @@ static void alone_and_in_a_batch(void **unused)
             }
             ag_mem_free(all);
         }
-        product_fini(&p);
+        fix_product_fini(&p);
     }
 }
 
