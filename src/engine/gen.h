@@ -59,6 +59,11 @@ typedef struct ag_gen_spec {
      * go of the generation: let msg be a number that is looked up, not a pointer. NULL: nobody is told, read at will. */
     ag_mbox *notify;
     void *msg;
+    ag_str tenant;             /* whose share of the engine it is; empty: "default" */
+    float weight;              /* of the tenant, above 0; 0: 1 */
+    uint8_t band;              /* 0 most urgent .. 3 */
+    bool share_prefix;         /* its prompt's pages may be shared with other tenants who say so too */
+    uint64_t deadline_us;      /* ag_now_us; 0: none */
 } ag_gen_spec;
 
 typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string */,
@@ -80,8 +85,12 @@ int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *spec, ag_err *e
 ag_gen *ag_gen_get(ag_gen *g);
 void ag_gen_put(ag_gen *g);
 
-/* Hands it to the engine, which takes a reference until it has ended. AG_E_QUEUE_FULL, AG_E_DRAINING. Any thread. */
-int ag_gen_submit(ag_gen *g, ag_err *err);
+/* Hands it to the engine, which takes a reference until it has ended. AG_E_QUEUE_FULL, AG_E_DRAINING, AG_E_DEADLINE (it
+ * cannot be ready in time), AG_E_PARAM (it could never fit the cache); *retry_us (optional) is then when there may be room, 0:
+ * unknown. Any thread; decided at once, the engine's step is not waited for. A generation that was taken may yet be
+ * displaced by a more urgent one (AG_GEN_FAILED with AG_E_QUEUE_FULL) or meet its deadline: before its first step it
+ * ends AG_GEN_FAILED with AG_E_DEADLINE, later AG_GEN_LENGTH with ag_gen_timed_out. */
+int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err);
 /* Ends it at the engine's next step, wherever it is. Any thread, any number of times; harmless after the end. */
 void ag_gen_cancel(ag_gen *g);
 
@@ -97,6 +106,20 @@ uint64_t ag_gen_text_bytes(ag_gen *g);
 /* Prompt tokens' log probabilities (prompt_logprobs), valid after the first token or the end: n_prompt of them, the
  * first NAN; NULL when they were not asked for. */
 const ag_gen_token *ag_gen_prompt(ag_gen *g);
+
+bool ag_gen_timed_out(ag_gen *g);   /* after the end: its deadline came while it ran */
+uint32_t ag_gen_reused(ag_gen *g);  /* prompt tokens that were found in the cache; after the first token */
+/* After AG_GEN_FAILED with AG_E_QUEUE_FULL: when there may be room, by the estimate; 0: unknown. */
+uint64_t ag_gen_retry_us(ag_gen *g);
+/* Another band, while it waits or runs; harmless after the end. Any thread. */
+void ag_gen_move(ag_gen *g, uint8_t band);
+typedef struct ag_gen_wait {
+    ag_gen_state state;
+    uint8_t band;
+    uint32_t position;         /* while it waits: 1 is next; by estimate where several tenants wait */
+    uint64_t waited_us, wait_us; /* so far; still to wait, by the estimate, 0: unknown */
+} ag_gen_wait;
+void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out); /* any thread */
 
 typedef struct ag_gen_times { uint64_t submit_us, admit_us, first_us, last_us, end_us; } ag_gen_times; /* ag_now_us; 0: not yet */
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out);

@@ -1,0 +1,43 @@
+/* cost.h - how long a step will take: a model fitted while running, from the steps that really ran.
+ * A step's time is, to a good approximation, a function of its rows (flat while weights are read from memory, rising where
+ * arithmetic bounds it) plus a rate times the keys that its rows attend to plus a rate times logits. The first is a table
+ * over rows in steps of about a quarter, read with interpolation and kept monotonic; the rates are fitted by recursive
+ * least squares. All forgets, so that a machine whose neighbours change is followed.
+ * Pure: times come in.
+ * Owns    : nothing but itself; a plain value.
+ * Threads : one at a time.
+ * Limits  : none; every input is taken, absurd ones (zero rows, a clock that jumped) are left out.
+ * Errors  : none. Before anything was measured, predictions come from `prior`, or are 0: unknown. */
+#ifndef AG_COST_H
+#define AG_COST_H
+
+#include "base/base.h"
+
+typedef struct ag_step_shape {
+    uint32_t rows;      /* all rows */
+    uint32_t outs;      /* rows with logits */
+    uint64_t attended;  /* keys attended to, summed over rows */
+} ag_step_shape;
+
+#define AG_COST_KNOTS 56
+typedef struct ag_cost {
+    double base[AG_COST_KNOTS]; /* microseconds at knot i */
+    double seen[AG_COST_KNOTS]; /* how much the figure is founded on */
+    double per_key, per_out;
+    double cov[2][2];
+    uint64_t steps;
+    double error;       /* moving mean of |predicted - real| / real */
+} ag_cost;
+
+void ag_cost_init(ag_cost *c);
+/* One step of that shape took so long. */
+void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us);
+/* Microseconds; 0: nothing is known yet. */
+double ag_cost_us(const ag_cost *c, const ag_step_shape *s);
+/* The most rows, at most max, of a sequence that has `pos` tokens behind it, that may be added to `with` so that the step
+ * stays within limit_us. 0: not one. Unknown costs: max. */
+uint32_t ag_cost_rows(const ag_cost *c, const ag_step_shape *with, uint32_t pos, double limit_us, uint32_t max);
+/* Keys that n rows after pos tokens attend to. */
+static inline uint64_t ag_cost_attended(uint32_t pos, uint32_t n) { return (uint64_t)n * pos + (uint64_t)n * (n + 1) / 2; }
+
+#endif

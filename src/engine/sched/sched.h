@@ -1,0 +1,127 @@
+/* sched.h - which rows the next step computes, for whom, and who waits.
+ * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then prompts
+ * under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within `step_ratio` of
+ * the same step without them and under `gap_us`, at least rows_min; without limit while nobody decodes. Only decodes of the
+ * prompt's own or a more urgent band are protected: for an urgent prompt those of lower bands sit the step out.
+ * Admission needs a place among running_max and pages for the whole prompt. Where there is none, running work of a lower
+ * band is set back, newest first; then, within the band, that of the tenant most over its share when the newcomer's is under
+ * its own. What is set back keeps its pages while nobody needs them, waits in the queue, and goes on with the same
+ * tokens bit for bit.
+ * Prefixes are shared through kv.h: a prompt whose beginning another one computes right now waits for it.
+ * Pure: no clock, no thread, no I/O. Times come in as microseconds, what happened goes out through ag_sched_events.
+ *
+ * Owns    : the queue, the pages' table, the cost model. Sequences are part of their owner's struct, who keeps them alive
+ *           from submit until drop, or until an event has said that they are out.
+ * Threads : one at a time (the engine holds its lock).
+ * Limits  : ag_sched_conf.
+ * Errors  : submit: AG_E_QUEUE_FULL, AG_E_DEADLINE, AG_E_PARAM (it can never fit), AG_E_NOMEM. */
+#ifndef AG_SCHED_H
+#define AG_SCHED_H
+
+#include "engine/sched/cost.h"
+#include "engine/sched/kv.h"
+#include "queue/queue.h"
+
+typedef struct ag_seq {
+    ag_qent q;              /* first: the queue gives these back */
+    /* Set by the owner before submit: tenant, band, deadline_us and bytes in q, and */
+    const int32_t *tokens;  /* prompt and answer; the owner moves and extends them between steps only */
+    uint32_t n_tokens;      /* so many are known; grows by one with each token of the answer */
+    uint32_t n_prompt, max_tokens;
+    bool all_logits;        /* logits of every prompt position are wanted: nothing of it is reused */
+    uint32_t n_scored;      /* with all_logits: positions below have been looked at */
+    uint64_t salt;          /* see kv.h */
+    /* The scheduler's. */
+    ag_kv_seq kv;
+    uint32_t computed;      /* tokens whose keys and values are in the cache */
+    uint32_t reused;        /* of those, found there when it was admitted first */
+    uint32_t step_n;        /* rows in the step being run */
+    uint32_t set_back;      /* times */
+    uint64_t charged;       /* service charged for it so far */
+    uint64_t prompt_done, output_done; /* rows really computed for it, by kind; work done twice counts once */
+    uint64_t admit_us, paused_us;
+    bool running, started;  /* has a place in the batch now; had one ever */
+} ag_seq;
+
+typedef enum ag_sched_why { AG_OUT_DISPLACED, AG_OUT_EXPIRED /* while it waited */, AG_OUT_TIMEOUT /* after it had started */ } ag_sched_why;
+
+typedef struct ag_sched_events {
+    void *arg;
+    void (*admitted)(void *arg, ag_seq *s, uint64_t now_us);          /* the first time only */
+    void (*set_back)(void *arg, ag_seq *s);
+    /* It is out, has no pages and will not be touched again. */
+    void (*out)(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us);
+} ag_sched_events;
+
+typedef struct ag_sched_conf {
+    ag_queue_conf queue;
+    uint32_t pages, page_tokens;
+    uint32_t running_max, rows_max, out_max;
+    double step_ratio;      /* 1.3 */
+    uint32_t gap_us;        /* 50,000 */
+    uint32_t rows_min;      /* 16 */
+    bool reuse;             /* prefixes are shared */
+    bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */
+    ag_sched_events events;
+} ag_sched_conf;
+
+typedef struct ag_sched_span { ag_seq *seq; uint32_t row, n, pos; } ag_sched_span;
+typedef struct ag_sched_out { ag_seq *seq; uint32_t row, index; } ag_sched_out; /* logits of `row`, for the token after tokens[index] */
+
+typedef struct ag_sched_step { /* the step chosen last */
+    uint32_t n_rows, n_spans, n_out;
+    int32_t *tokens;
+    ag_sched_span *spans;
+    ag_sched_out *outs;     /* ascending rows */
+    uint32_t budget;        /* prompt rows that it might have had; UINT32_MAX: unlimited */
+    uint32_t decodes, prompt_rows, sat_out;
+    ag_step_shape shape;
+} ag_sched_step;
+
+typedef struct ag_sched_stats {
+    ag_queue_stats queue;
+    ag_kv_stats kv;
+    uint32_t running;
+    uint64_t set_back_pages, set_back_urgent, set_back_share; /* because pages ran out, for a more urgent band, for a tenant under its share */
+    uint64_t displaced, expired, timed_out, refused_full, refused_late;
+    uint64_t reused_tokens, prompt_rows, output_rows;
+    double service_rate;    /* units of service a second while busy, a moving mean */
+    double cost_error;
+} ag_sched_stats;
+
+typedef struct ag_sched ag_sched;
+
+int ag_sched_open(ag_sched **out, const ag_sched_conf *conf, ag_err *err);
+void ag_sched_close(ag_sched *s); /* asserts that nothing waits or runs */
+ag_queue *ag_sched_queue(ag_sched *s);
+
+/* Lets it wait. May put others out (events.out with AG_OUT_DISPLACED). On an error s was not taken; *retry_us then says
+ * when there may be room, by the estimate (0: unknown). A prompt that could never fit the cache is AG_E_PARAM. */
+int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err);
+/* Takes it out, wherever it is, with its pages. Its owner says so when it is over (done: it ended by itself and its real
+ * length is learned from) or nobody wants it any more. Not between step and done for a sequence that has rows in it. */
+void ag_sched_drop(ag_sched *s, ag_seq *seq, bool done);
+void ag_sched_move(ag_sched *s, ag_seq *seq, uint8_t band, uint64_t now_us);
+/* Puts out everyone whose time is up: those who wait at once, those who run when no step holds them (between done and
+ * step). Called by step as well. */
+void ag_sched_expire(ag_sched *s, uint64_t now_us);
+uint64_t ag_sched_deadline(const ag_sched *s); /* the earliest of those who wait; UINT64_MAX: none */
+
+/* Chooses the next step; false: nothing to do. */
+bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out);
+/* It ran and took so long: positions advance, pages are made known, service is charged, the cost model learns. The owner
+ * then appends tokens (tokens, n_tokens) or drops the sequences that ended. */
+void ag_sched_step_done(ag_sched *s, uint64_t now_us, uint64_t step_us);
+
+bool ag_sched_busy(const ag_sched *s); /* someone waits or runs */
+uint32_t ag_sched_running(const ag_sched *s);
+ag_seq *ag_sched_running_at(ag_sched *s, uint32_t i);
+
+typedef struct ag_sched_wait { bool running; uint32_t position; /* 1: next */ uint64_t wait_us; /* by the estimate; 0: unknown */ } ag_sched_wait;
+void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out);
+
+void ag_sched_stats_get(ag_sched *s, ag_sched_stats *out);
+/* Asserts: pages conserved, nobody in two places, budget kept, order respected; O(n), for tests and the simulator. */
+void ag_sched_verify(ag_sched *s);
+
+#endif
