@@ -1,19 +1,26 @@
 /* sched.h - which rows the next step computes, for whom, and who waits.
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then prompts
  * under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within `step_ratio` of
- * the same step without them and under `gap_us`, at least rows_min; without limit while nobody decodes. Only decodes of the
- * prompt's own or a more urgent band are protected: for an urgent prompt those of lower bands sit the step out.
- * Admission needs a place among running_max and pages for the whole prompt. Where there is none, running work of a lower
- * band is set back, newest first; then, within the band, that of the tenant most over its share when the newcomer's is under
- * its own. What is set back keeps its pages while nobody needs them, waits in the queue, and goes on with the same
- * tokens bit for bit.
- * Prefixes are shared through kv.h: a prompt whose beginning another one computes right now waits for it.
+ * the same step without them and under `gap_us`, at least rows_min; without limit while nobody decodes.
+ * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
+ * urgent sit the step out unless its limit leaves room. Urgency is the band, less one for each age_us that a running
+ * sequence has sat out in a row: nobody sits out for ever.
+ * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one that
+ * does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it by setting
+ * back running work: of lower bands, newest first; then, within the band, of the tenant most over its share of places, as
+ * long as that tenant still has more for its weight than the newcomer's afterwards (so that the two cannot take turns).
+ * When decodes run out of pages the newest of the most over-share tenant in the lowest band goes; the oldest of the most
+ * urgent band never does, so that somebody always ends. What is set back keeps its pages while nobody needs them, waits in
+ * the queue, and goes on with the same tokens bit for bit.
+ * Prefixes are shared through kv.h: a prompt whose beginning another one computes right now waits for it, in its place
+ * and without rows; the other one is as urgent as the most urgent of those who wait for it.
  * Pure: no clock, no thread, no I/O. Times come in as microseconds, what happened goes out through ag_sched_events.
  *
- * Owns    : the queue, the pages' table, the cost model. Sequences are part of their owner's struct, who keeps them alive
- *           from submit until drop, or until an event has said that they are out.
+ * Owns    : the queue, the pages' table, the cost model, and from submit on a sequence's table of pages. Sequences are part
+ *           of their owner's struct, who keeps them alive from submit until drop, or until an event has said that they are
+ *           out.
  * Threads : one at a time (the engine holds its lock).
- * Limits  : ag_sched_conf.
+ * Limits  : ag_sched_conf. A step costs O(running log running); those who wait are never walked.
  * Errors  : submit: AG_E_QUEUE_FULL, AG_E_DEADLINE, AG_E_PARAM (it can never fit), AG_E_NOMEM. */
 #ifndef AG_SCHED_H
 #define AG_SCHED_H
@@ -34,16 +41,24 @@ typedef struct ag_seq {
     /* The scheduler's. */
     ag_kv_seq kv;
     uint32_t computed;      /* tokens whose keys and values are in the cache */
-    uint32_t reused;        /* of those, found there when it was admitted first */
+    uint32_t furthest;      /* tokens that were in the cache at best: what lies below is computed again */
+    uint32_t reused;        /* tokens that others had computed for it before it computed its own first */
     uint32_t step_n;        /* rows in the step being run */
     uint32_t set_back;      /* times */
     uint64_t charged;       /* service charged for it so far */
     uint64_t prompt_done, output_done; /* rows really computed for it, by kind; work done twice counts once */
-    uint64_t admit_us, paused_us;
+    uint64_t admit_us;
+    uint64_t paused_us;     /* since when it has sat out; 0: it has not */
+    int64_t urgency;        /* in this step; the least is the most urgent */
+    uint64_t order;         /* of admission */
     bool running, started;  /* has a place in the batch now; had one ever */
 } ag_seq;
 
-typedef enum ag_sched_why { AG_OUT_DISPLACED, AG_OUT_EXPIRED /* while it waited */, AG_OUT_TIMEOUT /* after it had started */ } ag_sched_why;
+typedef enum ag_sched_why {
+    AG_OUT_DISPLACED,       /* for somebody else's sake while it waited, or for want of memory when it was set back */
+    AG_OUT_EXPIRED,         /* while it waited; with refuse_late also when its turn came too late by the estimate */
+    AG_OUT_TIMEOUT          /* after it had started */
+} ag_sched_why;
 
 typedef struct ag_sched_events {
     void *arg;
@@ -85,6 +100,7 @@ typedef struct ag_sched_stats {
     uint64_t set_back_pages, set_back_urgent, set_back_share; /* because pages ran out, for a more urgent band, for a tenant under its share */
     uint64_t displaced, expired, timed_out, refused_full, refused_late;
     uint64_t reused_tokens, prompt_rows, output_rows;
+    uint64_t again_rows;    /* rows computed once more after a set back, in neither of the two */
     double service_rate;    /* units of service a second while busy, a moving mean */
     double cost_error;
 } ag_sched_stats;
