@@ -1,28 +1,36 @@
 /* queue.h - requests that wait: by band, then by fair share between tenants, then by deadline, then by arrival.
- * Pure: no clock, no thread, no I/O; the time comes in as microseconds that never run backwards. The same calls give the
- * same order, so a simulator drives exactly what serves.
+ * Pure: no clock, no thread, no I/O; the time comes in as microseconds that never run backwards (one that does is
+ * taken for the latest). The same calls give the same order, so a simulator drives exactly what serves.
  *
  * Fair share is start-time fair queueing over service really received: each tenant has a virtual time, its service
- * (prompt tokens computed times prompt_weight and output tokens times output_weight) divided by its weight; whoever is
- * furthest behind is next. Service expected of an admitted request is charged when it is admitted and set right as it
- * runs, so that a burst of admissions counts before its tokens are there. A tenant that comes back from idleness begins at
- * the virtual time of those who are busy: idleness saves nothing up, and owes nothing.
- * Source: P. Goyal, H. Vin, H. Cheng, "Start-time fair queuing" (1996); Y. Sheng and others, "Fairness in serving large
- * language models" (2024) for counting tokens really served.
+ * (prompt tokens computed times prompt_weight and output tokens times output_weight) divided by its weight; whoever
+ * is furthest behind is next. Service expected of an admitted request is charged when it is admitted and set right
+ * as it runs, so that a burst of admissions counts before its tokens are there. A tenant that comes back from
+ * idleness begins at the virtual time of those who are busy if that is later than its own: idleness saves nothing
+ * up. Once nobody is busy, all begin alike: it owes nothing.
+ * Source: P. Goyal, H. Vin, H. Cheng, "Start-time fair queuing" (1996); Y. Sheng and others, "Fairness in serving
+ * large language models" (2024) for counting tokens really served.
  *
- * Owns    : its heaps and the table of tenants; entries are part of their owner's struct, who keeps them alive while they
- *           wait.
+ * Owns    : its heaps and the table of tenants; entries are part of their owner's struct, who keeps them alive while
+ *           they wait.
  * Threads : one at a time (the engine holds its lock).
- * Limits  : ag_queue_conf. Every call is O(log n) in entries and tenants; nothing scans.
- * Errors  : push: AG_E_QUEUE_FULL, AG_E_NOMEM. Room for an entry is made in push: remove, charge and expire cannot fail. */
+ * Limits  : ag_queue_conf. Every call is O(log n) in entries and tenants, nothing scans; rising (at most three times
+ *           an entry) is done by the next call that is given the time. A push displaces at most 64.
+ * Errors  : push: AG_E_QUEUE_FULL; AG_E_LIMIT for an entry that alone is larger than a bound; AG_E_NOMEM, never for
+ *           a resumed one whose tenant was told of it by ag_queue_running. Room for an entry is made when it is
+ *           pushed first: remove, charge and expire cannot fail. */
 #ifndef AG_QUEUE_H
 #define AG_QUEUE_H
 
 #include "base/err.h"
+#include "queue/tree.h"
 
 #define AG_BANDS 4          /* 0 most urgent */
 #define AG_BAND_DEFAULT 2
 #define AG_TENANT_NAME_MAX 64
+#define AG_TENANT_WEIGHT_MIN 1e-6
+#define AG_TENANT_WEIGHT_MAX 1e6
+#define AG_QUEUE_COST_MAX ((uint64_t)1 << 40)
 
 typedef struct ag_queue ag_queue;
 
@@ -30,7 +38,7 @@ typedef struct ag_queue ag_queue;
 typedef struct ag_tenant {
     char name[AG_TENANT_NAME_MAX + 1];
     double weight;          /* share of service among those who want it */
-    double vtime;           /* service over weight */
+    double vtime;           /* service over weight, as it is read; the order goes by an exact one */
     uint64_t service;       /* ever received or charged ahead, in units of service */
     uint32_t waiting, running;
     uint64_t waiting_cost;  /* units of service that its waiting entries expect */
@@ -46,7 +54,8 @@ typedef struct ag_queue_conf {
     uint32_t prompt_weight, output_weight;
     uint64_t age_us;         /* an entry rises one band each time that it has waited so long; 0: never */
 } ag_queue_conf;
-#define AG_QUEUE_CONF_DEFAULT ((ag_queue_conf){.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, .output_weight = 4, .age_us = 30000000})
+#define AG_QUEUE_CONF_DEFAULT ((ag_queue_conf){.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, \
+                                                .output_weight = 4, .age_us = 30000000})
 
 typedef struct ag_qent {
     /* Set by its owner before push and left alone until it has been taken out. */
@@ -54,24 +63,27 @@ typedef struct ag_qent {
     uint64_t deadline_us;    /* 0: none */
     uint32_t tokens;         /* what it counts towards tokens_max */
     uint64_t bytes;          /* what it counts towards bytes_max */
-    uint64_t cost;           /* service that it expects still to need */
+    uint64_t cost;           /* service that it expects still to need; at most AG_QUEUE_COST_MAX (push cuts it) */
     uint8_t band;            /* as asked for; ag_queue_move changes it */
-    bool resumed;            /* it ran already and was set back: not counted towards the bounds, never displaced or refused, keeps `number` */
+    bool resumed;            /* it ran already and was set back: not counted towards the bounds, never displaced or
+                              * refused, keeps its number and the level that it had risen to */
     /* The queue's. */
     uint8_t level;           /* the band that it has risen to */
     bool queued;
     uint64_t number;         /* of arrival */
     uint64_t arrive_us, since_us; /* when it came; when it came to this level */
-    uint32_t place[2];       /* in the heap of its tenant and in that of deadlines */
-    struct ag_qent *older, *newer; /* of the same tenant and band by arrival */
+    uint32_t place;          /* in the heap of deadlines */
+    ag__tree_node node;      /* of its tenant's order */
+    struct ag_qent *older, *newer; /* of the same tenant and band, as they came to it */
     struct ag_qent *before, *after; /* of the same level by since_us */
 } ag_qent;
 
 int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err);
 void ag_queue_close(ag_queue *q); /* asserts that nothing waits */
 
-/* The tenant of that name, made if need be; its weight becomes `weight` (above 0). NULL: no memory. It stays while it
- * has entries waiting or running, or is held (hold, release). */
+/* The tenant of that name (at most AG_TENANT_NAME_MAX bytes, asserted), made if need be; its weight becomes
+ * `weight`, brought between AG_TENANT_WEIGHT_MIN and _MAX. NULL: no memory. It stays while it has entries waiting or
+ * running, or is held (hold, release), else until a call for another name forgets it. */
 ag_tenant *ag_queue_tenant(ag_queue *q, ag_str name, double weight);
 void ag_queue_hold(ag_queue *q, ag_tenant *t);
 void ag_queue_release(ag_queue *q, ag_tenant *t);
@@ -79,7 +91,8 @@ void ag_queue_release(ag_queue *q, ag_tenant *t);
 /* Lets e wait. When there is no room, *displaced is set to an entry that was taken out in its favour (more than one may
  * have to go for an entry of many tokens: they are linked by `newer`): the newest of the most over-share tenant in the
  * lowest band below e's, else in e's own band when e's tenant would be under its share and that one is over its own.
- * Shares are of waiting cost over weight. AG_E_QUEUE_FULL, in a sentence that names the bound: nothing was displaced. */
+ * Shares are of waiting cost over weight; bands are those asked for: who rose by age is served earlier, not displaced
+ * later. AG_E_QUEUE_FULL, in a sentence that names the bound: nothing was displaced. */
 int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced, ag_err *err);
 /* The one that is next, which stays where it is; NULL: nobody waits. Lets those rise that are due. */
 ag_qent *ag_queue_head(ag_queue *q, uint64_t now_us);
@@ -106,10 +119,14 @@ typedef struct ag_queue_place {
     uint64_t cost_ahead;     /* and the service that they expect */
 } ag_queue_place;
 void ag_queue_place_get(ag_queue *q, const ag_qent *e, uint64_t now_us, ag_queue_place *out);
-/* The same for a request that has not come yet. */
-void ag_queue_place_of_new(ag_queue *q, const ag_tenant *t, uint8_t band, ag_queue_place *out);
+/* The same for a request that has not come yet; deadline_us 0: none. */
+void ag_queue_place_of_new(ag_queue *q, const ag_tenant *t, uint8_t band, uint64_t deadline_us, ag_queue_place *out);
 
-typedef struct ag_queue_stats { uint32_t entries, tenants, by_band[AG_BANDS]; uint64_t tokens, bytes, cost; } ag_queue_stats;
+typedef struct ag_queue_stats {
+    uint32_t entries, tenants, by_band[AG_BANDS];
+    uint64_t tokens, bytes; /* that count towards the bounds */
+    uint64_t cost;
+} ag_queue_stats;
 void ag_queue_stats_get(const ag_queue *q, ag_queue_stats *out);
 /* Asserts everything that holds between two calls; O(n), for tests and the simulator. */
 void ag_queue_verify(const ag_queue *q);

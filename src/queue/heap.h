@@ -1,0 +1,31 @@
+/* heap.h - the smallest of many numbers, each of which belongs to a thing that knows its place: four children a
+ * node, so that a node's children are two cache lines; keys lie in the heap itself, so that comparing touches
+ * nothing else.
+ * Owns    : its array.
+ * Threads : one at a time.
+ * Limits  : 2^32 - 2 things. Every call is O(log n).
+ * Errors  : reserve: false, no memory. Nothing else allocates. */
+#ifndef AG_QUEUE_HEAP_H
+#define AG_QUEUE_HEAP_H
+
+#include "base/base.h"
+
+typedef unsigned __int128 ag__u128;
+
+typedef struct ag__heap_slot { ag__u128 key; void *thing; } ag__heap_slot;
+
+typedef struct ag__heap {
+    ag__heap_slot *at;
+    uint32_t n, cap;
+    size_t place_at; /* where a thing keeps its place, a uint32_t: 0 when it is not in */
+} ag__heap;
+
+bool ag__heap_reserve(ag__heap *h, uint32_t n);
+void ag__heap_free(ag__heap *h);
+/* Puts it in, or gives it another key. */
+void ag__heap_set(ag__heap *h, void *thing, ag__u128 key);
+void ag__heap_remove(ag__heap *h, void *thing); /* nothing when it is not in */
+static inline const ag__heap_slot *ag__heap_first(const ag__heap *h) { return h->n == 0 ? NULL : &h->at[0]; }
+void ag__heap_verify(const ag__heap *h); /* O(n) */
+
+#endif

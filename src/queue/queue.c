@@ -1,0 +1,251 @@
+#include "queue/queue.h"
+
+#include "base/mem.h"
+#include "queue/queue_inner.h"
+
+/* By level, deadline, arrival; who was set back goes before others of the same deadline. */
+bool ag__ent_before(const ag__tree_node *na, const ag__tree_node *nb)
+{
+    const ag_qent *a = ag__ent_of(na), *b = ag__ent_of(nb);
+    if (a->level != b->level) return a->level < b->level;
+    uint64_t da = ag__deadline_of(a), db = ag__deadline_of(b);
+    if (da != db) return da < db;
+    if (a->resumed != b->resumed) return a->resumed;
+    return a->number < b->number;
+}
+
+/* Shapes trees and nothing else: the order does not depend on it. */
+static uint32_t draw(ag_queue *q)
+{
+    uint64_t x = q->draws += 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return (uint32_t)(x >> 32);
+}
+
+/* --- an entry's places -------------------------------------------------------------------------------------------- */
+
+static void order_in(ag_queue *q, ag_qent *e)
+{
+    ag__tenant_inner *t = ag__tenant_of(e);
+    ag__tree_insert(&t->entries, &e->node, e->cost, draw(q));
+    if (t->head != NULL && !ag__ent_before(&e->node, &t->head->node)) return;
+    ag__order_leave(q, t);
+    t->head = e;
+    ag__order_join(q, t);
+}
+
+static void order_out(ag_queue *q, ag_qent *e)
+{
+    ag__tenant_inner *t = ag__tenant_of(e);
+    bool head = t->head == e;
+    if (head) ag__order_leave(q, t);
+    ag__tree_remove(&t->entries, &e->node);
+    if (!head) return;
+    ag__tree_node *first = ag__tree_first(&t->entries);
+    t->head = first == NULL ? NULL : ag__ent_of(first);
+    ag__order_join(q, t);
+}
+
+/* Its level's list goes by since_us: whoever comes is the latest, unless it is put back to where it was. */
+static void level_in(ag_queue *q, ag_qent *e, bool back)
+{
+    if (!back) {
+        e->before = q->latest[e->level];
+        e->after = NULL;
+    }
+    *(e->before == NULL ? &q->oldest[e->level] : &e->before->after) = e;
+    *(e->after == NULL ? &q->latest[e->level] : &e->after->before) = e;
+    q->by_level[e->level]++;
+    q->level_cost[e->level] += e->cost;
+    ag__level_add(q, ag__tenant_of(e), e->level, true, e->cost);
+}
+
+static void level_out(ag_queue *q, ag_qent *e)
+{
+    *(e->before == NULL ? &q->oldest[e->level] : &e->before->after) = e->after;
+    *(e->after == NULL ? &q->latest[e->level] : &e->after->before) = e->before;
+    q->by_level[e->level]--;
+    q->level_cost[e->level] -= e->cost;
+    ag__level_add(q, ag__tenant_of(e), e->level, false, e->cost);
+}
+
+static void band_in(ag_qent *e)
+{
+    if (e->resumed) return;
+    ag_qent **newest = &ag__tenant_of(e)->newest[e->band];
+    e->older = *newest;
+    e->newer = NULL;
+    if (*newest != NULL) (*newest)->newer = e;
+    *newest = e;
+}
+
+static void band_out(ag_qent *e)
+{
+    if (e->resumed) return;
+    if (e->older != NULL) e->older->newer = e->newer;
+    *(e->newer == NULL ? &ag__tenant_of(e)->newest[e->band] : &e->newer->older) = e->older;
+}
+
+static void deadline_in(ag_queue *q, ag_qent *e)
+{
+    if (e->deadline_us == 0) ag__heap_remove(&q->deadlines, e);
+    else ag__heap_set(&q->deadlines, e, (ag__u128)e->deadline_us << 64 | e->number);
+}
+
+void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
+{
+    ag__tenant_inner *t = ag__tenant_of(e);
+    e->queued = true;
+    q->n++;
+    q->by_band[e->band]++;
+    q->cost += e->cost;
+    q->weight += t->pub.waiting == 0 ? t->weight : 0;
+    t->pub.waiting++;
+    t->pub.waiting_cost += e->cost;
+    if (!e->resumed) {
+        q->bound_n++;
+        q->bound_tokens += e->tokens;
+        q->bound_bytes += e->bytes;
+    }
+    level_in(q, e, back);
+    band_in(e);
+    deadline_in(q, e);
+    order_in(q, e);
+    ag__over_settle(q, t);
+    ag__tenant_settle(q, t);
+}
+
+void ag__ent_detach(ag_queue *q, ag_qent *e)
+{
+    ag__tenant_inner *t = ag__tenant_of(e);
+    order_out(q, e);
+    ag__heap_remove(&q->deadlines, e);
+    band_out(e);
+    level_out(q, e);
+    if (!e->resumed) {
+        q->bound_n--;
+        q->bound_tokens -= e->tokens;
+        q->bound_bytes -= e->bytes;
+    }
+    t->pub.waiting_cost -= e->cost;
+    t->pub.waiting--;
+    q->weight -= t->pub.waiting == 0 ? t->weight : 0;
+    q->cost -= e->cost;
+    q->by_band[e->band]--;
+    q->n--;
+    e->queued = false;
+    ag__over_settle(q, t);
+    ag__tenant_settle(q, t);
+}
+
+/* --- time --------------------------------------------------------------------------------------------------------- */
+
+/* The level whose oldest entry is due first; 0: nobody is due. */
+static uint8_t due_level(const ag_queue *q)
+{
+    uint8_t due = 0;
+    for (uint8_t level = 1; level < AG_BANDS; level++) {
+        const ag_qent *e = q->oldest[level];
+        if (e == NULL || q->now_us - e->since_us < q->conf.age_us) continue;
+        if (due == 0 || e->since_us < q->oldest[due]->since_us) due = level;
+    }
+    return due;
+}
+
+/* Everyone who is due rises, in the order in which they were: so each level's list stays in order, and who was due
+ * twice rises twice. */
+void ag__rise(ag_queue *q, uint64_t now_us)
+{
+    q->now_us = AG_MAX(q->now_us, now_us);
+    if (q->conf.age_us == 0) return;
+    for (uint8_t level; (level = due_level(q)) != 0;) {
+        ag_qent *e = q->oldest[level];
+        order_out(q, e);
+        level_out(q, e);
+        e->level--;
+        e->since_us += q->conf.age_us;
+        level_in(q, e, false);
+        order_in(q, e);
+    }
+}
+
+/* --- calls -------------------------------------------------------------------------------------------------------- */
+
+int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced, ag_err *err)
+{
+    AG_ASSERT(!e->queued && e->band < AG_BANDS && e->tenant != NULL);
+    *displaced = NULL;
+    ag__rise(q, now_us);
+    e->cost = AG_MIN(e->cost, AG_QUEUE_COST_MAX);
+    /* Those who run may be set back: their room stays theirs. */
+    if (!ag__heap_reserve(&q->deadlines, q->n + q->running + 1))
+        return ag_err_set(err, AG_E_NOMEM, "There is no memory for one more waiting request beside %u.", q->n);
+    if (!e->resumed) {
+        int rc = ag__make_room(q, e, displaced, err);
+        if (rc != AG_OK) return rc;
+        e->number = ++q->numbers;
+        e->arrive_us = q->now_us;
+        e->level = e->band;
+    }
+    e->since_us = q->now_us;
+    e->place = 0;
+    ag__tenant_begin(q, ag__tenant_of(e));
+    ag__ent_attach(q, e, false);
+    return AG_OK;
+}
+
+ag_qent *ag_queue_head(ag_queue *q, uint64_t now_us)
+{
+    ag__rise(q, now_us);
+    ag__tree_node *first = ag__tree_first(&q->order);
+    return first == NULL ? NULL : ag__tenant_at(first)->head;
+}
+
+void ag_queue_remove(ag_queue *q, ag_qent *e)
+{
+    AG_ASSERT(e->queued);
+    ag__ent_detach(q, e);
+}
+
+ag_qent *ag_queue_expired(ag_queue *q, uint64_t now_us)
+{
+    q->now_us = AG_MAX(q->now_us, now_us);
+    if (ag_queue_deadline(q) > q->now_us || q->deadlines.n == 0) return NULL;
+    ag_qent *e = ag__heap_first(&q->deadlines)->thing;
+    ag__ent_detach(q, e);
+    return e;
+}
+
+uint64_t ag_queue_deadline(const ag_queue *q)
+{
+    const ag__heap_slot *first = ag__heap_first(&q->deadlines);
+    return first == NULL ? UINT64_MAX : (uint64_t)(first->key >> 64);
+}
+
+void ag_queue_move(ag_queue *q, ag_qent *e, uint8_t band, uint64_t now_us)
+{
+    AG_ASSERT(band < AG_BANDS);
+    ag__rise(q, now_us);
+    bool queued = e->queued;
+    if (queued) ag__ent_detach(q, e);
+    e->band = e->level = band;
+    e->since_us = q->now_us;
+    if (queued) ag__ent_attach(q, e, false);
+}
+
+void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us)
+{
+    if (e->queued) order_out(q, e);
+    e->deadline_us = deadline_us;
+    if (!e->queued) return;
+    order_in(q, e);
+    deadline_in(q, e);
+}
+
+void ag_queue_stats_get(const ag_queue *q, ag_queue_stats *out)
+{
+    *out = (ag_queue_stats){.entries = q->n, .tenants = q->tenants, .tokens = q->bound_tokens, .bytes = q->bound_bytes,
+                            .cost = q->cost};
+    memcpy(out->by_band, q->by_band, sizeof out->by_band);
+}

@@ -1,0 +1,123 @@
+#include "queue/tree.h"
+
+static uint32_t count_of(const ag__tree_node *n) { return n == NULL ? 0 : n->count; }
+static uint64_t sum_of(const ag__tree_node *n) { return n == NULL ? 0 : n->sum; }
+
+static void tally(ag__tree_node *n)
+{
+    n->count = 1 + count_of(n->left) + count_of(n->right);
+    n->sum = n->cost + sum_of(n->left) + sum_of(n->right);
+}
+
+/* Puts `by` (or nothing) where n hangs. */
+static void replace(ag__tree *t, ag__tree_node *n, ag__tree_node *by)
+{
+    ag__tree_node *p = n->parent;
+    if (p == NULL) t->root = by;
+    else if (p->left == n) p->left = by;
+    else p->right = by;
+    if (by != NULL) by->parent = p;
+}
+
+/* n changes places with its parent. */
+static void rotate_up(ag__tree *t, ag__tree_node *n)
+{
+    ag__tree_node *p = n->parent;
+    replace(t, p, n);
+    if (p->left == n) {
+        p->left = n->right;
+        if (n->right != NULL) n->right->parent = p;
+        n->right = p;
+    } else {
+        p->right = n->left;
+        if (n->left != NULL) n->left->parent = p;
+        n->left = p;
+    }
+    p->parent = n;
+    tally(p);
+    tally(n);
+}
+
+void ag__tree_insert(ag__tree *t, ag__tree_node *n, uint64_t cost, uint32_t draw)
+{
+    ag__tree_node *p = NULL, **link = &t->root;
+    while (*link != NULL) {
+        p = *link;
+        p->count++;
+        p->sum += cost;
+        link = t->before(n, p) ? &p->left : &p->right;
+    }
+    *n = (ag__tree_node){.parent = p, .count = 1, .draw = draw, .cost = cost, .sum = cost};
+    *link = n;
+    while (n->parent != NULL && n->draw > n->parent->draw) rotate_up(t, n);
+}
+
+void ag__tree_remove(ag__tree *t, ag__tree_node *n)
+{
+    while (n->left != NULL && n->right != NULL) rotate_up(t, n->left->draw > n->right->draw ? n->left : n->right);
+    replace(t, n, n->left != NULL ? n->left : n->right);
+    for (ag__tree_node *p = n->parent; p != NULL; p = p->parent) {
+        p->count--;
+        p->sum -= n->cost;
+    }
+}
+
+ag__tree_node *ag__tree_first(const ag__tree *t)
+{
+    ag__tree_node *n = t->root;
+    while (n != NULL && n->left != NULL) n = n->left;
+    return n;
+}
+
+ag__tree_node *ag__tree_at(const ag__tree *t, uint32_t i)
+{
+    ag__tree_node *n = t->root;
+    while (n != NULL && i != count_of(n->left)) {
+        bool left = i < count_of(n->left);
+        if (!left) i -= count_of(n->left) + 1;
+        n = left ? n->left : n->right;
+    }
+    return n;
+}
+
+ag__tree_rank ag__tree_rank_of(const ag__tree_node *n)
+{
+    ag__tree_rank r = {count_of(n->left), sum_of(n->left)};
+    for (const ag__tree_node *p = n->parent; p != NULL; n = p, p = p->parent) {
+        if (p->right != n) continue;
+        r.n += 1 + count_of(p->left);
+        r.cost += p->cost + sum_of(p->left);
+    }
+    return r;
+}
+
+ag__tree_rank ag__tree_below(const ag__tree *t, ag__tree_is *below, const void *arg)
+{
+    ag__tree_rank r = {0, 0};
+    const ag__tree_node *n = t->root;
+    while (n != NULL) {
+        bool is = below(n, arg);
+        if (is) {
+            r.n += 1 + count_of(n->left);
+            r.cost += n->cost + sum_of(n->left);
+        }
+        n = is ? n->right : n->left;
+    }
+    return r;
+}
+
+void ag__tree_verify(const ag__tree *t)
+{
+    uint32_t n = ag__tree_count(t);
+    AG_ASSERT(t->root == NULL || t->root->parent == NULL);
+    const ag__tree_node *before = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        const ag__tree_node *x = ag__tree_at(t, i);
+        AG_ASSERT(x != NULL && (before == NULL || t->before(before, x)));
+        AG_ASSERT(x->left == NULL || (x->left->parent == x && x->left->draw <= x->draw));
+        AG_ASSERT(x->right == NULL || (x->right->parent == x && x->right->draw <= x->draw));
+        AG_ASSERT(x->count == 1 + count_of(x->left) + count_of(x->right));
+        AG_ASSERT(x->sum == x->cost + sum_of(x->left) + sum_of(x->right));
+        before = x;
+    }
+}

@@ -1,0 +1,416 @@
+/* Random calls against a queue that scans everything, with exact agreement on who is next, who is displaced, who expires and
+ * where everybody is. AG_SEED=n repeats a run. */
+#include "queue/queue_inner.h"
+
+#include "base/mem.h"
+#include "check.h"
+
+enum { ENTRIES = 96, TENANTS = 7 };
+
+typedef enum where { FREE, WAITING, RUNNING } where;
+
+typedef struct entry {
+    ag_qent e; /* first */
+    where state;
+    uint64_t base_us; /* of its level's ageing */
+    uint8_t base_level;
+    uint64_t stamp;   /* when it came to its band */
+} entry;
+
+typedef struct tenant { ag_tenant *t; uint64_t weight; ag__vtime v; uint32_t running; } tenant;
+
+typedef struct model {
+    ag_queue *q;
+    ag_queue_conf conf;
+    entry entries[ENTRIES];
+    tenant tenants[TENANTS];
+    ag__vtime floor, ahead;
+    uint64_t now, stamps, random;
+    uint32_t pushed, refused, displaced, expired, popped, set_back, idle; /* so that nothing goes untested unseen */
+} model;
+
+static uint64_t seed_of(void)
+{
+    const char *s = getenv("AG_SEED");
+    return s != NULL ? strtoull(s, NULL, 10) : 20260101;
+}
+
+static uint32_t roll(model *m, uint32_t n)
+{
+    m->random ^= m->random << 13;
+    m->random ^= m->random >> 7;
+    m->random ^= m->random << 17;
+    return (uint32_t)((m->random >> 11) % n);
+}
+
+static tenant *tenant_of(model *m, const entry *e)
+{
+    uint32_t i = 0;
+    while (m->tenants[i].t != e->e.tenant) i++;
+    return &m->tenants[i];
+}
+
+static uint8_t level_of(const model *m, const entry *e)
+{
+    if (m->conf.age_us == 0) return e->base_level;
+    uint64_t rises = (m->now - e->base_us) / m->conf.age_us;
+    return rises >= e->base_level ? 0 : (uint8_t)(e->base_level - rises);
+}
+
+static uint64_t backlog(const model *m, const tenant *t, uint32_t *n)
+{
+    uint64_t cost = 0;
+    *n = 0;
+    for (const entry *e = m->entries; e < m->entries + ENTRIES; e++) {
+        if (e->state != WAITING || e->e.tenant != t->t) continue;
+        cost += e->e.cost;
+        ++*n;
+    }
+    return cost;
+}
+
+static bool is_active(const model *m, const tenant *t)
+{
+    uint32_t n;
+    backlog(m, t, &n);
+    return n > 0 || t->running > 0;
+}
+
+static ag__vtime floor_of(const model *m)
+{
+    bool any = false;
+    ag__vtime least = 0;
+    for (const tenant *t = m->tenants; t < m->tenants + TENANTS; t++) {
+        if (!is_active(m, t)) continue;
+        if (!any || t->v < least) least = t->v;
+        any = true;
+    }
+    if (!any) least = m->ahead;
+    return least > m->floor ? least : m->floor;
+}
+
+static void left(model *m, const tenant *t)
+{
+    if (!is_active(m, t) && t->v > m->ahead) m->ahead = t->v;
+}
+
+static bool before(model *m, const entry *a, const entry *b)
+{
+    uint8_t la = level_of(m, a), lb = level_of(m, b);
+    if (la != lb) return la < lb;
+    ag__vtime va = tenant_of(m, a)->v, vb = tenant_of(m, b)->v;
+    if (va != vb) return va < vb;
+    uint64_t da = a->e.deadline_us ? a->e.deadline_us : UINT64_MAX, db = b->e.deadline_us ? b->e.deadline_us : UINT64_MAX;
+    if (da != db) return da < db;
+    if (a->e.resumed != b->e.resumed) return a->e.resumed;
+    return a->e.number < b->e.number;
+}
+
+static entry *head_of(model *m)
+{
+    entry *best = NULL;
+    for (entry *e = m->entries; e < m->entries + ENTRIES; e++)
+        if (e->state == WAITING && (best == NULL || before(m, e, best))) best = e;
+    return best;
+}
+
+static entry *some(model *m, where s)
+{
+    uint32_t at = roll(m, ENTRIES);
+    for (uint32_t i = 0; i < ENTRIES; i++)
+        if (m->entries[(at + i) % ENTRIES].state == s) return &m->entries[(at + i) % ENTRIES];
+    return NULL;
+}
+
+/* --- displacement ------------------------------------------------------------------------------------------------- */
+
+static bool fits(const model *m, const entry *new)
+{
+    uint64_t n = 1, tokens = new->e.tokens, bytes = new->e.bytes;
+    for (const entry *e = m->entries; e < m->entries + ENTRIES; e++) {
+        if (e->state != WAITING || e->e.resumed) continue;
+        n++;
+        tokens += e->e.tokens;
+        bytes += e->e.bytes;
+    }
+    return n <= m->conf.entries_max && (m->conf.tokens_max == 0 || tokens <= m->conf.tokens_max) &&
+           (m->conf.bytes_max == 0 || bytes <= m->conf.bytes_max);
+}
+
+static entry *victim_of(model *m, const entry *new)
+{
+    int band = -1;
+    for (const entry *e = m->entries; e < m->entries + ENTRIES; e++)
+        if (e->state == WAITING && !e->e.resumed) band = AG_MAX(band, e->e.band);
+    if (band < new->e.band) return NULL;
+    tenant *worst = NULL, *mine = tenant_of(m, new);
+    uint64_t worst_cost = 0, all_cost = new->e.cost, all_weight = 0, mine_cost = 0;
+    for (tenant *t = m->tenants; t < m->tenants + TENANTS; t++) {
+        uint32_t n;
+        uint64_t cost = backlog(m, t, &n);
+        bool has = false;
+        for (const entry *e = m->entries; e < m->entries + ENTRIES; e++)
+            has |= e->state == WAITING && !e->e.resumed && e->e.band == band && e->e.tenant == t->t;
+        all_cost += cost;
+        all_weight += n > 0 || t == mine ? t->weight : 0;
+        if (t == mine) mine_cost = cost + new->e.cost;
+        if (has && (worst == NULL || (ag__u128)cost * worst->weight > (ag__u128)worst_cost * t->weight)) {
+            worst = t;
+            worst_cost = cost;
+        }
+    }
+    if (band == new->e.band && (worst == mine || (ag__u128)mine_cost * all_weight > (ag__u128)all_cost * mine->weight ||
+                                (ag__u128)worst_cost * all_weight <= (ag__u128)all_cost * worst->weight))
+        return NULL;
+    entry *newest = NULL;
+    for (entry *e = m->entries; e < m->entries + ENTRIES; e++)
+        if (e->state == WAITING && !e->e.resumed && e->e.band == band && e->e.tenant == worst->t &&
+            (newest == NULL || e->stamp > newest->stamp)) newest = e;
+    return newest;
+}
+
+/* Who would go, first to last. */
+static uint32_t victims_of(model *m, entry *new, entry **gone, bool *enough)
+{
+    uint32_t n = 0;
+    bool alone = (m->conf.tokens_max == 0 || new->e.tokens <= m->conf.tokens_max) &&
+                 (m->conf.bytes_max == 0 || new->e.bytes <= m->conf.bytes_max);
+    for (entry *v; alone && !fits(m, new) && n < AG__DISPLACED_MAX && (v = victim_of(m, new)) != NULL;) {
+        v->state = FREE;
+        gone[n++] = v;
+    }
+    *enough = alone && fits(m, new);
+    for (uint32_t i = 0; !*enough && i < n; i++) gone[i]->state = WAITING;
+    return *enough ? n : 0;
+}
+
+/* --- what happens ------------------------------------------------------------------------------------------------- */
+
+static void begin(model *m, tenant *t)
+{
+    if (is_active(m, t)) return;
+    m->idle++;
+    m->floor = floor_of(m);
+    if (t->v < m->floor) t->v = m->floor;
+}
+
+static void do_push(model *m)
+{
+    entry *e = some(m, FREE), *gone[ENTRIES];
+    if (e == NULL) return;
+    tenant *t = &m->tenants[roll(m, 4) == 0 ? roll(m, TENANTS) : roll(m, 2)];
+    *e = (entry){.e = {.tenant = t->t, .band = (uint8_t)roll(m, AG_BANDS), .tokens = 1 + roll(m, 50),
+                       .bytes = roll(m, 1000), .cost = roll(m, 10) == 0 ? 0 : 1 + roll(m, 400)}};
+    if (roll(m, 2)) e->e.deadline_us = m->now + roll(m, 3000) + 1;
+    bool enough;
+    uint32_t n = victims_of(m, e, gone, &enough);
+    ag_qent *out = NULL;
+    ag_err err = {0};
+    int rc = ag_queue_push(m->q, &e->e, m->now, &out, &err);
+    assert_int_equal(rc == AG_OK, enough);
+    if (!enough) {
+        assert_true(rc == AG_E_QUEUE_FULL || rc == AG_E_LIMIT);
+        assert_int_not_equal(err.text[0], 0);
+        assert_null(out);
+        m->refused++;
+        return;
+    }
+    m->pushed++;
+    m->displaced += n;
+    for (uint32_t i = 0; i < n; i++, out = out->newer) {
+        assert_ptr_equal(out, &gone[i]->e);
+        assert_false(out->queued);
+        left(m, tenant_of(m, gone[i]));
+    }
+    assert_null(out);
+    begin(m, t);
+    e->state = WAITING;
+    e->base_us = m->now;
+    e->base_level = e->e.band;
+    e->stamp = ++m->stamps;
+}
+
+static void charge(model *m, tenant *t, int64_t service)
+{
+    uint64_t before_us = t->t->service;
+    ag_queue_charge(m->q, t->t, service);
+    uint64_t amount = service < 0 ? AG_MIN((uint64_t)-service, before_us) : (uint64_t)service;
+    ag__vtime v = (ag__vtime)amount * (uint64_t)(((ag__u128)1000000 << 44) / t->weight);
+    t->v = service < 0 ? (v < t->v ? t->v - v : 0) : t->v + v;
+    assert_int_equal(t->t->service, service < 0 ? before_us - amount : before_us + amount);
+}
+
+static void do_pop(model *m)
+{
+    ag_qent *head = ag_queue_head(m->q, m->now);
+    entry *want = head_of(m);
+    assert_ptr_equal(head, want);
+    if (head == NULL || roll(m, 3) == 0) return;
+    tenant *t = tenant_of(m, want);
+    m->popped++;
+    if (roll(m, 2)) { /* both orders are ours to take */
+        ag_queue_remove(m->q, head);
+        ag_queue_running(m->q, head->tenant, 1);
+        want->state = FREE;
+        left(m, t);
+    } else {
+        ag_queue_running(m->q, head->tenant, 1);
+        ag_queue_remove(m->q, head);
+    }
+    want->base_level = level_of(m, want); /* what it has risen to is its own */
+    want->state = RUNNING;
+    t->running++;
+    charge(m, t, (int64_t)head->cost);
+}
+
+static void do_running(model *m)
+{
+    entry *e = some(m, RUNNING);
+    if (e == NULL) return;
+    tenant *t = tenant_of(m, e);
+    if (roll(m, 2)) charge(m, t, (int64_t)roll(m, 100) - 40);
+    if (roll(m, 3) == 0) { /* set back */
+        ag_qent *out = NULL;
+        e->e.resumed = true;
+        m->set_back++;
+        e->e.cost = roll(m, 100);
+        ag_queue_running(m->q, t->t, -1);
+        t->running--;
+        left(m, t);
+        assert_int_equal(ag_queue_push(m->q, &e->e, m->now, &out, NULL), AG_OK);
+        assert_null(out);
+        begin(m, t);
+        e->state = WAITING;
+        e->base_us = m->now;
+        return;
+    }
+    ag_queue_running(m->q, t->t, -1);
+    t->running--;
+    e->state = FREE;
+    left(m, t);
+}
+
+static void do_change(model *m)
+{
+    entry *e = some(m, WAITING);
+    if (e == NULL) return;
+    tenant *t = tenant_of(m, e);
+    switch (roll(m, 4)) {
+    case 0:
+        ag_queue_remove(m->q, &e->e);
+        e->state = FREE;
+        left(m, t);
+        break;
+    case 1: {
+        uint8_t band = (uint8_t)roll(m, AG_BANDS);
+        bool alone = t->t->waiting == 1 && t->running == 0;
+        ag_queue_move(m->q, &e->e, band, m->now);
+        if (alone && t->v > m->ahead) m->ahead = t->v;
+        e->base_us = m->now;
+        e->base_level = band;
+        e->stamp = ++m->stamps;
+        break;
+    }
+    case 2:
+        ag_queue_deadline_set(m->q, &e->e, roll(m, 3) == 0 ? 0 : m->now + roll(m, 3000) + 1);
+        break;
+    default:
+        t->weight = (uint64_t[]){500000, 1000000, 3000000}[roll(m, 3)];
+        assert_ptr_equal(ag_queue_tenant(m->q, ag_str_of(t->t->name), (double)t->weight * 1e-6), t->t);
+    }
+}
+
+static void do_time(model *m)
+{
+    m->now += roll(m, 10) == 0 ? roll(m, 4000) : roll(m, 40);
+    for (;;) {
+        entry *due = NULL;
+        for (entry *e = m->entries; e < m->entries + ENTRIES; e++) {
+            if (e->state != WAITING || e->e.deadline_us == 0) continue;
+            if (due == NULL || e->e.deadline_us < due->e.deadline_us ||
+                (e->e.deadline_us == due->e.deadline_us && e->e.number < due->e.number)) due = e;
+        }
+        assert_int_equal(ag_queue_deadline(m->q), due == NULL ? UINT64_MAX : due->e.deadline_us);
+        if (due != NULL && due->e.deadline_us > m->now) due = NULL;
+        assert_ptr_equal(ag_queue_expired(m->q, m->now), due);
+        if (due == NULL) break;
+        due->state = FREE;
+        m->expired++;
+        left(m, tenant_of(m, due));
+    }
+}
+
+/* The exact place by playing it out; for one tenant what is told must be that. */
+static void do_place(model *m)
+{
+    entry *e = some(m, WAITING);
+    if (e == NULL) return;
+    ag_queue_place p;
+    ag_queue_place_get(m->q, &e->e, m->now, &p);
+    assert_int_equal(e->e.level, level_of(m, e));
+    uint32_t better = 0, all = 0, own = 0;
+    for (const entry *o = m->entries; o < m->entries + ENTRIES; o++) {
+        if (o->state != WAITING || o == e) continue;
+        all++;
+        better += level_of(m, o) < level_of(m, e);
+        own += level_of(m, o) == level_of(m, e) && o->e.tenant == e->e.tenant && before(m, o, e);
+    }
+    assert_in_range(p.ahead, better + own, all);
+    if (head_of(m) == e) assert_int_equal(p.ahead, 0);
+}
+
+static void run(uint64_t seed, ag_queue_conf conf, uint32_t operations, uint32_t verify_each)
+{
+    model *m = calloc(1, sizeof *m);
+    m->random = seed * 2654435761u + 1;
+    m->conf = conf;
+    print_message("AG_SEED=%llu\n", (unsigned long long)seed);
+    assert_int_equal(ag_queue_open(&m->q, &conf, NULL), AG_OK);
+    for (uint32_t i = 0; i < TENANTS; i++) {
+        char name[] = {'t', (char)('a' + i), 0};
+        m->tenants[i] = (tenant){.t = ag_queue_tenant(m->q, ag_str_of(name), 1), .weight = 1000000};
+        ag_queue_hold(m->q, m->tenants[i].t);
+    }
+    for (uint32_t i = 0; i < operations; i++) {
+        bool lull = i / 2000 % 4 == 3; /* now and then all goes idle */
+        switch (roll(m, 16)) {
+        case 0: do_time(m); break;
+        case 1: case 2: case 3: case 4: do_running(m); break;
+        case 5: do_change(m); break;
+        case 6: do_place(m); break;
+        case 7: case 8: case 9: do_pop(m); break;
+        default: lull ? do_pop(m) : do_push(m);
+        }
+        if (i % verify_each == 0) ag_queue_verify(m->q);
+    }
+    uint32_t often = operations / 500;
+    assert_true(m->pushed > often && m->popped > often && m->expired > often && m->set_back > often && m->idle > often);
+    if (conf.entries_max < ENTRIES) assert_true(m->refused > often && m->displaced > often);
+    for (entry *e = m->entries; e < m->entries + ENTRIES; e++)
+        if (e->state == WAITING) ag_queue_remove(m->q, &e->e);
+        else if (e->state == RUNNING) ag_queue_running(m->q, e->e.tenant, -1);
+    ag_queue_verify(m->q);
+    ag_queue_close(m->q);
+    free(m);
+}
+
+static void test_against_model(void **state)
+{
+    (void)state;
+    uint64_t seed = seed_of();
+    ag_queue_conf roomy = {.entries_max = 1000, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 500};
+    ag_queue_conf tight = {.entries_max = 24, .tokens_max = 500, .bytes_max = 9000, .tenants_max = 100,
+                           .prompt_weight = 1, .output_weight = 4, .age_us = 2000};
+    ag_queue_conf ageless = {.entries_max = 40, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4};
+    run(seed, roomy, 40000, 1);
+    run(seed + 1, tight, 40000, 1);
+    run(seed + 2, ageless, 40000, 7);
+    run(seed + 3, tight, 150000, 1000);
+    run(seed + 4, roomy, 150000, 1000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_against_model)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
