@@ -1,13 +1,13 @@
 /* cost.h - how long a step will take: a model fitted while running, from the steps that really ran.
  * A step's time is, to a good approximation, a function of its rows (flat while weights are read from memory, rising where
  * arithmetic bounds it) plus a rate times the keys that its rows attend to plus a rate times logits. The first is a table
- * over rows in steps of about a quarter, read with interpolation and kept monotonic; the rates are fitted by recursive
- * least squares. All forgets, so that a machine whose neighbours change is followed.
+ * over rows in steps of about a quarter, read with interpolation and kept monotonic; all are fitted together as by a Kalman
+ * filter that takes their errors for independent. All forgets, so that a machine whose neighbours change is followed.
  * Pure: times come in.
  * Owns    : nothing but itself; a plain value.
  * Threads : one at a time.
  * Limits  : none; every input is taken, absurd ones (zero rows, a clock that jumped) are left out.
- * Errors  : none. Before anything was measured, predictions come from `prior`, or are 0: unknown. */
+ * Errors  : none. Before anything was measured, predictions are 0: unknown. */
 #ifndef AG_COST_H
 #define AG_COST_H
 
@@ -24,7 +24,7 @@ typedef struct ag_cost {
     double base[AG_COST_KNOTS]; /* microseconds at knot i */
     double seen[AG_COST_KNOTS]; /* how much the figure is founded on */
     double per_key, per_out;
-    double cov[2][2];
+    double doubt[2];            /* variances of the two rates */
     uint64_t steps;
     double error;       /* moving mean of |predicted - real| / real */
 } ag_cost;

@@ -50,8 +50,9 @@ uint32_t ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint3
 void ag_kv_promise(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n);
 /* Pages for positions below `to`, reclaiming kept ones. false: too few; then none are taken. */
 bool ag_kv_reserve(ag_kv *kv, ag_kv_seq *s, uint32_t to);
-/* Positions below `computed` are in the cache: full pages of s become nodes that others may use; promises are kept. A page
- * that somebody else made known first stays private to s. */
+/* Positions below `computed` are in the cache: full pages of s become nodes that others may use; promises are kept. For a
+ * page that somebody else made known first (equal tokens after equal tokens give equal bits) s gives back its own: its table
+ * changes, so not while a step reads it. */
 void ag_kv_publish(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t computed);
 /* Gives everything back: private pages are free, shared ones stay while they last, promises are void (who waited for
  * them computes for itself). */

@@ -1,0 +1,213 @@
+/* The step-time model beside machines that are known exactly. */
+#include "engine/sched/cost.h"
+
+#include <math.h>
+
+#include "check.h"
+
+static uint64_t rnd_state;
+static double rnd(void)
+{
+    rnd_state = rnd_state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (double)(rnd_state >> 11) / 9007199254740992.0;
+}
+
+/* Weights are read in `flat` microseconds; from some rows on arithmetic takes longer; each key and each row of logits
+ * costs. */
+typedef struct machine { double flat, per_row, per_key, per_out, noise; } machine;
+
+static double truth(const machine *m, const ag_step_shape *s)
+{
+    return AG_MAX(m->flat, m->per_row * s->rows) + m->per_key * (double)s->attended + m->per_out * s->outs;
+}
+
+static void run(ag_cost *c, const machine *m, const ag_step_shape *s)
+{
+    double us = truth(m, s) * (1 + m->noise * (2 * rnd() - 1));
+    ag_cost_add(c, s, (uint64_t)us);
+}
+
+/* A step as a server would choose it: some decode behind contexts of all lengths, often a part of a prompt. */
+static ag_step_shape some_step(void)
+{
+    uint32_t decodes = (uint32_t)(rnd() * 32), prompt = rnd() < 0.6 ? (uint32_t)exp(rnd() * 6.2) : 0;
+    ag_step_shape s = {.rows = decodes + prompt, .outs = decodes + (rnd() < 0.3)};
+    for (uint32_t i = 0; i < decodes; i++) s.attended += 1 + (uint64_t)(rnd() * 3000);
+    s.attended += ag_cost_attended((uint32_t)(rnd() * 3000), prompt);
+    if (s.rows == 0) s = (ag_step_shape){1, 1, 100};
+    if (s.outs > s.rows) s.outs = s.rows;
+    return s;
+}
+
+static double error_over(const ag_cost *c, const machine *m, unsigned steps)
+{
+    double sum = 0;
+    for (unsigned i = 0; i < steps; i++) {
+        ag_step_shape s = some_step();
+        double want = truth(m, &s);
+        sum += fabs(ag_cost_us(c, &s) - want) / want;
+    }
+    return sum / steps;
+}
+
+static const machine machines[] = {
+    {.flat = 20000, .per_row = 700, .per_key = 0.05, .per_out = 100}, /* memory-bound to 28 rows */
+    {.flat = 500, .per_row = 500, .per_key = 0.5, .per_out = 0},      /* arithmetic only, keys dear */
+    {.flat = 80000, .per_row = 100, .per_key = 0.01, .per_out = 50},  /* flat almost throughout */
+};
+
+static void test_fits(void **state)
+{
+    (void)state;
+    for (size_t k = 0; k < AG_ARRAY_LEN(machines); k++)
+        for (int noisy = 0; noisy < 2; noisy++) {
+            machine m = machines[k];
+            m.noise = noisy ? 0.2 : 0;
+            rnd_state = k + 1;
+            ag_cost c;
+            ag_cost_init(&c);
+            for (int i = 0; i < 4000; i++) {
+                ag_step_shape s = some_step();
+                run(&c, &m, &s);
+            }
+            double e = error_over(&c, &m, 1000), most = noisy ? 0.12 : 0.06;
+            if (e > most) fail_msg("machine %zu%s: off by %.3f", k, noisy ? ", noisy" : "", e);
+            assert_true(c.error < most + (noisy ? 0.12 : 0.04));
+        }
+}
+
+static void test_follows_change(void **state)
+{
+    (void)state;
+    static const double speed[] = {3, 1.0 / 3, 1.4};
+    for (size_t k = 0; k < AG_ARRAY_LEN(speed); k++) {
+        machine m = machines[0];
+        m.noise = 0.1;
+        rnd_state = 99 + k;
+        ag_cost c;
+        ag_cost_init(&c);
+        for (int phase = 0; phase < 2; phase++) {
+            for (int i = 0; i < 3000; i++) {
+                ag_step_shape s = some_step();
+                run(&c, &m, &s);
+            }
+            double e = error_over(&c, &m, 1000);
+            if (e > 0.1) fail_msg("speed %g, phase %d: off by %.3f", speed[k], phase, e);
+            m.flat *= speed[k];
+            m.per_row *= speed[k];
+            m.per_key *= speed[k];
+            m.per_out *= speed[k];
+        }
+    }
+}
+
+/* A burst that the kernel's scheduler took away is no new speed. */
+static void test_outliers(void **state)
+{
+    (void)state;
+    machine m = machines[0];
+    ag_cost c;
+    ag_cost_init(&c);
+    rnd_state = 5;
+    for (int i = 0; i < 4000; i++) {
+        ag_step_shape s = some_step();
+        ag_cost_add(&c, &s, (uint64_t)(truth(&m, &s) * (i % 100 == 99 ? 50 : 1)));
+    }
+    assert_true(error_over(&c, &m, 1000) < 0.1);
+}
+
+/* Only decodes were seen: what a prompt would take is guessed high, tried a little, and known after that. */
+static void test_finds_its_budget(void **state)
+{
+    (void)state;
+    machine m = machines[0];
+    ag_cost c;
+    ag_cost_init(&c);
+    const ag_step_shape decode = {4, 4, 4000};
+    for (int i = 0; i < 50; i++) run(&c, &m, &decode);
+    uint32_t n = 0;
+    for (int i = 0; i < 200; i++) {
+        n = AG_MAX(ag_cost_rows(&c, &decode, 500, 1.3 * ag_cost_us(&c, &decode), 512), 16u);
+        ag_step_shape s = {4 + n, 4, 4000 + ag_cost_attended(500, n)};
+        run(&c, &m, &s);
+    }
+    uint32_t right = 0;
+    for (uint32_t i = 1; i <= 512; i++) {
+        ag_step_shape s = {4 + i, 4, 4000 + ag_cost_attended(500, i)};
+        if (truth(&m, &s) <= 1.3 * truth(&m, &decode)) right = i;
+    }
+    if (n < right * 0.75 || n > right * 1.25) fail_msg("a budget of %u rows, right is %u", n, right);
+}
+
+static void test_rows_agree_with_us(void **state)
+{
+    (void)state;
+    rnd_state = 3;
+    ag_cost c;
+    ag_cost_init(&c);
+    const ag_step_shape none = {0};
+    assert_int_equal(ag_cost_rows(&c, &none, 0, 1, 77), 77); /* nothing is known */
+    for (int i = 0; i < 300; i++) {
+        machine m = machines[i % 3];
+        m.noise = 0.5;
+        ag_step_shape s = some_step();
+        run(&c, &m, &s);
+        double before = 0;
+        for (uint32_t rows = 1; rows < 700; rows++) { /* more rows never take less */
+            ag_step_shape r = {rows, 1, 1000};
+            double us = ag_cost_us(&c, &r);
+            assert_true(isfinite(us) && us >= before * (1 - 1e-12));
+            before = us;
+        }
+        ag_step_shape with = some_step();
+        uint32_t pos = (uint32_t)(rnd() * 5000), max = (uint32_t)(rnd() * 600);
+        double limit = ag_cost_us(&c, &with) * (0.9 + rnd());
+        uint32_t n = ag_cost_rows(&c, &with, pos, limit, max);
+        assert_true(n <= max);
+        ag_step_shape at = {with.rows + n, with.outs, with.attended + ag_cost_attended(pos, n)};
+        if (n > 0) assert_true(ag_cost_us(&c, &at) <= limit);
+        ag_step_shape next = {with.rows + n + 1, with.outs, with.attended + ag_cost_attended(pos, n + 1)};
+        if (n < max) assert_true(ag_cost_us(&c, &next) > limit);
+    }
+    assert_int_equal(ag_cost_rows(&c, &none, 0, 0, 512), 0);
+    assert_int_equal(ag_cost_rows(&c, &none, 0, 1e300, 512), 512);
+    assert_int_equal(ag_cost_rows(&c, &none, 0, 1e300, 0), 0);
+    assert_true(ag_cost_rows(&c, &none, UINT32_MAX, 1e300, UINT32_MAX) > 0);
+}
+
+static void test_absurd(void **state)
+{
+    (void)state;
+    ag_cost c;
+    ag_cost_init(&c);
+    const ag_step_shape good = {8, 8, 800};
+    assert_true(ag_cost_us(&c, &good) == 0);
+    const struct { ag_step_shape s; uint64_t us; } left_out[] = {
+        {{0, 0, 0}, 100}, {{8, 9, 800}, 100}, {{8, 8, 3}, 100}, {{8, 8, 800}, 0}, {{8, 8, 800}, UINT64_MAX},
+    };
+    for (size_t i = 0; i < AG_ARRAY_LEN(left_out); i++) ag_cost_add(&c, &left_out[i].s, left_out[i].us);
+    assert_int_equal(c.steps, 0);
+    const struct { ag_step_shape s; uint64_t us; } extreme[] = {
+        {{1, 0, 1}, 1}, {{UINT32_MAX, UINT32_MAX, UINT64_MAX}, 600000000}, {{1, 1, UINT64_MAX}, 1}, {{UINT32_MAX, 0, UINT32_MAX}, 1}, {{1, 1, 1}, 600000000},
+    };
+    for (int turn = 0; turn < 50; turn++)
+        for (size_t i = 0; i < AG_ARRAY_LEN(extreme); i++) {
+            ag_cost_add(&c, &extreme[i].s, extreme[i].us);
+            for (size_t k = 0; k < AG_ARRAY_LEN(extreme); k++) {
+                double us = ag_cost_us(&c, &extreme[k].s);
+                assert_true(isfinite(us) && us >= 0);
+            }
+        }
+    for (int i = 0; i < 300; i++) ag_cost_add(&c, &good, 5000); /* and it comes to its senses */
+    double us = ag_cost_us(&c, &good);
+    if (fabs(us - 5000) > 500) fail_msg("%g in place of 5000", us);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fits), cmocka_unit_test(test_follows_change), cmocka_unit_test(test_outliers),
+        cmocka_unit_test(test_finds_its_budget), cmocka_unit_test(test_rows_agree_with_us), cmocka_unit_test(test_absurd),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
