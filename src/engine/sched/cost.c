@@ -2,11 +2,12 @@
 
 #include <math.h>
 
-/* How far single steps scatter, as a share of their time; only how it compares with the doubt about parameters matters. */
+/* How far single steps scatter, as a share of their time; only how it compares with the doubt about figures matters. */
 #define SCATTER 0.1
 #define SEEN_MAX 32.0      /* steps that a figure is founded on at most: it follows changes within about as many */
 #define SEEN_NEW 0.05      /* of a figure that is still guessed from its neighbours */
 #define STALE 0.999        /* each step, of what other knots are founded on */
+#define TOGETHER 0.03      /* share of an error that all figures bear alike: the machine as a whole has another speed */
 #define FORGET 0.998       /* each step, of what the rates are founded on */
 #define CLIP 1.0           /* a step that took far longer than expected counts as twice the expected */
 #define ROWS_MAX (1u << 24)
@@ -28,9 +29,9 @@ static uint32_t knot_below(double rows)
     return i;
 }
 
-/* The table read at so many rows: between the measured knots around; above the last in proportion, so that what was never
+/* A table read at so many rows: between the measured knots around; above the last in proportion, so that what was never
  * tried is rather thought too dear; below the first as that. 0: nothing was measured. */
-static double base_at(const ag_cost *c, double rows)
+static double base_at(const ag_cost *c, const double *base, double rows)
 {
     uint32_t below = AG_COST_KNOTS, above = AG_COST_KNOTS;
     for (uint32_t i = 0; i < AG_COST_KNOTS && above == AG_COST_KNOTS; i++) {
@@ -38,20 +39,21 @@ static double base_at(const ag_cost *c, double rows)
         if (knot_rows(i) <= rows) below = i;
         else above = i;
     }
-    if (below == AG_COST_KNOTS) return above == AG_COST_KNOTS ? 0 : c->base[above];
+    if (below == AG_COST_KNOTS) return above == AG_COST_KNOTS ? 0 : base[above];
     double at = knot_rows(below);
-    if (above == AG_COST_KNOTS) return c->base[below] * rows / at;
-    return c->base[below] + (c->base[above] - c->base[below]) * (rows - at) / (knot_rows(above) - at);
+    if (above == AG_COST_KNOTS) return base[below] * rows / at;
+    return base[below] + (base[above] - base[below]) * (rows - at) / (knot_rows(above) - at);
 }
 
-/* More rows never take less time: neighbours that say otherwise get their mean, by what they are founded on. */
+/* More rows never take less time: neighbours that say otherwise are read as their mean, by what they are founded on.
+ * What was measured stays as it is, or an error of the rates would hide in it. */
 static void base_monotone(ag_cost *c)
 {
     double value[AG_COST_KNOTS], weight[AG_COST_KNOTS];
     uint32_t first[AG_COST_KNOTS], n = 0;
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++) {
         if (c->seen[i] <= 0) continue;
-        value[n] = c->base[i];
+        value[n] = c->raw[i];
         weight[n] = c->seen[i];
         first[n++] = i;
         for (; n > 1 && value[n - 2] > value[n - 1]; n--) {
@@ -67,29 +69,31 @@ static void base_monotone(ag_cost *c)
 
 void ag_cost_init(ag_cost *c) { *c = (ag_cost){0}; }
 
-double ag_cost_us(const ag_cost *c, const ag_step_shape *s)
+static double us_by(const ag_cost *c, const double *base, const ag_step_shape *s)
 {
     if (c->steps == 0 || s->rows == 0) return 0;
-    return base_at(c, s->rows) + c->per_key * (double)s->attended + c->per_out * s->outs;
+    return base_at(c, base, s->rows) + c->per_key * (double)s->attended + c->per_out * s->outs;
 }
+
+double ag_cost_us(const ag_cost *c, const ag_step_shape *s) { return us_by(c, c->base, s); }
 
 /* The knots around so many rows come to be; what they say at first is what is read there now. */
 static void knots_meet(ag_cost *c, const uint32_t *at, uint32_t n, double guess)
 {
     double value[2];
     for (uint32_t i = 0; i < n; i++) {
-        double v = base_at(c, knot_rows(at[i]));
+        double v = base_at(c, c->raw, knot_rows(at[i]));
         value[i] = v > 0 ? v : guess;
     }
     for (uint32_t i = 0; i < n; i++) {
         if (c->seen[at[i]] > 0) continue;
-        c->base[at[i]] = value[i];
+        c->raw[at[i]] = value[i];
         c->seen[at[i]] = SEEN_NEW;
     }
 }
 
-/* The rates' doubt grows with time, but never over what explains a share of such a step: steps of one kind alone cannot tell
- * their rates from the table, which then has to bear the most of it. */
+/* The rates' doubt grows with time, but never over what explains a share of such a step: steps of one kind alone
+ * cannot tell their rates from the table, which then has to bear the most of it. */
 static void rates_doubt(ag_cost *c, double us, const double x[2])
 {
     static const double share[2] = {0.2, 0.05};
@@ -98,6 +102,15 @@ static void rates_doubt(ag_cost *c, double us, const double x[2])
         double most = share[i] * us / x[i];
         c->doubt[i] = c->doubt[i] > 0 ? AG_MIN(c->doubt[i] / FORGET, most * most) : most * most;
     }
+}
+
+/* What well-founded figures got wrong is first taken for the machine's speed: it changes for all of them. */
+static void all_scale(ag_cost *c, double share)
+{
+    double f = 1 + TOGETHER * share;
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++) c->raw[i] *= f;
+    c->per_key *= f;
+    c->per_out *= f;
 }
 
 /* A Kalman filter's step: the error is shared out between the two knots and the two rates by the doubt about each; doubt
@@ -119,13 +132,16 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
     }
     knots_meet(c, at, n, real);
     c->steps++;
-    guess = ag_cost_us(c, s);
+    guess = us_by(c, c->raw, s);
+    double founded = (w[0] * c->seen[at[0]] + w[1] * c->seen[at[1]]) / SEEN_MAX;
+    all_scale(c, founded * AG_MAX(AG_MIN((real - guess) / guess, CLIP), -CLIP / 2));
+    guess = us_by(c, c->raw, s);
     double e = AG_MIN(real - guess, CLIP * guess), doubt = SCATTER * AG_MIN(real, 2 * guess);
     rates_doubt(c, guess, x);
 
     double p[2] = {0}, sum = doubt * doubt;
     for (uint32_t i = 0; i < n; i++) {
-        p[i] = SCATTER * SCATTER * c->base[at[i]] * c->base[at[i]] / c->seen[at[i]];
+        p[i] = SCATTER * SCATTER * c->raw[at[i]] * c->raw[at[i]] / c->seen[at[i]];
         sum += w[i] * w[i] * p[i];
     }
     for (int i = 0; i < 2; i++) sum += x[i] * x[i] * c->doubt[i];
@@ -133,7 +149,7 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
         if (c->seen[i] > 0) c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
     for (uint32_t i = 0; i < n; i++) {
-        c->base[at[i]] = AG_MAX(c->base[at[i]] + w[i] * p[i] / sum * e, 0.01 * real);
+        c->raw[at[i]] = AG_MAX(c->raw[at[i]] + w[i] * p[i] / sum * e, 0.01 * real);
         c->seen[at[i]] = AG_MIN(c->seen[at[i]] + w[i], SEEN_MAX);
     }
     double *rate[2] = {&c->per_key, &c->per_out};

@@ -1,6 +1,6 @@
 /* cost.h - how long a step will take: a model fitted while running, from the steps that really ran.
- * A step's time is, to a good approximation, a function of its rows (flat while weights are read from memory, rising where
- * arithmetic bounds it) plus a rate times the keys that its rows attend to plus a rate times logits. The first is a table
+ * A step's time is, to a good approximation, a function of its rows (flat while weights are read from memory, rising
+ * where arithmetic bounds it) plus a rate times the keys that its rows attend to plus a rate times logits. The first is a table
  * over rows in steps of about a quarter, read with interpolation and kept monotonic; all are fitted together as by a Kalman
  * filter that takes their errors for independent. All forgets, so that a machine whose neighbours change is followed.
  * Pure: times come in.
@@ -21,7 +21,8 @@ typedef struct ag_step_shape {
 
 #define AG_COST_KNOTS 56
 typedef struct ag_cost {
-    double base[AG_COST_KNOTS]; /* microseconds at knot i */
+    double raw[AG_COST_KNOTS];  /* microseconds at knot i, as measured */
+    double base[AG_COST_KNOTS]; /* the same, made monotonic */
     double seen[AG_COST_KNOTS]; /* how much the figure is founded on */
     double per_key, per_out;
     double doubt[2];            /* variances of the two rates */

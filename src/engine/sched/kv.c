@@ -184,7 +184,8 @@ static uint32_t node_add(ag_kv *kv, uint32_t parent, uint64_t salt, const int32_
     AG_ASSERT(i != NONE);
     kv->free_node = kv->node[i].next;
     uint32_t b = bucket_of(kv, parent, salt, tokens);
-    kv->node[i] = (kv_node){.page = NONE, .parent = parent, .salt = salt, .heap = NONE, .alive = true, .bucket = b, .next = kv->bucket[b]};
+    kv->node[i] = (kv_node){.page = NONE, .parent = parent, .salt = salt, .heap = NONE, .alive = true, .bucket = b,
+                            .next = kv->bucket[b]};
     kv->bucket[b] = i;
     memcpy(kv->tokens + (size_t)i * kv->page_tokens, tokens, kv->page_tokens * sizeof *tokens);
     if (parent != NONE) kv->node[parent].children++;
@@ -349,8 +350,8 @@ bool ag_kv_reserve(ag_kv *kv, ag_kv_seq *s, uint32_t to)
     return true;
 }
 
-/* A promise that was kept, by its owner or by somebody else, who then ends the rest of them: who waits for those goes on
- * for himself, and no promise hangs below a page that its owner does not hold. */
+/* A promise that was kept, by its owner or by somebody else, who then ends the rest of them: who waits for those goes
+ * on for himself, and no promise hangs below a page that its owner does not hold. */
 static void promise_keep(ag_kv *kv, uint32_t i, ag_kv_seq *by)
 {
     ag_kv_seq *owner = kv->node[i].owner;
@@ -420,8 +421,8 @@ void ag_kv_forget(ag_kv *kv)
 void ag_kv_stats_get(const ag_kv *kv, ag_kv_stats *out)
 {
     AG_CHECK(kv, KV_MAGIC);
-    *out = (ag_kv_stats){.pages = kv->pages, .free = kv->n_free, .used = kv->pages - kv->n_free - kv->n_kept, .kept = kv->n_kept,
-                         .hit_tokens = kv->hit_tokens, .asked_tokens = kv->asked_tokens, .reclaimed = kv->reclaimed};
+    *out = (ag_kv_stats){.pages = kv->pages, .free = kv->n_free, .used = kv->pages - kv->n_free - kv->n_kept,
+                         .kept = kv->n_kept, .hit_tokens = kv->hit_tokens, .asked_tokens = kv->asked_tokens, .reclaimed = kv->reclaimed};
 }
 
 static void verify_node(const ag_kv *kv, uint32_t i)
