@@ -6,8 +6,9 @@
  * (prompt tokens computed times prompt_weight and output tokens times output_weight) divided by its weight; whoever
  * is furthest behind is next. Service expected of an admitted request is charged when it is admitted and set right
  * as it runs, so that a burst of admissions counts before its tokens are there. A tenant that comes back from
- * idleness begins at the virtual time of those who are busy if that is later than its own: idleness saves nothing
- * up. Once nobody is busy, all begin alike: it owes nothing.
+ * idleness begins at the virtual time of those who are busy (of what they received, without what they were charged
+ * ahead: a flood that filled every place is not before a newcomer) if that is later than its own: idleness saves
+ * nothing up. Once nobody is busy, all begin alike: it owes nothing.
  * Source: P. Goyal, H. Vin, H. Cheng, "Start-time fair queuing" (1996); Y. Sheng and others, "Fairness in serving
  * large language models" (2024) for counting tokens really served.
  *
@@ -40,6 +41,7 @@ typedef struct ag_tenant {
     double weight;          /* share of service among those who want it */
     double vtime;           /* service over weight, as it is read; the order goes by an exact one */
     uint64_t service;       /* ever received or charged ahead, in units of service */
+    uint64_t ahead;         /* of that, what is still to come */
     uint32_t waiting, running;
     uint64_t waiting_cost;  /* units of service that its waiting entries expect */
     double output_mean;     /* tokens that its answers really took, a moving mean; 0: nothing known yet */
@@ -105,6 +107,8 @@ void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us);
 
 /* Service that the tenant received (or, negative, that was charged ahead and did not come). */
 void ag_queue_charge(ag_queue *q, ag_tenant *t, int64_t service);
+/* Of what it was charged so much more is still to come (or, negative, has come by now, or will not). */
+void ag_queue_ahead(ag_queue *q, ag_tenant *t, int64_t service);
 /* One more (or less) of its requests runs. */
 void ag_queue_running(ag_queue *q, ag_tenant *t, int32_t more);
 /* An answer of so many tokens is over: what estimates of the next ones' cost are made of. */

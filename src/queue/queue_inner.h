@@ -82,6 +82,12 @@ static inline ag__tenant_inner *ag__tenant_at(const ag__tree_node *n)
     return (ag__tenant_inner *)((char *)n - offsetof(ag__tenant_inner, node));
 }
 static inline bool ag__is_active(const ag__tenant_inner *t) { return t->pub.waiting > 0 || t->pub.running > 0; }
+/* What it really received. */
+static inline ag__vtime ag__v_received(const ag__tenant_inner *t)
+{
+    ag__vtime ahead = (ag__vtime)t->pub.ahead * t->v_per_service;
+    return ahead < t->v ? t->v - ahead : 0;
+}
 static inline ag__vtime ag__v_later(ag__vtime a, ag__vtime b) { return a > b ? a : b; }
 
 /* tenants.c */

@@ -163,6 +163,7 @@ static void weigh(ag_queue *q, ag__tenant_inner *t, double weight)
     t->v_per_service = (uint64_t)(((ag__u128)AG__WEIGHT_UNIT << AG__V_BITS) / units);
     for (uint8_t level = 0; level < AG_BANDS; level++) bucket_in(q, t, level);
     ag__over_settle(q, t);
+    if (ag__is_active(t)) ag__heap_set(&q->active, t, ag__v_received(t));
 }
 
 static ag__tenant_inner *make(ag_queue *q, ag_str name, uint64_t hash)
@@ -232,7 +233,7 @@ void ag__order_join(ag_queue *q, ag__tenant_inner *t)
 void ag__tenant_settle(ag_queue *q, ag__tenant_inner *t)
 {
     if (ag__is_active(t)) {
-        ag__heap_set(&q->active, t, t->v);
+        ag__heap_set(&q->active, t, ag__v_received(t));
     } else if (t->place_active != 0) {
         ag__heap_remove(&q->active, t);
         q->ahead = ag__v_later(q->ahead, t->v);
@@ -276,6 +277,13 @@ void ag_queue_charge(ag_queue *q, ag_tenant *tenant, int64_t service)
     t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);
     ag__order_join(q, t);
     ag__tenant_settle(q, t);
+}
+
+void ag_queue_ahead(ag_queue *q, ag_tenant *t, int64_t service)
+{
+    AG_ASSERT(service >= 0 || t->ahead >= 0 - (uint64_t)service);
+    t->ahead += (uint64_t)service;
+    ag__tenant_settle(q, t->inner);
 }
 
 void ag_queue_running(ag_queue *q, ag_tenant *t, int32_t more)

@@ -49,7 +49,7 @@ static void verify_tenant(const ag_queue *q, const ag__tenant_inner *t, sums *al
     }
     AG_ASSERT(listed == displaceable && (t->place_over != 0) == (displaceable > 0));
     AG_ASSERT((t->place_active != 0) == ag__is_active(t));
-    AG_ASSERT(t->place_active == 0 || q->active.at[t->place_active - 1].key == t->v);
+    AG_ASSERT(t->place_active == 0 || q->active.at[t->place_active - 1].key == ag__v_received(t));
     AG_ASSERT(t->idle == (!ag__is_active(t) && t->held == 0));
     all->tenants++;
     all->running += t->pub.running;

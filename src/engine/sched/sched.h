@@ -45,7 +45,7 @@ typedef struct ag_seq {
     uint32_t reused;        /* tokens that others had computed for it before it computed its own first */
     uint32_t step_n;        /* rows in the step being run */
     uint32_t set_back;      /* times */
-    uint64_t charged;       /* service charged for it so far */
+    uint64_t charged, ahead; /* service charged for it so far, and how much of that is still to come */
     uint64_t prompt_done, output_done; /* rows really computed for it, by kind; work done twice counts once */
     uint64_t admit_us;
     uint64_t paused_us;     /* since when it has sat out; 0: it has not */

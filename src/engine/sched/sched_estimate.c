@@ -1,0 +1,65 @@
+/* How long it will take: for deadlines at the door and in the queue, for those who ask, and for what is charged ahead. */
+#include "engine/sched/sched_inner.h"
+
+uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq)
+{
+    if (seq->max_tokens == 0) return 0;
+    uint32_t n = ag_queue_expect(s->queue, seq->q.tenant, seq->max_tokens);
+    return AG_MIN(AG_MAX(n, (uint32_t)seq->output_done + 1), seq->max_tokens);
+}
+
+uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached)
+{
+    uint32_t prompt = seq->n_prompt - AG_MIN(cached, seq->n_prompt);
+    return ag_queue_service(s->queue, prompt, ag__sched_expect(s, seq) - seq->output_done);
+}
+
+/* The shape of a step in which everyone who runs decodes, and one more. */
+static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
+{
+    ag_step_shape shape = {.rows = s->n_running + 1, .outs = s->n_running + 1, .attended = ag_cost_attended(pos, 1)};
+    for (uint32_t i = 0; i < s->n_running; i++) shape.attended += s->running[i]->computed + 1;
+    return shape;
+}
+
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached)
+{
+    uint32_t rest = seq->n_tokens - cached, tokens = ag__sched_expect(s, seq) - (uint32_t)seq->output_done;
+    ag_step_shape with = everyone(s, seq->n_tokens);
+    double decode = ag_cost_us(&s->cost, &with), prompt;
+    if (decode <= 0) return 0;
+    if (s->n_running == 0) {
+        uint32_t rows = AG_MIN(rest, s->conf.rows_max);
+        ag_step_shape one = {.rows = rows, .outs = 1, .attended = ag_cost_attended(cached + rest / 2, rows)};
+        prompt = ag_cost_us(&s->cost, &one) * rest / rows;
+    } else {
+        double limit = AG_MAX(decode, AG_MIN(decode * s->conf.step_ratio, (double)s->conf.gap_us));
+        uint32_t rows = AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
+        prompt = limit * ((rest + rows - 1) / rows);
+        decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
+    }
+    return prompt + decode * (tokens > 0 ? tokens - 1 : 0);
+}
+
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place)
+{
+    if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
+    double ahead = (double)place->cost_ahead;
+    if (s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0) { /* until the next of those who run ends */
+        double left = 0;
+        for (uint32_t i = 0; i < s->n_running; i++) left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
+        ahead += left / s->n_running / s->n_running;
+    }
+    return ahead / s->rate_units * s->rate_us;
+}
+
+void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)
+{
+    AG_CHECK(s, AG_SCHED_MAGIC);
+    *out = (ag_sched_wait){.running = seq->running};
+    if (!seq->q.queued) return;
+    ag_queue_place place;
+    ag_queue_place_get(s->queue, &seq->q, now_us, &place);
+    out->position = place.ahead + 1;
+    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place);
+}

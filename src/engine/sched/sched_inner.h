@@ -1,0 +1,59 @@
+/* sched_inner.h - the scheduler from inside.
+ * Owns, threads, limits, errors: those of sched.h. */
+#ifndef AG_SCHED_INNER_H
+#define AG_SCHED_INNER_H
+
+#include "engine/sched/sched.h"
+
+#define AG_SCHED_MAGIC 0x53434844u
+
+struct ag_sched {
+    uint32_t magic;
+    ag_sched_conf conf;
+    ag_queue *queue;
+    ag_kv *kv;
+    ag_cost cost;
+    ag_seq **running;          /* running_max, by admission */
+    uint32_t n_running;
+    ag_seq **prompts;          /* of the step being chosen: those that do not decode, in order */
+    uint32_t n_prompts;
+    ag_sched_step step;
+    double limit_us;           /* of the step being chosen; 0: none, or unknown */
+    bool in_step;
+    uint64_t admissions;
+    uint64_t blocked;          /* 1 + the number of the head that found too few pages; 0: nobody */
+    uint32_t blocked_pages;    /* so many could be had then */
+    double rate_units, rate_us; /* service and time of the last seconds in which steps ran */
+    double decode_us;          /* moving mean of steps with decodes in them */
+    ag_sched_stats stats;
+};
+
+/* What is next of it is one row that wants logits, with everything before it in the cache. */
+static inline bool ag__seq_decodes(const ag_seq *q) { return q->n_tokens - q->computed == 1 && q->computed > 0; }
+static inline uint32_t ag__sched_pages(const ag_sched *s, uint64_t tokens)
+{
+    return (uint32_t)((tokens + s->conf.page_tokens - 1) / s->conf.page_tokens);
+}
+static inline double ag__seq_share(const ag_seq *q, int32_t more)
+{
+    return ((double)q->q.tenant->running + more) / q->q.tenant->weight;
+}
+
+/* sched_admit.c */
+void ag__sched_look(ag_sched *s, uint64_t now_us);              /* those who waited for a prefix go on; decodes get their page */
+bool ag__sched_may_precede(const ag_seq *head, const ag_seq *p); /* the queue's head, before a prompt under way */
+ag_seq *ag__sched_admit(ag_sched *s, uint64_t now_us);          /* the head; NULL: not now */
+void ag__sched_leave(ag_sched *s, ag_seq *seq);                 /* out of the running, pages back */
+void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us); /* for good, neither queued nor running */
+
+/* sched_step.c */
+void ag__sched_fill(ag_sched *s, uint64_t now_us);
+void ag__sched_account(ag_sched *s, ag_seq *seq); /* what it received beyond its charge is charged; what is still to come is said */
+
+/* sched_estimate.c */
+uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq); /* tokens of its answer in all */
+uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached); /* service that it expects still to need */
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached); /* from now, if admitted now; 0: unknown */
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place); /* until admitted; 0: at once, or unknown */
+
+#endif

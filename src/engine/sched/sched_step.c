@@ -1,0 +1,226 @@
+/* What the next step computes, and what its end means. */
+#include "engine/sched/sched_inner.h"
+
+/* ---- filling ---- */
+
+/* Adds n rows of q. */
+static void add_span(ag_sched *s, ag_seq *q, uint32_t n)
+{
+    ag_sched_step *b = &s->step;
+    b->spans[b->n_spans++] = (ag_sched_span){q, b->n_rows, n, q->computed};
+    memcpy(b->tokens + b->n_rows, q->tokens + q->computed, n * sizeof *b->tokens);
+    uint32_t end = q->computed + n;
+    for (uint32_t i = q->all_logits ? q->computed : end - 1; i < end; i++) {
+        bool scored = q->all_logits && i + 1 >= q->n_scored && i + 1 < q->n_prompt;
+        bool sampled = i + 1 == q->n_tokens && q->max_tokens > 0;
+        if (scored || sampled) b->outs[b->n_out++] = (ag_sched_out){q, b->n_rows + (i - q->computed), i};
+    }
+    b->n_rows += n;
+    b->shape.rows += n;
+    b->shape.outs = b->n_out;
+    b->shape.attended += ag_cost_attended(q->computed, n);
+    q->step_n = n;
+}
+
+static void add_decode(ag_sched *s, ag_seq *q)
+{
+    add_span(s, q, 1);
+    s->step.decodes++;
+}
+
+/* How many rows of q the step still takes; whoever decodes and sits out for now needs no room. */
+static uint32_t rows_for(const ag_sched *s, const ag_seq *q)
+{
+    const ag_sched_step *b = &s->step;
+    uint32_t rest = q->n_tokens - q->computed, outs = s->conf.out_max - b->n_out;
+    uint32_t n = AG_MIN(rest, s->conf.rows_max - b->n_rows);
+    if (q->all_logits) n = AG_MIN(n, outs);
+    else if (outs == 0 && n == rest) n--; /* only the last row wants logits */
+    if (b->budget == UINT32_MAX) return n;
+    n = AG_MIN(n, b->budget - b->prompt_rows);
+    if (s->limit_us <= 0) return n;
+    uint32_t least = s->conf.rows_min > b->prompt_rows ? s->conf.rows_min - b->prompt_rows : 0;
+    if (n <= least) return n;
+    return AG_MAX(least, ag_cost_rows(&s->cost, &b->shape, q->computed, s->limit_us, n));
+}
+
+/* Rows for those who decode and are at least as urgent, then the limit that prompts have to keep beside them. */
+static void protect(ag_sched *s, int64_t urgency, uint32_t pos)
+{
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (ag__seq_decodes(s->running[i]) && s->running[i]->urgency <= urgency) add_decode(s, s->running[i]);
+    if (s->step.decodes == 0) return;
+    uint32_t most = s->conf.rows_max - s->step.n_rows;
+    double alone = ag_cost_us(&s->cost, &s->step.shape);
+    if (alone > 0) {
+        s->limit_us = AG_MIN(alone * s->conf.step_ratio, (double)s->conf.gap_us);
+        s->step.budget = AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &s->step.shape, pos, s->limit_us, most));
+    } else {
+        s->step.budget = 4 * s->conf.rows_min; /* nothing is known yet */
+    }
+    s->step.budget = AG_MIN(s->step.budget, most);
+}
+
+static ag_seq *next_prompt(const ag_sched *s)
+{
+    for (uint32_t i = 0; i < s->n_prompts; i++)
+        if (s->prompts[i]->kv.waits == 0 && s->prompts[i]->step_n == 0) return s->prompts[i];
+    return NULL;
+}
+
+/* The next prompt to get rows, of that urgency or above: one under way, or the queue's head where that comes first. */
+static ag_seq *choose(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us)
+{
+    for (;;) {
+        ag_seq *p = next_prompt(s);
+        ag_qent *e = *heads ? ag_queue_head(s->queue, now_us) : NULL;
+        bool first = e && (int64_t)e->level <= urgency && (p == NULL || ag__sched_may_precede((ag_seq *)e, p));
+        if (!first) return p && p->urgency <= urgency ? p : NULL;
+        ag_seq *q = ag__sched_admit(s, now_us);
+        *heads = q != NULL;
+        if (q && q->kv.waits == 0) return q;
+    }
+}
+
+static void fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us)
+{
+    ag_sched_step *b = &s->step;
+    while (b->n_rows < s->conf.rows_max && (b->budget == UINT32_MAX || b->prompt_rows < b->budget)) {
+        ag_seq *q = choose(s, urgency, heads, now_us);
+        if (q == NULL) return;
+        bool first = b->n_rows == 0;
+        if (ag__seq_decodes(q)) { /* all of it was found but the last token: it needs a row as those who decode */
+            if (!first && b->n_out == s->conf.out_max) return;
+            if (!first) add_decode(s, q);
+            continue;
+        }
+        if (first) {
+            protect(s, q->urgency, q->computed);
+            urgency = AG_MIN(urgency, q->urgency);
+        }
+        uint32_t n = rows_for(s, q);
+        if (n == 0) return;
+        add_span(s, q, n);
+        b->prompt_rows += n;
+    }
+}
+
+/* Less urgent decodes get what an urgent step has left, those who have sat out longest first. */
+static void ride_along(ag_sched *s)
+{
+    while (s->step.n_rows < s->conf.rows_max && s->step.n_out < s->conf.out_max) {
+        ag_seq *next = NULL;
+        for (uint32_t i = 0; i < s->n_running; i++) {
+            ag_seq *q = s->running[i];
+            if (!ag__seq_decodes(q) || q->step_n > 0) continue;
+            if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && q->paused_us && (!next->paused_us || q->paused_us < next->paused_us)))
+                next = q;
+        }
+        if (next == NULL || ag_cost_rows(&s->cost, &s->step.shape, next->computed, s->limit_us, 1) == 0) return;
+        add_decode(s, next);
+    }
+}
+
+static uint32_t count_sat_out(ag_sched *s, uint64_t now_us)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        ag_seq *q = s->running[i];
+        if (q->step_n > 0) q->paused_us = 0;
+        else if (q->paused_us == 0) q->paused_us = AG_MAX(now_us, 1u);
+        if (q->step_n == 0 && ag__seq_decodes(q)) n++;
+    }
+    return n;
+}
+
+void ag__sched_fill(ag_sched *s, uint64_t now_us)
+{
+    ag_sched_step *b = &s->step;
+    bool heads = true;
+    fill_prompts(s, INT64_MAX, &heads, now_us);
+    if (b->n_rows == 0) protect(s, INT64_MAX, 0);
+    if (s->limit_us > 0) ride_along(s);
+    b->sat_out = count_sat_out(s, now_us);
+    if (s->limit_us > 0 && b->sat_out == 0 && b->prompt_rows > 0) {
+        fill_prompts(s, INT64_MAX, &heads, now_us);
+        count_sat_out(s, now_us);
+    }
+}
+
+bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
+{
+    AG_CHECK(s, AG_SCHED_MAGIC);
+    AG_ASSERT(!s->in_step);
+    ag_sched_step *b = &s->step;
+    *b = (ag_sched_step){.tokens = b->tokens, .spans = b->spans, .outs = b->outs, .budget = UINT32_MAX};
+    s->limit_us = 0;
+    ag_sched_expire(s, now_us);
+    ag__sched_look(s, now_us);
+    ag__sched_fill(s, now_us);
+    s->n_prompts = 0;
+    s->in_step = b->n_rows > 0;
+    *out = b;
+    return s->in_step;
+}
+
+/* ---- after it ran ---- */
+
+/* Returns the rows of the prompt that were computed for the first time. */
+static uint32_t advance(ag_sched *s, ag_seq *q)
+{
+    uint32_t end = q->computed + q->step_n, from = AG_MAX(q->furthest, q->computed);
+    uint32_t fresh = end > from ? end - from : 0, prompt = AG_MIN(end, q->n_prompt) > from ? AG_MIN(end, q->n_prompt) - from : 0;
+    s->stats.again_rows += q->step_n - fresh;
+    s->stats.prompt_rows += prompt;
+    q->prompt_done += prompt;
+    q->furthest = AG_MAX(q->furthest, end);
+    q->computed = end;
+    q->step_n = 0;
+    ag_kv_publish(s->kv, &q->kv, q->tokens, q->computed);
+    return prompt;
+}
+
+void ag__sched_account(ag_sched *s, ag_seq *q)
+{
+    uint64_t real = ag_queue_service(s->queue, q->prompt_done, q->output_done);
+    if (real > q->charged) {
+        ag_queue_charge(s->queue, q->q.tenant, (int64_t)(real - q->charged));
+        q->charged = real;
+    }
+    uint64_t ahead = q->charged - real;
+    if (ahead != q->ahead) ag_queue_ahead(s->queue, q->q.tenant, (int64_t)ahead - (int64_t)q->ahead);
+    q->ahead = ahead;
+}
+
+/* Seconds that count: long enough to even out single steps, short enough to follow what callers do. */
+#define RATE_US 5e6
+
+static void learn_rate(ag_sched *s, uint64_t service, uint64_t step_us)
+{
+    if (step_us == 0) return;
+    double keep = RATE_US / (RATE_US + (double)step_us);
+    s->rate_units = s->rate_units * keep + (double)service;
+    s->rate_us = s->rate_us * keep + (double)step_us;
+    if (s->step.decodes == 0) return;
+    s->decode_us = s->decode_us > 0 ? s->decode_us + ((double)step_us - s->decode_us) / 16 : (double)step_us;
+}
+
+void ag_sched_step_done(ag_sched *s, uint64_t now_us, uint64_t step_us)
+{
+    AG_CHECK(s, AG_SCHED_MAGIC);
+    AG_ASSERT(s->in_step);
+    (void)now_us;
+    s->in_step = false;
+    uint64_t prompt = 0, output = 0;
+    for (uint32_t i = 0; i < s->step.n_spans; i++) prompt += advance(s, s->step.spans[i].seq);
+    for (uint32_t i = 0; i < s->step.n_out; i++) {
+        const ag_sched_out *o = &s->step.outs[i];
+        if (o->index + 1 != o->seq->n_tokens || o->seq->max_tokens == 0) continue;
+        o->seq->output_done++;
+        output++;
+    }
+    for (uint32_t i = 0; i < s->step.n_spans; i++) ag__sched_account(s, s->step.spans[i].seq);
+    s->stats.output_rows += output;
+    ag_cost_add(&s->cost, &s->step.shape, step_us);
+    learn_rate(s, ag_queue_service(s->queue, prompt, output), step_us);
+}
