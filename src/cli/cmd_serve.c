@@ -85,6 +85,9 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.generations_max = c->max_generations;
     g.max_tokens_max = c->max_tokens;
     g.retry_after_s = c->retry_after_ms / 1000;
+    g.band_min = c->most_urgent_band;
+    g.tenant_weights = *c->tenant_weights ? c->tenant_weights : NULL;
+    g.share_prefixes = c->share_prefixes;
     return g;
 }
 
@@ -291,7 +294,7 @@ int ag_cmd_serve(int argc, char **argv)
             "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.",
         .opts = opts,
         .n_opts = AG_ARRAY_LEN(opts),
-        .groups = "model,server,engine,limits,log"};
+        .groups = "model,server,engine,limits,queue,log"};
     server s = {.argc = argc, .argv = argv, .signals = -1, .finished = -1};
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {

@@ -29,6 +29,8 @@ static void write_access_line(ag_req *r)
     f[n++] = AG_LOG_D("duration_ms", ms_between(r->head_us, ag_now_us()));
     if (generates) {
         f[n++] = AG_LOG_B("stream", r->request.stream);
+        f[n++] = AG_LOG_U("priority", r->band);
+        if (r->timeout_ms) f[n++] = AG_LOG_U("timeout_ms", r->timeout_ms);
         f[n++] = AG_LOG_U("prompt_tokens", r->usage.prompt_tokens);
         f[n++] = AG_LOG_U("output_tokens", r->usage.completion_tokens);
         if (r->first_us) f[n++] = AG_LOG_D("ttft_ms", ms_between(r->body_us, r->first_us));

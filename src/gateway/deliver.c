@@ -6,7 +6,11 @@
 #define READ_TOKENS 64                   /* taken from a generation at a time */
 #define WRITE_PIECE (32u << 10)          /* never more at once, so that it fits out_bytes_max */
 
-static const char *finish_of(ag_gen_state s) { return s == AG_GEN_LENGTH ? "length" : "stop"; }
+/* Clients' strict enums know no finish_reason for a timeout. */
+static ag_reply_end end_of(const ag_choice *c)
+{
+    return (ag_reply_end){c->state == AG_GEN_LENGTH ? "length" : "stop", c->timed_out ? "timeout" : NULL};
+}
 
 static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
 {
@@ -15,6 +19,16 @@ static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
 
 static const ag_tokenizer *tokenizer_of(const ag_req *r) { return ag_engine_model(r->engine)->tokenizer; }
 
+static void take_reused(ag_req *r, ag_choice *c)
+{
+    ag_req_prompt *p = &r->prompts[c->prompt];
+    if (c->unbegun) return;
+    uint32_t n = AG_MIN(ag_gen_reused(c->gen), p->n);
+    if (p->counted++) n = AG_MIN(n, p->reused);
+    r->usage.cached_tokens = r->usage.cached_tokens - p->reused + n;
+    p->reused = n;
+}
+
 static void count_end(ag_req *r, ag_choice *c)
 {
     ag_gen_times t;
@@ -22,7 +36,8 @@ static void count_end(ag_req *r, ag_choice *c)
     ag_metrics *m = r->gw->metrics;
     static const ag_metric_finish finish[] = {[AG_GEN_STOPPED] = AG_FINISH_STOP, [AG_GEN_LENGTH] = AG_FINISH_LENGTH,
                                               [AG_GEN_CANCELLED] = AG_FINISH_ABORT, [AG_GEN_FAILED] = AG_FINISH_ERROR};
-    r->finish = finish_of(c->state);
+    r->finish = c->timed_out ? "timeout" : end_of(c).finish;
+    take_reused(r, c);
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
     ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
     if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
@@ -36,20 +51,59 @@ static void end_choice(ag_req *r, ag_choice *c)
     r->n_ended++;
 }
 
-/* A generation that ended in an error, or was cancelled by somebody else (the engine closing). */
+/* What other choices have computed is not thrown away because one of them never began. */
+static bool any_began(const ag_req *r)
+{
+    bool began = false;
+    for (uint32_t i = 0; i < r->n_choices && !began; i++) {
+        ag_gen_times t;
+        ag_gen_times_get(r->choices[i].gen, &t);
+        began = t.first_us != 0;
+    }
+    return began;
+}
+
+static void take_deadline(ag_req *r, ag_choice *c)
+{
+    if (any_began(r)) {
+        c->state = AG_GEN_LENGTH;
+        c->timed_out = c->unbegun = true;
+        return;
+    }
+    ag_gen_times t;
+    ag_gen_times_get(c->gen, &t);
+    ag_err_set(&r->err, AG_E_DEADLINE,
+               "The request's timeout of %u ms passed after %llu ms in the queue; nothing was computed for it.",
+               r->timeout_ms, (unsigned long long)(t.end_us > t.submit_us ? (t.end_us - t.submit_us) / 1000 : 0));
+}
+
+/* A generation that ended in an error, or was cancelled by somebody else: its caller, or the engine closing. */
 static bool take_failure(ag_req *r, ag_choice *c)
 {
     if (c->state == AG_GEN_FAILED) {
-        int rc = ag_gen_error(c->gen, &r->err);
-        ag_err_set(&r->err, rc ? rc : AG_E_INTERNAL, "The generation failed.");
+        ag_err err = {0};
+        int rc = ag_gen_error(c->gen, &err);
+        if (rc == AG_E_QUEUE_FULL) r->retry_us = ag_gen_retry_us(c->gen);
+        if (rc == AG_E_DEADLINE) take_deadline(r, c);
+        else ag_err_set(&r->err, rc ? rc : AG_E_INTERNAL, "%s", rc ? err.text : "The generation failed.");
+    } else if (c->state == AG_GEN_CANCELLED && atomic_load(&r->cancel_asked)) {
+        ag_err_set(&r->err, AG_E_CANCEL_ASKED, "The request was cancelled by DELETE /v1/queue/%s.", r->id);
     } else if (c->state == AG_GEN_CANCELLED) {
         ag_err_set(&r->err, AG_E_DRAINING, "The server ended this generation because it is shutting down.");
+    } else {
+        c->timed_out = ag_gen_timed_out(c->gen);
     }
     return r->err.code != AG_OK;
 }
 
 ag_next ag__step_generate(ag_req *r)
 {
+    if (r->tick) {
+        r->tick = false;
+        ag__queue_tell(r);
+        r->step = AG_STEP_DELIVER;
+        return AG_MORE;
+    }
     for (uint32_t i = 0; i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
         if (!c->dirty || c->ended) continue;
@@ -77,7 +131,7 @@ static ag_reply_logprobs logprobs_of(const ag_req *r, const ag_choice *c, const 
 {
     ag_reply_logprobs lp = {
         .part = {NULL, tokens}, .n = {0, n}, .piece = piece_of, .arg = tokenizer_of(r), .offset = c->offset};
-    if (with_prompt && (lp.part[0] = ag_gen_prompt(c->gen))) lp.n[0] = r->prompts[c->prompt].n;
+    if (with_prompt && !c->unbegun && (lp.part[0] = ag_gen_prompt(c->gen))) lp.n[0] = r->prompts[c->prompt].n;
     return lp;
 }
 
@@ -105,8 +159,8 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
     if (text.failed) goto out;
     text.n = AG_MIN(text.n, begin + ag_gen_text_bytes(c->gen));
     ag_reply_logprobs lp = logprobs_of(r, c, tokens, c->read, r->request.echo);
-    ag_openai_choice(out, &r->reply, index, ag_buf_str(&text), r->request.top_logprobs >= 0 ? &lp : NULL,
-                     finish_of(c->state));
+    ag_reply_end end = end_of(c);
+    ag_openai_choice(out, &r->reply, index, ag_buf_str(&text), r->request.top_logprobs >= 0 ? &lp : NULL, &end);
     r->usage.completion_tokens += c->read;
     count_end(r, c);
     ok = !out->failed;
@@ -183,8 +237,9 @@ static void stream_choice(ag_req *r, uint32_t index)
     ag_str text = ag_text_ready(&c->text, last ? ag_gen_text_bytes(c->gen) : tokens[k - 1].text_safe, last);
     bool logprobs = r->request.top_logprobs >= 0 && k > 0;
     ag_reply_logprobs lp = logprobs_of(r, c, tokens, k, false);
+    ag_reply_end end = end_of(c);
     if (text.n || logprobs || last)
-        ag_openai_chunk(&r->out, &r->reply, index, text, logprobs ? &lp : NULL, last ? finish_of(c->state) : NULL);
+        ag_openai_chunk(&r->out, &r->reply, index, text, logprobs ? &lp : NULL, last ? &end : NULL);
     c->offset = lp.offset;
     ag_text_pass(&c->text, text.n);
     if (!last) return;
@@ -220,12 +275,13 @@ static ag_next wait_writable(ag_req *r)
     return AG_PARKED;
 }
 
-/* After the first token an error can only be an event; the stream then ends without [DONE]. */
+/* After the first token, or where the stream began at once, an error can only be an event. */
 static ag_next fail_stream(ag_req *r)
 {
     if (!r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
     ag__choices_release(r);
     ag_openai_error_event(&r->out, &r->err, ag_str_of(r->id));
+    ag_openai_done(&r->out);
     r->ending = true;
     return AG_MORE;
 }
@@ -269,7 +325,7 @@ static ag_next deliver_stream(ag_req *r)
     if (r->blocked) return AG_PARKED;
     for (;;) {
         if (r->out.failed) return abort_stream(r);
-        if (r->out.n && !r->streaming) begin_stream(r);
+        if ((r->out.n || r->request.position_events) && !r->streaming) begin_stream(r);
         if (!flush_out(r)) return wait_writable(r);
         if (r->ending) return end_stream(r);
         if (r->streaming && ag_http_pending(r->s) > r->gw->out_bytes_max / 2) return wait_writable(r);

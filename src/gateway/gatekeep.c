@@ -9,13 +9,40 @@ static void copy_text(char *to, size_t size, ag_str from)
     to[n] = 0;
 }
 
-/* For logs and metrics only; without keys the caller may say whatever it likes. */
+/* Without keys the caller may say whatever it likes; a name that is none is refused by check_headers. */
 static void take_tenant(ag_req *r)
 {
     ag_str t = ag_http_head_get(r->head, "x-tenant");
-    bool sane = t.n >= 1 && t.n < sizeof r->tenant && !r->gw->auth.on;
-    for (size_t i = 0; sane && i < t.n; i++) sane = t.p[i] > ' ' && t.p[i] <= '~';
-    copy_text(r->tenant, sizeof r->tenant, sane ? t : AG_STR("default"));
+    bool named = !r->gw->auth.on && ag_tenant_name_ok(t);
+    copy_text(r->tenant, sizeof r->tenant, named ? t : AG_STR("default"));
+}
+
+static int check_tenant(ag_req *r)
+{
+    ag_str t = ag_http_head_get(r->head, "x-tenant");
+    if (r->gw->auth.on || t.n == 0 || ag_tenant_name_ok(t)) return AG_OK;
+    return ag_request_fail(&r->err, AG_E_PARAM, "x-tenant",
+                           "The header 'x-tenant' must be 1 to %d printable ASCII characters without blanks.",
+                           AG_TENANT_NAME_MAX);
+}
+
+/* A header that is a whole number; left alone when it was not sent. */
+static int take_number(ag_req *r, const char *name, uint32_t min, uint32_t max, uint32_t *out)
+{
+    ag_str v = ag_http_head_get(r->head, name);
+    if (v.p == NULL) return AG_OK;
+    uint64_t x = 0;
+    bool ok = v.n >= 1 && v.n <= 10;
+    for (size_t i = 0; ok && i < v.n; i++) {
+        ok = v.p[i] >= '0' && v.p[i] <= '9';
+        x = x * 10 + (uint64_t)(v.p[i] - '0');
+    }
+    if (!ok || x < min || x > max)
+        return ag_request_fail(&r->err, AG_E_PARAM, name,
+                               "The header '%s' must be a whole number from %u to %u, not '%.*s'.", name, min, max,
+                               (int)AG_MIN(v.n, 40u), v.p);
+    *out = (uint32_t)x;
+    return AG_OK;
 }
 
 /* A server without keys does what anybody says who reaches it, and every web page in a browser on this machine does:
@@ -42,22 +69,30 @@ static void check_origin(ag_req *r, ag_str host)
 
 static ag_next answer_options(ag_req *r)
 {
-    bool post = r->route->methods & AG_POST;
+    ag_str methods = ag__route_allow(r->route);
     ag_http_header more[4];
     uint32_t n = 0;
     if (r->origin[0] && ag_http_head_get(r->head, "access-control-request-method").p) {
-        more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"),
-                                     post ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+        more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"), methods};
         more[n++] = (ag_http_header){AG_STR("access-control-allow-headers"),
-                                     AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent")};
+                                     AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent, "
+                                            "x-request-priority, x-request-timeout-ms")};
         more[n++] = (ag_http_header){AG_STR("access-control-max-age"), AG_STR("600")};
     } else {
-        more[n++] = (ag_http_header){AG_STR("allow"), post ? AG_STR("POST, OPTIONS") : AG_STR("GET, HEAD, OPTIONS")};
+        more[n++] = (ag_http_header){AG_STR("allow"), methods};
     }
     return ag__req_answer(r, 204, NULL, (ag_str){0}, more, n);
 }
 
 static bool method_is(const ag_req *r, const char *z) { return ag_str_eqz(r->head->method, z); }
+
+static unsigned method_of(const ag_req *r)
+{
+    if (method_is(r, "GET") || method_is(r, "HEAD")) return AG_GET;
+    if (method_is(r, "POST")) return AG_POST;
+    if (method_is(r, "PATCH")) return AG_PATCH;
+    return method_is(r, "DELETE") ? AG_DELETE : 0;
+}
 
 ag_next ag__step_head(ag_req *r)
 {
@@ -75,10 +110,9 @@ ag_next ag__step_head(ag_req *r)
                               "There is no '%.100s' here; POST /v1/chat/completions and /v1/completions answer.",
                               r->path);
     if (method_is(r, "OPTIONS")) return answer_options(r);
-    unsigned method = method_is(r, "POST") ? AG_POST : method_is(r, "GET") || method_is(r, "HEAD") ? AG_GET : 0;
-    if (!(r->route->methods & method))
-        return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path,
-                              r->route->methods & AG_POST ? "POST" : "GET", r->method);
+    if (!(r->route->methods & method_of(r)))
+        return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, ag__route_allow(r->route).p,
+                              r->method);
     r->step = AG_STEP_AUTH;
     return AG_MORE;
 }
@@ -94,16 +128,32 @@ ag_next ag__step_auth(ag_req *r)
     return AG_MORE;
 }
 
+int ag__band_check(const ag_live *live, uint32_t band, ag_err *err)
+{
+    if (band >= live->band_min) return AG_OK;
+    return ag_request_fail(err, AG_E_FORBIDDEN, "priority",
+                           "Priority %u is more urgent than callers may ask for here: %u to %d.", band, live->band_min,
+                           AG_BANDS - 1);
+}
+
 ag_next ag__step_limits(ag_req *r)
 {
     r->step = AG_STEP_BODY;
-    if (r->route->answer) return AG_MORE;
+    if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->route->answer == ag__answer_queue) ag__queue_take_id(r);
+    if (!(method_of(r) & (AG_POST | AG_PATCH))) return AG_MORE;
+    r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     ag_str type = ag_http_head_get(r->head, "content-type");
     if (!ag_media_is_json(type))
         return ag__req_refuse(r, AG_E_MEDIA_TYPE,
                               type.p ? "The body must be application/json in UTF-8, not '%.*s'."
                                      : "The body must be application/json; no content-type was sent%.*s.",
                               (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
+    if (r->route->answer) return AG_MORE;
+    r->band = AG_REQUEST_UNSET;
+    if (take_number(r, "x-request-priority", 0, AG_BANDS - 1, &r->band) != AG_OK ||
+        take_number(r, "x-request-timeout-ms", 1, AG_REQUEST_TIMEOUT_MAX_MS, &r->timeout_ms) != AG_OK)
+        return ag__req_refuse(r, r->err.code, "%s", "");
     if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed))
         return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");
     r->engine = atomic_load_explicit(&r->gw->engine, memory_order_acquire);

@@ -10,19 +10,30 @@
 /* One message per generation can wait at a time, and an engine holds far fewer; a full mailbox only delays. */
 #define MAILBOX_CAP 16384
 
+static void live_free(ag_live *l)
+{
+    ag_origins_fini(&l->origins);
+    ag_shares_fini(&l->shares);
+    ag_mem_free(l);
+}
+
 static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
 {
     ag_live *l = ag_mem_zalloc(sizeof *l);
     if (l == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
     int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
+    if (rc == AG_OK) rc = ag_shares_parse(&l->shares, conf->tenant_weights, err);
+    if (rc == AG_OK && conf->band_min >= AG_BANDS)
+        rc = ag_err_set(err, AG_E_USAGE, "The most urgent band must be 0 to %d, not %u.", AG_BANDS - 1, conf->band_min);
     if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
         rc = ag_err_set(err, AG_E_USAGE, "Answers per request must be 1 to %d, not %u.", AG_REQUEST_PROMPTS_MAX,
                         conf->generations_max);
     if (rc != AG_OK) {
-        ag_origins_fini(&l->origins);
-        ag_mem_free(l);
+        live_free(l);
         return rc;
     }
+    l->band_min = conf->band_min;
+    l->share_prefixes = conf->share_prefixes;
     l->generations_max = conf->generations_max;
     l->max_tokens_max = conf->max_tokens_max;
     l->retry_after_s = conf->retry_after_s;
@@ -40,8 +51,7 @@ static void live_free_all(ag_gateway *gw)
 {
     for (ag_live *l = atomic_load(&gw->live), *older; l; l = older) {
         older = l->older;
-        ag_origins_fini(&l->origins);
-        ag_mem_free(l);
+        live_free(l);
     }
 }
 
@@ -87,6 +97,10 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     gw->guarded = !gw->auth.on && !conf->no_auth;
     if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
     live_push(gw, live);
+    if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
+        ag_err_set(err, rc, "There is no memory for the gateway's requests.");
+        goto undo;
+    }
 
     ag_http_handler handler = ag__http_handler;
     handler.arg = gw;
@@ -120,7 +134,9 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     *out = gw;
     return AG_OK;
 undo_http: ag_http_server_close(gw->http);
-undo:      live_free_all(gw);
+undo:
+    ag_ids_close(gw->ids);
+    live_free_all(gw);
     ag_mem_free(gw);
     return rc;
 }
@@ -181,6 +197,7 @@ void ag_gateway_close(ag_gateway *gw)
     }
     ag_http_server_close(gw->http);
     ag_mem_free(gw->loops);
+    ag_ids_close(gw->ids);
     live_free_all(gw);
     gw->magic = 0;
     ag_mem_free(gw);

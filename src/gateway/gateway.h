@@ -35,7 +35,10 @@ typedef struct ag_gateway_conf {
     const char *cors_origins;   /* "https://a.example,http://localhost:3000" or "*"; NULL: none */
     uint32_t generations_max;   /* of one request: prompts x n, 1..128 */
     uint32_t max_tokens_max;    /* of one generation; 0: what the context holds */
-    uint32_t retry_after_s;     /* in Retry-After of a 503 */
+    uint32_t retry_after_s;     /* in Retry-After of a 503 without an estimate */
+    uint32_t band_min;          /* the most urgent band that requests may ask for, 0..3 */
+    const char *tenant_weights; /* "gold=3,free=0.5"; NULL: every tenant's is 1 */
+    bool share_prefixes;        /* prompts' prefixes may be found in the cache by other tenants too */
 } ag_gateway_conf;
 
 #define AG_GATEWAY_CONF_DEFAULT                                                                                     \

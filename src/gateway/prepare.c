@@ -86,11 +86,22 @@ static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
     return AG_OK;
 }
 
+/* The body's word counts before the headers', which programs set for all that they send. */
+static int check_urgency(ag_req *r)
+{
+    const ag_request *q = &r->request;
+    if (q->priority != AG_REQUEST_UNSET) r->band = q->priority;
+    if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, r->live->band_min);
+    if (q->timeout_ms != AG_REQUEST_UNSET) r->timeout_ms = q->timeout_ms;
+    return ag__band_check(r->live, r->band, &r->err);
+}
+
 static int prepare(ag_req *r)
 {
     const ag_model *m = ag_engine_model(r->engine);
     ag_request *q = &r->request;
     int rc = ag_openai_parse(q, r->body.p, r->body.n, &r->err);
+    if (rc == AG_OK) rc = check_urgency(r);
     if (rc == AG_OK) rc = check_model(r);
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
     if (rc != AG_OK) return rc;
@@ -145,6 +156,7 @@ ag_next ag__step_prepare(ag_req *r)
 
 void ag__choices_release(ag_req *r)
 {
+    if (r->choices) ag_ids_remove(r->gw->ids, &r->ids); /* before what it leads to goes */
     for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
         if (c->number) ag_slots_remove(&r->loop->slots, c->number);
@@ -158,6 +170,19 @@ void ag__choices_release(ag_req *r)
     ag_mem_free(r->choices);
     r->choices = NULL;
     r->n_choices = r->n_ended = 0;
+}
+
+static uint64_t deadline_of(const ag_req *r)
+{
+    return r->timeout_ms ? r->head_us + (uint64_t)r->timeout_ms * 1000 : 0;
+}
+
+/* An estimate that says no is our doing (503), a time that has passed is over (504). */
+static int submit(ag_req *r, ag_gen *g)
+{
+    int rc = ag_gen_submit(g, &r->retry_us, &r->err);
+    if (rc == AG_E_DEADLINE && ag_now_us() < deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
+    return rc;
 }
 
 static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
@@ -187,11 +212,16 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .prompt_logprobs = q->echo && q->top_logprobs >= 0,
         .notify = ag_http_loop_mbox(r->loop->loop),
         .msg = c->number,
+        .tenant = ag_str_of(r->tenant),
+        .weight = ag_shares_of(&r->live->shares, r->tenant),
+        .band = (uint8_t)r->band,
+        .share_prefix = r->live->share_prefixes,
+        .deadline_us = deadline_of(r),
     };
     spec.sampling.seed = seed;
     spec.sampling.choice = index % q->n;
     rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
-    return rc == AG_OK ? ag_gen_submit(c->gen, &r->err) : rc;
+    return rc == AG_OK ? submit(r, c->gen) : rc;
 }
 
 static void count_usage(ag_req *r)
@@ -210,6 +240,10 @@ ag_next ag__step_admit(ag_req *r)
     uint64_t seed = q->sampling.seed;
     if (!q->seed_set) randombytes_buf(&seed, sizeof seed);
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
+    if (r->timeout_ms && ag_now_us() >= deadline_of(r))
+        return ag__req_refuse(r, AG_E_DEADLINE,
+                              "The request's timeout of %u ms had passed when its body was read and prepared.",
+                              r->timeout_ms);
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
     r->n_choices = n;
@@ -223,6 +257,7 @@ ag_next ag__step_admit(ag_req *r)
     ag_random_hex(r->reply_id + strlen(r->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
                           .model = ag_str_of(r->gw->model_name), .usage_null = q->stream && q->include_usage};
+    ag__queue_watch(r);
     r->step = AG_STEP_GENERATE;
     return AG_MORE;
 }

@@ -5,6 +5,7 @@
 #include "gateway/req.h"
 
 #define REQ_MAGIC 0x41475251u
+#define RETRY_MAX_S 3600u /* an estimate over an hour says no more than that */
 
 static ag_next step_body(ag_req *r);
 
@@ -97,13 +98,13 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)
     ag_http_header more[2];
     uint32_t n = 0;
     if (row->retry == AG_RETRY_AFTER) {
-        snprintf(retry, sizeof retry, "%u", r->live->retry_after_s);
+        uint64_t s = r->retry_us ? AG_MIN((r->retry_us + 999999) / 1000000, RETRY_MAX_S) : r->live->retry_after_s;
+        snprintf(retry, sizeof retry, "%u", (unsigned)s);
         more[n++] = (ag_http_header){AG_STR("retry-after"), ag_str_of(retry)};
     }
     if (r->err.code == AG_E_AUTH) more[n++] = (ag_http_header){AG_STR("www-authenticate"), AG_STR("Bearer")};
     if (r->err.code == AG_E_METHOD)
-        more[n++] = (ag_http_header){AG_STR("allow"), r->route->methods & AG_POST ? AG_STR("POST, OPTIONS")
-                                                                                  : AG_STR("GET, HEAD, OPTIONS")};
+        more[n++] = (ag_http_header){AG_STR("allow"), ag__route_allow(r->route)};
     ag_buf body;
     ag_buf_init(&body, 16u << 10);
     ag_openai_error(&body, &r->err, ag_str_of(r->id));
@@ -119,6 +120,9 @@ static ag_next step_body(ag_req *r)
     if (!r->body_ended) return AG_PARKED;
     r->body_us = ag_now_us();
     if (r->body.failed) return ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this request.");
+    if (r->body_long && r->body_max)
+        return ag__req_refuse(r, AG_E_TOO_LARGE, "The body is larger than the %u bytes that '%.100s' takes.",
+                              r->body_max, r->path);
     if (r->route->answer) return r->route->answer(r);
     r->step = AG_STEP_PREPARE;
     return AG_MORE;
@@ -147,7 +151,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->head = head;
     r->head_us = ag_now_us();
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
-    ag_buf_init(&r->body, 1u << 30); /* the HTTP room bounds it by body_bytes_max */
+    ag_buf_init(&r->body, AG_BODY_BYTES_MAX);
     ag_buf_init(&r->out, AG_REPLY_BYTES_MAX);
     ag_request_init(&r->request, AG_REQUEST_COMPLETION);
     atomic_fetch_add_explicit(&gw->requests, 1, memory_order_relaxed);
@@ -158,8 +162,9 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
 static void on_body(void *user, ag_http_stream *s AG_UNUSED, const char *p, size_t n)
 {
     ag_req *r = user;
-    if (r == NULL || r->answered || r->route == NULL || r->route->answer) return;
-    ag_buf_add(&r->body, p, n);
+    if (r == NULL || r->answered) return;
+    if (n <= r->body_max - r->body.n) ag_buf_add(&r->body, p, n);
+    else r->body_long = true;
 }
 
 static void on_end(void *user, ag_http_stream *s AG_UNUSED)

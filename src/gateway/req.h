@@ -13,16 +13,24 @@
 #include "gateway/dialects/openai.h"
 #include "gateway/gateway.h"
 #include "gateway/guard.h"
+#include "gateway/ids.h"
+#include "gateway/shares.h"
 #include "gateway/slots.h"
 #include "gateway/text.h"
+#include "gateway/waiting.h"
 #include "net/http.h"
 
 #define AG_GET 1u
 #define AG_POST 2u
+#define AG_PATCH 4u
+#define AG_DELETE 8u
+#define AG_GET_PATCH_DELETE (AG_GET | AG_PATCH | AG_DELETE)
 
 /* Parsing and tokenizing up to this size takes well under a millisecond, which the other connections of the loop can
  * wait; above, a worker does it. */
 #define AG_INLINE_BODY_MAX (16u << 10)
+#define AG_BODY_BYTES_MAX (1u << 30) /* the HTTP room bounds a body by body_bytes_max */
+#define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1} */
 #define AG_REPLY_BYTES_MAX (256u << 20) /* logprobs make about 3 KiB a token */
 
 #define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(DELIVER) X(ACCOUNT)
@@ -38,7 +46,9 @@ typedef enum ag_next { AG_MORE, AG_PARKED, AG_DONE } ag_next;
 typedef struct ag_live { /* what a reload replaces; old ones stay until close, since requests point to them */
     struct ag_live *older;
     ag_origins origins;
-    uint32_t generations_max, max_tokens_max, retry_after_s;
+    ag_shares shares;
+    uint32_t generations_max, max_tokens_max, retry_after_s, band_min;
+    bool share_prefixes;
 } ag_live;
 
 typedef struct ag_gw_loop {
@@ -54,6 +64,7 @@ struct ag_gateway {
     ag_http_server *http;
     ag_gw_loop *loops;
     uint32_t n_loops;
+    ag_ids *ids;
     ag_auth auth;
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
@@ -79,6 +90,7 @@ typedef struct ag_req_prompt {
     uint32_t n;
     ag_buf echo_text; /* of a prompt given as ids */
     ag_str echo;
+    uint32_t reused, counted; /* the least of its answers so far: the first one leaves the prompt to the others */
 } ag_req_prompt;
 
 typedef struct ag_choice {
@@ -91,6 +103,8 @@ typedef struct ag_choice {
     ag_gen_state state;
     bool dirty;  /* a message said that there is news */
     bool begun, ended;
+    bool timed_out;
+    bool unbegun; /* timed out before its first token, while another choice had some */
 } ag_choice;
 
 struct ag_req {
@@ -105,12 +119,21 @@ struct ag_req {
     const ag_route *route;     /* NULL: no such path */
     /* What callbacks write down. */
     bool body_ended, gone, done, working, worked, blocked;
+    bool body_long;            /* over body_max, and so not kept */
+    uint32_t body_max;         /* 0: none is wanted */
     bool running, again;       /* ag__req_run is on the stack; it was asked for once more */
     bool answered, streaming, ending, accounted;
+    bool tick;                 /* it is time to tell the place in the queue */
+    atomic_bool cancel_asked;  /* by id; set from any loop */
     int status;
     const char *finish;        /* of the last choice that ended */
     ag_err err;
-    char id[AG_ID_MAX + 1], trace[33], method[16], path[128], origin[256], tenant[65];
+    char id[AG_ID_MAX + 1], trace[33], method[16], path[128], origin[256], tenant[AG_TENANT_NAME_MAX + 1];
+    char asked_id[AG_ID_MAX + 1]; /* of GET, PATCH and DELETE /v1/queue/{id} */
+    ag_ids_link ids;
+    uint32_t band, timeout_ms;    /* timeout_ms 0: none */
+    uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
+    ag_waiting waiting;
     char reply_id[64];
     uint64_t head_us, body_us, first_us;
     ag_buf body, out;
@@ -135,6 +158,8 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX]); /
 ag_next ag__step_head(ag_req *r);
 ag_next ag__step_auth(ag_req *r);
 ag_next ag__step_limits(ag_req *r);
+/* AG_E_FORBIDDEN for a band that this caller may not use. */
+int ag__band_check(const ag_live *live, uint32_t band, ag_err *err);
 
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);
@@ -146,11 +171,18 @@ void ag__prompts_free(ag_req *r);
 ag_next ag__step_generate(ag_req *r);
 ag_next ag__step_deliver(ag_req *r);
 
+/* queue.c: requests by id, and the place of a waiting stream */
+ag_next ag__answer_queue(ag_req *r);
+void ag__queue_take_id(ag_req *r);   /* asked_id out of the head's path */
+void ag__queue_watch(ag_req *r);     /* begins to tell the place in the queue */
+void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
+
 /* account.c: ACCOUNT */
 ag_next ag__step_account(ag_req *r);
 
 /* routes.c */
 const ag_route *ag__route_find(ag_str path);
+ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */
 void ag__routes_name(ag_metrics *m);
 void ag__metrics_copy(ag_gateway *gw); /* figures that are kept elsewhere, before a scrape */

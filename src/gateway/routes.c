@@ -47,6 +47,15 @@ const ag_route *ag__route_find(ag_str path)
     return NULL;
 }
 
+ag_str ag__route_allow(const ag_route *route)
+{
+    switch (route->methods) {
+    case AG_POST: return AG_STR("POST, OPTIONS");
+    case AG_GET_PATCH_DELETE: return AG_STR("GET, HEAD, PATCH, DELETE, OPTIONS");
+    default: return AG_STR("GET, HEAD, OPTIONS");
+    }
+}
+
 uint32_t ag__route_index(const ag_route *route) { return route ? (uint32_t)(route - routes) : N_ROUTES; }
 
 void ag__routes_name(ag_metrics *m)

@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "gateway/dialects/request.h"
 
 #define PRINTED "<!-- Printed from the source by tests/gateway/docs_test.c; changes belong there. -->\n\n"
 
@@ -17,6 +18,7 @@
 #define CH 3
 #define AG_GET "GET"
 #define AG_POST "POST"
+#define AG_GET_PATCH_DELETE "GET, PATCH, DELETE"
 
 static void add_field(ag_buf *b, const char *name, const char *type, const char *doc)
 {
@@ -62,7 +64,11 @@ static void print_api(ag_buf *b)
                    "  lets others in, and another port of this machine is another origin.\n"
                    "- A stream's headers leave with its first token, so what fails before has its HTTP status. What "
                    "fails later is an event\n"
-                   "  `{\"error\": …}`, after which the stream ends without `[DONE]`.\n"
+                   "  `error` with `{\"error\": …}`, after which the stream ends with `[DONE]`.\n"
+                   "- Headers `x-request-priority` and `x-request-timeout-ms` say what the fields `priority` and "
+                   "`timeout_ms` say, for programs\n"
+                   "  that cannot add fields; where both are there, the field counts. How requests wait: "
+                   "[queue.md](queue.md).\n"
                    "- A client that closes its connection ends its generations at once.\n"
                    "- Errors: [errors.md](errors.md). Figures: [metrics.md](metrics.md). Settings: "
                    "[settings.md](settings.md).\n\n"

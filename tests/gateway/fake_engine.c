@@ -18,7 +18,12 @@ struct ag_gen {
     uint32_t n_prompt, n, want, max_tokens;
     uint8_t *answer;
     uint32_t n_answer, fail_at, taken;
-    bool hold, burn, refuse, cancel, pending, top;
+    bool hold, burn, refuse, late, displace, cancel, pending, top, timed_out;
+    bool wait;                 /* for fake_engine_release */
+    uint8_t band;
+    uint32_t reused;
+    uint64_t deadline_us;
+    int error;
     ag_gen_state state;
     ag_mbox *notify;
     void *msg;
@@ -33,6 +38,7 @@ static bool closing;
 static ag_gen *running;
 static uint32_t live;
 static uint64_t cancelled;
+static fake_spec newest;
 static ag_model model;
 static const ag_gen_top tops[2] = {{'t', -0.25f}, {'u', -2}};
 
@@ -47,9 +53,18 @@ static bool post(ag_gen *g)
 
 static void step(ag_gen *g)
 {
+    bool late = g->deadline_us && ag_now_us() >= g->deadline_us;
     if (g->cancel) {
         g->state = AG_GEN_CANCELLED;
         cancelled++;
+    } else if (g->displace || (late && g->n == 0)) {
+        g->error = g->displace ? AG_E_QUEUE_FULL : AG_E_DEADLINE;
+        g->state = AG_GEN_FAILED;
+    } else if (late) {
+        g->timed_out = true;
+        g->state = AG_GEN_LENGTH;
+    } else if (g->wait) {
+        return;
     } else if (g->n == g->fail_at) {
         if (g->burn && g->taken < g->n) return;
         g->state = AG_GEN_FAILED;
@@ -64,13 +79,26 @@ static void step(ag_gen *g)
         if (g->times.first_us == 0) g->times.first_us = ag_now_us();
         g->times.last_us = ag_now_us();
     }
+    if (ag_gen_ended(g->state)) g->times.end_us = ag_now_us();
 }
 
-static bool idle(void)
+/* Sleeps until there is something to do. */
+static void await_work(void)
 {
-    for (ag_gen *g = running; g; g = g->next)
-        if (!(g->hold && g->n == g->n_answer && !g->cancel)) return false;
-    return true;
+    for (bool idle = true; idle && !closing;) {
+        uint64_t next = UINT64_MAX, now = ag_now_us();
+        for (ag_gen *g = running; g; g = g->next) {
+            if (g->deadline_us) next = AG_MIN(next, g->deadline_us);
+            if (g->cancel || g->displace || !(g->wait || (g->hold && g->n == g->n_answer))) idle = false;
+        }
+        if (!idle || next <= now) return;
+        struct timespec at;
+        clock_gettime(CLOCK_REALTIME, &at);
+        uint64_t ns = (uint64_t)at.tv_nsec + AG_MIN(next - now, (uint64_t)3600000000) * 1000;
+        at.tv_sec += (time_t)(ns / 1000000000);
+        at.tv_nsec = (long)(ns % 1000000000);
+        pthread_cond_timedwait(&news, &lock, &at);
+    }
 }
 
 static void *engine_main(void *arg)
@@ -78,7 +106,7 @@ static void *engine_main(void *arg)
     (void)arg;
     pthread_mutex_lock(&lock);
     while (!closing) {
-        while (idle() && !closing) pthread_cond_wait(&news, &lock);
+        await_work();
         for (ag_gen **at = &running; *at;) {
             ag_gen *g = *at;
             if (!ag_gen_ended(g->state)) step(g);
@@ -142,6 +170,25 @@ uint64_t fake_engine_cancelled(void)
     return n;
 }
 
+void fake_engine_release(void)
+{
+    pthread_mutex_lock(&lock);
+    for (ag_gen *g = running; g; g = g->next) {
+        if (g->wait) g->times.admit_us = ag_now_us();
+        g->wait = false;
+    }
+    pthread_cond_signal(&news);
+    pthread_mutex_unlock(&lock);
+}
+
+fake_spec fake_engine_seen(void)
+{
+    pthread_mutex_lock(&lock);
+    fake_spec s = newest;
+    pthread_mutex_unlock(&lock);
+    return s;
+}
+
 const ag_model *ag_engine_model(const ag_engine *e AG_UNUSED) { return &model; }
 uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
 const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
@@ -156,6 +203,10 @@ void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
 static void read_wish(ag_gen *g, const char *z)
 {
     const char *text;
+    g->wait = strstr(z, "wait") != NULL;
+    g->late = strstr(z, "late") != NULL;
+    g->displace = strstr(z, "displace") != NULL;
+    if ((text = strstr(z, "reuse:"))) g->reused = (uint32_t)atoi(text + 6);
     if ((text = strstr(z, "say:"))) {
         g->answer = (uint8_t *)ag_mem_strndup(text + 4, strlen(text + 4));
         g->n_answer = (uint32_t)strlen(text + 4);
@@ -185,6 +236,8 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     g->refs = 1;
     g->fail_at = UINT32_MAX;
     g->max_tokens = s->max_tokens;
+    g->band = s->band;
+    g->deadline_us = s->deadline_us;
     g->notify = s->notify;
     g->msg = s->msg;
     g->top = s->top_logprobs >= 0;
@@ -196,6 +249,9 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
     live++;
+    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix,
+                         .deadline_us = s->deadline_us};
+    memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
     pthread_mutex_unlock(&lock);
     if (z == NULL || g->prompt_tokens == NULL || g->answer == NULL) {
         ag_gen_put(g);
@@ -222,14 +278,18 @@ void ag_gen_put(ag_gen *g)
     ag_mem_free(g);
 }
 
-int ag_gen_submit(ag_gen *g, ag_err *err)
+int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err)
 {
+    *retry_us = g->refuse || g->late ? 2500000 : 0;
     if (g->refuse) return ag_err_set(err, AG_E_QUEUE_FULL, "All places are taken.");
+    if (g->late) return ag_err_set(err, AG_E_DEADLINE, "It would be ready in 9000 ms.");
     pthread_mutex_lock(&lock);
     ag_gen_get(g);
-    g->times.submit_us = g->times.admit_us = ag_now_us();
-    g->next = running;
-    running = g;
+    g->times.submit_us = ag_now_us();
+    if (!g->wait) g->times.admit_us = g->times.submit_us;
+    ag_gen **at = &running;
+    while (*at) at = &(*at)->next;
+    *at = g;
     pthread_cond_signal(&news);
     pthread_mutex_unlock(&lock);
     return AG_OK;
@@ -260,7 +320,35 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     return n;
 }
 
-int ag_gen_error(ag_gen *g AG_UNUSED, ag_err *err) { return ag_err_set(err, AG_E_INTERNAL, "The device caught fire."); }
+int ag_gen_error(ag_gen *g, ag_err *err)
+{
+    return ag_err_set(err, g->error ? g->error : AG_E_INTERNAL, "The device caught fire.");
+}
+
+bool ag_gen_timed_out(ag_gen *g) { return g->timed_out; }
+uint32_t ag_gen_reused(ag_gen *g) { return g->reused; }
+uint64_t ag_gen_retry_us(ag_gen *g AG_UNUSED) { return 7000001; }
+
+void ag_gen_move(ag_gen *g, uint8_t band)
+{
+    pthread_mutex_lock(&lock);
+    g->band = band;
+    pthread_mutex_unlock(&lock);
+}
+
+void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
+{
+    pthread_mutex_lock(&lock);
+    *out = (ag_gen_wait){.state = g->state, .band = g->band, .waited_us = 1000};
+    bool before = true;
+    for (ag_gen *o = running; o && g->wait && !ag_gen_ended(g->state); o = o->next) {
+        before = before && o != g;
+        out->position += o == g || (o->wait && (o->band < g->band || (o->band == g->band && before)));
+    }
+    if (!ag_gen_ended(g->state)) out->state = g->wait ? AG_GEN_WAITING : AG_GEN_RUNNING;
+    out->wait_us = out->position > 1 ? out->position * 1500000ull : 0;
+    pthread_mutex_unlock(&lock);
+}
 
 uint64_t ag_gen_text_bytes(ag_gen *g) { return g->n; }
 const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }

@@ -1,7 +1,8 @@
 /* fake_engine.h - a test double for gen.h, engine.h, and what the gateway uses of model and tokenizer: tokens are
  * bytes, and the prompt says what happens. "say:TEXT" answers TEXT and stops; "long:N" N times 'x', ending by length;
  * "hold" answers "h" and waits to be cancelled; "fail:N" fails after N tokens, "burn:N" after a reader has taken N;
- * "full" is refused by the queue.
+ * "full" is refused by the queue, "late" by its estimate; "displace" is taken and then put out; "wait" in front of any
+ * of these waits for fake_engine_release, with a position by band and arrival; "reuse:N" says that N tokens were found.
  * Faults of the machine are therefore at hand that a real engine shows only by luck.
  * Owns    : its thread and generations. Threads: as the real ones. Limits, errors: none of its own. */
 #ifndef FAKE_ENGINE_H
@@ -12,6 +13,15 @@
 ag_engine *fake_engine_open(void);
 void fake_engine_close(void);
 uint32_t fake_engine_live(void);      /* generations not yet freed */
+void fake_engine_release(void);       /* those that wait run */
+typedef struct fake_spec {
+    char tenant[80];
+    float weight;
+    uint8_t band;
+    bool share_prefix;
+    uint64_t deadline_us;
+} fake_spec;
+fake_spec fake_engine_seen(void);     /* of the generation created last */
 uint64_t fake_engine_cancelled(void); /* so many ended by ag_gen_cancel */
 
 #endif

@@ -36,16 +36,17 @@ static void whole_answers_read_as_documented(void **state)
     ag_usage u = {3, 2, 1};
     ag_buf_init(&b, 1 << 16);
     ag_openai_begin(&b, &completion);
-    ag_openai_choice(&b, &completion, 0, AG_STR("x\xffy"), NULL, "stop");
-    ag_openai_choice(&b, &completion, 1, AG_STR(""), NULL, "length");
+    ag_openai_choice(&b, &completion, 0, AG_STR("x\xffy"), NULL, &(ag_reply_end){"stop", NULL});
+    ag_openai_choice(&b, &completion, 1, AG_STR(""), NULL, &(ag_reply_end){"length", "timeout"});
     ag_openai_end(&b, &u);
     expect(&b, "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":0,\"text\":\"x\xEF\xBF\xBDy\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
-               "{\"index\":1,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\"}],"
+               "{\"index\":1,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\",\"autoglm\":{\"stopped_by\":"
+               "\"timeout\"}}],"
                "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{"
                "\"cached_tokens\":1}}}");
     ag_openai_begin(&b, &chat);
-    ag_openai_choice(&b, &chat, 0, AG_STR("a\"b"), NULL, "stop");
+    ag_openai_choice(&b, &chat, 0, AG_STR("a\"b"), NULL, &(ag_reply_end){"stop", NULL});
     ag_openai_end(&b, &u);
     expect(&b, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"x\","
                "\"choices\":["
@@ -71,7 +72,7 @@ static void chunks_read_as_documented(void **state)
                "\"m\\\"x\",\"choices\":["
                "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
                "null}],\"usage\":null}\n\n");
-    ag_openai_chunk(&b, &chat, 0, AG_STR(""), NULL, "stop");
+    ag_openai_chunk(&b, &chat, 0, AG_STR(""), NULL, &(ag_reply_end){"stop", NULL});
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":["
@@ -92,7 +93,7 @@ static json_t *logprobs_of(const ag_reply *r, ag_reply_logprobs *lp)
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
     ag_openai_begin(&b, r);
-    ag_openai_choice(&b, r, 0, AG_STR(""), lp, "stop");
+    ag_openai_choice(&b, r, 0, AG_STR(""), lp, &(ag_reply_end){"stop", NULL});
     ag_openai_end(&b, &(ag_usage){0});
     json_t *j = json_loadb(b.p, b.n, JSON_REJECT_DUPLICATES, NULL);
     if (j == NULL) fail_msg("%.*s", (int)b.n, b.p);
@@ -157,7 +158,7 @@ static void errors_and_models(void **state)
     ag_err_set(&err, AG_E_INTERNAL, "x");
     ag_openai_error_event(&b, &err, (ag_str){0});
     expect(&b,
-           "data: "
+           "event: error\ndata: "
            "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\n");
     ag_openai_models(&b, (ag_model_card[]){{AG_STR("m"), 5, 2048}}, 1);
     expect(&b, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":5,\"owned_by\":"

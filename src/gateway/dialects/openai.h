@@ -35,22 +35,40 @@ typedef struct ag_reply_logprobs {
     uint64_t offset; /* in characters, of the first token within the text that the caller sees; moved on */
 } ag_reply_logprobs;
 
+typedef struct ag_reply_end {
+    const char *finish;     /* finish_reason: "stop", "length" */
+    const char *stopped_by; /* what no finish_reason of OpenAI's tells: "timeout"; NULL: nothing */
+} ag_reply_end;
+
 /* A whole answer: begin, the choices in order, end. logprobs NULL: none were asked for. */
 void ag_openai_begin(ag_buf *out, const ag_reply *r);
 void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                      const char *finish);
+                      const ag_reply_end *end);
 void ag_openai_end(ag_buf *out, const ag_usage *usage);
 
-/* A streamed answer, each call one event. The first chunk of a chat choice is its role. finish NULL: it goes on. */
+/* A streamed answer, each call one event. The first chunk of a chat choice is its role. end NULL: it goes on. */
 void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index);
 void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                     const char *finish);
+                     const ag_reply_end *end);
 void ag_openai_usage_chunk(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 void ag_openai_done(ag_buf *out);
 
 /* {"error": {…}}; request_id.n 0: left out. */
 void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id);
 void ag_openai_error_event(ag_buf *out, const ag_err *err, ag_str request_id);
+
+/* Where a request stands, as GET /v1/queue/{id} and the events of a waiting stream tell it. */
+typedef struct ag_queue_view {
+    const char *state;       /* "waiting", "running", "finished" */
+    uint32_t band, position; /* position 0: it does not wait */
+    uint64_t waited_us, wait_us; /* wait_us 0: unknown */
+} ag_queue_view;
+void ag_openai_queue(ag_buf *out, ag_str id, const ag_queue_view *v);
+void ag_openai_queue_cancelled(ag_buf *out, ag_str id, bool cancelled);
+/* An event "queue", whose data is a chunk without choices, since SDKs take each event for a chunk. */
+void ag_openai_queue_event(ag_buf *out, const ag_reply *r, const ag_queue_view *v);
+/* The body of PATCH /v1/queue/{id}. */
+int ag_openai_parse_move(const char *body, size_t n, uint32_t *priority, ag_err *err);
 
 typedef struct ag_model_card {
     ag_str id;

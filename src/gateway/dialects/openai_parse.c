@@ -46,6 +46,8 @@ void ag_request_init(ag_request *r, ag_request_kind kind)
                       .n = 1,
                       .max_tokens = AG_REQUEST_UNSET,
                       .max_completion_tokens = AG_REQUEST_UNSET,
+                      .priority = AG_REQUEST_UNSET,
+                      .timeout_ms = AG_REQUEST_UNSET,
                       .add_special = true,
                       .add_generation_prompt = true,
                       .top_logprobs = -1,
@@ -126,6 +128,23 @@ int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err)
         if (rc != AG_OK) return rc;
     }
     return check_together(r, err);
+}
+
+int ag_openai_parse_move(const char *body, size_t n, uint32_t *priority, ag_err *err)
+{
+    json_t *root = NULL;
+    int64_t band = 0;
+    int rc = ag__json_load(body, n, &root, err);
+    const json_t *v = json_object_get(root, "priority");
+    if (rc == AG_OK && !json_is_object(root))
+        rc = ag_err_set(err, AG_E_JSON, "The body must be a JSON object, not %s.", ag__json_type(root));
+    else if (rc == AG_OK && v == NULL)
+        rc = ag_request_fail(err, AG_E_PARAM_MISSING, "priority",
+                             "'priority' is missing: the band to move to, 0 to %d.", AG_BANDS - 1);
+    if (rc == AG_OK) rc = ag__json_integer(v, "priority", 0, AG_BANDS - 1, &band, err);
+    *priority = (uint32_t)band;
+    json_decref(root);
+    return rc;
 }
 
 static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)
@@ -277,9 +296,13 @@ int ag__parse_stream_options(ag_request *r, const json_t *v, ag_err *err)
     if (!r->stream)
         return ag_request_fail(err, AG_E_PARAM, "stream_options",
                                "'stream_options' may be given only with 'stream' true.");
-    const json_t *usage = json_object_get(v, "include_usage");
-    if (usage == NULL || json_is_null(usage)) return AG_OK;
-    return ag__json_bool(usage, "stream_options.include_usage", &r->include_usage, err);
+    const json_t *usage = json_object_get(v, "include_usage"), *events = json_object_get(v, "position_events");
+    int rc = AG_OK;
+    if (usage && !json_is_null(usage))
+        rc = ag__json_bool(usage, "stream_options.include_usage", &r->include_usage, err);
+    if (rc == AG_OK && events && !json_is_null(events))
+        rc = ag__json_bool(events, "stream_options.position_events", &r->position_events, err);
+    return rc;
 }
 
 /* Fields of completions. */

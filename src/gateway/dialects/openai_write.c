@@ -19,10 +19,11 @@ static void add_head(ag_buf *out, const ag_reply *r, const char *object)
     ag_buf_addz(out, ",\"choices\":[");
 }
 
-static void add_finish(ag_buf *out, const char *finish)
+static void add_finish(ag_buf *out, const ag_reply_end *end)
 {
-    if (finish) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", finish);
+    if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", end->finish);
     else ag_buf_addz(out, ",\"finish_reason\":null");
+    if (end && end->stopped_by) ag_buf_addf(out, ",\"autoglm\":{\"stopped_by\":\"%s\"}", end->stopped_by);
 }
 
 static void add_usage(ag_buf *out, const ag_usage *u)
@@ -166,7 +167,7 @@ void ag_openai_begin(ag_buf *out, const ag_reply *r)
 }
 
 void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                      const char *finish)
+                      const ag_reply_end *end)
 {
     ag_buf_addf(out, "%s{\"index\":%u,", index ? "," : "", index);
     if (is_chat(r)) {
@@ -178,7 +179,7 @@ void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str tex
         add_str(out, text);
     }
     add_logprobs(out, r, lp);
-    add_finish(out, finish);
+    add_finish(out, end);
     ag_buf_addc(out, '}');
 }
 
@@ -213,20 +214,20 @@ void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index)
 }
 
 void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                     const char *finish)
+                     const ag_reply_end *end)
 {
     begin_chunk(out, r);
     ag_buf_addf(out, "{\"index\":%u,", index);
     if (is_chat(r)) {
         ag_buf_addz(out, "\"delta\":{");
-        if (text.n || !finish) ag_buf_addz(out, "\"content\":"), add_str(out, text);
+        if (text.n || !end) ag_buf_addz(out, "\"content\":"), add_str(out, text);
         ag_buf_addc(out, '}');
     } else {
         ag_buf_addz(out, "\"text\":");
         add_str(out, text);
     }
     add_logprobs(out, r, lp);
-    add_finish(out, finish);
+    add_finish(out, end);
     ag_buf_addc(out, '}');
     end_chunk(out, r);
 }
@@ -240,6 +241,41 @@ void ag_openai_usage_chunk(ag_buf *out, const ag_reply *r, const ag_usage *usage
 }
 
 void ag_openai_done(ag_buf *out) { ag_buf_addz(out, "data: [DONE]\n\n"); }
+
+/* The queue. */
+
+static void add_view(ag_buf *out, const ag_queue_view *v)
+{
+    ag_buf_addf(out, "\"state\":\"%s\",\"priority\":%u,\"position\":%u,\"waited_ms\":%llu,\"estimated_wait_ms\":",
+                v->state, v->band, v->position, (unsigned long long)(v->waited_us / 1000));
+    if (v->position && v->wait_us == 0) ag_buf_addz(out, "null");
+    else ag_buf_addf(out, "%llu", (unsigned long long)(v->position ? (v->wait_us + 999) / 1000 : 0));
+}
+
+void ag_openai_queue(ag_buf *out, ag_str id, const ag_queue_view *v)
+{
+    ag_buf_addz(out, "{\"id\":");
+    ag_buf_add_json(out, id.p, id.n);
+    ag_buf_addz(out, ",\"object\":\"queue.request\",");
+    add_view(out, v);
+    ag_buf_addc(out, '}');
+}
+
+void ag_openai_queue_cancelled(ag_buf *out, ag_str id, bool cancelled)
+{
+    ag_buf_addz(out, "{\"id\":");
+    ag_buf_add_json(out, id.p, id.n);
+    ag_buf_addf(out, ",\"object\":\"queue.request\",\"cancelled\":%s}", cancelled ? "true" : "false");
+}
+
+void ag_openai_queue_event(ag_buf *out, const ag_reply *r, const ag_queue_view *v)
+{
+    ag_buf_addz(out, "event: queue\n");
+    begin_chunk(out, r);
+    ag_buf_addz(out, "],\"queue\":{");
+    add_view(out, v);
+    ag_buf_addz(out, r->usage_null ? "},\"usage\":null}\n\n" : "}}\n\n");
+}
 
 /* Errors and models. */
 
@@ -261,7 +297,7 @@ void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id)
 
 void ag_openai_error_event(ag_buf *out, const ag_err *err, ag_str request_id)
 {
-    ag_buf_addz(out, "data: ");
+    ag_buf_addz(out, "event: error\ndata: ");
     ag_openai_error(out, err, request_id);
     ag_buf_addz(out, "\n\n");
 }

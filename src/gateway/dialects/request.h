@@ -11,12 +11,14 @@
 #include "base/arena.h"
 #include "base/err.h"
 #include "engine/gen.h"
+#include "queue/queue.h"
 
 #define AG_JSON_DEPTH_MAX 100
 /* Values and keys of one body: a prompt of a million token ids is one, and each costs jansson about 50 bytes. */
 #define AG_JSON_ITEMS_MAX (1u << 20)
 #define AG_REQUEST_PROMPTS_MAX 128
 #define AG_REQUEST_UNSET UINT32_MAX
+#define AG_REQUEST_TIMEOUT_MAX_MS 86400000
 
 typedef enum ag_request_kind { AG_REQUEST_COMPLETION = 1, AG_REQUEST_CHAT = 2 } ag_request_kind;
 
@@ -34,11 +36,12 @@ typedef struct ag_request {
     ag_prompt *prompts; /* completions */
     uint32_t n_prompts;
     json_t *vars;       /* chat: the template's variables */
-    bool stream, include_usage, echo, ignore_eos, add_special, parse_special, add_generation_prompt;
+    bool stream, include_usage, position_events, echo, ignore_eos, add_special, parse_special, add_generation_prompt;
     bool no_tools;      /* tool_choice "none" */
     bool seed_set;
     uint32_t n, min_tokens;
     uint32_t max_tokens, max_completion_tokens; /* AG_REQUEST_UNSET: not given; after parsing only max_tokens counts */
+    uint32_t priority, timeout_ms;              /* AG_REQUEST_UNSET: not given */
     int32_t top_logprobs;                       /* as ag_gen_spec */
     ag_sampling sampling;
     ag_str stops[AG_GEN_STOPS_MAX];

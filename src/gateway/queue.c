@@ -1,0 +1,154 @@
+/* queue.c - requests that wait or run, as their callers ask for them by id; and what a waiting stream is told. */
+#include "gateway/req.h"
+
+/* Where a request of several generations stands is where the first of them does. */
+static void view_of(ag_req *r, ag_queue_view *v)
+{
+    uint32_t running = 0, waiting = 0;
+    *v = (ag_queue_view){0};
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        ag_gen_wait w;
+        ag_gen_wait_get(r->choices[i].gen, &w);
+        running += w.state == AG_GEN_RUNNING;
+        if (i == 0) v->band = w.band;
+        if (i == 0 || w.waited_us < v->waited_us) v->waited_us = w.waited_us;
+        if (w.state == AG_GEN_WAITING && (waiting++ == 0 || w.position < v->position)) {
+            v->band = w.band;
+            v->position = AG_MAX(w.position, 1u);
+            v->wait_us = w.wait_us;
+        }
+    }
+    if (running) v->position = 0;
+    v->state = running ? "running" : waiting ? "waiting" : "finished";
+}
+
+/* A waiting stream. */
+
+static void on_tick(void *user, ag_http_stream *s AG_UNUSED)
+{
+    ag_req *r = user;
+    r->tick = true;
+    if (r->step == AG_STEP_GENERATE) ag__req_run(r);
+}
+
+void ag__queue_watch(ag_req *r)
+{
+    r->ids.r = r;
+    r->ids.tenant = r->tenant;
+    r->ids.id = r->id;
+    ag_ids_add(r->gw->ids, &r->ids);
+    r->tick = r->request.stream && r->request.position_events;
+}
+
+void ag__queue_tell(ag_req *r)
+{
+    if (r->first_us) return;
+    ag_queue_view v;
+    view_of(r, &v);
+    ag_waiting_say(&r->waiting, &r->reply, &v, ag_now_us(), &r->out);
+    if (!r->gone) ag_http_timer(r->s, AG_WAITING_TICK_MS, on_tick);
+}
+
+/* By id. */
+
+static int hex_of(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* An id may hold what a path may not, so it is percent-decoded; one that no request can have stays empty. */
+void ag__queue_take_id(ag_req *r)
+{
+    ag_str p = r->head->path;
+    size_t n = 0;
+    for (size_t i = strlen(r->route->path); i < p.n; i++) {
+        int c = (unsigned char)p.p[i];
+        if (c == '%') {
+            int high = i + 2 < p.n ? hex_of(p.p[i + 1]) : -1, low = high < 0 ? -1 : hex_of(p.p[i + 2]);
+            c = low < 0 ? -1 : high * 16 + low;
+            i += 2;
+        }
+        if (c <= ' ' || c > '~' || n == AG_ID_MAX) {
+            n = 0;
+            break;
+        }
+        r->asked_id[n++] = (char)c;
+    }
+    r->asked_id[n] = 0;
+}
+
+static ag_next not_there(ag_req *r)
+{
+    return ag__req_refuse(r, AG_E_NOT_QUEUED, "No request of yours waits or runs under the id '%s'.", r->asked_id);
+}
+
+static ag_next answer_text(ag_req *r, ag_buf *body)
+{
+    ag_next next = body->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
+                                : ag__req_answer(r, 200, "application/json", ag_buf_str(body), NULL, 0);
+    ag_buf_fini(body);
+    return next;
+}
+
+static void use_view(ag_req *found, void *arg) { view_of(found, arg); }
+
+static void use_cancel(ag_req *found, void *arg)
+{
+    ag_queue_view v;
+    view_of(found, &v);
+    if (strcmp(v.state, "finished") == 0) return;
+    *(bool *)arg = true;
+    atomic_store(&found->cancel_asked, true);
+    for (uint32_t i = 0; i < found->n_choices; i++) ag_gen_cancel(found->choices[i].gen);
+}
+
+typedef struct move {
+    uint8_t band;
+    ag_queue_view view;
+} move;
+
+static void use_move(ag_req *found, void *arg)
+{
+    move *m = arg;
+    for (uint32_t i = 0; i < found->n_choices; i++) ag_gen_move(found->choices[i].gen, m->band);
+    view_of(found, &m->view);
+}
+
+static ag_next answer_view(ag_req *r, const ag_queue_view *v)
+{
+    ag_buf body;
+    ag_buf_init(&body, 4096);
+    ag_openai_queue(&body, ag_str_of(r->asked_id), v);
+    return answer_text(r, &body);
+}
+
+static ag_next answer_move(ag_req *r)
+{
+    uint32_t band = 0;
+    move m = {0};
+    int rc = ag_openai_parse_move(r->body.p, r->body.n, &band, &r->err);
+    if (rc == AG_OK) rc = ag__band_check(r->live, band, &r->err);
+    if (rc != AG_OK) return ag__req_refuse(r, rc, "%s", "");
+    m.band = (uint8_t)band;
+    return ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_move, &m) ? answer_view(r, &m.view) : not_there(r);
+}
+
+static ag_next answer_cancel(ag_req *r)
+{
+    bool cancelled = false;
+    if (!ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_cancel, &cancelled)) return not_there(r);
+    ag_buf body;
+    ag_buf_init(&body, 4096);
+    ag_openai_queue_cancelled(&body, ag_str_of(r->asked_id), cancelled);
+    return answer_text(r, &body);
+}
+
+ag_next ag__answer_queue(ag_req *r)
+{
+    if (strcmp(r->method, "DELETE") == 0) return answer_cancel(r);
+    if (strcmp(r->method, "PATCH") == 0) return answer_move(r);
+    ag_queue_view v = {0};
+    return ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_view, &v) ? answer_view(r, &v) : not_there(r);
+}
