@@ -63,6 +63,7 @@ void ag__heap_set(ag__heap *h, void *thing, ag__u128 key)
     uint32_t place = *place_of(h, thing);
     ag__heap_slot s = {key, thing};
     if (place != 0) {
+        if (h->at[place - 1].key == key) return;
         settle(h, place - 1, s);
         return;
     }

@@ -8,9 +8,7 @@
 #ifndef AG_QUEUE_HEAP_H
 #define AG_QUEUE_HEAP_H
 
-#include "base/base.h"
-
-typedef unsigned __int128 ag__u128;
+#include "queue/tree.h"
 
 typedef struct ag__heap_slot { ag__u128 key; void *thing; } ag__heap_slot;
 

@@ -11,34 +11,19 @@ typedef struct spot { /* in the order */
     const ag__tenant_inner *tenant;
     uint8_t level;
     ag__vtime v;         /* of its tenant when its turn comes */
-    uint64_t deadline, number;
-    bool resumed;
+    ag__u128 turn, key;  /* of it then; of the entry */
     ag__tree_rank own;   /* of its tenant's, at this level, before it */
 } spot;
 
-static bool level_below(const ag__tree_node *n, const void *arg)
-{
-    return ag__tenant_at(n)->head->level < *(const uint8_t *)arg;
-}
+static bool level_below(const ag__tree_node *n, const void *arg) { return n->key >> 126 < *(const uint8_t *)arg; }
 
 static bool tenant_below(const ag__tree_node *n, const void *arg)
 {
     const spot *s = arg;
-    const ag__tenant_inner *t = ag__tenant_at(n);
-    if (t->head->level != s->level) return t->head->level < s->level;
-    if (t->v != s->v) return t->v < s->v;
-    uint64_t d = ag__deadline_of(t->head);
-    if (d != s->deadline) return d < s->deadline;
-    if (t->head->resumed != s->resumed) return t->head->resumed;
-    return t->head->number < s->number;
+    return n->key != s->turn ? n->key < s->turn : ag__tenant_at(n)->head->node.key < s->key;
 }
 
-static bool entry_below(const ag__tree_node *n, const void *arg)
-{
-    const spot *s = arg;
-    const ag_qent *e = ag__ent_of(n);
-    return e->level < s->level || (e->level == s->level && ag__deadline_of(e) <= s->deadline);
-}
+static bool entry_below(const ag__tree_node *n, const void *arg) { return n->key < ((const spot *)arg)->key; }
 
 /* Of a bucket without the tenant itself, after everyone's first entry, so many units of virtual time on. */
 static void add_share(const ag__bucket *b, double v, double *n, double *cost)
@@ -54,8 +39,9 @@ static void add_share(const ag__bucket *b, double v, double *n, double *cost)
     *cost += share * rest_cost;
 }
 
-static void place_of(const ag_queue *q, const spot *s, ag_queue_place *out)
+static void place_of(const ag_queue *q, spot *s, ag_queue_place *out)
 {
+    s->turn = ag__turn_key(s->level, s->v);
     const ag__tenant_inner *t = s->tenant;
     double n = s->own.n, cost = (double)s->own.cost;
     for (uint8_t level = 0; level < s->level; level++) {
@@ -73,7 +59,7 @@ static void place_of(const ag_queue *q, const spot *s, ag_queue_place *out)
     const ag__tree_node *first = ag__tree_at(&q->order, better.n);
     ag__vtime from = first == NULL ? 0 : ag__tenant_at(first)->v;
     double v = first == NULL || s->v <= from ? 0 : ldexp((double)(s->v - from), -AG__V_BITS);
-    unsigned own = ag__bucket_of(t->cost[s->level], t->weight);
+    unsigned own = ag__bucket_of(t, s->level);
     for (unsigned i = 0; v > 0 && i < AG__BUCKETS; i++) {
         ag__bucket b = q->bucket[s->level][i];
         if (i == own && t->n[s->level] > 0) {
@@ -103,8 +89,7 @@ void ag_queue_place_get(ag_queue *q, const ag_qent *e, uint64_t now_us, ag_queue
     AG_ASSERT(e->queued);
     ag__rise(q, now_us);
     const ag__tenant_inner *t = ag__tenant_of(e);
-    spot s = {.tenant = t, .level = e->level, .deadline = ag__deadline_of(e), .number = e->number,
-              .resumed = e->resumed};
+    spot s = {.tenant = t, .level = e->level, .key = e->node.key};
     s.own = at_level(t, ag__tree_rank_of(&e->node), e->level);
     s.v = t->v + (ag__vtime)s.own.cost * t->v_per_service;
     place_of(q, &s, out);
@@ -115,8 +100,7 @@ void ag_queue_place_of_new(ag_queue *q, const ag_tenant *tenant, uint8_t band, u
 {
     AG_ASSERT(band < AG_BANDS);
     const ag__tenant_inner *t = tenant->inner;
-    uint64_t deadline = deadline_us == 0 ? UINT64_MAX : deadline_us;
-    spot s = {.tenant = t, .level = band, .deadline = deadline, .number = UINT64_MAX};
+    spot s = {.tenant = t, .level = band, .key = ag__order_key(band, deadline_us, false, q->numbers + 1)};
     s.own = at_level(t, ag__tree_below(&t->entries, entry_below, &s), band);
     s.v = ag__tenant_start(q, t) + (ag__vtime)s.own.cost * t->v_per_service;
     place_of(q, &s, out);

@@ -3,17 +3,6 @@
 #include "base/mem.h"
 #include "queue/queue_inner.h"
 
-/* By level, deadline, arrival; who was set back goes before others of the same deadline. */
-bool ag__ent_before(const ag__tree_node *na, const ag__tree_node *nb)
-{
-    const ag_qent *a = ag__ent_of(na), *b = ag__ent_of(nb);
-    if (a->level != b->level) return a->level < b->level;
-    uint64_t da = ag__deadline_of(a), db = ag__deadline_of(b);
-    if (da != db) return da < db;
-    if (a->resumed != b->resumed) return a->resumed;
-    return a->number < b->number;
-}
-
 /* Shapes trees and nothing else: the order does not depend on it. */
 static uint32_t draw(ag_queue *q)
 {
@@ -28,8 +17,9 @@ static uint32_t draw(ag_queue *q)
 static void order_in(ag_queue *q, ag_qent *e)
 {
     ag__tenant_inner *t = ag__tenant_of(e);
-    ag__tree_insert(&t->entries, &e->node, e->cost, draw(q));
-    if (t->head != NULL && !ag__ent_before(&e->node, &t->head->node)) return;
+    ag__u128 key = ag__order_key(e->level, e->deadline_us, e->resumed, e->number);
+    ag__tree_insert(&t->entries, &e->node, key, e->cost, draw(q));
+    if (t->head != NULL && t->head->node.key < key) return;
     ag__order_leave(q, t);
     t->head = e;
     ag__order_join(q, t);

@@ -30,6 +30,7 @@ typedef struct ag__tenant_inner {
     ag__vtime v;
     uint64_t weight;        /* in millionths */
     uint64_t v_per_service;
+    double per_weight;
     uint64_t number;        /* of its making; breaks ties */
     uint64_t hash;
     struct ag__tenant_inner *next; /* of the same hash */
@@ -53,7 +54,7 @@ struct ag_queue {
     ag__tree order;         /* tenants with entries */
     ag__heap deadlines;     /* entries */
     ag__heap active;        /* tenants with entries waiting or running, by virtual time */
-    ag__heap over;          /* tenants with entries that may be displaced: lowest band first, then the most over-share */
+    ag__heap over;          /* tenants with entries that may be displaced: by lowest band, then share */
     ag_qent *oldest[AG_BANDS], *latest[AG_BANDS]; /* of a level */
 
     ag__vtime floor;        /* where who comes back from idleness begins */
@@ -75,11 +76,25 @@ struct ag_queue {
 };
 
 static inline ag__tenant_inner *ag__tenant_of(const ag_qent *e) { return e->tenant->inner; }
-static inline uint64_t ag__deadline_of(const ag_qent *e) { return e->deadline_us == 0 ? UINT64_MAX : e->deadline_us; }
+
+/* By level, deadline (none, and those beyond 2^62, last), whether it was set back, arrival. */
+static inline ag__u128 ag__order_key(uint8_t level, uint64_t deadline_us, bool resumed, uint64_t number)
+{
+    const uint64_t none = ((uint64_t)1 << 62) - 1;
+    uint64_t deadline = deadline_us == 0 || deadline_us > none ? none : deadline_us;
+    return (ag__u128)((uint64_t)level << 62 | deadline) << 64 | (resumed ? 0 : (uint64_t)1 << 63) | number;
+}
+
 static inline ag_qent *ag__ent_of(const ag__tree_node *n) { return (ag_qent *)((char *)n - offsetof(ag_qent, node)); }
 static inline ag__tenant_inner *ag__tenant_at(const ag__tree_node *n)
 {
     return (ag__tenant_inner *)((char *)n - offsetof(ag__tenant_inner, node));
+}
+/* By the first entry's level, then virtual time (beyond 2^126 all are alike: 2^82 units of service). */
+static inline ag__u128 ag__turn_key(uint8_t level, ag__vtime v)
+{
+    const ag__vtime last = ((ag__vtime)1 << 126) - 1;
+    return (ag__u128)level << 126 | (v < last ? v : last);
 }
 static inline bool ag__is_active(const ag__tenant_inner *t) { return t->pub.waiting > 0 || t->pub.running > 0; }
 /* What it really received. */
@@ -99,10 +114,9 @@ void ag__tenant_begin(ag_queue *q, ag__tenant_inner *t);
 ag__vtime ag__tenant_start(const ag_queue *q, const ag__tenant_inner *t); /* where that would be now */
 /* One entry more, or less, of so much cost at this level. */
 void ag__level_add(ag_queue *q, ag__tenant_inner *t, uint8_t level, bool in, uint64_t cost);
-unsigned ag__bucket_of(uint64_t cost, uint64_t weight);
+unsigned ag__bucket_of(const ag__tenant_inner *t, uint8_t level);
 
 /* queue.c */
-bool ag__ent_before(const ag__tree_node *a, const ag__tree_node *b);
 void ag__ent_attach(ag_queue *q, ag_qent *e, bool back); /* back: to where it was a moment ago */
 void ag__ent_detach(ag_queue *q, ag_qent *e);
 void ag__rise(ag_queue *q, uint64_t now_us);

@@ -10,13 +10,10 @@
 /* How much of a mean the latest answer is: about the last eight count. */
 #define OUTPUT_LATEST 0.125
 
-/* By first entry's level, virtual time, first entry. */
-static bool tenant_before(const ag__tree_node *na, const ag__tree_node *nb)
+/* Of two at the same virtual time, whose first entry is before the other's. */
+static bool tie(const ag__tree_node *a, const ag__tree_node *b)
 {
-    const ag__tenant_inner *a = ag__tenant_at(na), *b = ag__tenant_at(nb);
-    if (a->head->level != b->head->level) return a->head->level < b->head->level;
-    if (a->v != b->v) return a->v < b->v;
-    return ag__ent_before(&a->head->node, &b->head->node);
+    return ag__tenant_at(a)->head->node.key < ag__tenant_at(b)->head->node.key;
 }
 
 int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err)
@@ -26,7 +23,7 @@ int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err)
     ag_queue *q = ag_mem_zalloc(sizeof *q);
     if (q == NULL) goto out;
     q->conf = *conf;
-    q->order.before = tenant_before;
+    q->order.tie = tie;
     q->deadlines.place_at = offsetof(ag_qent, place);
     q->active.place_at = offsetof(ag__tenant_inner, place_active);
     q->over.place_at = offsetof(ag__tenant_inner, place_over);
@@ -65,17 +62,19 @@ void ag_queue_close(ag_queue *q)
 
 /* --- by level and backlog, for estimates -------------------------------------------------------------------------- */
 
-unsigned ag__bucket_of(uint64_t cost, uint64_t weight)
+unsigned ag__bucket_of(const ag__tenant_inner *t, uint8_t level)
 {
-    int power = 0;
-    frexp((double)cost / (double)weight * AG__WEIGHT_UNIT, &power);
-    return (unsigned)AG_MIN(AG_MAX(power + 24, 0), AG__BUCKETS - 1);
+    double backlog = (double)t->cost[level] * t->per_weight;
+    uint64_t bits;
+    memcpy(&bits, &backlog, sizeof bits);
+    int power = (int)(bits >> 52) - 1023 + 24; /* its exponent: it has no sign */
+    return (unsigned)AG_MIN(AG_MAX(power, 0), AG__BUCKETS - 1);
 }
 
 static void bucket_in(ag_queue *q, const ag__tenant_inner *t, uint8_t level)
 {
     if (t->n[level] == 0) return;
-    ag__bucket *b = &q->bucket[level][ag__bucket_of(t->cost[level], t->weight)];
+    ag__bucket *b = &q->bucket[level][ag__bucket_of(t, level)];
     b->tenants++;
     b->entries += t->n[level];
     b->cost += t->cost[level];
@@ -85,7 +84,7 @@ static void bucket_in(ag_queue *q, const ag__tenant_inner *t, uint8_t level)
 static void bucket_out(ag_queue *q, const ag__tenant_inner *t, uint8_t level)
 {
     if (t->n[level] == 0) return;
-    ag__bucket *b = &q->bucket[level][ag__bucket_of(t->cost[level], t->weight)];
+    ag__bucket *b = &q->bucket[level][ag__bucket_of(t, level)];
     b->tenants--;
     b->entries -= t->n[level];
     b->cost -= t->cost[level];
@@ -160,6 +159,7 @@ static void weigh(ag_queue *q, ag__tenant_inner *t, double weight)
     if (t->pub.waiting > 0) q->weight += units - t->weight;
     t->pub.weight = weight;
     t->weight = units;
+    t->per_weight = (double)AG__WEIGHT_UNIT / (double)units;
     t->v_per_service = (uint64_t)(((ag__u128)AG__WEIGHT_UNIT << AG__V_BITS) / units);
     for (uint8_t level = 0; level < AG_BANDS; level++) bucket_in(q, t, level);
     ag__over_settle(q, t);
@@ -178,7 +178,6 @@ static ag__tenant_inner *make(ag_queue *q, ag_str name, uint64_t hash)
     t->pub.inner = t;
     t->number = ++q->tenant_numbers;
     t->hash = hash;
-    t->entries.before = ag__ent_before;
     t->next = *slot;
     *slot = t;
     q->tenants++;
@@ -226,8 +225,10 @@ void ag__order_leave(ag_queue *q, ag__tenant_inner *t)
 
 void ag__order_join(ag_queue *q, ag__tenant_inner *t)
 {
-    /* The order of its own entries is drawn at random: its first one's number does for the tenant. */
-    if (t->head != NULL) ag__tree_insert(&q->order, &t->node, t->head->cost, t->head->node.draw);
+    if (t->head == NULL) return;
+    /* Its entries drew at random: the first one's number does for the tenant. */
+    ag__u128 key = ag__turn_key(t->head->level, t->v);
+    ag__tree_insert(&q->order, &t->node, key, t->head->cost, t->head->node.draw);
 }
 
 void ag__tenant_settle(ag_queue *q, ag__tenant_inner *t)

@@ -3,6 +3,11 @@
 static uint32_t count_of(const ag__tree_node *n) { return n == NULL ? 0 : n->count; }
 static uint64_t sum_of(const ag__tree_node *n) { return n == NULL ? 0 : n->sum; }
 
+static bool before(const ag__tree *t, const ag__tree_node *a, const ag__tree_node *b)
+{
+    return a->key != b->key ? a->key < b->key : t->tie != NULL && t->tie(a, b);
+}
+
 static void tally(ag__tree_node *n)
 {
     n->count = 1 + count_of(n->left) + count_of(n->right);
@@ -38,16 +43,17 @@ static void rotate_up(ag__tree *t, ag__tree_node *n)
     tally(n);
 }
 
-void ag__tree_insert(ag__tree *t, ag__tree_node *n, uint64_t cost, uint32_t draw)
+void ag__tree_insert(ag__tree *t, ag__tree_node *n, ag__u128 key, uint64_t cost, uint32_t draw)
 {
     ag__tree_node *p = NULL, **link = &t->root;
+    *n = (ag__tree_node){.key = key, .count = 1, .draw = draw, .cost = cost, .sum = cost};
     while (*link != NULL) {
         p = *link;
         p->count++;
         p->sum += cost;
-        link = t->before(n, p) ? &p->left : &p->right;
+        link = before(t, n, p) ? &p->left : &p->right;
     }
-    *n = (ag__tree_node){.parent = p, .count = 1, .draw = draw, .cost = cost, .sum = cost};
+    n->parent = p;
     *link = n;
     while (n->parent != NULL && n->draw > n->parent->draw) rotate_up(t, n);
 }
@@ -110,14 +116,14 @@ void ag__tree_verify(const ag__tree *t)
 {
     uint32_t n = ag__tree_count(t);
     AG_ASSERT(t->root == NULL || t->root->parent == NULL);
-    const ag__tree_node *before = NULL;
+    const ag__tree_node *last = NULL;
     for (uint32_t i = 0; i < n; i++) {
         const ag__tree_node *x = ag__tree_at(t, i);
-        AG_ASSERT(x != NULL && (before == NULL || t->before(before, x)));
+        AG_ASSERT(x != NULL && (last == NULL || before(t, last, x)));
         AG_ASSERT(x->left == NULL || (x->left->parent == x && x->left->draw <= x->draw));
         AG_ASSERT(x->right == NULL || (x->right->parent == x && x->right->draw <= x->draw));
         AG_ASSERT(x->count == 1 + count_of(x->left) + count_of(x->right));
         AG_ASSERT(x->sum == x->cost + sum_of(x->left) + sum_of(x->right));
-        before = x;
+        last = x;
     }
 }

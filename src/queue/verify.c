@@ -44,7 +44,7 @@ static void verify_tenant(const ag_queue *q, const ag__tenant_inner *t, sums *al
         for (const ag_qent *e = t->newest[l]; e != NULL; e = e->older, listed++)
             AG_ASSERT(e->band == l && !e->resumed && (e->older == NULL || e->older->newer == e));
         if (n[l] == 0) continue;
-        ag__bucket *b = &all->bucket[l][ag__bucket_of(cost[l], t->weight)];
+        ag__bucket *b = &all->bucket[l][ag__bucket_of(t, l)];
         *b = (ag__bucket){b->tenants + 1, b->entries + n[l], b->cost + cost[l], b->weight + t->weight};
     }
     AG_ASSERT(listed == displaceable && (t->place_over != 0) == (displaceable > 0));

@@ -1,5 +1,5 @@
-/* Random calls against a queue that scans everything, with exact agreement on who is next, who is displaced, who expires and
- * where everybody is. AG_SEED=n repeats a run. */
+/* Random calls against a queue that scans everything, with exact agreement on who is next, who is displaced and who
+ * expires. AG_SEED=n repeats a run. */
 #include "queue/queue_inner.h"
 
 #include "base/mem.h"
@@ -100,7 +100,8 @@ static bool before(model *m, const entry *a, const entry *b)
     if (la != lb) return la < lb;
     ag__vtime va = tenant_of(m, a)->v, vb = tenant_of(m, b)->v;
     if (va != vb) return va < vb;
-    uint64_t da = a->e.deadline_us ? a->e.deadline_us : UINT64_MAX, db = b->e.deadline_us ? b->e.deadline_us : UINT64_MAX;
+    uint64_t da = a->e.deadline_us ? a->e.deadline_us : UINT64_MAX;
+    uint64_t db = b->e.deadline_us ? b->e.deadline_us : UINT64_MAX;
     if (da != db) return da < db;
     if (a->e.resumed != b->e.resumed) return a->e.resumed;
     return a->e.number < b->e.number;
@@ -398,7 +399,8 @@ static void test_against_model(void **state)
 {
     (void)state;
     uint64_t seed = seed_of();
-    ag_queue_conf roomy = {.entries_max = 1000, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 500};
+    ag_queue_conf roomy = {.entries_max = 1000, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4,
+                           .age_us = 500};
     ag_queue_conf tight = {.entries_max = 24, .tokens_max = 500, .bytes_max = 9000, .tenants_max = 100,
                            .prompt_weight = 1, .output_weight = 4, .age_us = 2000};
     ag_queue_conf ageless = {.entries_max = 40, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4};

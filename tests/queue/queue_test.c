@@ -1,0 +1,806 @@
+#include "queue/queue.h"
+
+#include <math.h>
+
+#include "base/fault.h"
+#include "check.h"
+
+static ag_queue *open_queue(ag_queue_conf conf)
+{
+    ag_queue *q = NULL;
+    assert_int_equal(ag_queue_open(&q, &conf, NULL), AG_OK);
+    return q;
+}
+
+static ag_queue_conf plain(void)
+{
+    return (ag_queue_conf){.entries_max = 100000, .tenants_max = 1000, .prompt_weight = 1, .output_weight = 4};
+}
+
+static ag_tenant *tenant(ag_queue *q, const char *name, double weight)
+{
+    ag_tenant *t = ag_queue_tenant(q, ag_str_of(name), weight);
+    assert_non_null(t);
+    return t;
+}
+
+static ag_qent entry(ag_tenant *t, uint8_t band, uint64_t cost)
+{
+    return (ag_qent){.tenant = t, .band = band, .cost = cost};
+}
+
+static void push(ag_queue *q, ag_qent *e, uint64_t now)
+{
+    ag_qent *out;
+    ag_err err = {0};
+    if (ag_queue_push(q, e, now, &out, &err) != AG_OK) fail_msg("%s", err.text);
+    assert_null(out);
+}
+
+static ag_qent *pop(ag_queue *q, uint64_t now)
+{
+    ag_qent *e = ag_queue_head(q, now);
+    if (e != NULL) ag_queue_remove(q, e);
+    return e;
+}
+
+static void empty(ag_queue *q)
+{
+    ag_queue_verify(q);
+    while (pop(q, 0) != NULL) {}
+    ag_queue_verify(q);
+    ag_queue_close(q);
+}
+
+/* --- order -------------------------------------------------------------------------------------------------------- */
+
+static void test_order(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[6];
+    for (int i = 0; i < 6; i++) e[i] = entry(t, 2, 10);
+    e[1].band = 0;
+    e[2].deadline_us = 900;
+    e[3].deadline_us = 800;
+    e[4].band = 3;
+    e[4].deadline_us = 1;
+    for (int i = 0; i < 6; i++) push(q, &e[i], 0);
+    const int want[] = {1, 3, 2, 0, 5, 4}; /* band, deadline, arrival */
+    for (int i = 0; i < 6; i++) assert_ptr_equal(pop(q, 0), &e[want[i]]);
+    assert_null(pop(q, 0));
+    empty(q);
+}
+
+static void test_set_back_goes_first(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[3] = {entry(t, 2, 10), entry(t, 2, 10), entry(t, 2, 10)};
+    for (int i = 0; i < 3; i++) push(q, &e[i], 0);
+    ag_queue_move(q, &e[2], 0, 0);
+    assert_ptr_equal(pop(q, 0), &e[2]);
+    uint64_t number = e[2].number;
+    ag_queue_running(q, t, 1);
+    e[2].resumed = true;
+    ag_queue_move(q, &e[2], 2, 0); /* in the band of the others, who came before it */
+    push(q, &e[2], 5);
+    assert_int_equal(e[2].number, number);
+    ag_queue_running(q, t, -1);
+    assert_ptr_equal(pop(q, 5), &e[2]);
+    e[1].deadline_us = 0;
+    push(q, &e[2], 6);
+    ag_queue_deadline_set(q, &e[1], 50); /* but a deadline is a deadline */
+    assert_ptr_equal(pop(q, 6), &e[1]);
+    assert_ptr_equal(pop(q, 6), &e[2]);
+    empty(q);
+}
+
+static void test_move(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[3] = {entry(t, 1, 10), entry(t, 2, 10), entry(t, 3, 10)};
+    for (int i = 0; i < 3; i++) push(q, &e[i], 0);
+    ag_queue_move(q, &e[2], 0, 1);
+    ag_queue_move(q, &e[0], 3, 2);
+    ag_queue_stats s;
+    ag_queue_stats_get(q, &s);
+    assert_int_equal(s.by_band[0], 1);
+    assert_int_equal(s.by_band[1], 0);
+    assert_int_equal(s.by_band[3], 1);
+    assert_ptr_equal(pop(q, 3), &e[2]);
+    assert_ptr_equal(pop(q, 3), &e[1]);
+    assert_ptr_equal(pop(q, 3), &e[0]);
+    empty(q);
+}
+
+/* --- shares ------------------------------------------------------------------------------------------------------- */
+
+enum { MANY = 4000 };
+
+/* Serves one after the other whoever is next, charging what each cost; how much the first so many got. */
+static void serve(ag_queue *q, uint32_t n, uint64_t *got, ag_tenant **t, uint32_t tenants, uint64_t spread_max)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        ag_qent *e = ag_queue_head(q, i);
+        assert_non_null(e);
+        ag_queue_running(q, e->tenant, 1);
+        ag_queue_remove(q, e);
+        ag_queue_charge(q, e->tenant, (int64_t)e->cost);
+        ag_queue_running(q, e->tenant, -1);
+        double least = INFINITY, most = 0;
+        for (uint32_t k = 0; k < tenants; k++) {
+            if (t[k] == e->tenant) got[k] += e->cost;
+            least = fmin(least, (double)got[k] / t[k]->weight);
+            most = fmax(most, (double)got[k] / t[k]->weight);
+        }
+        assert_true(most - least <= (double)spread_max);
+    }
+}
+
+static void test_equal_shares(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t[3] = {tenant(q, "a", 1), tenant(q, "b", 1), tenant(q, "c", 1)};
+    ag_qent *e = calloc(MANY, sizeof *e);
+    uint64_t got[3] = {0}, most = 0;
+    for (uint32_t i = 0; i < MANY; i++) { /* one asks for little often, one for much, one for both */
+        uint64_t cost = i % 3 == 0 ? 50 + i % 7 : i % 3 == 1 ? 900 + i % 101 : (i * 37) % 1000 + 1;
+        e[i] = entry(t[i % 3], 2, cost);
+        most = AG_MAX(most, cost);
+        push(q, &e[i], 0);
+    }
+    serve(q, MANY / 3, got, t, 3, most); /* never apart by more than the largest request */
+    while (pop(q, 0) != NULL) {}
+    empty(q);
+    free(e);
+}
+
+static void test_weights(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t[2] = {tenant(q, "gold", 3), tenant(q, "iron", 1)};
+    ag_qent *e = calloc(MANY, sizeof *e);
+    uint64_t got[2] = {0};
+    for (uint32_t i = 0; i < MANY; i++) {
+        e[i] = entry(t[i % 2], 2, 100 + (i * 31) % 300);
+        push(q, &e[i], 0);
+    }
+    serve(q, MANY / 2, got, t, 2, 400);
+    assert_true(fabs((double)got[0] / (double)got[1] - 3) < 0.3);
+    empty(q);
+    free(e);
+}
+
+/* Charging what was expected ahead and setting it right later comes to the same as charging what was. */
+static void test_charged_ahead(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *a = tenant(q, "a", 3), *b = tenant(q, "b", 3);
+    ag_queue_charge(q, a, 1000);
+    ag_queue_charge(q, a, -300);
+    ag_queue_charge(q, b, 700);
+    assert_int_equal(a->service, 700);
+    assert_true(a->vtime == b->vtime);
+    ag_queue_charge(q, a, INT64_MIN); /* no further back than nothing */
+    assert_int_equal(a->service, 0);
+    assert_true(a->vtime == 0);
+    ag_queue_close(q);
+}
+
+static void test_idleness(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *busy = tenant(q, "busy", 1), *late = tenant(q, "late", 1);
+    ag_qent e[40], *got[4];
+    for (int i = 0; i < 40; i++) e[i] = entry(i < 20 ? busy : late, 2, 100);
+    for (int i = 0; i < 20; i++) push(q, &e[i], 0);
+    for (int i = 0; i < 10; i++) ag_queue_charge(q, pop(q, 0)->tenant, 100);
+    for (int i = 20; i < 30; i++) push(q, &e[i], 1); /* it saved nothing up: from here on they take turns */
+    for (int i = 0; i < 4; i++) {
+        got[i] = pop(q, 1);
+        ag_queue_charge(q, got[i]->tenant, 100);
+    }
+    assert_true(got[0]->tenant != got[1]->tenant && got[2]->tenant != got[3]->tenant);
+    /* Whoever ran ahead and paused is still behind those who were busy meanwhile. */
+    for (int i = 20; i < 30; i++)
+        if (e[i].queued) ag_queue_remove(q, &e[i]);
+    ag_queue_charge(q, late, 1000);
+    push(q, &e[30], 2);
+    for (int i = 0; i < 5; i++) {
+        got[0] = pop(q, 2);
+        assert_ptr_equal(got[0]->tenant, busy);
+        ag_queue_charge(q, busy, 100);
+    }
+    while (pop(q, 2) != NULL) {}
+    /* Once nobody was busy all begin alike: by arrival. */
+    push(q, &e[31], 3);
+    push(q, &e[0], 3);
+    assert_true(late->vtime == busy->vtime);
+    assert_ptr_equal(pop(q, 3), &e[31]);
+    empty(q);
+}
+
+static void test_extreme_weights(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t[2] = {tenant(q, "ant", 1e-6), tenant(q, "elephant", 1e6)};
+    ag_queue_charge(q, t[0], (int64_t)AG_QUEUE_COST_MAX); /* virtual time is far along */
+    ag_qent ant[4], e[400];
+    for (int i = 0; i < 4; i++) ant[i] = entry(t[0], 2, 1);
+    push(q, &ant[0], 0);
+    for (int i = 0; i < 400; i++) {
+        e[i] = entry(t[1], 2, 1);
+        push(q, &e[i], 0);
+    }
+    uint64_t elephants = 0;
+    double before = t[1]->vtime;
+    for (int i = 0; i < 301; i++) { /* begins where the ant is, then a million millions for one */
+        ag_qent *x = pop(q, 0);
+        elephants += x->tenant == t[1];
+        ag_queue_charge(q, x->tenant, 1);
+    }
+    assert_true(elephants >= 300);
+    assert_true(t[1]->vtime >= before);
+    empty(q);
+
+    q = open_queue(plain());
+    assert_true(tenant(q, "none", 0)->weight == AG_TENANT_WEIGHT_MIN);
+    assert_true(tenant(q, "none", -5)->weight == AG_TENANT_WEIGHT_MIN);
+    assert_true(tenant(q, "none", NAN)->weight == AG_TENANT_WEIGHT_MIN);
+    assert_true(tenant(q, "none", INFINITY)->weight == AG_TENANT_WEIGHT_MAX);
+    ag_tenant *big = tenant(q, "big", AG_TENANT_WEIGHT_MIN), *small = tenant(q, "small", AG_TENANT_WEIGHT_MIN);
+    for (int i = 0; i < 1000; i++) { /* 2^50 units at the smallest weight are no trouble */
+        ag_queue_charge(q, big, INT64_MAX);
+        ag_queue_charge(q, small, (int64_t)AG_QUEUE_COST_MAX);
+    }
+    ag_queue_charge(q, small, 1);
+    ag_qent one = entry(small, 2, UINT64_MAX), two = entry(big, 2, UINT64_MAX);
+    ag_queue_running(q, big, 1); /* so that both are measured by the same */
+    push(q, &one, 0);
+    push(q, &two, 0);
+    assert_int_equal(one.cost, AG_QUEUE_COST_MAX);
+    assert_ptr_equal(pop(q, 0), &two);
+    ag_queue_running(q, big, -1);
+    empty(q);
+}
+
+/* Tables are hashed with a random key; nobody can tell. */
+static void test_order_is_the_calls(void **state)
+{
+    (void)state;
+    enum { N = 600 };
+    uint32_t orders[2][N];
+    for (int run = 0; run < 2; run++) {
+        ag_queue *q = open_queue(plain());
+        ag_qent *e = calloc(N, sizeof *e);
+        for (uint32_t i = 0; i < N; i++) {
+            char name[16];
+            snprintf(name, sizeof name, "tenant %u", (i * 7919) % 97);
+            e[i] = entry(tenant(q, name, 1 + i % 3), (uint8_t)(i % 4), i % 50);
+            push(q, &e[i], i);
+            if (i % 5 == 0) ag_queue_charge(q, e[i].tenant, i % 11);
+        }
+        for (uint32_t i = 0; i < N; i++) {
+            ag_qent *x = pop(q, N);
+            orders[run][i] = (uint32_t)(x - e);
+            ag_queue_charge(q, x->tenant, (int64_t)x->cost);
+        }
+        ag_queue_close(q);
+        free(e);
+    }
+    assert_memory_equal(orders[0], orders[1], sizeof orders[0]);
+}
+
+/* --- ageing ------------------------------------------------------------------------------------------------------- */
+
+static void test_ageing(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent old = entry(t, 3, 10), new = entry(t, 2, 10), last = entry(t, 1, 10);
+    push(q, &old, 1000);
+    push(q, &new, 1050);
+    assert_ptr_equal(ag_queue_head(q, 1099), &new);
+    assert_ptr_equal(ag_queue_head(q, 1100), &old);
+    assert_int_equal(old.level, 2);
+    push(q, &last, 1260); /* who was due twice meanwhile has risen twice */
+    assert_int_equal(old.level, 1);
+    assert_int_equal(new.level, 0);
+    assert_ptr_equal(pop(q, 1299), &new);
+    assert_ptr_equal(ag_queue_head(q, 1299), &old);
+    assert_int_equal(old.level, 1);
+    assert_int_equal(old.band, 3); /* as asked for */
+    assert_ptr_equal(ag_queue_head(q, 1300), &old);
+    assert_int_equal(old.level, 0);
+    assert_ptr_equal(ag_queue_head(q, UINT64_MAX), &old);
+    empty(q);
+}
+
+/* However many urgent ones come, in time everybody is served. */
+static void test_nobody_starves(void **state)
+{
+    (void)state;
+    enum { N = 2000 };
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *urgent = tenant(q, "urgent", 1), *patient = tenant(q, "patient", 1);
+    ag_qent *e = calloc(N, sizeof *e), one = entry(patient, 3, 10);
+    push(q, &one, 0);
+    uint64_t served = 0;
+    for (uint32_t i = 0; i < N; i++) { /* as many come as can be served */
+        e[i] = entry(urgent, 0, 10);
+        push(q, &e[i], i);
+        ag_qent *x = pop(q, i);
+        ag_queue_charge(q, x->tenant, (int64_t)x->cost);
+        if (x == &one) served = i;
+    }
+    assert_in_range(served, 300, 310);
+    empty(q);
+    free(e);
+}
+
+static void test_time_runs_backwards(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[3] = {entry(t, 3, 1), entry(t, 3, 1), entry(t, 3, 1)};
+    e[1].deadline_us = UINT64_MAX;
+    push(q, &e[0], UINT64_MAX - 50);
+    push(q, &e[1], 0);
+    assert_int_equal(e[1].arrive_us, UINT64_MAX - 50);
+    push(q, &e[2], UINT64_MAX);
+    ag_queue_verify(q);
+    assert_int_equal(e[0].level, 3);
+    assert_ptr_equal(ag_queue_expired(q, UINT64_MAX), &e[1]);
+    assert_null(ag_queue_expired(q, UINT64_MAX));
+    empty(q);
+}
+
+/* --- deadlines ---------------------------------------------------------------------------------------------------- */
+
+static void test_expiry(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[4];
+    for (int i = 0; i < 4; i++) e[i] = entry(t, 2, 1);
+    e[0].deadline_us = 300;
+    e[1].deadline_us = 100;
+    e[2].deadline_us = 200;
+    assert_int_equal(ag_queue_deadline(q), UINT64_MAX);
+    for (int i = 0; i < 4; i++) push(q, &e[i], 0);
+    assert_int_equal(ag_queue_deadline(q), 100);
+    assert_null(ag_queue_expired(q, 99));
+    assert_ptr_equal(ag_queue_expired(q, 250), &e[1]);
+    assert_false(e[1].queued);
+    assert_ptr_equal(ag_queue_expired(q, 250), &e[2]);
+    assert_null(ag_queue_expired(q, 250));
+    ag_queue_deadline_set(q, &e[3], 260);
+    ag_queue_deadline_set(q, &e[0], 0);
+    assert_int_equal(ag_queue_deadline(q), 260);
+    assert_ptr_equal(ag_queue_expired(q, 260), &e[3]);
+    assert_null(ag_queue_expired(q, UINT64_MAX));
+    empty(q);
+}
+
+/* --- at the door -------------------------------------------------------------------------------------------------- */
+
+static int try_push(ag_queue *q, ag_qent *e, ag_qent **out, ag_err *err)
+{
+    *err = (ag_err){0};
+    return ag_queue_push(q, e, 0, out, err);
+}
+
+static void test_lower_bands_make_room(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.entries_max = 4;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *a = tenant(q, "a", 1), *b = tenant(q, "b", 1);
+    ag_qent e[4] = {entry(a, 3, 10), entry(b, 3, 50), entry(b, 3, 50), entry(a, 2, 10)}, *out;
+    ag_qent more[4] = {entry(a, 1, 10), entry(a, 1, 10), entry(a, 1, 10), entry(a, 1, 10)}, last = entry(a, 1, 10);
+    ag_err err;
+    for (int i = 0; i < 4; i++) push(q, &e[i], 0);
+    ag_qent *want[4] = {&e[2], &e[1], &e[0], &e[3]}; /* the newest of the most over-share, the lowest band first */
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(try_push(q, &more[i], &out, &err), AG_OK);
+        assert_ptr_equal(out, want[i]);
+        assert_null(out->newer);
+        ag_queue_verify(q);
+    }
+    assert_int_equal(try_push(q, &last, &out, &err), AG_E_QUEUE_FULL); /* its own tenant has them all */
+    assert_string_equal(err.text, "The queue is full: 4 requests wait, as many as may.");
+    assert_false(last.queued);
+    empty(q);
+}
+
+/* One tenant may fill the queue while nobody else wants it; then each comes to its share, and no further. */
+static void fill_and_share(double weight, uint32_t want)
+{
+    enum { ROOM = 20 };
+    ag_queue_conf conf = plain();
+    conf.entries_max = ROOM;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *a = tenant(q, "a", 1), *b = tenant(q, "b", weight);
+    ag_qent ea[ROOM], eb[ROOM], *out;
+    ag_err err;
+    for (int i = 0; i < ROOM; i++) {
+        ea[i] = entry(a, 2, 10);
+        push(q, &ea[i], 0);
+    }
+    uint32_t taken = 0;
+    for (int i = 0; i < ROOM; i++) {
+        eb[i] = entry(b, 2, 10);
+        if (try_push(q, &eb[i], &out, &err) != AG_OK) break;
+        assert_ptr_equal(out, &ea[ROOM - 1 - i]); /* the newest goes */
+        taken++;
+    }
+    assert_int_equal(taken, want);
+    ag_qent again = entry(a, 2, 10); /* and they do not displace each other in turn */
+    assert_int_equal(try_push(q, &again, &out, &err), AG_E_QUEUE_FULL);
+    empty(q);
+}
+
+static void test_share_of_the_queue(void **state)
+{
+    (void)state;
+    fill_and_share(1, 10);
+    fill_and_share(3, 15);
+    fill_and_share(1e-6, 0);
+}
+
+static void test_bounds_of_tokens_and_bytes(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.tokens_max = 100;
+    conf.bytes_max = 1000;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *a = tenant(q, "a", 1);
+    ag_qent small[4], large = entry(a, 1, 10), *out, *next;
+    ag_err err;
+    for (int i = 0; i < 4; i++) {
+        small[i] = entry(a, 2, 10);
+        small[i].tokens = 20;
+        small[i].bytes = 200;
+        push(q, &small[i], 0);
+    }
+    large.tokens = 60;
+    assert_int_equal(try_push(q, &large, &out, &err), AG_OK); /* two go for it, the newest first */
+    assert_ptr_equal(out, &small[3]);
+    next = out->newer;
+    assert_ptr_equal(next, &small[2]);
+    assert_null(next->newer);
+    large.tokens = 60; /* of those left 100 wait; one more fits by bytes alone */
+    ag_qent more = entry(a, 2, 10);
+    more.tokens = 1;
+    assert_int_equal(try_push(q, &more, &out, &err), AG_E_QUEUE_FULL);
+    assert_string_equal(err.text, "The queue is full: 100 tokens wait, 100 may; the request has 1.");
+    more.tokens = 0;
+    more.bytes = 601;
+    assert_int_equal(try_push(q, &more, &out, &err), AG_E_QUEUE_FULL);
+    assert_string_equal(err.text, "The queue is full: 400 bytes wait, 1000 may; the request takes 601.");
+    more.bytes = 1001;
+    more.band = 0; /* not for anybody */
+    assert_int_equal(try_push(q, &more, &out, &err), AG_E_LIMIT);
+    more.bytes = UINT64_MAX;
+    assert_int_equal(try_push(q, &more, &out, &err), AG_E_LIMIT);
+    more.tokens = 101;
+    assert_int_equal(try_push(q, &more, &out, &err), AG_E_LIMIT);
+    assert_string_equal(err.text, "The request has 101 tokens, prompt and answer; all that wait may have 100.");
+    empty(q);
+}
+
+/* A push that does not come in changes nothing, not even what it had begun to displace. */
+static void test_refused_changes_nothing(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.tokens_max = 200;
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *a = tenant(q, "a", 1), *b = tenant(q, "b", 1);
+    ag_qent e[20], large = entry(b, 1, 10), *out;
+    ag_err err;
+    for (int i = 0; i < 20; i++) {
+        e[i] = entry(i % 2 ? a : b, i % 4 == 0 ? 0 : 3, 10);
+        e[i].tokens = 10;
+        push(q, &e[i], (uint64_t)i * 3);
+    }
+    large.tokens = 151; /* all of band 3 have 150 */
+    assert_int_equal(try_push(q, &large, &out, &err), AG_E_QUEUE_FULL);
+    assert_null(out);
+    ag_queue_verify(q);
+    ag_queue_head(q, 100 + 3 * 9); /* those rise who came first */
+    for (int i = 0; i < 20; i++) assert_int_equal(e[i].level, i % 4 == 0 ? 0 : i <= 9 ? 2 : 3);
+    large.tokens = 150;
+    assert_int_equal(ag_queue_push(q, &large, 127, &out, &err), AG_OK);
+    uint32_t gone = 0;
+    for (; out != NULL; out = out->newer) gone++;
+    assert_int_equal(gone, 15);
+    empty(q);
+}
+
+/* One push moves 64 at most: what a refusal undoes is bounded. */
+static void test_few_go_for_one(void **state)
+{
+    (void)state;
+    for (uint32_t n = 64; n <= 65; n++) {
+        ag_queue_conf conf = plain();
+        conf.tokens_max = 70;
+        ag_queue *q = open_queue(conf);
+        ag_tenant *a = tenant(q, "a", 1);
+        ag_qent e[70], large = entry(a, 0, 1), *out;
+        ag_err err;
+        for (int i = 0; i < 70; i++) {
+            e[i] = entry(a, 3, 1);
+            e[i].tokens = 1;
+            push(q, &e[i], 0);
+        }
+        large.tokens = n;
+        assert_int_equal(try_push(q, &large, &out, &err), n == 64 ? AG_OK : AG_E_QUEUE_FULL);
+        ag_queue_stats s;
+        ag_queue_stats_get(q, &s);
+        assert_int_equal(s.entries, n == 64 ? 7 : 70);
+        empty(q);
+    }
+}
+
+static void test_set_back_are_kept(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.entries_max = 1;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *a = tenant(q, "a", 1);
+    ag_qent ran = entry(a, 3, 10), waits = entry(a, 3, 10), urgent[2] = {entry(a, 0, 10), entry(a, 0, 10)}, *out;
+    ag_err err;
+    push(q, &ran, 0);
+    pop(q, 0);
+    push(q, &waits, 0);
+    ran.resumed = true;
+    push(q, &ran, 1); /* over the bound */
+    assert_int_equal(try_push(q, &urgent[0], &out, &err), AG_OK);
+    assert_ptr_equal(out, &waits);
+    assert_int_equal(try_push(q, &urgent[1], &out, &err), AG_E_QUEUE_FULL);
+    ag_queue_stats s;
+    ag_queue_stats_get(q, &s);
+    assert_int_equal(s.entries, 2);
+    empty(q);
+}
+
+/* --- tenants ------------------------------------------------------------------------------------------------------ */
+
+static void test_tenants_are_forgotten(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.tenants_max = 3;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *waits = tenant(q, "waits", 1), *held = tenant(q, "held", 1), *idle = tenant(q, "idle", 1);
+    ag_qent e = entry(waits, 2, 1);
+    push(q, &e, 0);
+    ag_queue_hold(q, held);
+    ag_queue_learn(q, idle, 10);
+    ag_queue_learn(q, held, 10);
+    assert_ptr_equal(tenant(q, "idle", 1), idle);
+    tenant(q, "other", 1); /* the idle one is forgotten for it */
+    assert_true(tenant(q, "idle", 1)->output_mean == 0);
+    assert_ptr_equal(tenant(q, "waits", 1), waits);
+    assert_ptr_equal(tenant(q, "held", 1), held);
+    ag_queue_stats s;
+    ag_queue_stats_get(q, &s);
+    assert_int_equal(s.tenants, 3);
+    ag_queue_release(q, held);
+    tenant(q, "x", 1);
+    tenant(q, "y", 1);
+    assert_true(tenant(q, "held", 1)->output_mean == 0);
+    ag_queue_running(q, tenant(q, "runs", 1), 1);
+    for (char name[2] = "A"; name[0] <= 'Z'; name[0]++) ag_queue_hold(q, tenant(q, name, 1)); /* who is here stays */
+    ag_queue_verify(q);
+    ag_queue_stats_get(q, &s);
+    assert_int_equal(s.tenants, 28);
+    ag_queue_running(q, tenant(q, "runs", 1), -1);
+    char longest[AG_TENANT_NAME_MAX + 1];
+    memset(longest, 'n', AG_TENANT_NAME_MAX);
+    longest[AG_TENANT_NAME_MAX] = 0;
+    assert_string_equal(tenant(q, longest, 1)->name, longest);
+    assert_string_equal(tenant(q, "", 1)->name, "");
+    empty(q);
+}
+
+static void test_expectations(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *a = tenant(q, "a", 1), *b = tenant(q, "b", 1);
+    assert_int_equal(ag_queue_expect(q, a, 50), 50);
+    assert_in_range(ag_queue_expect(q, a, 1000000), 1, 1000);
+    for (int i = 0; i < 100; i++) ag_queue_learn(q, a, 300);
+    assert_int_equal(ag_queue_expect(q, a, 1000), 300);
+    assert_int_equal(ag_queue_expect(q, b, 1000), 300); /* of others, before it has answers of its own */
+    for (int i = 0; i < 100; i++) ag_queue_learn(q, b, 20);
+    assert_in_range(ag_queue_expect(q, b, 1000), 20, 21);
+    assert_int_equal(ag_queue_expect(q, a, 1000), 300);
+    assert_int_equal(ag_queue_expect(q, a, 0), 0);
+    assert_int_equal(ag_queue_service(q, 100, 10), 140);
+    assert_int_equal(ag_queue_service(q, UINT64_MAX, UINT64_MAX), AG_QUEUE_COST_MAX);
+    ag_queue_close(q);
+}
+
+/* --- places ------------------------------------------------------------------------------------------------------- */
+
+static void test_place_of_one_tenant(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[8];
+    ag_queue_place p;
+    for (int i = 0; i < 8; i++) {
+        e[i] = entry(t, i % 2 ? 1 : 3, 10 + (uint64_t)i);
+        e[i].deadline_us = i % 4 < 2 ? 1000 - (uint64_t)i : 0;
+        push(q, &e[i], 0);
+    }
+    ag_queue_place_of_new(q, t, 1, 0, &p);
+    assert_int_equal(p.ahead, 4);
+    assert_int_equal(p.cost_ahead, 11 + 13 + 15 + 17);
+    ag_queue_place_of_new(q, t, 1, 997, &p); /* by its deadline before those without, after 5's */
+    assert_int_equal(p.ahead, 1);
+    ag_queue_place_of_new(q, t, 0, 0, &p);
+    assert_int_equal(p.ahead, 0);
+    uint64_t cost = 0;
+    ag_qent *order[8];
+    uint32_t ahead[8];
+    uint64_t cost_ahead[8];
+    for (int i = 0; i < 8; i++) {
+        ag_queue_place_get(q, &e[i], 0, &p);
+        ahead[i] = p.ahead;
+        cost_ahead[i] = p.cost_ahead;
+    }
+    for (uint32_t i = 0; i < 8; i++) {
+        order[i] = pop(q, 0);
+        assert_int_equal(ahead[order[i] - e], i);
+        assert_int_equal(cost_ahead[order[i] - e], cost);
+        cost += order[i]->cost;
+    }
+    empty(q);
+}
+
+/* Against how it really goes, over tenants of many kinds: a few hundredths of the queue off on the average. */
+static void test_places_by_share(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    ag_queue *q = open_queue(plain());
+    ag_qent *e = calloc(N, sizeof *e);
+    double *told = calloc(N, sizeof *told), *told_cost = calloc(N, sizeof *told_cost);
+    uint64_t x = 88172645463325252u;
+    for (uint32_t i = 0; i < N; i++) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        char name[24]; /* one with a third of all, some with some, many with one or two */
+        uint32_t kind = x % 3, who = kind == 0 ? 0 : kind == 1 ? x / 3 % 20 : x / 3 % 700;
+        snprintf(name, sizeof name, "%u/%u", kind, who);
+        e[i] = entry(tenant(q, name, 1 + who % 3), (uint8_t)(x >> 40) % 4, 10 + (x >> 20) % 500);
+        push(q, &e[i], 0);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        ag_queue_place p;
+        ag_queue_place_get(q, &e[i], 0, &p);
+        told[i] = p.ahead;
+        told_cost[i] = (double)p.cost_ahead;
+    }
+    double off = 0, off_cost = 0, cost = 0, total = 0;
+    for (uint32_t i = 0; i < N; i++) total += (double)e[i].cost;
+    for (uint32_t i = 0; i < N; i++) {
+        ag_qent *h = pop(q, 0);
+        off += fabs(told[h - e] - i) / N;
+        off_cost += fabs(told_cost[h - e] - cost) / total;
+        cost += (double)h->cost;
+        ag_queue_charge(q, h->tenant, (int64_t)h->cost);
+    }
+    print_message("places are off by %.2f %% of the queue, costs by %.2f %%\n", 100 * off / N, 100 * off_cost / N);
+    assert_true(off / N < 0.03 && off_cost / N < 0.03);
+    empty(q);
+    free(e);
+    free(told);
+    free(told_cost);
+}
+
+/* --- no memory ---------------------------------------------------------------------------------------------------- */
+
+static void test_no_memory(void **state)
+{
+    (void)state;
+#ifdef AG_FAULTS
+    enum { N = 200 };
+    for (uint32_t n = 1;; n++) {
+        ag_queue *q = NULL;
+        ag_qent e[N] = {{0}}, *out;
+        uint32_t failed = 0, pushed = 0;
+        ag_queue_conf conf = plain();
+        ag_fault_arm(AG_FAULT_ALLOC, n);
+        failed += ag_queue_open(&q, &conf, NULL) == AG_E_NOMEM;
+        for (uint32_t i = 0; q != NULL && i < N; i++) {
+            char name[16];
+            snprintf(name, sizeof name, "t%u", i);
+            ag_tenant *t = ag_queue_tenant(q, ag_str_of(name), 1);
+            failed += t == NULL;
+            if (t == NULL) continue;
+            e[i] = entry(t, (uint8_t)(i % 4), i);
+            e[i].deadline_us = i + 1;
+            int rc = ag_queue_push(q, &e[i], 0, &out, NULL);
+            assert_true(rc == AG_OK || rc == AG_E_NOMEM);
+            failed += rc == AG_E_NOMEM;
+            pushed += rc == AG_OK;
+        }
+        bool fired = ag_fault_disarm(AG_FAULT_ALLOC);
+        assert_int_equal(failed, fired ? 1 : 0);
+        if (q != NULL) {
+            ag_queue_stats s;
+            ag_queue_stats_get(q, &s);
+            assert_int_equal(s.entries, pushed);
+            empty(q);
+        }
+        if (!fired) break;
+    }
+    /* Everybody who ran can be set back without any. */
+    ag_queue *q = open_queue(plain());
+    ag_qent e[2 * N], *out;
+    ag_tenant *t = tenant(q, "t", 1);
+    for (uint32_t i = 0; i < 2 * N; i++) {
+        e[i] = entry(t, 2, 1);
+        e[i].deadline_us = 5;
+        if (i == N)
+            for (uint32_t k = 0; k < N; k++) {
+                pop(q, 0);
+                ag_queue_running(q, t, 1);
+            }
+        push(q, &e[i], 0);
+    }
+    ag_fault_arm(AG_FAULT_ALLOC, 1);
+    for (uint32_t i = 0; i < N; i++) {
+        e[i].resumed = true;
+        ag_queue_running(q, t, -1);
+        assert_int_equal(ag_queue_push(q, &e[i], 0, &out, NULL), AG_OK);
+    }
+    assert_false(ag_fault_disarm(AG_FAULT_ALLOC));
+    empty(q);
+#endif
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_order), cmocka_unit_test(test_set_back_goes_first), cmocka_unit_test(test_move),
+        cmocka_unit_test(test_equal_shares), cmocka_unit_test(test_weights), cmocka_unit_test(test_charged_ahead),
+        cmocka_unit_test(test_idleness), cmocka_unit_test(test_extreme_weights),
+        cmocka_unit_test(test_order_is_the_calls), cmocka_unit_test(test_ageing), cmocka_unit_test(test_nobody_starves),
+        cmocka_unit_test(test_time_runs_backwards), cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_lower_bands_make_room), cmocka_unit_test(test_share_of_the_queue),
+        cmocka_unit_test(test_bounds_of_tokens_and_bytes), cmocka_unit_test(test_refused_changes_nothing),
+        cmocka_unit_test(test_few_go_for_one), cmocka_unit_test(test_set_back_are_kept),
+        cmocka_unit_test(test_tenants_are_forgotten), cmocka_unit_test(test_expectations),
+        cmocka_unit_test(test_place_of_one_tenant), cmocka_unit_test(test_places_by_share),
+        cmocka_unit_test(test_no_memory)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
