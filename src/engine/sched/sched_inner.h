@@ -20,7 +20,7 @@ struct ag_sched {
     ag_sched_step step;
     double limit_us;           /* of the step being chosen; 0: none, or unknown */
     bool in_step;
-    uint64_t admissions;
+    uint64_t admissions, admitted_before; /* before the step being chosen */
     uint64_t blocked;          /* 1 + the number of the head that found too few pages; 0: nobody */
     uint32_t blocked_pages;    /* so many could be had then */
     double rate_units, rate_us; /* service and time of the last seconds in which steps ran */

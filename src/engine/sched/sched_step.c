@@ -82,15 +82,27 @@ static ag_seq *choose(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us
     }
 }
 
-static void fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us)
+/* One more row with logits. */
+static bool fits(const ag_sched *s, const ag_seq *q)
+{
+    if (s->step.n_rows == s->conf.rows_max || s->step.n_out == s->conf.out_max) return false;
+    ag_step_shape with = s->step.shape;
+    with.rows++;
+    with.outs++;
+    with.attended += ag_cost_attended(q->computed, 1);
+    return s->limit_us <= 0 || ag_cost_us(&s->cost, &with) <= s->limit_us;
+}
+
+/* false: the next one in order finds no room, and those behind it may not pass it. */
+static bool fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us)
 {
     ag_sched_step *b = &s->step;
     while (b->n_rows < s->conf.rows_max && (b->budget == UINT32_MAX || b->prompt_rows < b->budget)) {
         ag_seq *q = choose(s, urgency, heads, now_us);
-        if (q == NULL) return;
+        if (q == NULL) return true;
         bool first = b->n_rows == 0;
         if (ag__seq_decodes(q)) { /* all of it was found but the last token: it needs a row as those who decode */
-            if (!first && b->n_out == s->conf.out_max) return;
+            if (!first && !fits(s, q)) return false;
             if (!first) add_decode(s, q);
             continue;
         }
@@ -99,24 +111,26 @@ static void fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now
             urgency = AG_MIN(urgency, q->urgency);
         }
         uint32_t n = rows_for(s, q);
-        if (n == 0) return;
+        if (n == 0) return false;
         add_span(s, q, n);
         b->prompt_rows += n;
     }
+    return true;
 }
+
+static uint64_t since(const ag_seq *q) { return q->paused_us ? q->paused_us : UINT64_MAX; }
 
 /* Less urgent decodes get what an urgent step has left, those who have sat out longest first. */
 static void ride_along(ag_sched *s)
 {
-    while (s->step.n_rows < s->conf.rows_max && s->step.n_out < s->conf.out_max) {
+    for (;;) {
         ag_seq *next = NULL;
         for (uint32_t i = 0; i < s->n_running; i++) {
             ag_seq *q = s->running[i];
             if (!ag__seq_decodes(q) || q->step_n > 0) continue;
-            if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && q->paused_us && (!next->paused_us || q->paused_us < next->paused_us)))
-                next = q;
+            if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && since(q) < since(next))) next = q;
         }
-        if (next == NULL || ag_cost_rows(&s->cost, &s->step.shape, next->computed, s->limit_us, 1) == 0) return;
+        if (next == NULL || !fits(s, next)) return;
         add_decode(s, next);
     }
 }
@@ -137,13 +151,13 @@ void ag__sched_fill(ag_sched *s, uint64_t now_us)
 {
     ag_sched_step *b = &s->step;
     bool heads = true;
-    fill_prompts(s, INT64_MAX, &heads, now_us);
+    bool more = fill_prompts(s, INT64_MAX, &heads, now_us);
     if (b->n_rows == 0) protect(s, INT64_MAX, 0);
     if (s->limit_us > 0) ride_along(s);
     b->sat_out = count_sat_out(s, now_us);
-    if (s->limit_us > 0 && b->sat_out == 0 && b->prompt_rows > 0) {
+    if (more && s->limit_us > 0 && b->sat_out == 0 && b->prompt_rows > 0) {
         fill_prompts(s, INT64_MAX, &heads, now_us);
-        count_sat_out(s, now_us);
+        b->sat_out = count_sat_out(s, now_us);
     }
 }
 
@@ -154,6 +168,7 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
     ag_sched_step *b = &s->step;
     *b = (ag_sched_step){.tokens = b->tokens, .spans = b->spans, .outs = b->outs, .budget = UINT32_MAX};
     s->limit_us = 0;
+    s->admitted_before = s->admissions;
     ag_sched_expire(s, now_us);
     ag__sched_look(s, now_us);
     ag__sched_fill(s, now_us);

@@ -1,0 +1,305 @@
+/* Random servers under random loads, every step of them looked at. What must hold:
+ *   pages     every page is free, private to one, or a node; when nobody is left, none is in use
+ *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own salt
+ *   budget    prompts keep the step within the limit of the decodes that it protects
+ *   order     nobody is computed or admitted while somebody more urgent could have been
+ *   the dead  no row for anyone whose caller has gone or whose deadline has passed
+ *   an end    everybody who was not refused, cancelled, displaced or late gets all of its answer; the work is bounded
+ *   charges   tenants are charged what was computed for them, once
+ * A failure prints its seed: SEED=n repeats that run alone. STEPS=n sets how many steps all runs have together. */
+#include "engine/sched/sched_inner.h"
+#include "sim/sim.h"
+
+#include "base/mem.h"
+#include "check.h"
+
+#ifndef RANDOM_STEPS
+#define RANDOM_STEPS 60000 /* under sanitizers; random_many_test.c does more without them */
+#endif
+
+enum { TENANTS = 5, PAGES_MAX = 240, PAGE_MAX = 16 };
+
+/* What one token's place in a page holds: of which row of tokens, and by whom. */
+typedef struct cell { uint64_t hash, salt, writer; } cell;
+
+typedef struct run {
+    uint64_t seed, random, steps, admissions, service[TENANTS];
+    ag_sim_conf conf;
+    uint32_t asked, ends[AG_SIM_CANCELLED + 1];
+    bool verify_all;
+    cell cells[PAGES_MAX][PAGE_MAX];
+} run;
+
+static uint64_t totals[AG_SIM_CANCELLED + 1], total_steps, total_set_back[3], total_reused, total_again, total_sat_out, total_seeds;
+
+static uint64_t draw(run *r)
+{
+    uint64_t x = r->random += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+static uint32_t below(run *r, uint32_t n) { return (uint32_t)((draw(r) >> 32) * n >> 32); }
+static uint32_t between(run *r, uint32_t a, uint32_t b) { return a + below(r, b - a + 1); }
+static bool one_in(run *r, uint32_t n) { return below(r, n) == 0; }
+
+static const run *now_running;
+#define HOLDS(e) (AG_LIKELY(e) ? (void)0 : broken(__LINE__, #e))
+_Noreturn static void broken(int line, const char *what)
+{
+    fprintf(stderr, "%s:%d: SEED=%llu step %llu: does not hold: %s\n", __FILE__, line, (unsigned long long)now_running->seed,
+            (unsigned long long)now_running->steps, what);
+    abort();
+}
+
+/* ---- contents ---- */
+
+static uint64_t chain(uint64_t hash, int32_t token) { return (hash ^ ((uint64_t)(uint32_t)token + 0x9e37)) * 0x9fb21c651e98df25u + (hash >> 29); }
+
+static void write_rows(run *r, const ag_sched_step *b)
+{
+    uint32_t page = r->conf.sched.page_tokens;
+    for (uint32_t i = 0; i < b->n_spans; i++) {
+        const ag_seq *q = b->spans[i].seq;
+        uint32_t from = b->spans[i].pos, to = from + b->spans[i].n;
+        uint64_t hash = 1;
+        for (uint32_t at = 0; at < to; at++) {
+            hash = chain(hash, q->tokens[at]);
+            HOLDS(at / page < q->kv.n);
+            cell *c = &r->cells[q->kv.pages[at / page]][at % page];
+            if (at < from) continue;
+            HOLDS(at / page >= q->kv.shared); /* others may be reading those */
+            *c = (cell){hash, q->kv.salt, ((const ag_sim_req *)q)->number};
+        }
+    }
+}
+
+/* After all rows are written, as a step's are before its attention. */
+static void read_rows(const run *r, const ag_sched_step *b)
+{
+    uint32_t page = r->conf.sched.page_tokens;
+    for (uint32_t i = 0; i < b->n_spans; i++) {
+        const ag_seq *q = b->spans[i].seq;
+        uint64_t hash = 1;
+        for (uint32_t at = 0; at < b->spans[i].pos + b->spans[i].n; at++) {
+            hash = chain(hash, q->tokens[at]);
+            const cell *c = &r->cells[q->kv.pages[at / page]][at % page];
+            HOLDS(c->hash == hash);
+            HOLDS(c->writer == ((const ag_sim_req *)q)->number || (c->salt == q->kv.salt && q->kv.salt != AG_KV_ALONE));
+        }
+    }
+}
+
+/* ---- budget and order, reckoned apart from the code that keeps them ---- */
+
+static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
+{
+    int64_t urgency = INT64_MAX; /* of the most urgent prompt with rows */
+    for (uint32_t i = 0; i < b->n_spans; i++)
+        if (!ag__seq_decodes(b->spans[i].seq)) urgency = AG_MIN(urgency, b->spans[i].seq->urgency);
+    ag_step_shape alone = {0}, all = b->shape;
+    for (uint32_t i = 0; i < b->n_spans && ag__seq_decodes(b->spans[i].seq); i++) {
+        HOLDS(b->spans[i].seq->urgency <= urgency);
+        alone.rows++;
+        alone.outs += b->spans[i].seq->max_tokens > 0;
+        alone.attended += b->spans[i].pos + 1u;
+    }
+    for (uint32_t i = 0; i < s->n_running; i++)
+        HOLDS(s->running[i]->step_n > 0 || !ag__seq_decodes(s->running[i]) || s->running[i]->urgency > urgency || s->running[i]->order > r->admissions);
+    if (alone.rows == 0 || b->prompt_rows <= r->conf.sched.rows_min) return;
+    double us = ag_cost_us(&s->cost, &alone);
+    if (us <= 0) {
+        HOLDS(b->prompt_rows <= 4 * r->conf.sched.rows_min);
+        return;
+    }
+    all.outs = 0; /* the limit knows no logits of prompts */
+    for (uint32_t i = 0; i < b->n_spans; i++) all.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
+    HOLDS(ag_cost_us(&s->cost, &all) <= AG_MIN(us * r->conf.sched.step_ratio, (double)r->conf.sched.gap_us) * 1.001);
+}
+
+static void check_admitted(run *r, ag_sim *sim, ag_sched *s)
+{
+    const ag_qent *head = ag_queue_head(s->queue, ag_sim_now(sim));
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const ag_seq *q = s->running[i];
+        if (q->order <= r->admissions) continue;
+        HOLDS(head == NULL || q->q.level <= head->level);
+            }
+    r->admissions = s->admissions;
+}
+
+static void check_alive(ag_sim *sim, const ag_sched_step *b)
+{
+    for (uint32_t i = 0; i < b->n_spans; i++) {
+        const ag_sim_req *q = (const ag_sim_req *)b->spans[i].seq;
+        HOLDS(q->end == AG_SIM_HERE && !q->gone);
+        HOLDS(q->seq.q.deadline_us == 0 || q->seq.q.deadline_us > ag_sim_now(sim));
+        HOLDS(q->seq.n_tokens == q->ask.n_prompt + q->answered && (q->answered < q->ask.n_answer || q->ask.max_tokens == 0));
+    }
+}
+
+static void on_chosen(void *arg, ag_sim *sim, const ag_sched_step *b)
+{
+    run *r = arg;
+    ag_sched *s = ag_sim_sched(sim);
+    r->steps++;
+    if (r->verify_all || r->steps % 16 == 0) ag_sched_verify(s);
+    write_rows(r, b);
+    read_rows(r, b);
+    check_budget(r, s, b);
+    check_admitted(r, sim, s);
+    check_alive(sim, b);
+    total_sat_out += b->sat_out;
+}
+
+static void on_ended(void *arg, ag_sim *sim, const ag_sim_req *q)
+{
+    run *r = arg;
+    r->ends[q->end]++;
+    r->service[q->ask.mark] += ag_queue_service(ag_sim_sched(sim)->queue, q->seq.prompt_done, q->seq.output_done);
+    HOLDS(q->seq.kv.n == 0 && q->seq.kv.pages == NULL && !q->seq.running && !q->seq.q.queued);
+    HOLDS(q->seq.output_done == q->answered && q->seq.prompt_done + q->seq.reused <= (uint64_t)q->ask.n_prompt + q->seq.reused);
+    if (q->end == AG_SIM_EXPIRED || q->end == AG_SIM_DISPLACED || q->end == AG_SIM_REFUSED) HOLDS(q->rows == 0 && q->answered == 0);
+    if (q->end == AG_SIM_DONE && q->seq.set_back == 0) HOLDS(q->seq.prompt_done + q->seq.reused == q->ask.n_prompt);
+    if (q->end == AG_SIM_DONE) HOLDS(q->answered == q->ask.n_answer);
+    if (q->end == AG_SIM_TIMEOUT || q->end == AG_SIM_EXPIRED) HOLDS(q->seq.q.deadline_us > 0);
+    if (q->end == AG_SIM_EXPIRED) HOLDS(r->conf.sched.refuse_late || ag_sim_now(sim) >= q->seq.q.deadline_us);
+}
+
+/* ---- random servers, random loads ---- */
+
+static ag_sim_conf draw_server(run *r)
+{
+    static const uint32_t page_sizes[] = {1, 2, 4, 16};
+    ag_sched_conf s = {.queue = {.entries_max = one_in(r, 3) ? between(r, 1, 8) : between(r, 8, 200), .tenants_max = between(r, 1, 8),
+                                 .prompt_weight = 1, .output_weight = between(r, 0, 5), .age_us = one_in(r, 4) ? 0 : between(r, 2000, 3000000)},
+                       .pages = between(r, 4, PAGES_MAX), .page_tokens = page_sizes[below(r, 4)], .running_max = between(r, 1, 12),
+                       .step_ratio = 1 + below(r, 100) / 100.0, .gap_us = between(r, 1000, 60000), .rows_min = between(r, 1, 16),
+                       .reuse = !one_in(r, 5), .refuse_late = one_in(r, 2)};
+    if (one_in(r, 3)) s.queue.tokens_max = between(r, 200, 3000);
+    s.rows_max = s.running_max + below(r, 100);
+    s.out_max = s.running_max + below(r, 8);
+    ag_sim_machine m = {.knot = {{1, between(r, 500, 5000)}, {32, between(r, 5000, 20000)}, {512, between(r, 20000, 150000)}}, .n_knots = 3,
+                        .per_key_us = below(r, 3) * 0.5, .per_out_us = below(r, 100), .noise = one_in(r, 2) ? 0 : 0.2};
+    return (ag_sim_conf){.sched = s, .machine = m, .seed = r->seed, .vocab = one_in(r, 3) ? 0 : between(r, 1, 3), .arg = r,
+                         .chosen = on_chosen, .ended = on_ended};
+}
+
+typedef struct load { bool cancels, deadlines, moves, bands, tenants, long_ones; uint32_t prefixes, pause_us; } load;
+
+static ag_sim_ask draw_ask(run *r, const load *l)
+{
+    static const char *const names[TENANTS] = {"a", "b", "c", "d", "e"};
+    uint32_t room = AG_MIN(r->conf.sched.pages * r->conf.sched.page_tokens, 300u), tenant = l->tenants ? below(r, TENANTS) : 0;
+    if (l->tenants && one_in(r, 2)) tenant = 0; /* one of them floods */
+    ag_sim_ask a = {.tenant = names[tenant], .weight = 1 + tenant / 2, .mark = tenant, .band = l->bands ? (uint8_t)below(r, AG_BANDS) : 2,
+                    .salt = one_in(r, 8) ? AG_KV_ALONE : 1 + tenant % 2};
+    a.n_prompt = between(r, 1, l->long_ones && one_in(r, 3) ? room - 1 : AG_MIN(room - 1, 24u));
+    a.max_tokens = between(r, 1, AG_MIN(room - a.n_prompt, one_in(r, 4) ? 200u : 20u));
+    a.n_answer = between(r, 1, a.max_tokens);
+    if (one_in(r, 10)) {
+        a.all_logits = true;
+        if (one_in(r, 2)) a.max_tokens = a.n_answer = 0;
+    }
+    if (l->prefixes) {
+        a.prefix = below(r, l->prefixes);
+        a.n_prefix = below(r, a.n_prompt + 1);
+    }
+    if (l->cancels && one_in(r, 4)) a.cancel_us = between(r, 1, one_in(r, 2) ? 10000 : 2000000);
+    if (l->deadlines && one_in(r, 2)) a.timeout_us = between(r, 1, one_in(r, 2) ? 50000 : 3000000);
+    if (l->moves && one_in(r, 4)) {
+        a.move_us = between(r, 1, 500000);
+        a.move_band = (uint8_t)below(r, AG_BANDS);
+    }
+    return a;
+}
+
+static void draw_load(run *r, ag_sim *sim)
+{
+    load l = {.cancels = one_in(r, 2), .deadlines = one_in(r, 3), .moves = one_in(r, 3), .bands = !one_in(r, 3), .tenants = !one_in(r, 3),
+              .long_ones = one_in(r, 2), .prefixes = one_in(r, 3) ? 0 : between(r, 1, 4), .pause_us = between(r, 1, 200000)};
+    uint64_t at = 0;
+    for (r->asked = 0; r->asked < 60;) {
+        for (uint32_t burst = one_in(r, 6) ? between(r, 2, 30) : 1; burst > 0; burst--, r->asked++) {
+            ag_sim_ask a = draw_ask(r, &l);
+            assert_int_equal(ag_sim_ask_at(sim, at, &a, NULL), AG_OK);
+        }
+        at += below(r, l.pause_us);
+    }
+}
+
+/* Holds the tenants, so that what they were charged is still known at the end. */
+static void check_charges(run *r, ag_sim *sim)
+{
+    static const char *const names[TENANTS] = {"a", "b", "c", "d", "e"};
+    if (r->conf.sched.queue.tenants_max < TENANTS) return; /* some were forgotten */
+    for (uint32_t i = 0; i < TENANTS; i++) {
+        const ag_tenant *t = ag_queue_tenant(ag_sched_queue(ag_sim_sched(sim)), ag_str_of(names[i]), 1);
+        HOLDS(t->service == r->service[i] && t->ahead == 0 && t->running == 0 && t->waiting == 0);
+    }
+}
+
+static void run_seed(uint64_t seed)
+{
+    run *r = calloc(1, sizeof *r);
+    *r = (run){.seed = seed, .random = seed * 0x2545f4914f6cdd1du, .verify_all = seed % 4 == 0};
+    now_running = r;
+    if (getenv("VERBOSE")) fprintf(stderr, "SEED=%llu\n", (unsigned long long)seed);
+    r->conf = draw_server(r);
+    ag_sim *sim;
+    assert_int_equal(ag_sim_open(&sim, &r->conf, NULL), AG_OK);
+    draw_load(r, sim);
+    while (ag_sim_turn(sim)) HOLDS(r->steps < 300000);
+    ag_sched *s = ag_sim_sched(sim);
+    HOLDS(!ag_sched_busy(s)); /* nothing happens any more: everyone has ended */
+    ag_sched_stats st;
+    ag_sched_stats_get(s, &st);
+    HOLDS(st.kv.used == 0 && st.kv.free + st.kv.kept == st.kv.pages);
+    uint32_t ended = 0;
+    for (uint32_t i = 0; i <= AG_SIM_CANCELLED; i++) {
+        ended += r->ends[i];
+        totals[i] += r->ends[i];
+    }
+    HOLDS(ended == r->asked);
+    HOLDS(st.set_back_urgent + st.set_back_share + st.set_back_pages <= 40ull * r->asked);
+    check_charges(r, sim);
+    ag_sched_verify(s);
+    total_steps += r->steps;
+    total_seeds++;
+    total_set_back[0] += st.set_back_pages;
+    total_set_back[1] += st.set_back_urgent;
+    total_set_back[2] += st.set_back_share;
+    total_reused += st.reused_tokens;
+    total_again += st.again_rows;
+    ag_sim_close(sim);
+    free(r);
+}
+
+static void test_random_servers(void **state)
+{
+    (void)state;
+    const char *seed = getenv("SEED"), *steps = getenv("STEPS");
+    if (seed) {
+        run_seed(strtoull(seed, NULL, 10));
+        return;
+    }
+    uint64_t want = steps ? strtoull(steps, NULL, 10) : RANDOM_STEPS;
+    for (uint64_t i = 1; total_steps < want; i++) run_seed(i);
+    /* Everything that can happen did. */
+    for (int i = AG_SIM_DONE; i <= AG_SIM_CANCELLED; i++) assert_true(totals[i] > 0);
+    for (int i = 0; i < 3; i++) assert_true(total_set_back[i] > 0);
+    assert_true(total_reused > 0 && total_again > 0 && total_sat_out > 0);
+    print_message("%llu steps of %llu servers; %llu done, %llu refused, %llu displaced, %llu expired, %llu timed out, %llu cancelled; set back "
+                  "%llu for pages, %llu for urgent ones, %llu for shares; %llu tokens reused, %llu computed again\n",
+                  (unsigned long long)total_steps, (unsigned long long)total_seeds, (unsigned long long)totals[AG_SIM_DONE],
+                  (unsigned long long)totals[AG_SIM_REFUSED], (unsigned long long)totals[AG_SIM_DISPLACED],
+                  (unsigned long long)totals[AG_SIM_EXPIRED], (unsigned long long)totals[AG_SIM_TIMEOUT],
+                  (unsigned long long)totals[AG_SIM_CANCELLED], (unsigned long long)total_set_back[0], (unsigned long long)total_set_back[1],
+                  (unsigned long long)total_set_back[2], (unsigned long long)total_reused, (unsigned long long)total_again);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random_servers)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
