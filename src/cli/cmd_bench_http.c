@@ -16,11 +16,10 @@
 #define KEY_MAX 1024u
 #define EXTRA_MAX (64u << 10)
 #define REPORT_MAX (20u << 20) /* with the histograms of every tenant */
-#define DAY_US 86400000000ull
 #define DURATION_DEFAULT_US 10000000u
 
 typedef struct options {
-    const char *duration, *timeout, *ramp, *max_tokens, *tenants, *ignore_eos, *extra, *svg;
+    const char *duration, *timeout, *ramp, *max_tokens, *tenants, *classes, *ignore_eos, *extra, *svg;
     float rate;
     bool json, buckets;
 } options;
@@ -30,66 +29,6 @@ static void on_stop(int sig)
 {
     (void)sig;
     stopped = 1;
-}
-
-static int parse_time(const char *flag, const char *text, uint64_t min_us, uint64_t *out, ag_err *err)
-{
-    static const struct unit {
-        const char *name;
-        double us;
-    } units[] = {{"ms", 1e3}, {"s", 1e6}, {"m", 6e7}, {"h", 3.6e9}};
-    char *end;
-    double v = strtod(text, &end);
-    for (size_t i = 0; end != text && i < AG_ARRAY_LEN(units); i++) {
-        if (strcmp(end, units[i].name) != 0 || !(v >= 0) || v * units[i].us > (double)DAY_US ||
-            v * units[i].us < (double)min_us)
-            continue;
-        *out = (uint64_t)(v * units[i].us);
-        return AG_OK;
-    }
-    return ag_err_set(err, AG_E_USAGE, "--%s: '%.40s' is not a duration such as 30s or 500ms, of at most a day", flag,
-                      text);
-}
-
-static int parse_max_tokens(const char *text, ag_load_spec *s, ag_err *err)
-{
-    char *end;
-    unsigned long low = strtoul(text, &end, 10), high = low;
-    if (end != text && *end == '-') {
-        const char *second = end + 1;
-        high = strtoul(second, &end, 10);
-        if (end == second || *second == '-') high = 0;
-    }
-    if (end == text || *end || low < 1 || high < low || high > 1000000)
-        return ag_err_set(err, AG_E_USAGE,
-                          "--max-tokens: '%.40s' is neither a number from 1 to 1000000 nor a range such as 16-128",
-                          text);
-    s->max_tokens_low = (uint32_t)low;
-    s->max_tokens_high = (uint32_t)high;
-    return AG_OK;
-}
-
-/* Names go into a header, so they are plain words; "a:3,b" gives b the weight 1. */
-static int parse_tenants(const char *text, ag_load_spec *s, ag_err *err)
-{
-    for (const char *p = text; *p;) {
-        size_t whole = strcspn(p, ","), n = strcspn(p, ":,"),
-               word = strspn(p, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
-        char *end = NULL;
-        double weight = 1;
-        if (n < whole) weight = strtod(p + n + 1, &end);
-        if (n == 0 || n > AG_LOAD_NAME_MAX || word < n || (end && end != p + whole) || !(weight > 0) || weight > 1e6)
-            return ag_err_set(err, AG_E_USAGE,
-                              "--tenants: at '%.40s': it is name:weight,..., a name has letters, digits, '.', '_', '-'", p);
-        if (s->n_tenants == AG_LOAD_TENANTS_MAX)
-            return ag_err_set(err, AG_E_USAGE, "--tenants: over %u of them", AG_LOAD_TENANTS_MAX);
-        ag_load_tenant *t = &s->tenants[s->n_tenants++];
-        memcpy(t->name, p, n);
-        t->weight = weight;
-        p += whole;
-        if (*p == ',' && *++p == 0) return ag_err_set(err, AG_E_USAGE, "--tenants: nothing follows the last comma");
-    }
-    return AG_OK;
 }
 
 static int parse_url(const char *text, bool chat, ag_buf *out, ag_err *err)
@@ -135,24 +74,20 @@ static int parse_extra(const char *text, ag_buf *out, ag_err *err)
 
 static int check(const options *o, ag_load_spec *s, ag_err *err)
 {
-    int rc = parse_max_tokens(o->max_tokens, s, err);
-    if (rc == AG_OK && o->duration) rc = parse_time("duration", o->duration, 1000, &s->duration_us, err);
-    if (rc == AG_OK) rc = parse_time("timeout", o->timeout, 1000, &s->timeout_us, err);
-    if (rc == AG_OK) rc = parse_time("ramp", o->ramp, 0, &s->ramp_us, err);
-    if (rc == AG_OK && o->tenants) rc = parse_tenants(o->tenants, s, err);
+    int rc = ag_load_parse_max_tokens("max-tokens", o->max_tokens, s, err);
+    if (rc == AG_OK && o->duration) rc = ag_load_parse_time("duration", o->duration, 1000, &s->duration_us, err);
+    if (rc == AG_OK) rc = ag_load_parse_time("timeout", o->timeout, 1000, &s->timeout_us, err);
+    if (rc == AG_OK) rc = ag_load_parse_time("ramp", o->ramp, 0, &s->ramp_us, err);
+    if (rc == AG_OK && o->tenants) rc = ag_load_parse_tenants(o->tenants, s, err);
     if (rc != AG_OK) return rc;
     s->rate = (double)o->rate;
     s->ignore_eos = strcmp(o->ignore_eos, "on") == 0;
     if (!s->ignore_eos && strcmp(o->ignore_eos, "off") != 0)
         return ag_err_set(err, AG_E_USAGE, "--ignore-eos: '%.40s' is neither on nor off", o->ignore_eos);
+    if (o->classes && o->svg) return ag_err_set(err, AG_E_USAGE, "--svg: there is no plot of --classes");
     if (s->clients == 0) s->clients = s->rate > 0 ? 512 : 1;
     if (s->requests == 0 && s->duration_us == 0) s->duration_us = DURATION_DEFAULT_US;
-    if (s->shared_words > s->prompt_words)
-        return ag_err_set(err, AG_E_USAGE, "--shared-prefix %u: the prompt has only %u words", s->shared_words,
-                          s->prompt_words);
-    if ((uint64_t)s->clients * s->prompt_words > AG_LOAD_WORDS_MAX)
-        return ag_err_set(err, AG_E_USAGE, "%u clients with prompts of %u words: that is over %u words at once",
-                          s->clients, s->prompt_words, AG_LOAD_WORDS_MAX);
+    if ((rc = ag_load_check(s, err)) != AG_OK) return rc;
     if (s->model && ag_utf8_check(s->model, strlen(s->model)) != SIZE_MAX)
         return ag_err_set(err, AG_E_USAGE, "--model: the name is not UTF-8");
     bool plain = s->key == NULL || strlen(s->key) <= KEY_MAX;
@@ -191,6 +126,23 @@ static int report(const options *o, const ag_load_spec *s, const ag_load_result 
     return rc;
 }
 
+typedef struct handlers {
+    struct sigaction ints, terms;
+} handlers;
+
+static void catch_signals(handlers *before)
+{
+    struct sigaction mine = {.sa_handler = on_stop};
+    sigaction(SIGINT, &mine, &before->ints);
+    sigaction(SIGTERM, &mine, &before->terms);
+}
+
+static void restore_signals(const handlers *before)
+{
+    sigaction(SIGINT, &before->ints, NULL);
+    sigaction(SIGTERM, &before->terms, NULL);
+}
+
 static int run(const options *o, ag_load_spec *s, ag_err *err)
 {
     ag_load *l = NULL;
@@ -199,17 +151,53 @@ static int run(const options *o, ag_load_spec *s, ag_err *err)
         return ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
     int rc = ag_load_create(&l, s, err);
     if (rc == AG_OK) {
-        struct sigaction mine = {.sa_handler = on_stop}, ints, terms;
-        sigaction(SIGINT, &mine, &ints);
-        sigaction(SIGTERM, &mine, &terms);
+        handlers before;
+        catch_signals(&before);
         rc = ag_load_run(l, &stopped, err);
-        sigaction(SIGINT, &ints, NULL);
-        sigaction(SIGTERM, &terms, NULL);
+        restore_signals(&before);
         if (rc == AG_OK) rc = report(o, s, ag_load_got(l), svg, err);
     }
     ag_load_free(l);
     if (svg && fclose(svg) != 0 && rc == AG_OK)
         rc = ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
+    return rc;
+}
+
+static int report_classes(const options *o, const ag_load_classes *c, ag_load *const *loads, ag_err *err)
+{
+    int rc = AG_OK;
+    if (o->json) {
+        ag_buf b;
+        ag_buf_init(&b, REPORT_MAX);
+        if (ag_load_json_classes(c, loads, o->buckets, &b)) fwrite(b.p, 1, b.n, stdout);
+        else rc = ag_err_set(err, AG_E_NOMEM, "no memory for the report");
+        ag_buf_fini(&b);
+    } else {
+        ag_load_print_classes(c, loads);
+    }
+    bool any = stopped != 0;
+    for (uint32_t i = 0; i < c->n; i++) any = any || ag_load_got(loads[i])->all.ok;
+    if (rc == AG_OK && !any) rc = ag_err_set(err, AG_E_IO, "no request of any class succeeded");
+    return rc;
+}
+
+static int run_classes(const options *o, const ag_load_spec *base, ag_err *err)
+{
+    ag_load *loads[AG_LOAD_CLASSES_MAX] = {0};
+    ag_load_classes *c = ag_mem_zalloc(sizeof *c);
+    if (c == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
+    int rc = ag_load_parse_classes(o->classes, base, c, err);
+    for (uint32_t i = 0; i < c->n && rc == AG_OK; i++) rc = ag_load_create(&loads[i], &c->list[i].spec, err);
+    if (rc == AG_OK) {
+        handlers before;
+        catch_signals(&before);
+        rc = ag_load_run_classes(c, loads, &stopped, err);
+        restore_signals(&before);
+        if (rc == AG_OK) rc = report_classes(o, c, loads, err);
+    }
+    for (uint32_t i = 0; i < c->n; i++) ag_load_free(loads[i]);
+    ag_load_classes_fini(c);
+    ag_mem_free(c);
     return rc;
 }
 
@@ -234,6 +222,10 @@ int ag_cmd_bench_http(int argc, char **argv)
         {"ignore-eos", 0, AG_OPT_TEXT, &o.ignore_eos, 0, 0, "on: answers are exactly as long as asked for; off [on]"},
         {"temperature", 0, AG_OPT_F32, &s.temperature, 0, 10, "of sampling [0]"},
         {"tenants", 0, AG_OPT_TEXT, &o.tenants, 0, 0, "name:weight,... that share the requests (header x-tenant)"},
+        {"classes", 0, AG_OPT_TEXT, &o.classes, 0, 0,
+         "loads at the same time, reported one by one: urgent:band=0:rate=1,batch:band=3:clients=64; keys: band, "
+         "timeout, clients, rate, requests, start (after the others), tenant, prompt, shared, max-tokens; the rest is as "
+         "given here"},
         {"key", 0, AG_OPT_TEXT, &s.key, 0, 0, "bearer token (also AUTOGLM_API_KEY)"},
         {"model", 'm', AG_OPT_TEXT, &s.model, 0, 0, "name of the model in the requests"},
         {"extra", 0, AG_OPT_TEXT, &o.extra, 0, 0, "JSON object with more fields of the requests"},
@@ -263,7 +255,7 @@ int ag_cmd_bench_http(int argc, char **argv)
         if (rc == AG_OK && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
             rc = ag_err_set(&err, AG_E_NOMEM, "no memory");
         if (rc == AG_OK) {
-            rc = run(&o, &s, &err);
+            rc = o.classes ? run_classes(&o, &s, &err) : run(&o, &s, &err);
             curl_global_cleanup();
         }
         if (rc != AG_OK) status = ag_cli_fail(argv[0], &err);

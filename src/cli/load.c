@@ -345,21 +345,22 @@ int ag_load_run(ag_load *l, const volatile int *stop, ag_err *err)
     sigaddset(&block, SIGTERM);
     pthread_sigmask(SIG_BLOCK, &block, &open);
     ag_progress p;
-    ag_progress_begin(&p, "requests", s->requests, false);
-    l->began_us = l->due_us = ag_now_us();
+    if (s->name == NULL) ag_progress_begin(&p, "requests", s->requests, false);
+    const uint64_t now_us = ag_now_us();
+    l->began_us = l->due_us = now_us + s->start_us;
     l->arrivals = s->seed ^ 0xA5A5A5A5A5A5A5A5u;
     if (s->rate > 0) next_arrival(l);
-    uint64_t end = s->duration_us ? l->began_us + s->duration_us : NEVER;
+    uint64_t end = s->duration_us ? now_us + s->duration_us : NEVER;
     while (!*stop && !l->failed) {
         uint64_t next = start_due(l), now = ag_now_us();
         if (now >= end || (l->running == 0 && s->requests && r->all.started >= s->requests)) break;
         wait_and_serve(l, AG_MIN(next, end), &open);
-        ag_progress_show(&p, r->all.ok + r->all.failed);
+        if (s->name == NULL) ag_progress_show(&p, r->all.ok + r->all.failed);
     }
-    r->elapsed_us = AG_MAX(ag_now_us() - l->began_us, (uint64_t)1);
+    r->elapsed_us = AG_MAX(ag_now_us(), l->began_us + 1) - l->began_us;
     r->interrupted = *stop != 0;
     cut_off(l);
-    ag_progress_end(&p);
+    if (s->name == NULL) ag_progress_end(&p);
     pthread_sigmask(SIG_SETMASK, &open, NULL);
     return l->failed ? ag_err_set(err, AG_E_NOMEM, "no memory for more requests") : AG_OK;
 }

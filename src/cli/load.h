@@ -1,9 +1,10 @@
 /* load.h - requests sent to a server as many clients would, and what was measured of the answers.
  * Owns    : an ag_load owns its connections and counts. What a spec points to is borrowed until ag_load_free.
- * Threads : one.
+ * Threads : one for each ag_load.
  * Limits  : AG_LOAD_CLIENTS_MAX requests at once, AG_LOAD_TENANTS_MAX tenants, AG_LOAD_ANSWER_MAX bytes of an answer,
- *           AG_SSE_EVENT_MAX bytes of an event, AG_LOAD_WORDS_MAX words in the prompts of all clients together. What is
- *           measured goes into histograms, so memory does not grow with the length of a run.
+ *           AG_SSE_EVENT_MAX bytes of an event, AG_LOAD_WORDS_MAX words in the prompts of all clients together,
+ *           AG_LOAD_CLASSES_MAX classes. What is measured goes into histograms, so memory does not grow with the length
+ *           of a run.
  * Errors  : AG_E_NOMEM, AG_E_LIMIT (descriptors), AG_E_IO. A request that fails is no error, it is counted. */
 #ifndef AG_LOAD_H
 #define AG_LOAD_H
@@ -14,6 +15,8 @@
 #define AG_LOAD_CLIENTS_MAX 10000u
 #define AG_LOAD_TENANTS_MAX 64u
 #define AG_LOAD_NAME_MAX 64u
+#define AG_LOAD_CLASSES_MAX 16
+#define AG_LOAD_CLASSES_TEXT_MAX 4096
 #define AG_LOAD_ANSWER_MAX (64u << 20)
 #define AG_LOAD_WORDS_MAX (32u << 20)
 #define AG_LOAD_PROMPT_MAX 1000000u
@@ -48,6 +51,8 @@ typedef struct ag_load_tenant {
 
 typedef struct ag_load_spec {
     const char *url; /* of the route itself */
+    const char *name; /* of its class; NULL: there are none */
+    uint64_t start_us; /* after the others */
     bool chat, ignore_eos;
     uint32_t clients;
     double rate;              /* arrivals a second; 0: each client asks again when it has its answer */
@@ -67,6 +72,7 @@ typedef struct ag_load_spec {
 typedef struct ag_load_stats {
     uint64_t started, ok, failed, unfinished;
     uint64_t prompt_tokens, output_tokens;
+    uint64_t cut, cut_tokens; /* of those ok: stopped before their end (stopped_by); what they had by then */
     ag_hist ttft;      /* from the start of a request (open loop: from when it was due) to its first text */
     ag_hist gap;       /* between one piece of text and the next */
     ag_hist per_token; /* of a whole answer: (last text - first text) / (tokens - 1) */
@@ -91,6 +97,33 @@ void ag_load_free(ag_load *l);
 /* Runs to its end, or until *stop is set by a signal handler; then what runs is cut off and counted as unfinished. */
 int ag_load_run(ag_load *l, const volatile int *stop, ag_err *err);
 const ag_load_result *ag_load_got(const ag_load *l);
+
+/* load_parse.c: `flag` names what was given. AG_E_USAGE. */
+int ag_load_parse_time(const char *flag, const char *text, uint64_t min_us, uint64_t *out, ag_err *err);
+int ag_load_parse_max_tokens(const char *flag, const char *text, ag_load_spec *s, ag_err *err);
+/* Names go into a header, so they are plain words; "a:3,b" gives b the weight 1. */
+int ag_load_parse_tenants(const char *text, ag_load_spec *s, ag_err *err);
+int ag_load_check(const ag_load_spec *s, ag_err *err); /* what no single option can tell */
+
+/* Loads that run at the same time and are reported one by one. */
+typedef struct ag_load_class {
+    char name[AG_LOAD_NAME_MAX + 1];
+    ag_load_spec spec;
+    ag_buf extra; /* of its spec */
+} ag_load_class;
+typedef struct ag_load_classes {
+    ag_load_class list[AG_LOAD_CLASSES_MAX];
+    uint32_t n;
+} ag_load_classes;
+/* "urgent:band=0:rate=1,batch:band=3:clients=64": what a class does not say is as in `base`. fini also
+ * after an error. */
+int ag_load_parse_classes(const char *text, const ag_load_spec *base, ag_load_classes *out, ag_err *err);
+void ag_load_classes_fini(ag_load_classes *c);
+
+/* load_classes.c: loads[i] is that of list[i]. */
+int ag_load_run_classes(const ag_load_classes *c, ag_load **loads, const volatile int *stop, ag_err *err);
+void ag_load_print_classes(const ag_load_classes *c, ag_load *const *loads);
+bool ag_load_json_classes(const ag_load_classes *c, ag_load *const *loads, bool buckets, ag_buf *out);
 
 /* load_prompt.c: everything about request `number` follows from the seed and the number alone. */
 typedef struct ag_load_plan {

@@ -57,7 +57,10 @@ static bool on_event(void *arg, ag_str data)
     } else {
         size_t i;
         bool text = false;
-        json_array_foreach(json_object_get(event, "choices"), i, choice) text = text || has_text(choice);
+        json_array_foreach(json_object_get(event, "choices"), i, choice) {
+            text = text || has_text(choice);
+            a->cut = a->cut || json_is_string(json_object_get(json_object_get(choice, "autoglm"), "stopped_by"));
+        }
         if (text) take_text(a);
         json_t *usage = json_object_get(event, "usage");
         if (json_is_object(usage)) {
@@ -91,7 +94,7 @@ void ag_answer_begin(ag_answer *a, uint64_t due_us, ag_load_stats *all, ag_load_
     a->due_us = due_us;
     a->first_us = a->last_us = a->bytes = a->events = 0;
     a->prompt = a->tokens = -1;
-    a->checked = a->stream = a->done = false;
+    a->checked = a->stream = a->done = a->cut = false;
     a->fail = AG_LOAD_FAILS;
 }
 
@@ -150,6 +153,10 @@ static void count_whole(ag_answer *a, ag_load_result *r, ag_load_stats *mine)
     uint64_t tokens = a->tokens >= 0 ? (uint64_t)a->tokens : a->events, total = ag_now_us() - a->due_us;
     r->all.ok++;
     mine->ok++;
+    r->all.cut += a->cut;
+    mine->cut += a->cut;
+    r->all.cut_tokens += a->cut ? tokens : 0;
+    mine->cut_tokens += a->cut ? tokens : 0;
     r->no_usage += a->tokens < 0;
     ag_hist_add(&r->all.total, total);
     ag_hist_add(&mine->total, total);

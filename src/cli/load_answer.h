@@ -19,6 +19,7 @@ typedef struct ag_answer {
     uint64_t events;        /* with text in them */
     int64_t prompt, tokens; /* usage; -1: not told */
     bool checked, stream, done;
+    bool cut;               /* it says that it was stopped before its end */
     ag_load_fail fail;      /* AG_LOAD_FAILS: none so far */
 } ag_answer;
 

@@ -34,6 +34,9 @@ static void print_stats(const ag_load_stats *s, const ag_load_result *r)
 {
     printf("requests      %llu ok, %llu failed, %llu unfinished\n", (unsigned long long)s->ok,
            (unsigned long long)s->failed, (unsigned long long)s->unfinished);
+    if (s->cut)
+        printf("cut           %llu of those ok were stopped before their end, after %llu tokens in all\n",
+               (unsigned long long)s->cut, (unsigned long long)s->cut_tokens);
     printf("rate          %.2f requests/s, %.1f output tokens/s, %.1f prompt tokens/s\n", per_s(s->ok, r),
            per_s(s->output_tokens, r), per_s(s->prompt_tokens, r));
     for (size_t i = 0; i < AG_ARRAY_LEN(kinds); i++) {
@@ -88,6 +91,8 @@ static void json_stats(const ag_load_stats *s, const ag_load_result *r, bool buc
     ag_buf_addf(out, "\"requests\":{\"started\":%llu,\"ok\":%llu,\"failed\":%llu,\"unfinished\":%llu},",
                 (unsigned long long)s->started, (unsigned long long)s->ok, (unsigned long long)s->failed,
                 (unsigned long long)s->unfinished);
+    ag_buf_addf(out, "\"cut\":{\"requests\":%llu,\"tokens\":%llu},", (unsigned long long)s->cut,
+                (unsigned long long)s->cut_tokens);
     ag_buf_addf(out,
                 "\"prompt_tokens\":%llu,\"output_tokens\":%llu,\"requests_per_s\":%.4f,\"output_tokens_per_s\":%.3f",
                 (unsigned long long)s->prompt_tokens, (unsigned long long)s->output_tokens, per_s(s->ok, r),

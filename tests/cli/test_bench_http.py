@@ -241,6 +241,51 @@ class BenchHttp(unittest.TestCase):
         self.assertGreater(sent.count("small"), 0)
         self.assertEqual(len(sent), 60)
 
+    def test_classes(self):
+        """Each is a load of its own: what its requests say, how many they are, and its own report."""
+        def answer(h, body, number):
+            if body.get("timeout_ms") != 1500:
+                return stream(h, body)
+            head(h)
+            cut = {"index": 0, "text": "word", "finish_reason": "length", "autoglm": {"stopped_by": "timeout"}}
+            piece(h, f"event: queue\ndata: {json.dumps({'choices': [], 'queue': {'position': 1}})}\n\n".encode())
+            piece(h, f"data: {json.dumps({'choices': [cut], 'usage': {'prompt_tokens': 7, 'completion_tokens': 1}})}\n\n"
+                     "data: [DONE]\n\n".encode())
+            piece(h, b"")
+
+        got, s, _ = self.measure(
+            answer, "--extra", '{"top_k": 3}', "-p", 5, "--max-tokens", 2, "--classes",
+            "urgent:band=0:rate=200:requests=9:tenant=gold,batch:band=3:clients=4:requests=12:prompt=8:max-tokens=3,"
+            "late:timeout=1.5s:requests=2:start=20ms:shared=5")
+        c = got["classes"]
+        self.assertEqual(list(c), ["urgent", "batch", "late"])
+        self.assertEqual([c[n]["requests"]["ok"] for n in c], [9, 12, 2])
+        self.assertEqual([c[n]["cut"] for n in c], [{"requests": k, "tokens": k} for k in (0, 0, 2)])
+        self.assertEqual([c[n]["output_tokens"] for n in c], [18, 36, 2])
+        self.assertEqual([c[n]["gap_ms"]["count"] for n in c], [9, 24, 0])
+        self.assertEqual([t["name"] for t in c["urgent"]["tenants"]], ["gold"])
+        sent = {}
+        for _, headers, body in s.asked:
+            key = (body.get("priority"), body.get("timeout_ms"), headers.get("x-tenant"), body["max_tokens"], body["top_k"])
+            sent.setdefault(key, []).append(body["prompt"])
+        self.assertEqual({k: len(v) for k, v in sent.items()},
+                         {(0, None, "gold", 2, 3): 9, (3, None, None, 3, 3): 12, (None, 1500, None, 2, 3): 2})
+        prompts = sent[0, None, "gold", 2, 3] + sent[3, None, None, 3, 3]
+        self.assertEqual(len(set(prompts)), 21, "no class has the prompts of another")
+        self.assertEqual({len(p.split()) for p in sent[3, None, None, 3, 3]}, {8})
+        self.assertEqual(len(set(sent[None, 1500, None, 2, 3])), 1)
+        text = self.run_it(s.url, "--max-tokens", 2, "--classes", "a:requests=1,b:timeout=1500ms:requests=1").stdout
+        self.assertIn("class a\n", text)
+        self.assertIn("\nclass b\n", text)
+        self.assertIn("cut           1 of those ok were stopped before their end, after 1 tokens", text)
+
+    def test_classes_that_make_no_sense(self):
+        for bad in ("", ",", "a:band", "a:band=4", "a:band=1.5", "a:colour=red", "a b", "a:band=1,a", "a:clients=0", "a:rate=0",
+                    "a:timeout=5", "a:start=-1s", "a:max-tokens=0", "a:tenant=x y", "a:shared=65", "a:requests=x",
+                    ",".join(f"c{i}" for i in range(17)), "x" * 65, "a:band=1:" + ":" * 5000):
+            done = self.run_it("http://127.0.0.1:1", "--classes", bad, want=2)
+            self.assertRegex(done.stderr, "--(classes|tenants|shared-prefix)", bad)
+
     def test_open_loop_does_not_wait_for_answers(self):
         """Every answer is held until all requests are there: a closed loop would never get so far."""
         def hold(h, body, number):
