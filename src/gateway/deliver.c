@@ -72,9 +72,16 @@ static void take_deadline(ag_req *r, ag_choice *c)
     }
     ag_gen_times t;
     ag_gen_times_get(c->gen, &t);
-    ag_err_set(&r->err, AG_E_DEADLINE,
-               "The request's timeout of %u ms passed after %llu ms in the queue; nothing was computed for it.",
-               r->timeout_ms, (unsigned long long)(t.end_us > t.submit_us ? (t.end_us - t.submit_us) / 1000 : 0));
+    unsigned long long waited_ms = t.end_us > t.submit_us ? (t.end_us - t.submit_us) / 1000 : 0;
+    if (t.end_us < ag__deadline_of(r))
+        ag_err_set(&r->err, AG_E_DEADLINE,
+                   "Its turn came after %llu ms in the queue, too late to be ready within the timeout of %u ms; "
+                   "nothing was computed for it.",
+                   waited_ms, r->timeout_ms);
+    else
+        ag_err_set(&r->err, AG_E_DEADLINE,
+                   "The request's timeout of %u ms passed after %llu ms in the queue; nothing was computed for it.",
+                   r->timeout_ms, waited_ms);
 }
 
 /* A generation that ended in an error, or was cancelled by somebody else: its caller, or the engine closing. */

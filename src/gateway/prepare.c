@@ -172,7 +172,7 @@ void ag__choices_release(ag_req *r)
     r->n_choices = r->n_ended = 0;
 }
 
-static uint64_t deadline_of(const ag_req *r)
+uint64_t ag__deadline_of(const ag_req *r)
 {
     return r->timeout_ms ? r->head_us + (uint64_t)r->timeout_ms * 1000 : 0;
 }
@@ -181,7 +181,7 @@ static uint64_t deadline_of(const ag_req *r)
 static int submit(ag_req *r, ag_gen *g)
 {
     int rc = ag_gen_submit(g, &r->retry_us, &r->err);
-    if (rc == AG_E_DEADLINE && ag_now_us() < deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
+    if (rc == AG_E_DEADLINE && ag_now_us() < ag__deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
     return rc;
 }
 
@@ -216,7 +216,7 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .weight = ag_shares_of(&r->live->shares, r->tenant),
         .band = (uint8_t)r->band,
         .share_prefix = r->live->share_prefixes,
-        .deadline_us = deadline_of(r),
+        .deadline_us = ag__deadline_of(r),
     };
     spec.sampling.seed = seed;
     spec.sampling.choice = index % q->n;
@@ -240,7 +240,7 @@ ag_next ag__step_admit(ag_req *r)
     uint64_t seed = q->sampling.seed;
     if (!q->seed_set) randombytes_buf(&seed, sizeof seed);
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
-    if (r->timeout_ms && ag_now_us() >= deadline_of(r))
+    if (r->timeout_ms && ag_now_us() >= ag__deadline_of(r))
         return ag__req_refuse(r, AG_E_DEADLINE,
                               "The request's timeout of %u ms had passed when its body was read and prepared.",
                               r->timeout_ms);

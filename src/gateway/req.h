@@ -166,6 +166,7 @@ ag_next ag__step_prepare(ag_req *r);
 ag_next ag__step_admit(ag_req *r);
 void ag__choices_release(ag_req *r); /* cancels what runs, gives everything back */
 void ag__prompts_free(ag_req *r);
+uint64_t ag__deadline_of(const ag_req *r); /* 0: none */
 
 /* deliver.c: GENERATE, DELIVER */
 ag_next ag__step_generate(ag_req *r);

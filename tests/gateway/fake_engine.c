@@ -18,7 +18,7 @@ struct ag_gen {
     uint32_t n_prompt, n, want, max_tokens;
     uint8_t *answer;
     uint32_t n_answer, fail_at, taken;
-    bool hold, burn, refuse, late, displace, cancel, pending, top, timed_out;
+    bool hold, burn, refuse, late, displace, give_up, cancel, pending, top, timed_out;
     bool wait;                 /* for fake_engine_release */
     uint8_t band;
     uint32_t reused;
@@ -57,7 +57,7 @@ static void step(ag_gen *g)
     if (g->cancel) {
         g->state = AG_GEN_CANCELLED;
         cancelled++;
-    } else if (g->displace || (late && g->n == 0)) {
+    } else if (g->displace || g->give_up || (late && g->n == 0)) {
         g->error = g->displace ? AG_E_QUEUE_FULL : AG_E_DEADLINE;
         g->state = AG_GEN_FAILED;
     } else if (late) {
@@ -89,7 +89,7 @@ static void await_work(void)
         uint64_t next = UINT64_MAX, now = ag_now_us();
         for (ag_gen *g = running; g; g = g->next) {
             if (g->deadline_us) next = AG_MIN(next, g->deadline_us);
-            if (g->cancel || g->displace || !(g->wait || (g->hold && g->n == g->n_answer))) idle = false;
+            if (g->cancel || g->displace || g->give_up || !(g->wait || (g->hold && g->n == g->n_answer))) idle = false;
         }
         if (!idle || next <= now) return;
         struct timespec at;
@@ -206,6 +206,7 @@ static void read_wish(ag_gen *g, const char *z)
     g->wait = strstr(z, "wait") != NULL;
     g->late = strstr(z, "late") != NULL;
     g->displace = strstr(z, "displace") != NULL;
+    g->give_up = strstr(z, "give up") != NULL;
     if ((text = strstr(z, "reuse:"))) g->reused = (uint32_t)atoi(text + 6);
     if ((text = strstr(z, "say:"))) {
         g->answer = (uint8_t *)ag_mem_strndup(text + 4, strlen(text + 4));

@@ -111,6 +111,8 @@ static void who_waits_too_long_gets_504(void **state)
     expect(504, "POST", PATH, "x-request-timeout-ms: 30\r\n", "{\"prompt\":\"wait say:x\",\"stream\":true,\"n\":3}",
            "ms in the queue; nothing was computed for it.");
     expect(504, "POST", PATH, "", "{\"prompt\":\"wait say:x\",\"timeout_ms\":1}", "timeout of 1 ms");
+    expect(504, "POST", PATH, "", "{\"prompt\":\"give up\",\"timeout_ms\":60000}",
+           "ms in the queue, too late to be ready within the timeout of 60000 ms; nothing was computed for it.");
     wait_until_idle();
 }
 
