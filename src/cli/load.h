@@ -11,6 +11,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/hist.h"
 
 #define AG_LOAD_CLIENTS_MAX 10000u
 #define AG_LOAD_TENANTS_MAX 64u
@@ -20,18 +21,6 @@
 #define AG_LOAD_ANSWER_MAX (64u << 20)
 #define AG_LOAD_WORDS_MAX (32u << 20)
 #define AG_LOAD_PROMPT_MAX 1000000u
-
-/* Times in microseconds. A value is kept within 1/256 of itself; number, sum and largest are exact. */
-#define AG_HIST_PART 128u /* parts of an octave */
-#define AG_HIST_BUCKETS (AG_HIST_PART * 30u)
-typedef struct ag_hist {
-    uint64_t n, sum, max;
-    uint64_t count[AG_HIST_BUCKETS];
-} ag_hist;
-void ag_hist_add(ag_hist *h, uint64_t us);
-double ag_hist_quantile(const ag_hist *h, double q); /* 0 when empty */
-double ag_hist_mean(const ag_hist *h);
-uint64_t ag_hist_bucket_us(uint32_t bucket); /* the middle of its values */
 
 /* How a request ended that had no complete answer; HTTP statuses other than 200 are counted apart. */
 typedef enum ag_load_fail {

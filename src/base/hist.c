@@ -1,6 +1,6 @@
-#include <math.h>
+#include "base/hist.h"
 
-#include "cli/load.h"
+#include <math.h>
 
 #define PART_BITS 7 /* AG_HIST_PART is 1 << PART_BITS: below it each value has a bucket of its own */
 #define VALUE_MAX ((1ull << (30 + PART_BITS - 1)) - 1)
