@@ -118,7 +118,7 @@ int ag_scenario_bench_of(ag_sim_machine *out, const char *path, ag_str text, ag_
     uint32_t n = points_of(root, p), n_knots = 0;
     json_decref(root);
     if (n == 0)
-        return ag_err_set(err, AG_E_USAGE, "%s: holds no step times; it should be what `autoglm bench --json` prints", path);
+        return ag_err_set(err, AG_E_USAGE, "%s: no step times; it should be what `autoglm bench --json` prints", path);
     qsort(p, n, sizeof *p, by_rows);
     *out = (ag_sim_machine){.per_key_us = key_us(p, n)};
     double least = 1; /* more rows never take less time: what measured so is noise */

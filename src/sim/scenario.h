@@ -1,8 +1,8 @@
 /* scenario.h - who asks for what, when, and the machines that answer: a YAML file that `autoglm sim` plays.
  * Owns    : an ag_scenario is a plain value, lists and names included.
  * Threads : any.
- * Limits  : AG_SCENARIO_BYTES_MAX of a file; every number has a range of its own (scenario_yaml.c, docs/sim.md), and what
- *           all of them together ask for stays under AG_SCENARIO_REQUESTS_MAX requests.
+ * Limits  : AG_SCENARIO_BYTES_MAX of a file; every number has a range of its own (scenario_yaml.c, docs/sim.md), and
+ *           what all of them together ask for stays under AG_SCENARIO_REQUESTS_MAX requests.
  * Errors  : AG_E_USAGE, in a sentence with file, line and what would be right; AG_E_IO, AG_E_NOMEM. */
 #ifndef AG_SCENARIO_H
 #define AG_SCENARIO_H

@@ -1,5 +1,5 @@
-/* scenario_yaml.c - a scenario's file: read event by event along tables of words, each with its range, so that it can be no
- * deeper than they are. */
+/* scenario_yaml.c - a scenario's file: read event by event along tables of words, each with its range, so that it
+ * can be no deeper than they are. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -42,8 +42,8 @@ static size_t line_of(const yaml_event_t *e) { return e->start_mark.line + 1; }
 
 static int fail(reader *r, size_t line, const char *at, const char *sentence)
 {
-    return ag_err_set(r->err, AG_E_USAGE, "%s:%zu: %s%s%s: %s", r->path, line, r->where, r->where[0] && at[0] ? "." : "",
-                      at, sentence);
+    return ag_err_set(r->err, AG_E_USAGE, "%s:%zu: %s%s%s: %s", r->path, line, r->where,
+                      r->where[0] && at[0] ? "." : "", at, sentence);
 }
 
 /* *e is valid, and to be deleted, only when this returns 0. */
@@ -55,7 +55,8 @@ static int next(reader *r, yaml_event_t *e)
         yaml_event_delete(e);
         return rc;
     }
-    if (r->parser.error == YAML_MEMORY_ERROR) return ag_err_set(r->err, AG_E_NOMEM, "%s: no memory to read it", r->path);
+    if (r->parser.error == YAML_MEMORY_ERROR)
+        return ag_err_set(r->err, AG_E_NOMEM, "%s: no memory to read it", r->path);
     return ag_err_set(r->err, AG_E_USAGE, "%s:%zu: not YAML: %s", r->path, r->parser.problem_mark.line + 1,
                       r->parser.problem ? r->parser.problem : "unreadable");
 }
@@ -118,12 +119,15 @@ static int read_u64(reader *r, const word *w, void *out, yaml_event_t *e)
     return rc;
 }
 
+static bool is_any(ag_str s, const char *a, const char *b, const char *c)
+{
+    return s.p != NULL && (ag_str_ieq(s, ag_str_of(a)) || ag_str_ieq(s, ag_str_of(b)) || ag_str_ieq(s, ag_str_of(c)));
+}
+
 static int read_bool(reader *r, const word *w, void *out, yaml_event_t *e)
 {
-    ag_str s = scalar(e);
-    bool yes = s.p != NULL && (ag_str_ieq(s, AG_STR("true")) || ag_str_ieq(s, AG_STR("yes")) || ag_str_ieq(s, AG_STR("on")));
-    bool no = s.p != NULL && (ag_str_ieq(s, AG_STR("false")) || ag_str_ieq(s, AG_STR("no")) || ag_str_ieq(s, AG_STR("off")));
-    if (!yes && !no) return fail(r, line_of(e), w->name, "should be true or false");
+    bool yes = is_any(scalar(e), "true", "yes", "on");
+    if (!yes && !is_any(scalar(e), "false", "no", "off")) return fail(r, line_of(e), w->name, "should be true or false");
     *(bool *)out = yes;
     return AG_OK;
 }
@@ -218,7 +222,8 @@ static int read_mapping(reader *r, const word *w, void *out, yaml_event_t *e)
 }
 
 /* A mapping of names to mappings: `each` gets the name and the opening of what it stands for. */
-static int named(reader *r, const char *name, const yaml_event_t *e, int (*each)(reader *r, const char *name, yaml_event_t *e))
+typedef int each_fn(reader *r, const char *name, yaml_event_t *e);
+static int named(reader *r, const char *name, const yaml_event_t *e, each_fn *each)
 {
     if (e->type != YAML_MAPPING_START_EVENT) return fail(r, line_of(e), name, "should hold `name: {...}` lines");
     char where[WHERE_MAX];
@@ -389,12 +394,15 @@ static int read_machines(reader *r, const word *w, void *out, yaml_event_t *e)
 
 /* --- tenants and classes ------------------------------------------------------------------------------------------ */
 
+#define GROUP(field) .at = offsetof(ag_scenario_group, field)
+#define CLASS(field) .at = offsetof(ag_scenario_class, field)
+
 static int read_group(reader *r, const char *name, yaml_event_t *e)
 {
     static const word words[] = {
-        {.name = "count", .read = read_u32, .at = offsetof(ag_scenario_group, count), .min = 1, .max = 100000, .unit = 1},
-        {.name = "weight", .read = read_double, .at = offsetof(ag_scenario_group, weight), .min = AG_TENANT_WEIGHT_MIN,
-         .max = AG_TENANT_WEIGHT_MAX, .unit = 1}};
+        {.name = "count", .read = read_u32, GROUP(count), .min = 1, .max = 100000, .unit = 1},
+        {.name = "weight", .read = read_double, GROUP(weight), .min = AG_TENANT_WEIGHT_MIN, .max = AG_TENANT_WEIGHT_MAX,
+         .unit = 1}};
     ag_scenario *s = r->s;
     for (uint32_t i = 0; i < s->n_groups; i++)
         if (strcmp(s->groups[i].name, name) == 0) return fail(r, line_of(e), name, "was given before");
@@ -423,11 +431,11 @@ static int read_whose(reader *r, const word *w, void *out, yaml_event_t *e)
 static int read_arrive(reader *r, const word *w, void *out, yaml_event_t *e)
 {
     static const word words[] = {
-        {.name = "rate", .read = read_double, .at = offsetof(ag_scenario_class, rate), .min = 1e-6, .max = 1e7, .unit = 1},
-        {.name = "burst", .read = read_u32, .at = offsetof(ag_scenario_class, count), .min = 1, .max = 1e6, .unit = 1},
-        {.name = "every", .read = read_u64, .at = offsetof(ag_scenario_class, every_us), .min = 1e-3, .max = 1e6, .unit = 1e6},
-        {.name = "callers", .read = read_u32, .at = offsetof(ag_scenario_class, count), .min = 1, .max = 1e5, .unit = 1},
-        {.name = "pause", .read = read_u64, .at = offsetof(ag_scenario_class, pause_us), .max = 1e6, .unit = 1e6}};
+        {.name = "rate", .read = read_double, CLASS(rate), .min = 1e-6, .max = 1e7, .unit = 1},
+        {.name = "burst", .read = read_u32, CLASS(count), .min = 1, .max = 1e6, .unit = 1},
+        {.name = "every", .read = read_u64, CLASS(every_us), .min = 1e-3, .max = 1e6, .unit = 1e6},
+        {.name = "callers", .read = read_u32, CLASS(count), .min = 1, .max = 1e5, .unit = 1},
+        {.name = "pause", .read = read_u64, CLASS(pause_us), .max = 1e6, .unit = 1e6}};
     ag_scenario_class *c = out;
     uint32_t seen;
     size_t line = line_of(e);
@@ -436,16 +444,16 @@ static int read_arrive(reader *r, const word *w, void *out, yaml_event_t *e)
     if (seen == 1) c->arrive = AG_ARRIVE_RATE;
     else if (seen == (2 | 4)) c->arrive = AG_ARRIVE_BURST;
     else if ((seen & ~16u) == 8) c->arrive = AG_ARRIVE_CALLERS;
-    else return fail(r, line, w->name, "should be {rate: A_SECOND}, {burst: N, every: SECONDS} or {callers: N, pause: SECONDS}");
-    return AG_OK;
+    else rc = fail(r, line, w->name, "should be {rate: N}, {burst: N, every: SECONDS} or {callers: N, pause: SECONDS}");
+    return rc;
 }
 
 static int read_prefix(reader *r, const word *w, void *out, yaml_event_t *e)
 {
     static const word words[] = {
-        {.name = "tokens", .read = read_u32, .at = offsetof(ag_scenario_class, prefix_tokens), .min = 1, .max = 1e6, .unit = 1,
+        {.name = "tokens", .read = read_u32, CLASS(prefix_tokens), .min = 1, .max = 1e6, .unit = 1,
          .needed = true},
-        {.name = "of", .read = read_u32, .at = offsetof(ag_scenario_class, prefixes), .min = 1, .max = 1e9, .unit = 1}};
+        {.name = "of", .read = read_u32, CLASS(prefixes), .min = 1, .max = 1e9, .unit = 1}};
     ((ag_scenario_class *)out)->prefixes = 1;
     uint32_t seen;
     return mapping(r, w->name, words, AG_ARRAY_LEN(words), out, e, &seen);
@@ -454,27 +462,24 @@ static int read_prefix(reader *r, const word *w, void *out, yaml_event_t *e)
 static int read_cancel(reader *r, const word *w, void *out, yaml_event_t *e)
 {
     static const word words[] = {
-        {.name = "share", .read = read_double, .at = offsetof(ag_scenario_class, cancel_share), .max = 1, .unit = 1, .needed = true},
-        {.name = "after_ms", .read = read_dist, .at = offsetof(ag_scenario_class, cancel_after), .min = 0, .max = 1e8,
-         .unit = 1e3, .needed = true}};
+        {.name = "share", .read = read_double, CLASS(cancel_share), .max = 1, .unit = 1, .needed = true},
+        {.name = "after_ms", .read = read_dist, CLASS(cancel_after), .max = 1e8, .unit = 1e3, .needed = true}};
     uint32_t seen;
     return mapping(r, w->name, words, AG_ARRAY_LEN(words), out, e, &seen);
 }
 
-#define AT(field) .at = offsetof(ag_scenario_class, field)
 static const word class_words[] = {
     {.name = "tenants", .read = read_whose},
-    {.name = "band", .read = read_u8, AT(band), .max = AG_BANDS - 1},
-    {.name = "timeout_ms", .read = read_u64, AT(timeout_us), .max = 1e8, .unit = 1e3},
+    {.name = "band", .read = read_u8, CLASS(band), .max = AG_BANDS - 1},
+    {.name = "timeout_ms", .read = read_u64, CLASS(timeout_us), .max = 1e8, .unit = 1e3},
     {.name = "arrive", .read = read_arrive, .needed = true},
-    {.name = "from", .read = read_u64, AT(from_us), .max = 1e6, .unit = 1e6},
-    {.name = "until", .read = read_u64, AT(until_us), .max = 1e6, .unit = 1e6},
-    {.name = "prompt", .read = read_dist, AT(prompt), .min = 1, .max = 1e6, .unit = 1, .needed = true},
-    {.name = "answer", .read = read_dist, AT(answer), .min = 1, .max = 1e6, .unit = 1, .needed = true},
-    {.name = "max_tokens", .read = read_u32, AT(max_tokens), .min = 1, .max = 1e6, .unit = 1},
+    {.name = "from", .read = read_u64, CLASS(from_us), .max = 1e6, .unit = 1e6},
+    {.name = "until", .read = read_u64, CLASS(until_us), .max = 1e6, .unit = 1e6},
+    {.name = "prompt", .read = read_dist, CLASS(prompt), .min = 1, .max = 1e6, .unit = 1, .needed = true},
+    {.name = "answer", .read = read_dist, CLASS(answer), .min = 1, .max = 1e6, .unit = 1, .needed = true},
+    {.name = "max_tokens", .read = read_u32, CLASS(max_tokens), .min = 1, .max = 1e6, .unit = 1},
     {.name = "prefix", .read = read_prefix},
     {.name = "cancel", .read = read_cancel}};
-#undef AT
 
 static int read_class(reader *r, const char *name, yaml_event_t *e)
 {
@@ -527,8 +532,8 @@ static int resolve(reader *r, uint32_t class)
         ag_near_try(&near, s->groups[i].name);
     }
     if (name[0] == 0)
-        return ag_err_set(r->err, AG_E_USAGE, "%s: classes.%s.tenants: is missing: there are several kinds of tenants", r->path,
-                          s->classes[class].name);
+        return ag_err_set(r->err, AG_E_USAGE, "%s: classes.%s.tenants: is missing: there are several kinds of tenants",
+                          r->path, s->classes[class].name);
     return ag_err_set(r->err, AG_E_USAGE, "%s:%zu: classes.%s.tenants: there are no tenants named %s%s%s%s", r->path,
                       r->group_line[class], s->classes[class].name, name, near.best ? "; did you mean " : "",
                       near.best ? near.best : "", near.best ? "?" : "");
@@ -551,8 +556,8 @@ static int check(reader *r)
         if (c->arrive == AG_ARRIVE_BURST) requests += (floor(seconds * 1e6 / (double)c->every_us) + 1) * c->count;
     }
     if (requests > AG_SCENARIO_REQUESTS_MAX)
-        return ag_err_set(r->err, AG_E_USAGE, "%s: classes ask for %.3g requests in all; %.3g are enough", r->path, requests,
-                          AG_SCENARIO_REQUESTS_MAX);
+        return ag_err_set(r->err, AG_E_USAGE, "%s: classes ask for %.3g requests in all; %.3g are enough", r->path,
+                          requests, AG_SCENARIO_REQUESTS_MAX);
     if (tokens * s->machines > 0x1p30)
         return ag_err_set(r->err, AG_E_USAGE, "%s: machines: caches of %.3g tokens in all; %.3g are enough", r->path,
                           tokens * s->machines, 0x1p30);
@@ -580,13 +585,14 @@ static int document(reader *r)
         yaml_event_delete(&e);
         if (rc != AG_OK) return rc;
         if (type == YAML_STREAM_END_EVENT)
-            return any ? AG_OK : ag_err_set(r->err, AG_E_USAGE, "%s: is empty; docs/sim.md shows what it may hold", r->path);
+            return any ? AG_OK : ag_err_set(r->err, AG_E_USAGE, "%s: is empty; docs/sim.md shows what it may say", r->path);
     }
 }
 
 static const ag_scenario defaults = {
     .drain_us = 60000000, .seed = 1, .machines = 1,
-    .sched = {.queue = {.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, .output_weight = 4, .age_us = 30000000},
+    .sched = {.queue = {.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, .output_weight = 4,
+                        .age_us = 30000000},
               .pages = 2048, .page_tokens = 64, .running_max = 64, .rows_max = 512, .step_ratio = 1.3, .gap_us = 50000,
               .rows_min = 16, .reuse = true, .refuse_late = true}};
 

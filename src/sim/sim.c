@@ -228,7 +228,8 @@ static bool step_begins(ag_sim *sim)
     return true;
 }
 
-bool ag_sim_turn(ag_sim *sim)
+/* The next thing that happens, unless it does after `until`. */
+static bool turn(ag_sim *sim, uint64_t until)
 {
     AG_CHECK(sim, SIM_MAGIC);
     uint64_t told = sim->n_heap ? sim->heap[0].at_us : UINT64_MAX, deadline = ag_sched_deadline(sim->sched);
@@ -236,11 +237,12 @@ bool ag_sim_turn(ag_sim *sim)
     deadline = ag_sched_deadline(sim->sched); /* choosing may have put some out */
     uint64_t next = AG_MIN(told, deadline);
     if (sim->step && sim->step_end_us <= next) {
+        if (sim->step_end_us > until) return false;
         sim->now_us = sim->step_end_us;
         step_ends(sim);
         return true;
     }
-    if (next == UINT64_MAX) return false;
+    if (next == UINT64_MAX || next > until) return false;
     sim->now_us = AG_MAX(sim->now_us, next);
     if (deadline <= sim->now_us) ag_sched_expire(sim->sched, sim->now_us);
     if (told > sim->now_us) return true;
@@ -252,9 +254,13 @@ bool ag_sim_turn(ag_sim *sim)
     return true;
 }
 
-void ag_sim_run(ag_sim *sim, uint64_t until_us)
+bool ag_sim_turn(ag_sim *sim) { return turn(sim, UINT64_MAX); }
+
+uint64_t ag_sim_run(ag_sim *sim, uint64_t until_us)
 {
-    while (sim->now_us < until_us && ag_sim_turn(sim)) {}
+    while (turn(sim, until_us)) {}
+    uint64_t next = AG_MIN(sim->n_heap ? sim->heap[0].at_us : UINT64_MAX, ag_sched_deadline(sim->sched));
+    return sim->step ? AG_MIN(next, sim->step_end_us) : next;
 }
 
 uint64_t ag_sim_now(const ag_sim *sim) { return sim->now_us; }

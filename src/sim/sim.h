@@ -76,8 +76,8 @@ void ag_sim_close(ag_sim *sim); /* in the middle as well: who is still there is 
 int ag_sim_ask_at(ag_sim *sim, uint64_t at_us, const ag_sim_ask *ask, ag_err *err);
 /* On to the next thing that happens; false: nothing will. */
 bool ag_sim_turn(ag_sim *sim);
-/* Until nothing happens any more, or the clock has passed that time. */
-void ag_sim_run(ag_sim *sim, uint64_t until_us);
+/* All that happens up to that time; when the next thing does after it, UINT64_MAX: never. */
+uint64_t ag_sim_run(ag_sim *sim, uint64_t until_us);
 uint64_t ag_sim_now(const ag_sim *sim);
 ag_sched *ag_sim_sched(ag_sim *sim);
 uint64_t ag_sim_steps(const ag_sim *sim);
