@@ -221,7 +221,7 @@ static int generate(ag_chat *c, const int32_t *ids, uint32_t n, FILE *to, bool c
     interrupted = 0;
     interrupt_fd = c->awake;
     sigaction(SIGINT, &mine, &before);
-    rc = ag_gen_submit(g, err);
+    rc = ag_gen_submit(g, NULL, err);
     if (rc == AG_OK) rc = follow(c, g, to, clean, answer, err);
     sigaction(SIGINT, &before, NULL);
     ag_gen_times t;

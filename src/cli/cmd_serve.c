@@ -100,7 +100,16 @@ static ag_engine_conf engine_conf(const ag_conf *c)
     e.kv = ag_kv_type_of(c->kv);
     e.running_max = c->max_running;
     e.queue_max = c->queue_max;
-    e.chunk_tokens = c->chunk_tokens;
+    e.queue_tokens = c->queue_tokens;
+    e.queue_bytes = c->queue_bytes;
+    e.band_age_us = (uint64_t)c->band_age_ms * 1000;
+    e.prompt_weight = c->prompt_weight;
+    e.output_weight = c->output_weight;
+    e.refuse_late = c->refuse_late;
+    e.step_ratio = c->step_ratio / 100.0;
+    e.step_gap_us = c->step_gap_ms * 1000;
+    e.step_rows_min = c->step_rows_min;
+    e.no_reuse = !c->prefix_cache;
     e.no_pass = *c->no_pass ? c->no_pass : NULL;
     bool known = ag_image_mode_find(c->weights_image, &e.image);
     AG_ASSERT(known); /* the table's choices are the engine's */

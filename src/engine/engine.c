@@ -2,149 +2,20 @@
 
 #include <errno.h>
 #include <math.h>
-#include <pthread.h>
-#include <semaphore.h>
 #include <stdio.h>
 
 #include "base/fault.h"
 #include "base/mem.h"
-#include "engine/gen_inner.h"
-#include "engine/lm.h"
-#include "engine/sampler.h"
-#include "engine/sched.h"
+#include "engine/engine_inner.h"
 
-#define ENGINE_MAGIC 0x454e4749u
 /* Rows of a step while nobody decodes: large enough that the weights, unpacked once a block of columns, cost little, small
  * enough that a newcomer waits for a fraction of a second. */
 #define STEP_ROWS 512u
-#define WAKES_MAX 64u
-#define BANNED_MAX 64u
 
-struct ag_engine {
-    uint32_t magic;
-    const ag_model *model;
-    ag_engine_conf conf;
-    pthread_t thread;
-    bool started;
-    ag_lm *lm;
-    ag_sched sched;
-    ag_sampler **samplers;    /* one per worker */
-    uint32_t n_samplers;
-    ag_sample *samples;       /* of the step, out_max */
-    int *sample_rc;
-    int32_t banned[BANNED_MAX]; /* tokens that end an answer */
-    uint32_t n_banned;
-    ag_mbox *inbox;
-    sem_t bell;
-    _Atomic bool draining, closing;
-    _Atomic uint32_t places;  /* submitted and not yet admitted or ended */
-    _Atomic uint32_t cancels; /* since the last look */
-    _Atomic uint32_t n_running;
-    _Atomic uint64_t steps, prompt_tokens, output_tokens, preemptions, cancelled;
-    ag_gen *late;             /* those whose mailbox was full */
-    ag_mbox *wakes[WAKES_MAX];
-    uint32_t n_wakes;
-    const float *logits;      /* of the step */
-    size_t logits_stride;
-    uint32_t damage_seen;     /* of ag_weights_info */
-    int open_rc;
-    ag_err open_err;
-    sem_t opened;
-};
-
-static void engine_ring(void *e) { sem_post(&((ag_engine *)e)->bell); }
-
-/* ---- telling readers ---- */
-
-static void wake_later(ag_engine *e, ag_mbox *m)
+ag_door *ag__door_of(ag_engine *e)
 {
-    for (uint32_t i = 0; i < e->n_wakes; i++)
-        if (e->wakes[i] == m) return;
-    if (e->n_wakes == WAKES_MAX) ag_mbox_wake(m);
-    else e->wakes[e->n_wakes++] = m;
-}
-
-static void wake_all(ag_engine *e)
-{
-    for (uint32_t i = 0; i < e->n_wakes; i++) ag_mbox_wake(e->wakes[i]);
-    e->n_wakes = 0;
-}
-
-static void tell(ag_engine *e, ag_gen *g)
-{
-    bool told = ag__gen_tell(g);
-    if (g->notify) wake_later(e, g->notify); /* after the post: with many mailboxes this wakes at once */
-    if (told || g->late) return;
-    g->late = true;
-    g->next_late = e->late;
-    e->late = ag_gen_get(g);
-}
-
-static void tell_late(ag_engine *e)
-{
-    ag_gen *g = e->late;
-    e->late = NULL;
-    while (g) {
-        ag_gen *next = g->next_late;
-        g->late = false;
-        tell(e, g);
-        ag_gen_put(g);
-        g = next;
-    }
-}
-
-/* ---- the life of a generation ---- */
-
-/* Takes it out of the scheduler (when it is there), publishes the end, gives the engine's reference back. */
-static void gen_end(ag_engine *e, ag_gen *g, ag_gen_state state, bool scheduled)
-{
-    if (scheduled) {
-        if (atomic_load(&g->state) == AG_GEN_WAITING) atomic_fetch_sub(&e->places, 1);
-        ag_sched_drop(&e->sched, g);
-    }
-    if (state != AG_GEN_STOPPED) atomic_store(&g->text_bytes, AG_MAX(g->stops.total, atomic_load(&g->text_bytes)));
-    atomic_store(&g->end_us, ag_now_us());
-    if (state == AG_GEN_CANCELLED) atomic_fetch_add(&e->cancelled, 1);
-    atomic_store(&g->state, state);
-    tell(e, g);
-    ag_gen_put(g);
-}
-
-static void gen_fail(ag_engine *e, ag_gen *g, int code, const char *why, bool scheduled)
-{
-    g->fail_code = code;
-    snprintf(g->fail_text, sizeof g->fail_text, "%s", why);
-    gen_end(e, g, AG_GEN_FAILED, scheduled);
-}
-
-static void on_admitted(void *arg, ag_gen *g)
-{
-    ag_engine *e = arg;
-    if (atomic_load(&g->admit_us) == 0) atomic_store(&g->admit_us, ag_now_us());
-    if (atomic_load(&g->state) == AG_GEN_WAITING) {
-        atomic_store(&g->state, AG_GEN_RUNNING);
-        atomic_fetch_sub(&e->places, 1);
-    }
-}
-
-static void take_inbox(ag_engine *e)
-{
-    for (ag_gen *g; (g = ag_mbox_take(e->inbox));) {
-        if (g->prompt_logprobs) g->n_scored = 1;
-        ag_sched_push(&e->sched, g);
-        if (atomic_load(&g->cancelled)) atomic_fetch_add(&e->cancels, 1); /* it was cancelled before it came */
-    }
-}
-
-static void drop_cancelled(ag_engine *e)
-{
-    if (atomic_exchange(&e->cancels, 0) == 0) return;
-    for (uint32_t i = e->sched.n_running; i-- > 0;)
-        if (atomic_load(&e->sched.running[i]->cancelled)) gen_end(e, e->sched.running[i], AG_GEN_CANCELLED, true);
-    for (ag_gen *g = e->sched.first, *next; g; g = next) {
-        next = g->next;
-        if (atomic_load(&g->cancelled)) gen_end(e, g, AG_GEN_CANCELLED, true);
-    }
+    AG_CHECK(e, AG_ENGINE_MAGIC);
+    return &e->door;
 }
 
 /* ---- sampling ---- */
@@ -160,10 +31,10 @@ static void sample_rows(void *arg, uint32_t worker, uint32_t from, uint32_t to)
 {
     ag_engine *e = arg;
     for (uint32_t i = from; i < to; i++) {
-        const ag_gen *g = e->sched.out_gen[i];
+        const ag_gen *g = ag__gen_of(e->step->outs[i].seq);
         const float *x = e->logits + i * e->logits_stride;
-        uint32_t at = e->sched.out_index[i];
-        if (at + 1 < g->n_tokens) { /* a prompt token's score */
+        uint32_t at = e->step->outs[i].index;
+        if (at + 1 < g->seq.n_tokens) { /* a prompt token's score */
             e->sample_rc[i] = ag_sampler_score(e->samplers[worker], x, g->tokens[at + 1], AG_MAX(g->top_logprobs, 0), &e->samples[i]);
             continue;
         }
@@ -183,19 +54,20 @@ static void take_score(ag_gen *g, uint32_t at, const ag_sample *s)
     t->n_top = s->n_top;
     if (s->n_top) memcpy(tops, s->top, s->n_top * sizeof *tops);
     t->top = tops;
-    g->n_scored = at + 2;
+    g->seq.n_scored = at + 2;
 }
 
 static bool keep_token(ag_gen *g, int32_t id)
 {
-    if (g->n_tokens == g->cap_tokens) {
-        uint32_t cap = AG_MIN(2 * g->cap_tokens, g->n_prompt + g->max_tokens);
+    if (g->seq.n_tokens == g->cap_tokens) {
+        uint32_t cap = AG_MIN(2 * g->cap_tokens, g->seq.n_prompt + g->seq.max_tokens);
         int32_t *p = ag_mem_resize(g->tokens, cap, sizeof *p);
         if (p == NULL) return false;
         g->tokens = p;
+        g->seq.tokens = p;
         g->cap_tokens = cap;
     }
-    g->tokens[g->n_tokens++] = id;
+    g->tokens[g->seq.n_tokens++] = id;
     if (g->counts && g->counts[id] < UINT16_MAX) g->counts[id]++;
     return true;
 }
@@ -206,13 +78,17 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     uint32_t n_out = atomic_load_explicit(&g->n_out, memory_order_relaxed);
     bool may_end = n_out >= g->min_tokens;
     uint64_t last = atomic_load(&g->last_us);
-    if (last == 0) atomic_store(&g->first_us, now);
-    else ag_metric_observe_us(e->conf.metrics, AG_M_GAP, 0, now - last);
+    if (last == 0) {
+        atomic_store(&g->first_us, now);
+        atomic_store(&g->reused, g->seq.reused);
+    } else {
+        ag_metric_observe_us(e->conf.metrics, AG_M_GAP, 0, now - last);
+    }
     atomic_store(&g->last_us, now);
     atomic_fetch_add(&e->output_tokens, 1);
     if (may_end && is_end(e, g, s->id)) {
         atomic_store(&g->text_bytes, g->stops.total);
-        gen_end(e, g, AG_GEN_STOPPED, true);
+        ag__door_end(&e->door, g, AG_GEN_STOPPED);
         return;
     }
     uint64_t safe;
@@ -221,71 +97,122 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     g->last_safe = AG_MAX(g->last_safe, safe);
     ag_gen_token t = {.id = s->id, .logprob = s->logprob, .top = s->top, .n_top = s->n_top, .text_safe = g->last_safe};
     atomic_store(&g->text_bytes, g->last_safe);
-    if (!ok || !keep_token(g, s->id) || ag__gen_append(g, &t) != AG_OK) gen_fail(e, g, AG_E_NOMEM, "out of memory in the middle of the answer", true);
-    else if (found) gen_end(e, g, AG_GEN_STOPPED, true);
-    else if (n_out + 1 == g->max_tokens) gen_end(e, g, AG_GEN_LENGTH, true);
-    else tell(e, g);
+    if (!ok || !keep_token(g, s->id) || ag__gen_append(g, &t) != AG_OK) ag__door_fail(&e->door, g, AG_E_NOMEM, "out of memory in the middle of the answer");
+    else if (found) ag__door_end(&e->door, g, AG_GEN_STOPPED);
+    else if (n_out + 1 == g->seq.max_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
+    else ag__door_tell(&e->door, g);
 }
 
 static void take_samples(ag_engine *e)
 {
     uint64_t now = ag_now_us();
-    for (uint32_t i = 0; i < e->sched.batch.n_out; i++) {
-        ag_gen *g = e->sched.out_gen[i];
+    for (uint32_t i = 0; i < e->step->n_out; i++) {
+        ag_gen *g = ag__gen_of(e->step->outs[i].seq);
+        uint32_t at = e->step->outs[i].index;
         if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) continue; /* an earlier row of it failed; still held below */
-        if (e->sample_rc[i] != AG_OK) gen_fail(e, g, e->sample_rc[i], "the model gave no usable probabilities; its file may be damaged", true);
-        else if (e->sched.out_index[i] + 1 < g->n_tokens) take_score(g, e->sched.out_index[i], &e->samples[i]);
+        if (e->sample_rc[i] != AG_OK)
+            ag__door_fail(&e->door, g, e->sample_rc[i], "the model gave no usable probabilities; its file may be damaged");
+        else if (at + 1 < g->seq.n_tokens) take_score(g, at, &e->samples[i]);
         else take_token(e, g, &e->samples[i], now);
     }
     /* Prompts that were only to be scored end when the last position has been computed. */
-    for (uint32_t i = e->sched.n_running; i-- > 0;) {
-        ag_gen *g = e->sched.running[i];
-        if (g->max_tokens == 0 && g->computed == g->n_tokens) gen_end(e, g, AG_GEN_LENGTH, true);
+    for (uint32_t i = ag_sched_running(e->door.sched); i-- > 0;) {
+        ag_gen *g = ag__gen_of(ag_sched_running_at(e->door.sched, i));
+        if (g->seq.max_tokens == 0 && g->seq.computed == g->seq.n_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
     }
 }
 
-/* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. */
-static void heed_damage(ag_engine *e)
+/* ---- damage ---- */
+
+/* Waits until stored weights that were found damaged are mended. */
+static uint32_t damage_settled(ag_engine *e)
 {
     ag_weights_info info;
     for (;;) {
         e->lm->ops->weights(e->lm->backend, &info);
-        if (info.damage % 2 == 0 || atomic_load(&e->closing)) break;
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* until they are mended */
-    }
-    if (info.damage == e->damage_seen) return;
-    e->damage_seen = info.damage;
-    static const char why[] = "stored weights were found damaged while this answer was computed; they are mended now: ask again";
-    for (uint32_t i = e->sched.n_running; i-- > 0;) gen_fail(e, e->sched.running[i], AG_E_INTERNAL, why, true);
-    for (ag_gen *g = e->sched.first, *next; g; g = next) {
-        next = g->next;
-        if (atomic_load(&g->state) == AG_GEN_RUNNING) gen_fail(e, g, AG_E_INTERNAL, why, true); /* set back */
+        if (info.damage % 2 == 0 || atomic_load(&e->closing)) return info.damage;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
 }
 
-static void run_step(ag_engine *e)
+/* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. What is
+ * kept of prompts goes with them. */
+static void heed_damage(ag_engine *e, uint32_t damage)
+{
+    if (damage == e->damage_seen) return;
+    e->damage_seen = damage;
+    while (e->door.begun)
+        ag__door_fail(&e->door, e->door.begun, AG_E_INTERNAL,
+                      "stored weights were found damaged while this answer was computed; they are mended now: ask again");
+    ag_sched_forget(e->door.sched);
+}
+
+/* ---- a step ---- */
+
+static void compute(ag_engine *e, const ag_sched_step *step)
+{
+    for (uint32_t i = 0; i < step->n_spans; i++) {
+        const ag_sched_span *s = &step->spans[i];
+        e->spans[i] = (ag_span){s->row, s->n, s->pos, s->seq->kv.pages};
+    }
+    for (uint32_t i = 0; i < step->n_out; i++) e->out_rows[i] = step->outs[i].row;
+    const ag_batch batch = {.n_rows = step->n_rows, .n_spans = step->n_spans, .n_out = step->n_out, .tokens = step->tokens,
+                            .spans = e->spans, .out_rows = e->out_rows};
+    ag_lm_run(e->lm, &batch, &e->logits, &e->logits_stride);
+    e->step = step;
+    if (step->n_out) e->lm->ops->parallel(e->lm->backend, sample_rows, e, step->n_out);
+}
+
+static void observe_step(ag_engine *e, const ag_sched_step *step, uint64_t us)
+{
+    ag_metrics *m = e->conf.metrics;
+    ag_metric_observe_us(m, AG_M_STEP, 0, us);
+    ag_metric_observe_n(m, AG_M_STEP_ROWS, 0, step->n_rows, 1);
+    ag_metric_observe_n(m, AG_M_STEP_SEQUENCES, 0, step->n_spans, 1);
+    if (step->budget != UINT32_MAX) ag_metric_observe_n(m, AG_M_STEP_BUDGET, 0, step->budget, 1);
+}
+
+/* Computes the step that was chosen, outside of the door, and books it, inside. */
+static void run_step(ag_engine *e, const ag_sched_step *step)
 {
     uint64_t from = ag_now_us();
-    uint32_t n_out = e->sched.batch.n_out, prompt_rows = 0;
-    ag_lm_run(e->lm, &e->sched.batch, &e->logits, &e->logits_stride);
-    if (n_out) e->lm->ops->parallel(e->lm->backend, sample_rows, e, n_out);
-    for (uint32_t i = 0; i < e->sched.batch.n_spans; i++) {
-        const ag_gen *g = e->sched.span_gen[i];
-        if (g->computed < g->n_prompt) prompt_rows += AG_MIN(g->step_n, g->n_prompt - g->computed);
-    }
+    ag__door_leave(&e->door);
+    compute(e, step);
+    uint32_t damage = damage_settled(e);
+    ag__door_enter(&e->door);
+    uint64_t now = ag_now_us();
     /* Rows of one generation may end it while later rows of it are still to be looked at. */
-    for (uint32_t i = 0; i < n_out; i++) ag_gen_get(e->sched.out_gen[i]);
-    ag_sched_done(&e->sched);
-    heed_damage(e);
-    take_samples(e);
-    for (uint32_t i = 0; i < n_out; i++) ag_gen_put(e->sched.out_gen[i]);
+    for (uint32_t i = 0; i < step->n_out; i++) ag_gen_get(ag__gen_of(step->outs[i].seq));
+    observe_step(e, step, now - from);
+    ag_sched_step_done(e->door.sched, now, now - from);
     atomic_fetch_add(&e->steps, 1);
-    atomic_fetch_add(&e->prompt_tokens, prompt_rows);
-    ag_metric_observe_us(e->conf.metrics, AG_M_STEP, 0, ag_now_us() - from);
-    atomic_store(&e->preemptions, e->sched.preemptions);
+    heed_damage(e, damage);
+    take_samples(e);
+    for (uint32_t i = 0; i < step->n_out; i++) ag_gen_put(ag__gen_of(step->outs[i].seq));
 }
 
 /* ---- the thread ---- */
+
+static ag_sched_conf sched_conf(const ag_engine *e, uint32_t rows_max, uint32_t out_max)
+{
+    const ag_engine_conf *c = &e->conf;
+    return (ag_sched_conf){.queue = {.entries_max = c->queue_max, .tokens_max = c->queue_tokens, .bytes_max = c->queue_bytes,
+                                     .tenants_max = AG_QUEUE_CONF_DEFAULT.tenants_max, .prompt_weight = c->prompt_weight,
+                                     .output_weight = c->output_weight, .age_us = c->band_age_us},
+                           .pages = e->lm->pages, .page_tokens = AG_KV_PAGE, .running_max = c->running_max, .rows_max = rows_max,
+                           .out_max = out_max, .step_ratio = c->step_ratio, .gap_us = c->step_gap_us, .rows_min = c->step_rows_min,
+                           .reuse = !c->no_reuse, .refuse_late = c->refuse_late};
+}
+
+static int samplers_open(ag_engine *e, ag_err *err)
+{
+    const ag_cpu_isa *isa = ag_cpu_isa_find(e->lm->ops->isa(e->lm->backend));
+    int rc = AG_OK;
+    for (uint32_t i = 0; i < e->n_samplers && rc == AG_OK; i++) rc = ag_sampler_open(&e->samplers[i], isa->ops, e->model->hp.vocab, err);
+    for (uint32_t id = 0; id < ag_tokenizer_size(e->model->tokenizer) && e->n_banned < AG_ENGINE_BANNED; id++)
+        if (ag_tokenizer_ends(e->model->tokenizer, (int32_t)id)) e->banned[e->n_banned++] = (int32_t)id;
+    return rc;
+}
 
 static int thread_open(ag_engine *e, ag_err *err)
 {
@@ -295,101 +222,119 @@ static int thread_open(ag_engine *e, ag_err *err)
                      .progress_arg = e->conf.progress_arg, .image = e->conf.image, .image_dir = e->conf.image_dir, .note = e->conf.note,
                      .note_arg = e->conf.note_arg};
     int rc = ag_lm_open(&e->lm, e->model, &lc, err);
-    if (rc == AG_OK) rc = ag_sched_init(&e->sched, e->lm->pages, e->conf.running_max, rows_max, out_max, AG_MAX(e->conf.chunk_tokens, 1u), err);
     if (rc != AG_OK) return rc;
     e->n_samplers = e->lm->ops->threads(e->lm->backend);
     e->samplers = ag_mem_array(e->n_samplers, sizeof(ag_sampler *));
     e->samples = ag_mem_array(out_max, sizeof *e->samples);
     e->sample_rc = ag_mem_array(out_max, sizeof *e->sample_rc);
-    if (!e->samplers || !e->samples || !e->sample_rc) return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
-    const ag_cpu_isa *isa = ag_cpu_isa_find(e->lm->ops->isa(e->lm->backend));
-    for (uint32_t i = 0; i < e->n_samplers && rc == AG_OK; i++) rc = ag_sampler_open(&e->samplers[i], isa->ops, e->model->hp.vocab, err);
-    for (uint32_t id = 0; id < ag_tokenizer_size(e->model->tokenizer) && e->n_banned < BANNED_MAX; id++)
-        if (ag_tokenizer_ends(e->model->tokenizer, (int32_t)id)) e->banned[e->n_banned++] = (int32_t)id;
-    return rc;
+    e->out_rows = ag_mem_array(out_max, sizeof *e->out_rows);
+    e->spans = ag_mem_array(e->conf.running_max, sizeof *e->spans);
+    if (!e->samplers || !e->samples || !e->sample_rc || !e->out_rows || !e->spans) return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
+    rc = samplers_open(e, err);
+    if (rc != AG_OK) return rc;
+    ag_sched_conf sc = sched_conf(e, rows_max, out_max);
+    return ag__door_open(&e->door, &sc, e->conf.metrics, &e->bell, err);
 }
 
 static void thread_close(ag_engine *e)
 {
+    ag__door_close(&e->door);
     for (uint32_t i = 0; e->samplers && i < e->n_samplers; i++) ag_sampler_close(e->samplers[i]);
     ag_mem_free((void *)e->samplers);
     ag_mem_free(e->samples);
     ag_mem_free(e->sample_rc);
-    if (e->sched.kv) ag_sched_fini(&e->sched);
+    ag_mem_free(e->out_rows);
+    ag_mem_free(e->spans);
     ag_lm_close(e->lm);
 }
 
 static void end_everything(ag_engine *e)
 {
-    take_inbox(e);
-    while (e->sched.n_running > 0) gen_end(e, e->sched.running[e->sched.n_running - 1], AG_GEN_CANCELLED, true);
-    while (e->sched.first) gen_end(e, e->sched.first, AG_GEN_CANCELLED, true);
-    tell_late(e);
-    wake_all(e);
-    while (e->late) { /* mailboxes that stay full at the very end: their readers see the end when they look */
-        ag_gen *g = e->late;
-        e->late = g->next_late;
-        ag_gen_put(g);
+    ag_door *d = &e->door;
+    d->draining = true;
+    ag__door_drop_cancelled(d);
+    for (uint32_t n; (n = ag_sched_running(d->sched)) > 0;) ag__door_end(d, ag__gen_of(ag_sched_running_at(d->sched, n - 1)), AG_GEN_CANCELLED);
+    for (ag_qent *q; (q = ag_queue_head(ag_sched_queue(d->sched), ag_now_us()));) ag__door_end(d, ag__gen_of((ag_seq *)q), AG_GEN_CANCELLED);
+    ag__door_tell_late(d);
+}
+
+/* Until somebody rings. */
+static void rest(ag_engine *e, bool briefly)
+{
+    if (!briefly) {
+        while (sem_wait(&e->bell) != 0 && errno == EINTR) {}
+        return;
     }
+    struct timespec t; /* a full mailbox is to be tried again: look in a millisecond */
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_nsec += 1000000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000;
+    }
+    sem_timedwait(&e->bell, &t);
+}
+
+static void serve(ag_engine *e)
+{
+    ag_door *d = &e->door;
+    ag__door_enter(d);
+    while (!atomic_load(&e->closing)) {
+        while (sem_trywait(&e->bell) == 0) {}
+        ag__door_tell_late(d);
+        ag__door_drop_cancelled(d);
+        const ag_sched_step *step;
+        if (ag_sched_step_next(d->sched, ag_now_us(), &step)) {
+            run_step(e, step);
+            continue;
+        }
+        bool briefly = d->late != NULL || ag_sched_busy(d->sched);
+        ag__door_leave(d);
+        rest(e, briefly);
+        uint32_t damage = damage_settled(e);
+        ag__door_enter(d);
+        heed_damage(e, damage);
+    }
+    end_everything(e);
+    ag__door_leave(d);
 }
 
 static void *thread_main(void *arg)
 {
     ag_engine *e = arg;
     e->open_rc = thread_open(e, &e->open_err);
-    int rc = e->open_rc;
+    bool open = e->open_rc == AG_OK;
     sem_post(&e->opened);
-    while (rc == AG_OK && !atomic_load(&e->closing)) {
-        take_inbox(e);
-        drop_cancelled(e);
-        if (e->late) tell_late(e);
-        heed_damage(e);
-        bool work = ag_sched_step(&e->sched, on_admitted, e);
-        atomic_store(&e->n_running, e->sched.n_running);
-        if (work) {
-            run_step(e);
-        } else if (e->sched.n_running == 0 && e->sched.first) { /* alone and still no room: the tables could not grow */
-            gen_fail(e, e->sched.first, AG_E_NOMEM, "no memory for the sequence's page table", true);
-        }
-        wake_all(e);
-        atomic_store(&e->n_running, e->sched.n_running);
-        bool idle = e->sched.n_running == 0 && e->sched.first == NULL;
-        if (idle && e->late) { /* only a full mailbox is left to serve: look again in a millisecond */
-            struct timespec t;
-            clock_gettime(CLOCK_REALTIME, &t);
-            t.tv_nsec += 1000000;
-            if (t.tv_nsec >= 1000000000) {
-                t.tv_sec++;
-                t.tv_nsec -= 1000000000;
-            }
-            sem_timedwait(&e->bell, &t);
-        } else if (idle) {
-            while (sem_wait(&e->bell) != 0 && errno == EINTR) {}
-        } else {
-            while (sem_trywait(&e->bell) == 0) {}
-        }
-    }
-    if (rc == AG_OK) end_everything(e);
+    if (open) serve(e);
     thread_close(e);
     return NULL;
 }
 
+static int check_conf(const ag_engine_conf *c, ag_err *err)
+{
+    if (c->running_max < 1 || c->running_max > 4096 || c->queue_max < 1)
+        return ag_err_set(err, AG_E_USAGE, "max-running should be 1 to 4096 and queue-max at least 1");
+    if (!(c->step_ratio >= 1) || c->step_gap_us == 0 || c->step_rows_min == 0)
+        return ag_err_set(err, AG_E_USAGE, "step-ratio should be at least 1, step-gap and step-rows-min above 0");
+    if (c->prompt_weight == 0 && c->output_weight == 0)
+        return ag_err_set(err, AG_E_USAGE, "prompt-weight and output-weight are both 0; one of them should count");
+    return AG_OK;
+}
+
 int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *conf, ag_err *err)
 {
-    if (conf->running_max < 1 || conf->running_max > 4096 || conf->queue_max < 1)
-        return ag_err_set(err, AG_E_USAGE, "max-running should be 1 to 4096 and queue-max at least 1");
+    int rc = check_conf(conf, err);
+    if (rc != AG_OK) return rc;
     ag_engine *e = ag_mem_zalloc(sizeof *e);
     if (e == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
-    e->magic = ENGINE_MAGIC;
+    e->magic = AG_ENGINE_MAGIC;
     e->model = m;
     e->conf = *conf;
     sem_init(&e->bell, 0, 0);
     sem_init(&e->opened, 0, 0);
-    int rc = ag_mbox_open(&e->inbox, conf->queue_max, engine_ring, e);
-    if (rc != AG_OK) ag_err_set(err, rc, "no memory for the engine's inbox");
-    if (rc == AG_OK && (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&e->thread, NULL, thread_main, e) != 0))
+    if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&e->thread, NULL, thread_main, e) != 0) {
         rc = ag_err_set(err, AG_E_INTERNAL, "the engine's thread could not be started");
-    if (rc == AG_OK) {
+    } else {
         e->started = true;
         while (sem_wait(&e->opened) != 0 && errno == EINTR) {}
         rc = e->open_rc;
@@ -405,52 +350,23 @@ int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *con
 
 void ag_engine_drain(ag_engine *e)
 {
-    AG_CHECK(e, ENGINE_MAGIC);
-    atomic_store(&e->draining, true);
+    AG_CHECK(e, AG_ENGINE_MAGIC);
+    ag__door_enter(&e->door);
+    e->door.draining = true;
+    ag__door_leave(&e->door);
 }
 
 void ag_engine_close(ag_engine *e)
 {
     if (e == NULL) return;
-    AG_CHECK(e, ENGINE_MAGIC);
-    atomic_store(&e->draining, true);
+    AG_CHECK(e, AG_ENGINE_MAGIC);
     atomic_store(&e->closing, true);
-    engine_ring(e);
+    sem_post(&e->bell);
     if (e->started) pthread_join(e->thread, NULL);
-    ag_mbox_close(e->inbox);
     sem_destroy(&e->bell);
     sem_destroy(&e->opened);
     e->magic = 0;
     ag_mem_free(e);
-}
-
-int ag_gen_submit(ag_gen *g, ag_err *err)
-{
-    AG_CHECK(g, AG_GEN_MAGIC);
-    ag_engine *e = g->engine;
-    AG_CHECK(e, ENGINE_MAGIC);
-    if (atomic_load(&e->draining)) return ag_err_set(err, AG_E_DRAINING, "the server is shutting down; try another or come back");
-    if (atomic_fetch_add(&e->places, 1) >= e->conf.queue_max) {
-        atomic_fetch_sub(&e->places, 1);
-        return ag_err_set(err, AG_E_QUEUE_FULL, "all %u places in the queue are taken", e->conf.queue_max);
-    }
-    atomic_store(&g->submit_us, ag_now_us());
-    ag_gen_get(g);
-    if (!ag_mbox_post(e->inbox, g)) {
-        atomic_fetch_sub(&e->places, 1);
-        ag_gen_put(g);
-        return ag_err_set(err, AG_E_QUEUE_FULL, "all %u places in the queue are taken", e->conf.queue_max);
-    }
-    return AG_OK;
-}
-
-void ag_gen_cancel(ag_gen *g)
-{
-    AG_CHECK(g, AG_GEN_MAGIC);
-    if (atomic_exchange(&g->cancelled, true)) return;
-    if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) return; /* the engine may be gone by now */
-    atomic_fetch_add(&g->engine->cancels, 1);
-    engine_ring(g->engine);
 }
 
 const ag_model *ag_engine_model(const ag_engine *e) { return e->model; }
@@ -459,9 +375,19 @@ const char *ag_engine_isa(const ag_engine *e) { return e->lm->ops->isa(e->lm->ba
 
 void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
 {
-    AG_CHECK(e, ENGINE_MAGIC);
-    *out = (ag_engine_stats){.waiting = atomic_load(&e->places), .running = atomic_load(&e->n_running), .kv_pages = e->lm->pages,
-                             .kv_pages_used = ag_kv_used(e->sched.kv), .steps = atomic_load(&e->steps),
-                             .prompt_tokens = atomic_load(&e->prompt_tokens), .output_tokens = atomic_load(&e->output_tokens),
-                             .preemptions = atomic_load(&e->preemptions), .cancelled = atomic_load(&e->cancelled)};
+    AG_CHECK(e, AG_ENGINE_MAGIC);
+    ag__door_enter(&e->door);
+    ag_sched_stats s;
+    ag_sched_stats_get(e->door.sched, &s);
+    uint64_t cancelled = e->door.cancelled;
+    ag__door_leave(&e->door);
+    *out = (ag_engine_stats){.waiting = s.queue.entries, .running = s.running, .queue_tokens = s.queue.tokens, .queue_bytes = s.queue.bytes,
+                             .kv_pages = s.kv.pages, .kv_pages_used = s.kv.used, .kv_pages_kept = s.kv.kept, .kv_pages_free = s.kv.free,
+                             .kv_pages_reclaimed = s.kv.reclaimed, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
+                             .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = s.reused_tokens,
+                             .asked_tokens = s.kv.asked_tokens, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
+                             .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,
+                             .displaced = s.displaced, .expired = s.expired, .timed_out = s.timed_out, .refused_full = s.refused_full,
+                             .refused_late = s.refused_late, .cancelled = cancelled, .step_error = s.cost_error, .service_rate = s.service_rate};
+    memcpy(out->waiting_by_band, s.queue.by_band, sizeof out->waiting_by_band);
 }

@@ -1,8 +1,10 @@
 /* engine.h - a model on a device: admits generations, batches them step by step, keeps their KV pages.
  * Owns    : plan, KV cache, thread pool, its thread, the generations that were submitted and have not ended.
- * Threads : open and close by one; submit, cancel and stats from any; everything else happens on the engine's thread,
- *           which is compute worker 0.
- * Limits  : ctx_tokens of KV in all, running_max sequences at once, queue_max waiting.
+ * Threads : open and close by one; submit, cancel, move and stats from any, at once, whatever the engine computes
+ *           (door.h); steps run on the engine's thread, which is compute worker 0; a clock's thread puts out those whose
+ *           deadline comes while they wait.
+ * Limits  : ctx_tokens of KV in all, running_max sequences at once; queue_max generations, queue_tokens tokens and
+ *           queue_bytes bytes waiting.
  * Errors  : open: AG_E_NOMEM, AG_E_FILE (a tensor missing or of the wrong shape), AG_E_UNSUPPORTED, AG_E_USAGE. */
 #ifndef AG_ENGINE_H
 #define AG_ENGINE_H
@@ -11,14 +13,23 @@
 #include "engine/gen.h"
 #include "model/model.h"
 #include "observe/metrics.h"
+#include "queue/queue.h"
 
 typedef struct ag_engine_conf {
     uint32_t threads;      /* 0: one per core that this process may use */
     const char *isa;       /* NULL or "auto": the best of this machine; else a name of ag_cpu_isa_find */
     uint64_t ctx_tokens;   /* tokens of KV cache in all; 0: what fits half of the free memory */
     uint32_t running_max;  /* sequences decoding at once */
+    /* See queue.h and sched.h for what these mean. */
     uint32_t queue_max;    /* generations waiting */
-    uint32_t chunk_tokens; /* prefill tokens a step while others decode */
+    uint64_t queue_tokens, queue_bytes; /* what those may come to; 0: no limit */
+    uint64_t band_age_us;  /* whoever waits so long rises a band; 0: never */
+    uint32_t prompt_weight, output_weight; /* of a token, in shares between tenants */
+    double step_ratio;     /* a step with prompts takes at most so many times what it takes without, */
+    uint32_t step_gap_us;  /* and at most so long, */
+    uint32_t step_rows_min; /* but takes so many prompt tokens in any case */
+    bool no_reuse;         /* prefixes are not shared */
+    bool refuse_late;      /* what cannot meet its deadline by the estimate is refused at once */
     ag_kv_type kv;         /* see backend.h */
     const char *no_pass;   /* comma-separated names of passes to leave out; NULL: none */
     ag_metrics *metrics;   /* gets the time of each step and the gap before each token; NULL: none */
@@ -29,12 +40,23 @@ typedef struct ag_engine_conf {
     void (*note)(void *arg, bool bad, const char *text);
     void *note_arg;
 } ag_engine_conf;
-#define AG_ENGINE_CONF_DEFAULT ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .chunk_tokens = 64})
+#define AG_ENGINE_CONF_DEFAULT \
+    ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .band_age_us = 30000000, .prompt_weight = 1, .output_weight = 4, \
+                      .step_ratio = 1.3, .step_gap_us = 50000, .step_rows_min = 16, .refuse_late = true})
 
-typedef struct ag_engine_stats { /* a snapshot; counters only grow */
-    uint32_t waiting, running;
-    uint64_t kv_pages, kv_pages_used;
-    uint64_t steps, prompt_tokens, output_tokens, preemptions, cancelled;
+typedef struct ag_engine_stats { /* a snapshot; what has no present tense only grows */
+    uint32_t waiting, running, waiting_by_band[AG_BANDS];
+    uint64_t queue_tokens, queue_bytes;
+    uint64_t kv_pages, kv_pages_used /* by those who run */, kv_pages_kept /* for reuse */, kv_pages_free, kv_pages_reclaimed;
+    uint64_t steps;
+    uint64_t prompt_tokens, output_tokens; /* computed for the first time */
+    uint64_t again_tokens;   /* computed again, after having been set back */
+    uint64_t reused_tokens;  /* of prompts, found in the cache */
+    uint64_t asked_tokens;   /* of prompts, looked for there */
+    uint64_t preemptions, set_back_pages, set_back_urgent, set_back_share; /* set back, and why; see ag_sched_stats */
+    uint64_t displaced, expired, timed_out, refused_full, refused_late, cancelled;
+    double step_error;       /* moving mean of |predicted - real| / real of a step's time */
+    double service_rate;     /* units of service a second while busy */
 } ag_engine_stats;
 
 int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *conf, ag_err *err);

@@ -4,9 +4,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
-#include "engine/engine.h"
-#include "engine/gen_inner.h"
-#include "engine/sampler.h"
+#include "engine/engine_inner.h"
 
 static int check_number(ag_err *err, const char *name, double v, double min, double max, bool min_open)
 {
@@ -44,8 +42,35 @@ static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
         int rc = check_number(err, "logit_bias", s->bias[i].bias, -100, 100, false);
         if (rc) return rc;
     }
+    if (s->band >= AG_BANDS) return ag_err_set(err, AG_E_PARAM, "priority is %u; it should be 0 to %d", s->band, AG_BANDS - 1);
+    if (s->tenant.n > AG_TENANT_NAME_MAX)
+        return ag_err_set(err, AG_E_PARAM, "a tenant's name of %zu bytes; at most %d are taken", s->tenant.n, AG_TENANT_NAME_MAX);
+    if (!(s->weight >= 0 && isfinite(s->weight))) return ag_err_set(err, AG_E_PARAM, "weight is %g; it should be above 0", (double)s->weight);
     if (s->top_logprobs > AG_GEN_TOP_MAX) return ag_err_set(err, AG_E_PARAM, "%d log probabilities; at most %d are given", s->top_logprobs, AG_GEN_TOP_MAX);
     return check_sampling(&s->sampling, err);
+}
+
+/* What the scheduler goes by. */
+static void copy_place(ag_gen *g, const ag_gen_spec *s)
+{
+    ag_str tenant = s->tenant.n ? s->tenant : AG_STR("default");
+    memcpy(g->tenant, tenant.p, tenant.n);
+    g->weight = s->weight > 0 ? (double)s->weight : 1;
+    g->tenant_label = ag_metrics_tenant(g->engine->conf.metrics, g->tenant);
+    g->seq = (ag_seq){.n_tokens = s->n_prompt, .n_prompt = s->n_prompt, .max_tokens = s->max_tokens, .all_logits = s->prompt_logprobs,
+                      .n_scored = s->prompt_logprobs, .salt = ag__door_salt(&g->engine->door, g->tenant, s->share_prefix)};
+    g->seq.q.band = s->band;
+    g->seq.q.deadline_us = s->deadline_us;
+}
+
+/* Memory that it takes while it waits. */
+static uint64_t bytes_of(const ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
+{
+    uint64_t n = sizeof *g + (uint64_t)g->cap_tokens * sizeof *g->tokens + (uint64_t)s->n_bias * sizeof *g->bias;
+    n += (s->max_tokens / AG_GEN_CHUNK + 1) * sizeof *g->chunks;
+    if (g->penalties) n += vocab * sizeof *g->counts + vocab / 8;
+    uint64_t tops = (uint64_t)AG_MAX(s->top_logprobs, 0) * sizeof *g->prompt_tops;
+    return s->prompt_logprobs ? n + s->n_prompt * (sizeof *g->prompt_tokens + tops) : n;
 }
 
 static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
@@ -66,6 +91,8 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
         ok = g->prompt_tokens && g->prompt_tops;
     }
     if (!ok) return false;
+    g->seq.tokens = g->tokens;
+    g->seq.q.bytes = bytes_of(g, s, vocab);
     memcpy(g->tokens, s->prompt, s->n_prompt * sizeof *g->tokens);
     if (s->n_bias) memcpy(g->bias, s->bias, s->n_bias * sizeof *g->bias);
     if (s->n_stop_tokens) memcpy(g->stop_tokens, s->stop_tokens, s->n_stop_tokens * sizeof *g->stop_tokens);
@@ -78,8 +105,8 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
 
 static void gen_free(ag_gen *g)
 {
-    AG_ASSERT(g->n_pages == 0);
-    for (uint32_t i = 0; g->chunks && i <= g->max_tokens / AG_GEN_CHUNK; i++)
+    AG_ASSERT(g->seq.kv.pages == NULL);
+    for (uint32_t i = 0; g->chunks && i <= g->seq.max_tokens / AG_GEN_CHUNK; i++)
         if (g->chunks[i]) {
             ag_mem_free(g->chunks[i]->tops);
             ag_mem_free(g->chunks[i]);
@@ -87,7 +114,6 @@ static void gen_free(ag_gen *g)
     ag_mem_free((void *)g->chunks);
     ag_mem_free(g->tokens);
     ag_mem_free(g->bias);
-    ag_mem_free(g->pages);
     ag_mem_free(g->counts);
     ag_mem_free(g->in_prompt);
     ag_mem_free(g->prompt_tokens);
@@ -106,13 +132,11 @@ int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *s, ag_err *err)
     g->magic = AG_GEN_MAGIC;
     atomic_init(&g->refs, 1);
     g->engine = e;
-    g->n_prompt = g->n_tokens = s->n_prompt;
-    g->max_tokens = s->max_tokens;
+    copy_place(g, s);
     g->min_tokens = s->min_tokens;
     g->n_stop_tokens = s->n_stop_tokens;
     g->n_bias = s->n_bias;
     g->ignore_eos = s->ignore_eos;
-    g->prompt_logprobs = s->prompt_logprobs;
     g->top_logprobs = s->top_logprobs;
     g->sampling = s->sampling;
     g->notify = s->notify;
@@ -146,7 +170,7 @@ void ag_gen_put(ag_gen *g)
 int ag__gen_append(ag_gen *g, const ag_gen_token *t)
 {
     uint32_t n = atomic_load_explicit(&g->n_out, memory_order_relaxed);
-    AG_ASSERT(n < g->max_tokens);
+    AG_ASSERT(n < g->seq.max_tokens);
     ag__gen_chunk *c = g->chunks[n / AG_GEN_CHUNK];
     if (c == NULL) {
         size_t tops = (size_t)AG_MAX(g->top_logprobs, 0) * AG_GEN_CHUNK;
@@ -195,6 +219,10 @@ int ag_gen_error(ag_gen *g, ag_err *err)
 
 uint64_t ag_gen_text_bytes(ag_gen *g) { return atomic_load(&g->text_bytes); }
 const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
+
+bool ag_gen_timed_out(ag_gen *g) { return atomic_load(&g->timed_out); }
+uint32_t ag_gen_reused(ag_gen *g) { return atomic_load(&g->reused); }
+uint64_t ag_gen_retry_us(ag_gen *g) { return atomic_load(&g->retry_us); }
 
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {

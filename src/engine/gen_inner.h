@@ -1,12 +1,13 @@
 /* gen_inner.h - a generation from inside: what its creator set, what the engine works on, what readers see.
  * Owns    : see gen.h.
- * Threads : "set" is constant after create; "engine" belongs to the engine's thread from submit to the end; "shared" is
- *           atomic.
+ * Threads : "set" is constant after create; "door" belongs to whoever holds the engine's lock (door.h), from submit to
+ *           the end; "step" to the engine's thread while it computes a step, else to the lock too; "shared" is atomic.
  * Limits, errors: those of gen.h. */
 #ifndef AG_GEN_INNER_H
 #define AG_GEN_INNER_H
 
 #include "engine/gen.h"
+#include "engine/sched/sched.h"
 #include "engine/stops.h"
 
 #define AG_GEN_MAGIC 0x47454e21u
@@ -22,40 +23,42 @@ struct ag_gen {
     _Atomic uint32_t refs;
     ag_engine *engine;
     /* set */
-    uint32_t n_prompt, max_tokens, min_tokens, n_stop_tokens, n_bias;
-    bool ignore_eos, prompt_logprobs, penalties;
+    char tenant[AG_TENANT_NAME_MAX + 1];
+    double weight;
+    uint32_t tenant_label;   /* of metrics */
+    uint32_t min_tokens, n_stop_tokens, n_bias;
+    bool ignore_eos, penalties;
     int32_t top_logprobs;
     int32_t stop_tokens[AG_GEN_STOPS_MAX];
     ag_logit_bias *bias;
     ag_sampling sampling;
     ag_mbox *notify;
     void *msg;
-    /* engine */
-    ag_gen *next;            /* in the waiting list */
+    /* door */
+    ag_seq seq;              /* how many tokens, of which prompt, at most; what is computed; its place */
     ag_gen *next_late;       /* in the list of those to be told again */
+    ag_gen *next_cancelled;  /* in the list of those to be ended before the next step */
+    ag_gen *begun_before, *begun_after; /* among all that had a place once and have not ended */
+    bool late, begun;        /* is in those lists */
+    uint64_t wait_guess_us;  /* what was expected of its wait when it came; 0: nothing */
+    int fail_code;
+    char fail_text[200];
+    /* step */
     int32_t *tokens;         /* prompt and answer */
-    uint32_t n_tokens, cap_tokens;
-    uint32_t computed;       /* of tokens, whose keys and values are in the cache */
-    uint32_t step_n;         /* rows of the step being run */
-    uint32_t n_scored;       /* prompt tokens with log probabilities so far */
-    uint32_t *pages;
-    uint32_t n_pages, cap_pages;
+    uint32_t cap_tokens;
     uint16_t *counts;        /* with penalties: tokens of the answer */
     unsigned char *in_prompt;
     ag_stops stops;
     uint64_t last_safe;
-    bool late;               /* is in the engine's list of those to be told again */
-    int fail_code;
-    char fail_text[200];
     /* shared */
     ag__gen_chunk *_Atomic *chunks; /* answer; max_tokens / AG_GEN_CHUNK + 1 of them, made as tokens come */
-    ag_gen_token *prompt_tokens; /* n_prompt of them, with prompt_logprobs */
+    ag_gen_token *prompt_tokens; /* n_prompt of them, with log probabilities of the prompt */
     ag_gen_top *prompt_tops;
-    _Atomic uint32_t n_out;
+    _Atomic uint32_t n_out, reused;
     _Atomic int state;       /* ag_gen_state */
-    _Atomic bool cancelled;
+    _Atomic bool submitted, cancelled, timed_out;
     _Atomic bool news;       /* a message was posted since the last read */
-    _Atomic uint64_t text_bytes;
+    _Atomic uint64_t text_bytes, retry_us;
     _Atomic uint64_t submit_us, admit_us, first_us, last_us, end_us;
 };
 

@@ -119,6 +119,23 @@ static ag_next answer_ready(ag_req *r)
     return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
 }
 
+static void copy_queue(ag_metrics *m, const ag_engine_stats *s)
+{
+    for (uint32_t i = 0; i < AG_BANDS; i++) ag_metric_set(m, AG_M_QUEUE_DEPTH, i, s->waiting_by_band[i]);
+    ag_metric_set(m, AG_M_QUEUE_TOKENS, 0, (double)s->queue_tokens);
+    ag_metric_set(m, AG_M_QUEUE_BYTES, 0, (double)s->queue_bytes);
+    ag_metric_set(m, AG_M_SET_BACK, AG_SET_BACK_PAGES, (double)s->set_back_pages);
+    ag_metric_set(m, AG_M_SET_BACK, AG_SET_BACK_URGENT, (double)s->set_back_urgent);
+    ag_metric_set(m, AG_M_SET_BACK, AG_SET_BACK_SHARE, (double)s->set_back_share);
+    ag_metric_set(m, AG_M_EVICTED, AG_EVICTED_DISPLACED, (double)s->displaced);
+    ag_metric_set(m, AG_M_EVICTED, AG_EVICTED_EXPIRED, (double)s->expired);
+    ag_metric_set(m, AG_M_EVICTED, AG_EVICTED_TIMED_OUT, (double)s->timed_out);
+    ag_metric_set(m, AG_M_EVICTED, AG_EVICTED_REFUSED_FULL, (double)s->refused_full);
+    ag_metric_set(m, AG_M_EVICTED, AG_EVICTED_REFUSED_LATE, (double)s->refused_late);
+    ag_metric_set(m, AG_M_STEP_ERROR, 0, s->step_error);
+    ag_metric_set(m, AG_M_SERVICE_RATE, 0, s->service_rate);
+}
+
 void ag__metrics_copy(ag_gateway *gw)
 {
     ag_metrics *m = gw->metrics;
@@ -142,6 +159,13 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_OUTPUT_TOKENS, 0, (double)s.output_tokens);
     ag_metric_set(m, AG_M_PREEMPTIONS, 0, (double)s.preemptions);
     ag_metric_set(m, AG_M_CANCELLED, 0, (double)s.cancelled);
+    ag_metric_set(m, AG_M_KV_PAGES_KEPT, 0, (double)s.kv_pages_kept);
+    ag_metric_set(m, AG_M_KV_PAGES_FREE, 0, (double)s.kv_pages_free);
+    ag_metric_set(m, AG_M_KV_RECLAIMED, 0, (double)s.kv_pages_reclaimed);
+    ag_metric_set(m, AG_M_PREFIX_ASKED, 0, (double)s.asked_tokens);
+    ag_metric_set(m, AG_M_PREFIX_REUSED, 0, (double)s.reused_tokens);
+    ag_metric_set(m, AG_M_AGAIN_TOKENS, 0, (double)s.again_tokens);
+    copy_queue(m, &s);
 }
 
 static ag_next answer_metrics(ag_req *r)

@@ -58,6 +58,8 @@ static const int statuses[] = {0,   200, 204, 400, 401, 403, 404, 405, 408, 413,
 #define N_STATUSES ((uint32_t)AG_ARRAY_LEN(statuses))
 
 static const char *const finish_names[AG_FINISH_COUNT] = {"stop", "length", "abort", "error"};
+static const char *const set_back_names[AG_SET_BACK_COUNT] = {"pages", "urgent", "share"};
+static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full", "refused_late"};
 
 typedef struct values {
     const char *const *names;
@@ -66,8 +68,10 @@ typedef struct values {
 
 struct ag_metrics {
     uint32_t magic;
-    pthread_mutex_t lock; /* over model, isa and the value tables: read by a scrape, set a few times */
+    pthread_mutex_t lock; /* over model, isa, tenants and the value tables: read by a scrape, set a few times */
     char model[128], isa[64], version[64];
+    char tenants[AG_METRICS_TENANTS][AG_METRICS_TENANT_BYTES + 1];
+    uint32_t n_tenants;
     values routes, reasons;
     uint32_t first[AG_M_COUNT + 1]; /* where a metric's cells begin */
     _Atomic uint64_t cells[];       /* counter: value; gauge: bits of a double; histogram: buckets…, +Inf, sum */
@@ -80,6 +84,10 @@ static uint32_t labels_count(ag_label_set set)
     case AG_LABELS_REASON: return AG_METRICS_VALUES_MAX;
     case AG_LABELS_ROUTE_STATUS: return AG_METRICS_VALUES_MAX * N_STATUSES;
     case AG_LABELS_MODEL_FINISH: return AG_FINISH_COUNT;
+    case AG_LABELS_BAND: return AG_METRICS_BANDS;
+    case AG_LABELS_SET_BACK: return AG_SET_BACK_COUNT;
+    case AG_LABELS_EVICTED: return AG_EVICTED_COUNT;
+    case AG_LABELS_TENANT: return AG_METRICS_TENANTS + 1;
     default: return 1;
     }
 }
@@ -142,6 +150,17 @@ void ag_metrics_values(ag_metrics *m, ag_label_set set, const char *const *names
     pthread_mutex_lock(&m->lock);
     *(set == AG_LABELS_REASON ? &m->reasons : &m->routes) = (values){names, n};
     pthread_mutex_unlock(&m->lock);
+}
+
+uint32_t ag_metrics_tenant(ag_metrics *m, const char *name)
+{
+    if (m == NULL) return 0;
+    pthread_mutex_lock(&m->lock);
+    uint32_t i = 0;
+    while (i < m->n_tenants && strncmp(m->tenants[i], name, AG_METRICS_TENANT_BYTES) != 0) i++;
+    if (i == m->n_tenants && i < AG_METRICS_TENANTS) strncpy(m->tenants[m->n_tenants++], name, AG_METRICS_TENANT_BYTES);
+    pthread_mutex_unlock(&m->lock);
+    return i;
 }
 
 uint32_t ag_metric_route_status(uint32_t route, int status)
@@ -253,6 +272,17 @@ static bool add_labels(const ag_metrics *m, ag_buf *out, ag_label_set set, uint3
     case AG_LABELS_MODEL_FINISH:
         add_pair(out, alias ? "model_name" : "model", m->model);
         add_pair(out, alias ? "finished_reason" : "reason", finish_names[at]);
+        return true;
+    case AG_LABELS_BAND:
+        snprintf(status, sizeof status, "%u", at);
+        add_pair(out, "band", status);
+        return true;
+    case AG_LABELS_SET_BACK: add_pair(out, "reason", set_back_names[at]); return true;
+    case AG_LABELS_EVICTED: add_pair(out, "reason", evicted_names[at]); return true;
+    case AG_LABELS_TENANT:
+        if (at < AG_METRICS_TENANTS && at >= m->n_tenants) return false;
+        if (at == AG_METRICS_TENANTS && m->n_tenants < AG_METRICS_TENANTS) return false;
+        add_pair(out, "tenant", at < AG_METRICS_TENANTS ? m->tenants[at] : "(others)");
         return true;
     }
     return false;

@@ -4,7 +4,7 @@
  * Threads : add, set and observe from any thread, at any time: relaxed atomics, no lock. ag_metrics_write from any;
  *           it may see one thread's figures a moment before another's. Every call takes m == NULL and then does
  *           nothing.
- * Limits  : AG_METRICS_VALUES_MAX values of a label that is filled in later; a label index out of range is asserted.
+ * Limits  : AG_METRICS_VALUES_MAX values of a label that is filled in later, AG_METRICS_TENANTS tenants by name; a label index out of range is asserted.
  * Errors  : AG_E_NOMEM from open only. */
 #ifndef AG_METRICS_H
 #define AG_METRICS_H
@@ -30,6 +30,10 @@ typedef enum ag_label_set {
     AG_LABELS_REASON,       /* filled in by ag_metrics_values */
     AG_LABELS_ROUTE_STATUS, /* ag_metric_route_status(route, HTTP status); routes filled in by ag_metrics_values */
     AG_LABELS_MODEL_FINISH, /* an ag_metric_finish */
+    AG_LABELS_BAND,         /* 0 to AG_METRICS_BANDS - 1 */
+    AG_LABELS_SET_BACK,     /* an ag_metric_set_back */
+    AG_LABELS_EVICTED,      /* an ag_metric_evicted */
+    AG_LABELS_TENANT,       /* of ag_metrics_tenant */
 } ag_label_set;
 
 typedef enum ag_metric_finish {
@@ -40,7 +44,21 @@ typedef enum ag_metric_finish {
     AG_FINISH_COUNT
 } ag_metric_finish;
 
+typedef enum ag_metric_set_back { AG_SET_BACK_PAGES, AG_SET_BACK_URGENT, AG_SET_BACK_SHARE, AG_SET_BACK_COUNT } ag_metric_set_back;
+
+typedef enum ag_metric_evicted {
+    AG_EVICTED_DISPLACED,
+    AG_EVICTED_EXPIRED,
+    AG_EVICTED_TIMED_OUT,
+    AG_EVICTED_REFUSED_FULL,
+    AG_EVICTED_REFUSED_LATE,
+    AG_EVICTED_COUNT
+} ag_metric_evicted;
+
 #define AG_METRICS_VALUES_MAX 32
+#define AG_METRICS_BANDS 4
+#define AG_METRICS_TENANTS 32 /* that have a label of their own: the first to come; all others share one */
+#define AG_METRICS_TENANT_BYTES 64
 
 /* version and isa become labels of autoglm_build_info. */
 int ag_metrics_open(ag_metrics **out, const char *version, const char *isa);
@@ -50,6 +68,9 @@ void ag_metrics_model_set(ag_metrics *m, const char *name); /* the label's value
 void ag_metrics_build_set(ag_metrics *m, const char *isa);  /* known once the engine has chosen */
 /* Names the values of a label set that another room declares (routes, refusal reasons). Once, before the first use. */
 void ag_metrics_values(ag_metrics *m, ag_label_set set, const char *const *values, uint32_t n);
+
+/* The label of a tenant, the same each time. */
+uint32_t ag_metrics_tenant(ag_metrics *m, const char *name);
 
 uint32_t ag_metric_route_status(uint32_t route, int status);
 

@@ -58,7 +58,7 @@ static void every_default_is_within_its_own_range(void **state)
 static void sample(const ag_conf_row *r, char out[64])
 {
     switch (r->type) {
-    case AG_CONF_TYPE_flag: snprintf(out, 64, "yes"); break;
+    case AG_CONF_TYPE_flag: snprintf(out, 64, "%s", strcmp(r->def, "yes") == 0 ? "no" : "yes"); break;
     case AG_CONF_TYPE_choice: snprintf(out, 64, "%s", strrchr(r->unit, '|') + 1); break;
     case AG_CONF_TYPE_text:
     case AG_CONF_TYPE_list: snprintf(out, 64, "x%.20s", r->flag); break;

@@ -19,13 +19,13 @@ enum { OUT_MAX = 400 };
 
 static tiny_model shared;
 
-static ag_engine_conf conf_of(uint32_t ctx, uint32_t running, uint32_t chunk)
+static ag_engine_conf conf_of(uint32_t ctx, uint32_t running, uint32_t rows_min)
 {
     ag_engine_conf c = AG_ENGINE_CONF_DEFAULT;
     c.threads = 2;
     c.ctx_tokens = ctx;
     c.running_max = running;
-    c.chunk_tokens = chunk;
+    c.step_rows_min = rows_min;
     return c;
 }
 
@@ -52,7 +52,7 @@ static ag_gen *start(ag_engine *e, const ag_gen_spec *s)
 {
     ag_gen *g = NULL;
     ag_err err = {0};
-    if (ag_gen_create(&g, e, s, &err) != AG_OK || ag_gen_submit(g, &err) != AG_OK) fail_msg("%s", err.text);
+    if (ag_gen_create(&g, e, s, &err) != AG_OK || ag_gen_submit(g, NULL, &err) != AG_OK) fail_msg("%s", err.text);
     return g;
 }
 
@@ -275,7 +275,7 @@ static void test_cancel(void **state)
     ag_gen *before = NULL, *after = start(e, &s);
     assert_int_equal(ag_gen_create(&before, e, &s, NULL), AG_OK);
     ag_gen_cancel(before); /* before it was handed over */
-    assert_int_equal(ag_gen_submit(before, NULL), AG_OK);
+    assert_int_equal(ag_gen_submit(before, NULL, NULL), AG_OK);
     assert_int_equal(finish(before, ids, &n), AG_GEN_CANCELLED);
     assert_int_equal(finish(after, ids, &n), AG_GEN_LENGTH);
     ag_gen_cancel(after); /* harmless */
@@ -302,7 +302,7 @@ static void test_bounds(void **state)
     int full = 0;
     for (int i = 0; i < 32; i++) {
         assert_int_equal(ag_gen_create(&g[i], e, &s, NULL), AG_OK);
-        if (ag_gen_submit(g[i], NULL) != AG_E_QUEUE_FULL) continue;
+        if (ag_gen_submit(g[i], NULL, NULL) != AG_E_QUEUE_FULL) continue;
         full++;
         ag_gen_put(g[i]);
         g[i] = NULL;
@@ -331,7 +331,7 @@ static void test_bounds(void **state)
     ag_engine_drain(e);
     s = spec_of(10, 10, 1);
     assert_int_equal(ag_gen_create(&x, e, &s, NULL), AG_OK);
-    assert_int_equal(ag_gen_submit(x, NULL), AG_E_DRAINING);
+    assert_int_equal(ag_gen_submit(x, NULL, NULL), AG_E_DRAINING);
     ag_gen_put(x);
     int32_t ids[OUT_MAX];
     uint32_t n;
@@ -540,7 +540,7 @@ static void test_faults(void **state)
             ag_fault_arm(kinds[k], n);
             int rc = ag_engine_open(&e, &shared.m, &c, &err);
             if (rc == AG_OK) rc = ag_gen_create(&g, e, &s, &err);
-            if (rc == AG_OK) rc = ag_gen_submit(g, &err);
+            if (rc == AG_OK) rc = ag_gen_submit(g, NULL, &err);
             if (rc == AG_OK && finish(g, ids, &got) == AG_GEN_FAILED) rc = ag_gen_error(g, &err);
             bool fired = ag_fault_disarm(kinds[k]);
             if (rc == AG_OK) {

@@ -122,6 +122,10 @@ static void print_metrics(ag_buf *b)
 #define REASON "reason"
 #define MODEL "model"
 #define MODEL_FINISH "model, reason"
+#define BAND "band"
+#define SET_BACK "reason"
+#define EVICTED "reason"
+#define TENANT "tenant"
 #define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
 #undef AG_METRIC

@@ -178,6 +178,13 @@ void ag_sched_expire(ag_sched *s, uint64_t now_us)
     }
 }
 
+void ag_sched_forget(ag_sched *s)
+{
+    AG_CHECK(s, AG_SCHED_MAGIC);
+    AG_ASSERT(!s->in_step);
+    ag_kv_forget(s->kv);
+}
+
 uint64_t ag_sched_deadline(const ag_sched *s) { return ag_queue_deadline(s->queue); }
 uint32_t ag_sched_running(const ag_sched *s) { return s->n_running; }
 

@@ -129,6 +129,9 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
  * then appends tokens (tokens, n_tokens) or drops the sequences that ended. */
 void ag_sched_step_done(ag_sched *s, uint64_t now_us, uint64_t step_us);
 
+/* Forgets what is kept of prompts (weights were found damaged), see ag_kv_forget. Between steps. */
+void ag_sched_forget(ag_sched *s);
+
 bool ag_sched_busy(const ag_sched *s); /* someone waits or runs */
 uint32_t ag_sched_running(const ag_sched *s);
 ag_seq *ag_sched_running_at(ag_sched *s, uint32_t i);

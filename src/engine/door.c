@@ -1,0 +1,380 @@
+#include "engine/door.h"
+
+#include <sodium.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "base/fault.h"
+
+static bool gen_ended(ag_gen *g) { return ag_gen_ended((ag_gen_state)atomic_load(&g->state)); }
+
+/* ---- in and out ---- */
+
+void ag__door_enter(ag_door *d) { pthread_mutex_lock(&d->lock); }
+
+void ag__door_leave(ag_door *d)
+{
+    ag_mbox *wakes[AG_DOOR_WAKES];
+    uint32_t n = d->n_wakes;
+    memcpy((void *)wakes, (void *)d->wakes, n * sizeof(ag_mbox *));
+    d->n_wakes = 0;
+    if (ag_sched_deadline(d->sched) < d->clock_until) pthread_cond_signal(&d->clock_bell);
+    pthread_mutex_unlock(&d->lock);
+    for (uint32_t i = 0; i < n; i++) ag_mbox_wake(wakes[i]);
+}
+
+/* ---- telling readers ---- */
+
+static void wake_later(ag_door *d, ag_mbox *m)
+{
+    for (uint32_t i = 0; i < d->n_wakes; i++)
+        if (d->wakes[i] == m) return;
+    if (d->n_wakes == AG_DOOR_WAKES) ag_mbox_wake(m);
+    else d->wakes[d->n_wakes++] = m;
+}
+
+void ag__door_tell(ag_door *d, ag_gen *g)
+{
+    bool told = ag__gen_tell(g);
+    if (g->notify) wake_later(d, g->notify); /* after the post: with many mailboxes this wakes at once */
+    if (told || g->late) return;
+    g->late = true;
+    g->next_late = d->late;
+    d->late = ag_gen_get(g);
+}
+
+void ag__door_tell_late(ag_door *d)
+{
+    ag_gen *g = d->late;
+    d->late = NULL;
+    while (g) {
+        ag_gen *next = g->next_late;
+        g->late = false;
+        ag__door_tell(d, g);
+        ag_gen_put(g);
+        g = next;
+    }
+}
+
+/* ---- the end of a generation ---- */
+
+static void count_waiting(ag_door *d, const ag_gen *g, int32_t more)
+{
+    d->waiting[g->tenant_label] += (uint32_t)more;
+    ag_metric_set(d->metrics, AG_M_TENANT_WAITING, g->tenant_label, d->waiting[g->tenant_label]);
+}
+
+static void begun_add(ag_door *d, ag_gen *g)
+{
+    g->begun = true;
+    g->begun_before = NULL;
+    g->begun_after = d->begun;
+    if (d->begun) d->begun->begun_before = g;
+    d->begun = g;
+}
+
+static void begun_remove(ag_door *d, ag_gen *g)
+{
+    g->begun = false;
+    if (g->begun_before) g->begun_before->begun_after = g->begun_after;
+    else d->begun = g->begun_after;
+    if (g->begun_after) g->begun_after->begun_before = g->begun_before;
+}
+
+/* It is out of the scheduler. */
+static void finish(ag_door *d, ag_gen *g, ag_gen_state state)
+{
+    if (g->begun) begun_remove(d, g);
+    else count_waiting(d, g, -1);
+    if (state != AG_GEN_STOPPED) atomic_store(&g->text_bytes, AG_MAX(g->stops.total, atomic_load(&g->text_bytes)));
+    if (state == AG_GEN_CANCELLED) d->cancelled++;
+    atomic_store(&g->reused, g->seq.reused);
+    atomic_store(&g->end_us, ag_now_us());
+    atomic_store(&g->state, state);
+    ag__door_tell(d, g);
+    ag_gen_put(g);
+}
+
+static void set_failure(ag_gen *g, int code, const char *why)
+{
+    g->fail_code = code;
+    snprintf(g->fail_text, sizeof g->fail_text, "%s", why);
+}
+
+void ag__door_end(ag_door *d, ag_gen *g, ag_gen_state state)
+{
+    ag_sched_drop(d->sched, &g->seq, state == AG_GEN_STOPPED || state == AG_GEN_LENGTH);
+    finish(d, g, state);
+}
+
+void ag__door_fail(ag_door *d, ag_gen *g, int code, const char *why)
+{
+    set_failure(g, code, why);
+    ag__door_end(d, g, AG_GEN_FAILED);
+}
+
+void ag__door_drop_cancelled(ag_door *d)
+{
+    while (d->cancels) {
+        ag_gen *g = d->cancels;
+        d->cancels = g->next_cancelled;
+        if (!gen_ended(g)) ag__door_end(d, g, AG_GEN_CANCELLED);
+        ag_gen_put(g);
+    }
+}
+
+/* ---- what the scheduler says ---- */
+
+static void observe_wait(ag_door *d, const ag_gen *g, uint64_t waited)
+{
+    ag_metric_observe_us(d->metrics, AG_M_QUEUE_WAIT, g->seq.q.band, waited);
+    ag_metric_observe_us(d->metrics, AG_M_TENANT_WAIT, g->tenant_label, waited);
+}
+
+static void on_admitted(void *arg, ag_seq *s, uint64_t now_us)
+{
+    ag_door *d = arg;
+    ag_gen *g = ag__gen_of(s);
+    uint64_t submitted = atomic_load(&g->submit_us), waited = now_us > submitted ? now_us - submitted : 0;
+    atomic_store(&g->admit_us, AG_MAX(now_us, submitted));
+    atomic_store(&g->state, AG_GEN_RUNNING);
+    begun_add(d, g);
+    count_waiting(d, g, -1);
+    observe_wait(d, g, waited);
+    uint64_t guess = g->wait_guess_us;
+    if (guess) ag_metric_observe_us(d->metrics, AG_M_WAIT_ERROR, 0, waited > guess ? waited - guess : guess - waited);
+}
+
+/* When there may be room again: those who wait now are through, by the rate of service measured. */
+static uint64_t retry_us(ag_door *d)
+{
+    ag_sched_stats st;
+    ag_sched_stats_get(d->sched, &st);
+    return st.service_rate > 0 ? (uint64_t)((double)st.queue.cost / st.service_rate * 1e6) : 0;
+}
+
+static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
+{
+    ag_door *d = arg;
+    ag_gen *g = ag__gen_of(s);
+    uint64_t submitted = atomic_load(&g->submit_us), waited = now_us > submitted ? now_us - submitted : 0;
+    if (!g->begun) observe_wait(d, g, waited);
+    char text[120];
+    switch (why) {
+    case AG_OUT_TIMEOUT:
+        atomic_store(&g->timed_out, true);
+        finish(d, g, AG_GEN_LENGTH);
+        return;
+    case AG_OUT_EXPIRED:
+        snprintf(text, sizeof text, "the deadline came after %llu ms in the queue; nothing was computed",
+                 (unsigned long long)waited / 1000);
+        set_failure(g, AG_E_DEADLINE, text);
+        break;
+    case AG_OUT_DISPLACED:
+        atomic_store(&g->retry_us, retry_us(d));
+        snprintf(text, sizeof text, "the queue is full, and after %llu ms in it this request gave way to another",
+                 (unsigned long long)waited / 1000);
+        set_failure(g, AG_E_QUEUE_FULL, text);
+        break;
+    }
+    finish(d, g, AG_GEN_FAILED);
+}
+
+/* ---- the clock ---- */
+
+static void sleep_until(ag_door *d, uint64_t us)
+{
+    d->clock_until = us;
+    if (us == UINT64_MAX) {
+        pthread_cond_wait(&d->clock_bell, &d->lock);
+    } else {
+        struct timespec at = {.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000 * 1000)};
+        pthread_cond_timedwait(&d->clock_bell, &d->lock, &at);
+    }
+    d->clock_until = 0;
+}
+
+static void *clock_main(void *arg)
+{
+    ag_door *d = arg;
+    ag__door_enter(d);
+    while (!d->closing) {
+        uint64_t now = ag_now_us(), next = ag_sched_deadline(d->sched);
+        if (next > now) {
+            sleep_until(d, next);
+            continue;
+        }
+        ag_sched_expire(d->sched, now);
+        ag__door_leave(d);
+        ag__door_enter(d);
+    }
+    ag__door_leave(d);
+    return NULL;
+}
+
+/* ---- open, close ---- */
+
+int ag__door_open(ag_door *d, const ag_sched_conf *conf, ag_metrics *metrics, sem_t *bell, ag_err *err)
+{
+    d->metrics = metrics;
+    d->bell = bell;
+    randombytes_buf(d->salt_key, sizeof d->salt_key);
+    pthread_condattr_t mono;
+    pthread_condattr_init(&mono);
+    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
+    pthread_mutex_init(&d->lock, NULL);
+    pthread_cond_init(&d->clock_bell, &mono);
+    pthread_condattr_destroy(&mono);
+    d->locks = true;
+    ag_sched_conf c = *conf;
+    c.events = (ag_sched_events){.arg = d, .admitted = on_admitted, .out = on_out};
+    int rc = ag_sched_open(&d->sched, &c, err);
+    if (rc != AG_OK) return rc;
+    if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&d->clock, NULL, clock_main, d) != 0)
+        return ag_err_set(err, AG_E_INTERNAL, "the engine's clock could not be started");
+    d->clock_runs = true;
+    return AG_OK;
+}
+
+void ag__door_shut(ag_door *d)
+{
+    if (!d->locks) return;
+    pthread_mutex_lock(&d->lock);
+    d->draining = d->closing = true;
+    pthread_cond_signal(&d->clock_bell);
+    pthread_mutex_unlock(&d->lock);
+    if (d->clock_runs) pthread_join(d->clock, NULL);
+    d->clock_runs = false;
+}
+
+void ag__door_close(ag_door *d)
+{
+    if (!d->locks) return;
+    ag__door_shut(d);
+    while (d->late) { /* mailboxes that stay full at the very end: their readers see the end when they look */
+        ag_gen *g = d->late;
+        d->late = g->next_late;
+        ag_gen_put(g);
+    }
+    AG_ASSERT(d->cancels == NULL && d->begun == NULL);
+    ag_sched_close(d->sched);
+    pthread_mutex_destroy(&d->lock);
+    pthread_cond_destroy(&d->clock_bell);
+    *d = (ag_door){0};
+}
+
+uint64_t ag__door_salt(const ag_door *d, const char *tenant, bool shared)
+{
+    unsigned char text[AG_TENANT_NAME_MAX + 1] = {shared ? 's' : 't'}, sum[crypto_shorthash_BYTES];
+    _Static_assert(sizeof d->salt_key == crypto_shorthash_KEYBYTES, "the key of a short hash");
+    size_t n = shared ? 0 : strlen(tenant);
+    AG_ASSERT(n < sizeof text);
+    memcpy(text + 1, tenant, n);
+    crypto_shorthash(sum, text, n + 1, d->salt_key);
+    uint64_t salt;
+    memcpy(&salt, sum, sizeof salt);
+    return salt == AG_KV_ALONE ? 1 : salt;
+}
+
+/* ---- what callers ask ---- */
+
+static int submit(ag_door *d, ag_gen *g, uint64_t *retry, ag_err *err)
+{
+    AG_ASSERT(!atomic_load(&g->submitted));
+    if (d->draining) return ag_err_set(err, AG_E_DRAINING, "the server is shutting down; try another or come back");
+    g->seq.q.tenant = ag_queue_tenant(ag_sched_queue(d->sched), ag_str_of(g->tenant), g->weight);
+    if (g->seq.q.tenant == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for another tenant");
+    uint64_t now = ag_now_us();
+    atomic_store(&g->submit_us, now);
+    atomic_store(&g->submitted, true);
+    ag_gen_get(g);
+    int rc = ag_sched_submit(d->sched, &g->seq, now, retry, err);
+    if (rc != AG_OK) {
+        atomic_store(&g->submitted, false);
+        atomic_store(&g->submit_us, 0);
+        ag_gen_put(g);
+        return rc;
+    }
+    count_waiting(d, g, 1);
+    if (atomic_load(&g->cancelled)) { /* before it came */
+        ag__door_end(d, g, AG_GEN_CANCELLED);
+        return AG_OK;
+    }
+    ag_sched_wait w;
+    ag_sched_wait_get(d->sched, &g->seq, now, &w);
+    g->wait_guess_us = w.wait_us;
+    return AG_OK;
+}
+
+int ag_gen_submit(ag_gen *g, uint64_t *retry, ag_err *err)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    ag_door *d = ag__door_of(g->engine);
+    uint64_t unwanted;
+    if (retry == NULL) retry = &unwanted;
+    *retry = 0;
+    ag__door_enter(d);
+    int rc = submit(d, g, retry, err);
+    ag__door_leave(d);
+    if (rc == AG_OK) sem_post(d->bell);
+    return rc;
+}
+
+void ag_gen_cancel(ag_gen *g)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    if (atomic_exchange(&g->cancelled, true)) return;
+    if (!atomic_load(&g->submitted) || gen_ended(g)) return; /* after the end the engine may be gone */
+    ag_door *d = ag__door_of(g->engine);
+    bool ring = false;
+    ag__door_enter(d);
+    if (atomic_load(&g->submitted) && !gen_ended(g)) {
+        ring = g->seq.running;
+        if (!ring) {
+            ag__door_end(d, g, AG_GEN_CANCELLED);
+        } else {
+            g->next_cancelled = d->cancels;
+            d->cancels = ag_gen_get(g);
+        }
+    }
+    ag__door_leave(d);
+    if (ring) sem_post(d->bell);
+}
+
+void ag_gen_move(ag_gen *g, uint8_t band)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    AG_ASSERT(band < AG_BANDS);
+    if (!atomic_load(&g->submitted)) g->seq.q.band = band;
+    if (!atomic_load(&g->submitted) || gen_ended(g)) return;
+    ag_door *d = ag__door_of(g->engine);
+    ag__door_enter(d);
+    if (!gen_ended(g)) ag_sched_move(d->sched, &g->seq, band, ag_now_us());
+    ag__door_leave(d);
+    sem_post(d->bell);
+}
+
+void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    ag_sched_wait w = {0};
+    *out = (ag_gen_wait){0};
+    if (atomic_load(&g->submitted) && !gen_ended(g)) {
+        ag_door *d = ag__door_of(g->engine);
+        ag__door_enter(d);
+        if (!gen_ended(g)) ag_sched_wait_get(d->sched, &g->seq, ag_now_us(), &w);
+        out->band = g->seq.q.band;
+        ag__door_leave(d);
+    } else {
+        out->band = g->seq.q.band;
+    }
+    out->state = (ag_gen_state)atomic_load(&g->state);
+    if (!ag_gen_ended(out->state)) {
+        out->position = w.position;
+        out->wait_us = w.wait_us;
+    }
+    uint64_t from = atomic_load(&g->submit_us), to = atomic_load(&g->admit_us);
+    if (to == 0) to = atomic_load(&g->end_us);
+    if (to == 0) to = ag_now_us();
+    out->waited_us = from && to > from ? to - from : 0;
+}

@@ -1,0 +1,46 @@
+/* engine_inner.h - an engine from inside: the door where work comes in, and what its thread computes with.
+ * Owns    : see engine.h.
+ * Threads : "set" is constant after open; the door has a lock of its own; "step" is the engine's thread's alone. */
+#ifndef AG_ENGINE_INNER_H
+#define AG_ENGINE_INNER_H
+
+#include "engine/door.h"
+#include "engine/lm.h"
+#include "engine/sampler.h"
+
+#define AG_ENGINE_MAGIC 0x454e4749u
+#define AG_ENGINE_BANNED 64u
+
+struct ag_engine {
+    uint32_t magic;
+    /* set */
+    const ag_model *model;
+    ag_engine_conf conf;
+    pthread_t thread;
+    bool started;
+    ag_lm *lm;
+    int32_t banned[AG_ENGINE_BANNED]; /* tokens that end an answer */
+    uint32_t n_banned;
+    int open_rc;
+    ag_err open_err;
+    sem_t opened;
+
+    ag_door door;
+    sem_t bell;
+    _Atomic bool closing;
+    _Atomic uint64_t steps, output_tokens;
+
+    /* step */
+    ag_sampler **samplers;    /* one per worker */
+    uint32_t n_samplers;
+    const ag_sched_step *step;
+    ag_span *spans;           /* running_max */
+    uint32_t *out_rows;       /* out_max */
+    ag_sample *samples;       /* out_max */
+    int *sample_rc;
+    const float *logits;
+    size_t logits_stride;
+    uint32_t damage_seen;     /* of ag_weights_info */
+};
+
+#endif
