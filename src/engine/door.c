@@ -84,8 +84,13 @@ static void begun_remove(ag_door *d, ag_gen *g)
 /* It is out of the scheduler. */
 static void finish(ag_door *d, ag_gen *g, ag_gen_state state)
 {
-    if (g->begun) begun_remove(d, g);
-    else count_waiting(d, g, -1);
+    if (g->begun) {
+        begun_remove(d, g);
+        if (!g->seq.all_logits && g->seq.salt != AG_KV_ALONE) d->asked_tokens += g->seq.n_prompt;
+        d->reused_tokens += g->seq.reused;
+    } else {
+        count_waiting(d, g, -1);
+    }
     if (state != AG_GEN_STOPPED) atomic_store(&g->text_bytes, AG_MAX(g->stops.total, atomic_load(&g->text_bytes)));
     if (state == AG_GEN_CANCELLED) d->cancelled++;
     atomic_store(&g->reused, g->seq.reused);
@@ -159,6 +164,7 @@ static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
     ag_gen *g = ag__gen_of(s);
     uint64_t submitted = atomic_load(&g->submit_us), waited = now_us > submitted ? now_us - submitted : 0;
     if (!g->begun) observe_wait(d, g, waited);
+    bool early;
     char text[120];
     switch (why) {
     case AG_OUT_TIMEOUT:
@@ -166,8 +172,9 @@ static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
         finish(d, g, AG_GEN_LENGTH);
         return;
     case AG_OUT_EXPIRED:
-        snprintf(text, sizeof text, "the deadline came after %llu ms in the queue; nothing was computed",
-                 (unsigned long long)waited / 1000);
+        early = s->q.deadline_us > now_us;
+        snprintf(text, sizeof text, "%s came after %llu ms in the queue%s; nothing was computed", early ? "its turn" : "the deadline",
+                 (unsigned long long)waited / 1000, early ? ", too late for the deadline" : "");
         set_failure(g, AG_E_DEADLINE, text);
         break;
     case AG_OUT_DISPLACED:
@@ -315,8 +322,8 @@ int ag_gen_submit(ag_gen *g, uint64_t *retry, ag_err *err)
     *retry = 0;
     ag__door_enter(d);
     int rc = submit(d, g, retry, err);
-    ag__door_leave(d);
     if (rc == AG_OK) sem_post(d->bell);
+    ag__door_leave(d);
     return rc;
 }
 
@@ -326,19 +333,17 @@ void ag_gen_cancel(ag_gen *g)
     if (atomic_exchange(&g->cancelled, true)) return;
     if (!atomic_load(&g->submitted) || gen_ended(g)) return; /* after the end the engine may be gone */
     ag_door *d = ag__door_of(g->engine);
-    bool ring = false;
     ag__door_enter(d);
     if (atomic_load(&g->submitted) && !gen_ended(g)) {
-        ring = g->seq.running;
-        if (!ring) {
+        if (!g->seq.running) {
             ag__door_end(d, g, AG_GEN_CANCELLED);
         } else {
             g->next_cancelled = d->cancels;
             d->cancels = ag_gen_get(g);
+            sem_post(d->bell);
         }
     }
     ag__door_leave(d);
-    if (ring) sem_post(d->bell);
 }
 
 void ag_gen_move(ag_gen *g, uint8_t band)
@@ -349,9 +354,11 @@ void ag_gen_move(ag_gen *g, uint8_t band)
     if (!atomic_load(&g->submitted) || gen_ended(g)) return;
     ag_door *d = ag__door_of(g->engine);
     ag__door_enter(d);
-    if (!gen_ended(g)) ag_sched_move(d->sched, &g->seq, band, ag_now_us());
+    if (!gen_ended(g)) {
+        ag_sched_move(d->sched, &g->seq, band, ag_now_us());
+        sem_post(d->bell);
+    }
     ag__door_leave(d);
-    sem_post(d->bell);
 }
 
 void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)

@@ -25,7 +25,7 @@ typedef struct ag_door {
     ag_metrics *metrics;
     sem_t *bell;             /* the engine's: there may be something to do */
     bool draining, closing;
-    uint64_t cancelled;
+    uint64_t cancelled, asked_tokens, reused_tokens; /* of generations that have ended */
     uint32_t waiting[AG_METRICS_TENANTS + 1]; /* for a first place, by the tenant's label */
     ag_gen *late;            /* those whose mailbox was full */
     ag_gen *cancels;         /* those that ran when they were cancelled */
@@ -45,7 +45,7 @@ void ag__door_close(ag_door *d); /* nobody else may be at it; zeroed ones are fi
 void ag__door_shut(ag_door *d);  /* stops the clock; nothing is put out after that */
 
 void ag__door_enter(ag_door *d);
-void ag__door_leave(ag_door *d);
+void ag__door_leave(ag_door *d); /* the engine may end and be closed by others from then on */
 
 void ag__door_tell(ag_door *d, ag_gen *g);                     /* [in] */
 void ag__door_tell_late(ag_door *d);                           /* [in] again those whose mailbox was full */

@@ -379,13 +379,13 @@ void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
     ag__door_enter(&e->door);
     ag_sched_stats s;
     ag_sched_stats_get(e->door.sched, &s);
-    uint64_t cancelled = e->door.cancelled;
+    uint64_t cancelled = e->door.cancelled, asked = e->door.asked_tokens, reused = e->door.reused_tokens;
     ag__door_leave(&e->door);
     *out = (ag_engine_stats){.waiting = s.queue.entries, .running = s.running, .queue_tokens = s.queue.tokens, .queue_bytes = s.queue.bytes,
                              .kv_pages = s.kv.pages, .kv_pages_used = s.kv.used, .kv_pages_kept = s.kv.kept, .kv_pages_free = s.kv.free,
                              .kv_pages_reclaimed = s.kv.reclaimed, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
-                             .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = s.reused_tokens,
-                             .asked_tokens = s.kv.asked_tokens, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
+                             .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = reused,
+                             .asked_tokens = asked, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
                              .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,
                              .displaced = s.displaced, .expired = s.expired, .timed_out = s.timed_out, .refused_full = s.refused_full,
                              .refused_late = s.refused_late, .cancelled = cancelled, .step_error = s.cost_error, .service_rate = s.service_rate};

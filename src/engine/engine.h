@@ -51,8 +51,8 @@ typedef struct ag_engine_stats { /* a snapshot; what has no present tense only g
     uint64_t steps;
     uint64_t prompt_tokens, output_tokens; /* computed for the first time */
     uint64_t again_tokens;   /* computed again, after having been set back */
-    uint64_t reused_tokens;  /* of prompts, found in the cache */
-    uint64_t asked_tokens;   /* of prompts, looked for there */
+    uint64_t reused_tokens;  /* prompt tokens of ended generations that were found in the cache */
+    uint64_t asked_tokens;   /* all of those that might have been */
     uint64_t preemptions, set_back_pages, set_back_urgent, set_back_share; /* set back, and why; see ag_sched_stats */
     uint64_t displaced, expired, timed_out, refused_full, refused_late, cancelled;
     double step_error;       /* moving mean of |predicted - real| / real of a step's time */

@@ -61,7 +61,7 @@ typedef struct ag_gen_spec {
     void *msg;
     ag_str tenant;             /* whose share of the engine it is; empty: "default" */
     float weight;              /* of the tenant, above 0; 0: 1 */
-    uint8_t band;              /* 0 most urgent .. 3 */
+    uint8_t band;              /* 0 most urgent .. 3; AG_BAND_DEFAULT of queue.h where nothing was asked for */
     bool share_prefix;         /* its prompt's pages may be shared with other tenants who say so too */
     uint64_t deadline_us;      /* ag_now_us; 0: none */
 } ag_gen_spec;
@@ -91,7 +91,8 @@ void ag_gen_put(ag_gen *g);
  * displaced by a more urgent one (AG_GEN_FAILED with AG_E_QUEUE_FULL) or meet its deadline: before its first step it
  * ends AG_GEN_FAILED with AG_E_DEADLINE, later AG_GEN_LENGTH with ag_gen_timed_out. */
 int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err);
-/* Ends it at the engine's next step, wherever it is. Any thread, any number of times; harmless after the end. */
+/* Ends it: at once while it waits, before the engine's next step while it runs. Any thread, any number of times; harmless
+ * after the end. */
 void ag_gen_cancel(ag_gen *g);
 
 /* Copies up to `max` tokens from position `from` into out; returns how many. *state (optional) is read before the

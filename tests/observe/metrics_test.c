@@ -108,6 +108,36 @@ static void label_values_are_escaped(void **state)
     ag_metrics_close(m);
 }
 
+/* As many tenants as like: only the first few have a label each. */
+static void tenants_have_a_bounded_number_of_labels(void **state)
+{
+    (void)state;
+    ag_metrics *m;
+    assert_int_equal(ag_metrics_open(&m, "1", ""), AG_OK);
+    char name[16];
+    for (uint32_t turn = 0; turn < 2; turn++)
+        for (uint32_t i = 0; i < AG_METRICS_TENANTS + 9; i++) {
+            snprintf(name, sizeof name, "t\"%u", i);
+            uint32_t label = ag_metrics_tenant(m, name);
+            assert_int_equal(label, i < AG_METRICS_TENANTS ? i : AG_METRICS_TENANTS);
+            ag_metric_observe_us(m, AG_M_TENANT_WAIT, label, 1);
+            if (turn == 0 && i == 0) {
+                char *z = text_of(m);
+                assert_null(strstr(z, "(others)"));
+                assert_null(strstr(z, "tenant=\"\""));
+                free(z);
+            }
+        }
+    has(m, "\nautoglm_tenant_wait_seconds_count{tenant=\"t\\\"0\"} 2\n");
+    has(m, "\nautoglm_tenant_wait_seconds_count{tenant=\"t\\\"31\"} 2\n");
+    has(m, "\nautoglm_tenant_wait_seconds_count{tenant=\"(others)\"} 18\n");
+    has(m, "\nautoglm_evicted_total{reason=\"displaced\"} 0\n");
+    has(m, "\nautoglm_set_back_total{reason=\"urgent\"} 0\n");
+    has(m, "\nautoglm_queue_depth{band=\"3\"} 0\n");
+    assert_int_equal(ag_metrics_tenant(NULL, "x"), 0);
+    ag_metrics_close(m);
+}
+
 static void no_metrics_is_fine(void **state)
 {
     (void)state;
@@ -173,7 +203,7 @@ int main(void)
         cmocka_unit_test(every_row_is_described_once),   cmocka_unit_test(counters_and_gauges_show_their_labels),
         cmocka_unit_test(histograms_are_cumulative_and_in_seconds), cmocka_unit_test(label_values_are_escaped),
         cmocka_unit_test(no_metrics_is_fine),            cmocka_unit_test(threads_lose_nothing),
-        cmocka_unit_test(running_out_of_room_or_memory_is_said),
+        cmocka_unit_test(running_out_of_room_or_memory_is_said), cmocka_unit_test(tenants_have_a_bounded_number_of_labels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,35 +14,29 @@
 #define US_MAX UINT64_C(600000000) /* a step of ten minutes is a clock that jumped, or a machine that slept */
 
 /* 1 2 3, then four to an octave: 4 5 6 7, 8 10 12 14, 16 20 24 28, ... */
-static double knot_rows(uint32_t i)
-{
-    if (i < 3) return i + 1;
-    uint32_t k = i - 3;
-    return (double)(UINT64_C(1) << k / 4) * (4 + k % 4);
-}
+#define OCTAVE(n) 4u << (n), 5u << (n), 6u << (n), 7u << (n)
+static const uint32_t knot_rows[AG_COST_KNOTS] = {1, 2, 3, OCTAVE(0), OCTAVE(1), OCTAVE(2), OCTAVE(3), OCTAVE(4), OCTAVE(5), OCTAVE(6),
+                                                  OCTAVE(7), OCTAVE(8), OCTAVE(9), OCTAVE(10), OCTAVE(11), OCTAVE(12)};
 
 /* The last knot at or below so many rows. */
-static uint32_t knot_below(double rows)
+static uint32_t knot_below(uint32_t rows)
 {
-    uint32_t i = 0;
-    while (i + 1 < AG_COST_KNOTS && knot_rows(i + 1) <= rows) i++;
-    return i;
+    if (rows < 4) return rows > 0 ? rows - 1 : 0;
+    uint32_t octave = 29u - (uint32_t)__builtin_clz(rows); /* above that of 4 */
+    return AG_MIN(3 + 4 * octave + (rows >> octave) % 4, AG_COST_KNOTS - 1u);
 }
 
 /* A table read at so many rows: between the measured knots around; above the last in proportion, so that what was never
  * tried is rather thought too dear; below the first as that. 0: nothing was measured. */
-static double base_at(const ag_cost *c, const double *base, double rows)
+static double base_at(const ag_cost *c, const double *base, uint32_t rows)
 {
-    uint32_t below = AG_COST_KNOTS, above = AG_COST_KNOTS;
-    for (uint32_t i = 0; i < AG_COST_KNOTS && above == AG_COST_KNOTS; i++) {
-        if (c->seen[i] <= 0) continue;
-        if (knot_rows(i) <= rows) below = i;
-        else above = i;
-    }
-    if (below == AG_COST_KNOTS) return above == AG_COST_KNOTS ? 0 : base[above];
-    double at = knot_rows(below);
+    uint32_t below = knot_below(rows) + 1, above = below;
+    while (below > 0 && c->seen[below - 1] <= 0) below--;
+    while (above < AG_COST_KNOTS && c->seen[above] <= 0) above++;
+    if (below == 0) return above == AG_COST_KNOTS ? 0 : base[above];
+    double at = knot_rows[--below];
     if (above == AG_COST_KNOTS) return base[below] * rows / at;
-    return base[below] + (base[above] - base[below]) * (rows - at) / (knot_rows(above) - at);
+    return base[below] + (base[above] - base[below]) * (rows - at) / (knot_rows[above] - at);
 }
 
 /* More rows never take less time: neighbours that say otherwise are read as their mean, by what they are founded on.
@@ -77,18 +71,29 @@ static double us_by(const ag_cost *c, const double *base, const ag_step_shape *s
 
 double ag_cost_us(const ag_cost *c, const ag_step_shape *s) { return us_by(c, c->base, s); }
 
-/* The knots around so many rows come to be; what they say at first is what is read there now. */
-static void knots_meet(ag_cost *c, const uint32_t *at, uint32_t n, double guess)
+/* The knots that so many rows lie between, and the share of each. */
+typedef struct place { uint32_t at[2], n; double w[2]; } place;
+
+static place place_of(uint32_t rows)
+{
+    uint32_t i = knot_below(rows);
+    if (i + 1 == AG_COST_KNOTS || rows == knot_rows[i]) return (place){.at = {i}, .n = 1, .w = {1}};
+    double w = (double)(rows - knot_rows[i]) / (knot_rows[i + 1] - knot_rows[i]);
+    return (place){.at = {i, i + 1}, .n = 2, .w = {1 - w, w}};
+}
+
+/* Knots come to be; what they say at first is what is read there now. */
+static void knots_meet(ag_cost *c, const place *k, double guess)
 {
     double value[2];
-    for (uint32_t i = 0; i < n; i++) {
-        double v = base_at(c, c->raw, knot_rows(at[i]));
+    for (uint32_t i = 0; i < k->n; i++) {
+        double v = base_at(c, c->raw, knot_rows[k->at[i]]);
         value[i] = v > 0 ? v : guess;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        if (c->seen[at[i]] > 0) continue;
-        c->raw[at[i]] = value[i];
-        c->seen[at[i]] = SEEN_NEW;
+    for (uint32_t i = 0; i < k->n; i++) {
+        if (c->seen[k->at[i]] > 0) continue;
+        c->raw[k->at[i]] = value[i];
+        c->seen[k->at[i]] = SEEN_NEW;
     }
 }
 
@@ -105,52 +110,34 @@ static void rates_doubt(ag_cost *c, double us, const double x[2])
 }
 
 /* What well-founded figures got wrong is first taken for the machine's speed: it changes for all of them. */
-static void all_scale(ag_cost *c, double share)
+static void all_scale(ag_cost *c, const place *k, double wrong)
 {
-    double f = 1 + TOGETHER * share;
+    double founded = 0;
+    for (uint32_t i = 0; i < k->n; i++) founded += k->w[i] * c->seen[k->at[i]] / SEEN_MAX;
+    double f = 1 + TOGETHER * founded * AG_MAX(AG_MIN(wrong, CLIP), -CLIP / 2);
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++) c->raw[i] *= f;
     c->per_key *= f;
     c->per_out *= f;
 }
 
-/* A Kalman filter's step: the error is shared out between the two knots and the two rates by the doubt about each; doubt
- * about knots is independent and follows from `seen`, that about rates is `cov`. */
-void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
+/* A Kalman filter's step: the error is shared out between the knots and the two rates by the doubt about each; that about
+ * a knot follows from `seen`. */
+static void learn(ag_cost *c, const place *k, const double x[2], double real, double guess)
 {
-    if (s->rows == 0 || s->outs > s->rows || s->attended < s->rows || us == 0 || us > US_MAX) return;
-    double rows = s->rows, real = (double)us;
-    double x[2] = {(double)s->attended, (double)s->outs};
-    double guess = ag_cost_us(c, s);
-    if (c->steps > 0) c->error += (fabs(guess - real) / real - c->error) / (double)AG_MIN(c->steps, UINT64_C(64));
-    uint32_t at[2] = {knot_below(rows), 0}, n = 1;
-    double w[2] = {1, 0};
-    if (at[0] + 1 < AG_COST_KNOTS && rows > knot_rows(at[0])) {
-        at[1] = at[0] + 1;
-        n = 2;
-        w[1] = (rows - knot_rows(at[0])) / (knot_rows(at[1]) - knot_rows(at[0]));
-        w[0] = 1 - w[1];
-    }
-    knots_meet(c, at, n, real);
-    c->steps++;
-    guess = us_by(c, c->raw, s);
-    double founded = (w[0] * c->seen[at[0]] + w[1] * c->seen[at[1]]) / SEEN_MAX;
-    all_scale(c, founded * AG_MAX(AG_MIN((real - guess) / guess, CLIP), -CLIP / 2));
-    guess = us_by(c, c->raw, s);
-    double e = AG_MIN(real - guess, CLIP * guess), doubt = SCATTER * AG_MIN(real, 2 * guess);
-    rates_doubt(c, guess, x);
-
-    double p[2] = {0}, sum = doubt * doubt;
-    for (uint32_t i = 0; i < n; i++) {
-        p[i] = SCATTER * SCATTER * c->raw[at[i]] * c->raw[at[i]] / c->seen[at[i]];
-        sum += w[i] * w[i] * p[i];
+    double e = AG_MIN(real - guess, CLIP * guess), scatter = SCATTER * AG_MIN(real, 2 * guess);
+    double p[2] = {0}, sum = scatter * scatter;
+    for (uint32_t i = 0; i < k->n; i++) {
+        double doubt = SCATTER * c->raw[k->at[i]];
+        p[i] = doubt * doubt / c->seen[k->at[i]];
+        sum += k->w[i] * k->w[i] * p[i];
     }
     for (int i = 0; i < 2; i++) sum += x[i] * x[i] * c->doubt[i];
-
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
         if (c->seen[i] > 0) c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
-    for (uint32_t i = 0; i < n; i++) {
-        c->raw[at[i]] = AG_MAX(c->raw[at[i]] + w[i] * p[i] / sum * e, 0.01 * real);
-        c->seen[at[i]] = AG_MIN(c->seen[at[i]] + w[i], SEEN_MAX);
+    for (uint32_t i = 0; i < k->n; i++) {
+        double *raw = &c->raw[k->at[i]], *seen = &c->seen[k->at[i]];
+        *raw = AG_MAX(*raw + k->w[i] * p[i] / sum * e, 0.01 * real);
+        *seen = AG_MIN(*seen + k->w[i], SEEN_MAX);
     }
     double *rate[2] = {&c->per_key, &c->per_out};
     for (int i = 0; i < 2; i++) {
@@ -158,6 +145,22 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
         *rate[i] = AG_MAX(*rate[i] + gain * e, 0);
         c->doubt[i] *= 1 - gain * x[i];
     }
+}
+
+void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
+{
+    if (s->rows == 0 || s->outs > s->rows || s->attended < s->rows || us == 0 || us > US_MAX) return;
+    double real = (double)us, guess = ag_cost_us(c, s);
+    if (c->steps > 0) c->error += (fabs(guess - real) / real - c->error) / (double)AG_MIN(c->steps, UINT64_C(64));
+    const double x[2] = {(double)s->attended, (double)s->outs};
+    const place k = place_of(s->rows);
+    knots_meet(c, &k, real);
+    c->steps++;
+    guess = us_by(c, c->raw, s);
+    all_scale(c, &k, (real - guess) / guess);
+    guess = us_by(c, c->raw, s);
+    rates_doubt(c, guess, x);
+    learn(c, &k, x, real, guess);
     base_monotone(c);
 }
 

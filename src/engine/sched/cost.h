@@ -19,7 +19,7 @@ typedef struct ag_step_shape {
     uint64_t attended;  /* keys attended to, summed over rows */
 } ag_step_shape;
 
-#define AG_COST_KNOTS 56
+#define AG_COST_KNOTS 55
 typedef struct ag_cost {
     double raw[AG_COST_KNOTS];  /* microseconds at knot i, as measured */
     double base[AG_COST_KNOTS]; /* the same, made monotonic */
