@@ -16,7 +16,6 @@
 #define KEY_MAX 1024u
 #define EXTRA_MAX (64u << 10)
 #define REPORT_MAX (20u << 20) /* with the histograms of every tenant */
-#define DURATION_DEFAULT_US 10000000u
 
 typedef struct options {
     const char *duration, *timeout, *ramp, *max_tokens, *tenants, *classes, *ignore_eos, *extra, *svg;
@@ -86,7 +85,7 @@ static int check(const options *o, ag_load_spec *s, ag_err *err)
         return ag_err_set(err, AG_E_USAGE, "--ignore-eos: '%.40s' is neither on nor off", o->ignore_eos);
     if (o->classes && o->svg) return ag_err_set(err, AG_E_USAGE, "--svg: there is no plot of --classes");
     if (s->clients == 0) s->clients = s->rate > 0 ? 512 : 1;
-    if (s->requests == 0 && s->duration_us == 0) s->duration_us = DURATION_DEFAULT_US;
+    if (o->classes == NULL && s->requests == 0 && s->duration_us == 0) s->duration_us = AG_LOAD_DURATION_US;
     if ((rc = ag_load_check(s, err)) != AG_OK) return rc;
     if (s->model && ag_utf8_check(s->model, strlen(s->model)) != SIZE_MAX)
         return ag_err_set(err, AG_E_USAGE, "--model: the name is not UTF-8");

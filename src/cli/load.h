@@ -21,6 +21,7 @@
 #define AG_LOAD_ANSWER_MAX (64u << 20)
 #define AG_LOAD_WORDS_MAX (32u << 20)
 #define AG_LOAD_PROMPT_MAX 1000000u
+#define AG_LOAD_DURATION_US 10000000u /* of a load without an end of its own */
 
 /* How a request ended that had no complete answer; HTTP statuses other than 200 are counted apart. */
 typedef enum ag_load_fail {

@@ -144,6 +144,7 @@ static int parse_class(ag_load_class *c, const ag_load_spec *base, char *text, a
         *value++ = 0;
         rc = parse_pair(c, word, value, err);
     }
+    if (c->spec.requests == 0 && c->spec.duration_us == 0) c->spec.duration_us = AG_LOAD_DURATION_US;
     if (c->spec.clients == 0) c->spec.clients = c->spec.rate > 0 ? 512 : AG_MAX(base->clients, 1u);
     if (rc == AG_OK && !ag_buf_zterm(&c->extra)) rc = ag_err_set(err, AG_E_NOMEM, "no memory for --classes");
     c->spec.extra = c->extra.p;

@@ -28,6 +28,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         json_decref(j);
     }
     ag_buf_fini(&out);
+    uint32_t band = 0;
+    ag_err_clear(&err);
+    rc = ag_openai_parse_move((const char *)data + 1, n - 1, &band, &err);
+    AG_ASSERT(rc == AG_OK ? band < AG_BANDS : err.code == rc && err.text[0] && ag_err_find(rc)->http == 400);
     ag_request_fini(&r);
     return 0;
 }
