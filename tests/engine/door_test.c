@@ -448,8 +448,9 @@ static void test_storm(void **state)
     conf.band_age_us = 3000;
     ag_engine *e = open_engine(conf);
     static caller c[THREADS];
+    const ag_gen_spec spec = spec_of(1, 1, 1);
     for (uint32_t i = 0; i < THREADS; i++) {
-        c[i] = (caller){.e = e, .dice = i + 1, .spec = spec_of(1, 1, 1)};
+        c[i] = (caller){.e = e, .dice = i + 1, .spec = spec};
         assert_int_equal(pthread_create(&c[i].thread, NULL, caller_main, &c[i]), 0);
     }
     uint32_t ended = 0;
