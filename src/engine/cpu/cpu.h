@@ -140,9 +140,10 @@ void ag_cpu_kv_store_q8(unsigned char *k, unsigned char *v, uint32_t slot, const
                         uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
-    const char *name;     /* "amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "scalar" */
+    const char *name;     /* "amx", "avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "scalar" */
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
+    bool (*pays)(void);   /* and gains by it: asked only where it runs; always the same answer in a process */
     const ag_cpu_ops *ops;
     /* For the peaks: its int8 dot product, and its multiply-add of floats, on registers alone, returning the operations
      * done; and reading memory. */
@@ -151,7 +152,7 @@ typedef struct ag_cpu_isa {
     void (*read)(const unsigned char *p, size_t bytes, size_t ahead); /* ahead: bytes of prefetch */
 } ag_cpu_isa;
 
-const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs here */
+const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs and pays */
 const ag_cpu_isa *ag_cpu_isa_next(const ag_cpu_isa *isa);     /* walks the table, best first, from NULL to NULL */
 
 /* What this machine can do, for shares of peak: bytes/s read by `threads` threads from memory (buffers far beyond the

@@ -208,7 +208,9 @@ static void table(void **unused)
     assert_null(ag_cpu_isa_find("mmx"));
     assert_ptr_equal(ag_cpu_isa_find(NULL), ag_cpu_isa_find("auto"));
     assert_ptr_equal(ag_cpu_isa_find(""), ag_cpu_isa_find("auto"));
-    assert_ptr_equal(ag_cpu_isa_find(NULL), fix_isa_next(NULL));
+    const ag_cpu_isa *best = fix_isa_next(NULL);
+    while (!best->pays()) best = fix_isa_next(best);
+    assert_ptr_equal(ag_cpu_isa_find(NULL), best);
     const char *want = getenv("AUTOGLM_TEST_ISA"); /* of a machine that is known to the caller */
     if (want != NULL) assert_string_equal(ag_cpu_isa_find(NULL)->name, want);
     for (const ag_cpu_isa *isa = NULL; (isa = fix_isa_next(isa)) != NULL;) {
