@@ -107,9 +107,9 @@ typedef struct ag_cpu_ops {
      * with `y_stride` floats per column; rows past w->rows are not written. exact. */
     void (*matmul)(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
                    size_t y_stride);
-    /* Blocks of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even; a block whose values are
-     * all below 1e-30 becomes zeros. exact. */
-    void (*quantize)(const ag_act *a, uint32_t c, const float *x);
+    /* Blocks of columns [c, c + cols) from x[0..k) and so on. d = absmax/127 of each 32, round to nearest even; a block
+     * whose values are all below 1e-30 becomes zeros. exact. */
+    void (*quantize)(const ag_act *a, uint32_t c, uint32_t cols, const float *x, size_t x_stride);
     /* y = x / rms(x) * w; y may be x (gemma's 1 + w is already in its GGUF files). exact. */
     void (*rms_norm)(float *y, const float *x, const float *w, uint32_t n, float eps);
     void (*add)(float *y, const float *x, uint32_t n);                       /* y += x. exact */

@@ -122,7 +122,7 @@ static void no_saturation(void **unused)
             float *x = fix_mem(q->block * sizeof *x);
             for (int c = 0; c < 2; c++) {
                 for (uint32_t i = 0; i < q->block; i++) ((float *)p.act.x)[c * q->block + i] = x[i] = c ? -2.0f : 2.0f;
-                ag_cpu_isa_find("scalar")->ops->quantize(&p.act, (uint32_t)c, x);
+                ag_cpu_isa_find("scalar")->ops->quantize(&p.act, (uint32_t)c, 1, x, 0);
                 assert_int_equal(p.act.b[c * p.act.b_stride].q[7], c ? -127 : 127);
             }
             uint32_t *spec = product_run(&p, ag_cpu_isa_find("scalar")->ops);
