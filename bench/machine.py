@@ -54,8 +54,7 @@ class Patience:
             if not self.told:
                 say(f"  other work is running: waiting (at most {self.left_s:.0f} s in all)")
                 self.told = True
-            time.sleep(1.7)
-            self.left_s -= 2
+            self.left_s -= 0.3
 
 
 
