@@ -52,6 +52,7 @@ ag__matmul_fn ag__matmul_scalar, ag__matmul_avx2, ag__matmul_avxvnni, ag__matmul
 ag__matmul_fn ag__matmul_bf16_amx; /* for BF16 weights */
 ag__matmul_fn ag__matmul_dotprod, ag__matmul_i8mm;
 ag__attention_fn ag__attention_scalar, ag__attention_avx2, ag__attention_avx512, ag__attention_dotprod;
+ag__attention_fn ag__attention_avx512bf16; /* joined by AVX-512's */
 ag__attention_fn ag__attention_join_scalar, ag__attention_join_avx2, ag__attention_join_avx512, ag__attention_join_dotprod;
 /* 32 numbers of a query for keys of q8_0. */
 typedef struct ag__query_block {
