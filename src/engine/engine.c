@@ -39,6 +39,7 @@ struct ag_engine {
     _Atomic bool draining, closing;
     _Atomic uint32_t places;  /* submitted and not yet admitted or ended */
     _Atomic uint32_t cancels; /* since the last look */
+    _Atomic uint32_t callers; /* in submit or cancel */
     _Atomic uint32_t n_running;
     _Atomic uint64_t steps, prompt_tokens, output_tokens, preemptions, cancelled;
     ag_gen *late;             /* those whose mailbox was full */
@@ -227,13 +228,21 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     else tell(e, g);
 }
 
+static const char *why_unsampled(int code)
+{
+    return code == AG_E_UNSUPPORTED
+               ? "every token that this model knows ends an answer, and ignore_eos or min_tokens forbids those here: there is "
+                 "nothing to answer with"
+               : "the model computed values that are not finite: its file is damaged, or its weights are too large";
+}
+
 static void take_samples(ag_engine *e)
 {
     uint64_t now = ag_now_us();
     for (uint32_t i = 0; i < e->sched.batch.n_out; i++) {
         ag_gen *g = e->sched.out_gen[i];
         if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) continue; /* an earlier row of it failed; still held below */
-        if (e->sample_rc[i] != AG_OK) gen_fail(e, g, e->sample_rc[i], "the model gave no usable probabilities; its file may be damaged", true);
+        if (e->sample_rc[i] != AG_OK) gen_fail(e, g, e->sample_rc[i], why_unsampled(e->sample_rc[i]), true);
         else if (e->sched.out_index[i] + 1 < g->n_tokens) take_score(g, e->sched.out_index[i], &e->samples[i]);
         else take_token(e, g, &e->samples[i], now);
     }
@@ -336,6 +345,7 @@ static void end_everything(ag_engine *e)
 static void *thread_main(void *arg)
 {
     ag_engine *e = arg;
+    pthread_setname_np(pthread_self(), "ag-engine");
     e->open_rc = thread_open(e, &e->open_err);
     int rc = e->open_rc;
     sem_post(&e->opened);
@@ -417,6 +427,7 @@ void ag_engine_close(ag_engine *e)
     atomic_store(&e->closing, true);
     engine_ring(e);
     if (e->started) pthread_join(e->thread, NULL);
+    AG_ASSERT(atomic_load(&e->callers) == 0);
     ag_mbox_close(e->inbox);
     sem_destroy(&e->bell);
     sem_destroy(&e->opened);
@@ -424,11 +435,8 @@ void ag_engine_close(ag_engine *e)
     ag_mem_free(e);
 }
 
-int ag_gen_submit(ag_gen *g, ag_err *err)
+static int submit(ag_engine *e, ag_gen *g, ag_err *err)
 {
-    AG_CHECK(g, AG_GEN_MAGIC);
-    ag_engine *e = g->engine;
-    AG_CHECK(e, ENGINE_MAGIC);
     if (atomic_load(&e->draining)) return ag_err_set(err, AG_E_DRAINING, "the server is shutting down; try another or come back");
     if (atomic_fetch_add(&e->places, 1) >= e->conf.queue_max) {
         atomic_fetch_sub(&e->places, 1);
@@ -444,13 +452,27 @@ int ag_gen_submit(ag_gen *g, ag_err *err)
     return AG_OK;
 }
 
+int ag_gen_submit(ag_gen *g, ag_err *err)
+{
+    AG_CHECK(g, AG_GEN_MAGIC);
+    ag_engine *e = g->engine;
+    AG_CHECK(e, ENGINE_MAGIC);
+    atomic_fetch_add(&e->callers, 1);
+    int rc = submit(e, g, err);
+    atomic_fetch_sub(&e->callers, 1);
+    return rc;
+}
+
 void ag_gen_cancel(ag_gen *g)
 {
     AG_CHECK(g, AG_GEN_MAGIC);
     if (atomic_exchange(&g->cancelled, true)) return;
     if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) return; /* the engine may be gone by now */
-    atomic_fetch_add(&g->engine->cancels, 1);
-    engine_ring(g->engine);
+    ag_engine *e = g->engine;
+    atomic_fetch_add(&e->callers, 1);
+    atomic_fetch_add(&e->cancels, 1);
+    engine_ring(e);
+    atomic_fetch_sub(&e->callers, 1);
 }
 
 const ag_model *ag_engine_model(const ag_engine *e) { return e->model; }

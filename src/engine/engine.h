@@ -1,7 +1,8 @@
 /* engine.h - a model on a device: admits generations, batches them step by step, keeps their KV pages.
  * Owns    : plan, KV cache, thread pool, its thread, the generations that were submitted and have not ended.
- * Threads : open and close by one; submit, cancel and stats from any; everything else happens on the engine's thread,
- *           which is compute worker 0.
+ * Threads : open and close by one; submit, cancel and stats from any, none of which may still run when close is called
+ *           (submit and cancel are asserted); afterwards cancel, read and put are fine. Everything else happens on the
+ *           engine's thread, which is compute worker 0.
  * Limits  : ctx_tokens of KV in all, running_max sequences at once, queue_max waiting.
  * Errors  : open: AG_E_NOMEM, AG_E_FILE (a tensor missing or of the wrong shape), AG_E_UNSUPPORTED, AG_E_USAGE. */
 #ifndef AG_ENGINE_H
