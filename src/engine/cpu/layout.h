@@ -50,7 +50,7 @@ typedef void ag__matmul_fn(const ag_pack *w, const ag_act *a, uint32_t cols, uin
 typedef void ag__attention_fn(const ag_attn *a);
 ag__matmul_fn ag__matmul_scalar, ag__matmul_avx2, ag__matmul_avxvnni, ag__matmul_avx512, ag__matmul_amx;
 ag__matmul_fn ag__matmul_bf16_amx; /* for BF16 weights */
-ag__matmul_fn ag__matmul_dotprod, ag__matmul_i8mm;
+ag__matmul_fn ag__matmul_avx512bf16, ag__matmul_dotprod, ag__matmul_i8mm;
 ag__attention_fn ag__attention_scalar, ag__attention_avx2, ag__attention_avx512, ag__attention_dotprod;
 ag__attention_fn ag__attention_avx512bf16; /* joined by AVX-512's */
 ag__attention_fn ag__attention_join_scalar, ag__attention_join_avx2, ag__attention_join_avx512, ag__attention_join_dotprod;

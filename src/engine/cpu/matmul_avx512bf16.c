@@ -1,0 +1,140 @@
+/* Products of BF16 weights with AVX512_BF16: activations rounded to BF16 (nearest even), pairs summed in float32.
+ *
+ * VDPBF16PS adds the product of a pair's second numbers to a sum by a fused multiply-add, then that of the first;
+ * denormals count as zero, before and after, and it always rounds to nearest even. A row and column is one chain over
+ * all k: its bits depend on nothing else. Against exact products of the same weights the error is at most that of
+ * rounding x, 2^-8 of each |w x|, and of adding, 2^-24 k of their sum.
+ *
+ * All other types are AVX-512's. F16 has 3 bits more than BF16, which rounded weights would lose.
+ *
+ * Chains are tiles beside each other times columns, so that one load of weights serves columns and one broadcast of a
+ * pair serves tiles: 24 sums hide six cycles on two ports even where each product waits for the last. */
+#include "engine/cpu/vec_avx512.h"
+
+#include "engine/cpu/layout.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#define CUT 128 /* k: 16 KiB of weights of 4 tiles, and as much that comes next, stay in the first cache level */
+#define SUMS 24
+#define COLS_TOGETHER 12
+#define FEW 4   /* columns that a kernel brings the next weights of all its tiles for; with more, of one tile a turn */
+
+typedef struct job {
+    const unsigned char *weights; /* of the first tile, at the first k */
+    const unsigned char *ahead;   /* those that come next */
+    const uint32_t *x;            /* pairs: [groups of 32 k][columns][16] */
+    float *y;
+    size_t tile_bytes, y_stride;
+    uint32_t groups, rows;        /* rows of all tiles of the job */
+    bool goes_on;                 /* y holds the sums so far */
+} job;
+
+INLINE void pairs(int tiles, int cols, const job *t)
+{
+    __m512 sum[SUMS];
+#pragma GCC unroll 24
+    for (int i = 0; i < tiles * cols; i++) {
+        const uint32_t row = (uint32_t)(i % tiles) * 16;
+        const float *from = t->y + (size_t)(i / tiles) * t->y_stride + row;
+        sum[i] = t->goes_on ? vf_load_n(from, AG_MIN(16u, t->rows - row)) : vf_zero();
+    }
+    const unsigned char *w = t->weights, *ahead = t->ahead;
+    const uint32_t *x = t->x;
+    for (uint32_t g = 0; g < t->groups; g++, x += 16 * (cols - 1)) {
+#pragma GCC unroll 2
+        for (int j = 0; j < 16; j++, x++, w += 64, ahead += 64) {
+            for (int i = 0; i < (cols > FEW ? 1 : tiles); i++) __builtin_prefetch(ahead + (size_t)i * t->tile_bytes);
+            __m512i v[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < tiles; i++) v[i] = vi_load(w + (size_t)i * t->tile_bytes);
+#pragma GCC unroll 12
+            for (int c = 0; c < cols; c++) {
+                __m512bh b = (__m512bh)_mm512_set1_epi32((int)x[16 * c]);
+#pragma GCC unroll 4
+                for (int i = 0; i < tiles; i++) {
+                    sum[c * tiles + i] = _mm512_dpbf16_ps(sum[c * tiles + i], (__m512bh)v[i], b);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 24
+    for (int i = 0; i < tiles * cols; i++) {
+        const uint32_t row = (uint32_t)(i % tiles) * 16;
+        vf_store_n(t->y + (size_t)(i / tiles) * t->y_stride + row, sum[i], AG_MIN(16u, t->rows - row));
+    }
+}
+
+typedef void job_fn(const job *t);
+
+#define KERNEL(tiles, cols)                                                                                            \
+    static __attribute__((noinline)) void matmul_BF16_##tiles##_##cols##_avx512bf16(const job *t)                      \
+    {                                                                                                                  \
+        pairs(tiles, cols, t);                                                                                         \
+    }
+#define KERNELS_SMALL(tiles) KERNEL(tiles, 1) KERNEL(tiles, 2) KERNEL(tiles, 4) KERNEL(tiles, 6)
+#define NAME(tiles, cols) {cols, matmul_BF16_##tiles##_##cols##_avx512bf16}
+#define NAMES_SMALL(tiles) NAME(tiles, 6), NAME(tiles, 4), NAME(tiles, 2), NAME(tiles, 1)
+KERNELS_SMALL(1) KERNELS_SMALL(2) KERNELS_SMALL(4)
+KERNEL(1, 12) KERNEL(2, 12)
+
+typedef struct kernel { uint32_t cols; job_fn *run; } kernel;
+static const kernel kernels[3][5] = { /* of 1, 2 and 4 tiles: the largest first */
+    {NAME(1, 12), NAMES_SMALL(1)},
+    {NAME(2, 12), NAMES_SMALL(2)},
+    {NAMES_SMALL(4)},
+};
+
+/* k [k0,k1) of some columns; up to a multiple of 32 with zeros. */
+static void round_columns(const ag_act *a, uint32_t col, uint32_t cols, uint32_t k0, uint32_t k1, uint32_t *out)
+{
+    for (uint32_t c = 0; c < cols; c++) {
+        const float *x = a->x + (col + c) * a->x_stride;
+        uint32_t *to = out + c * 16, k = k0;
+        for (; k + 32 <= k1; k += 32, to += cols * 16) {
+            vi_store(to, (vi)_mm512_cvtne2ps_pbh(vf_load(x + k + 16), vf_load(x + k)));
+        }
+        if (k == k1) continue;
+        vf low = vf_load_n(x + k, AG_MIN(16u, k1 - k)), high = vf_zero();
+        if (k1 - k > 16) high = vf_load_n(x + k + 16, k1 - k - 16);
+        vi_store(to, (vi)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+/* 1, 2 or 4 tiles. */
+static void tiles_bf16(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t tiles, float *y,
+                       size_t y_stride)
+{
+    uint32_t x[CUT / 2 * COLS_TOGETHER] __attribute__((aligned(64)));
+    job t = {.x = x, .tile_bytes = w->tile_bytes, .y_stride = y_stride};
+    t.rows = AG_MIN(tiles * 16, w->rows - from * 16);
+    for (uint32_t k0 = 0; k0 < w->k; k0 += CUT) {
+        const kernel *k = kernels[tiles / 2];
+        const uint32_t k1 = AG_MIN(w->k, k0 + CUT);
+        t.weights = w->data + from * w->tile_bytes + (size_t)k0 * 32;
+        t.groups = (k1 - k0 + 31) / 32;
+        t.goes_on = k0 > 0;
+        const unsigned char *ahead = k1 < w->k ? t.weights + CUT * 32 : w->data + (from + tiles) * w->tile_bytes;
+        uint32_t turn = 0;
+        for (uint32_t c = 0; c < cols; c += k->cols, turn++) {
+            while (k->cols > cols - c) k++;
+            round_columns(a, c, k->cols, k0, k1, x);
+            t.y = y + c * y_stride;
+            t.ahead = ahead + (k->cols > FEW ? turn % tiles * w->tile_bytes : 0);
+            k->run(&t);
+        }
+    }
+}
+
+void ag__matmul_avx512bf16(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
+                           size_t y_stride)
+{
+    AG_ASSERT(to <= w->tiles);
+    if (w->type != AG_Q_BF16) {
+        ag__matmul_avx512(w, a, cols, from, to, y, y_stride);
+        return;
+    }
+    for (uint32_t tiles; from < to; y += (size_t)tiles * 16, from += tiles) {
+        tiles = to - from >= 4 ? 4 : to - from >= 2 ? 2 : 1;
+        tiles_bf16(w, a, cols, from, tiles, y, y_stride);
+    }
+}
