@@ -110,8 +110,8 @@ static void same_bits_bf16(const char *isa, const float *spec, const tiny_model 
     run_all(t, isa, NULL, 1, N, want);
     if (amx_emulated) assert_int_equal(amx_done > before, strcmp(isa, "amx") == 0);
     double off = distance(want, spec, n);
-    /* Rounding makes 0.016 here, where attention with large random scores enlarges it; a wrong product makes 1. */
-    if (!(off > 0 && off < 0.03)) fail_msg("%s: off by %g of the size of the logits", isa, off);
+    /* Rounding makes 0.016 here, and 0.045 with attention's; a wrong product makes 1. */
+    if (!(off > 0 && off < 0.1)) fail_msg("%s: off by %g of the size of the logits", isa, off);
     compare(t, isa, NULL, 3, 1, want);
     compare(t, isa, NULL, 2, 7, want);
     compare(t, isa, NULL, 2, 64, want);

@@ -9,9 +9,9 @@
  *           int32 within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
  *           interleaved chains in k order; reductions run in 64 lanes, joined pairwise. The scalar table is the
  *           specification; vector tables give the same bits wherever the header of a kernel says "exact", but for the
- *           products of BF16 weights on AMX: they round the activations to BF16 and sum in another order, which is off by
- *           at most 2^-8 of the sum of |w x|, and denormal weights count as zero; and attention over a cache of f16 on
- *           avx512bf16, which rounds all that it multiplies to BF16 (attention_avx512bf16.c). */
+ *           products of BF16 weights on AMX and avx512bf16: they round the activations to BF16 and sum in another order,
+ *           which is off by at most 2^-8 of the sum of |w x|, and denormals count as zero; and attention over a cache of
+ *           f16 on avx512bf16, which rounds all that it multiplies to BF16 (attention_avx512bf16.c). */
 #ifndef AG_CPU_H
 #define AG_CPU_H
 

@@ -8,20 +8,22 @@
  * All other types are AVX-512's. F16 has 3 bits more than BF16, which rounded weights would lose.
  *
  * Chains are tiles beside each other times columns, so that one load of weights serves columns and one broadcast of a
- * pair serves tiles: 24 sums hide six cycles on two ports even where each product waits for the last. */
+ * pair serves tiles: 24 sums hide six cycles on two ports even where each product waits for the last. In cuts of k, so
+ * that the weights of a cut stay in the first cache level for all columns while the next cut's are on their way. */
 #include "engine/cpu/vec_avx512.h"
 
 #include "engine/cpu/layout.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define CUT 128 /* k: 16 KiB of weights of 4 tiles, and as much that comes next, stay in the first cache level */
+#define CUT 128 /* k of many columns: 16 KiB of weights of 4 tiles, and as much that comes next, stay in the first level */
+#define AHEAD (CUT / 32) /* groups */
 #define SUMS 24
 #define COLS_TOGETHER 12
 #define FEW 4   /* columns that a kernel brings the next weights of all its tiles for; with more, of one tile a turn */
 
 typedef struct job {
     const unsigned char *weights; /* of the first tile, at the first k */
-    const unsigned char *ahead;   /* those that come next */
+    const unsigned char *next;    /* those of the next job */
     const uint32_t *x;            /* pairs: [groups of 32 k][columns][16] */
     float *y;
     size_t tile_bytes, y_stride;
@@ -38,9 +40,11 @@ INLINE void pairs(int tiles, int cols, const job *t)
         const float *from = t->y + (size_t)(i / tiles) * t->y_stride + row;
         sum[i] = t->goes_on ? vf_load_n(from, AG_MIN(16u, t->rows - row)) : vf_zero();
     }
-    const unsigned char *w = t->weights, *ahead = t->ahead;
+    const unsigned char *w = t->weights;
     const uint32_t *x = t->x;
     for (uint32_t g = 0; g < t->groups; g++, x += 16 * (cols - 1)) {
+        const bool inside = g + AHEAD < t->groups;
+        const unsigned char *ahead = inside ? w + AHEAD * 1024 : t->next + (g + AHEAD - t->groups) * 1024;
 #pragma GCC unroll 2
         for (int j = 0; j < 16; j++, x++, w += 64, ahead += 64) {
             for (int i = 0; i < (cols > FEW ? 1 : tiles); i++) __builtin_prefetch(ahead + (size_t)i * t->tile_bytes);
@@ -71,18 +75,19 @@ typedef void job_fn(const job *t);
     {                                                                                                                  \
         pairs(tiles, cols, t);                                                                                         \
     }
-#define KERNELS_SMALL(tiles) KERNEL(tiles, 1) KERNEL(tiles, 2) KERNEL(tiles, 4) KERNEL(tiles, 6)
-#define NAME(tiles, cols) {cols, matmul_BF16_##tiles##_##cols##_avx512bf16}
-#define NAMES_SMALL(tiles) NAME(tiles, 6), NAME(tiles, 4), NAME(tiles, 2), NAME(tiles, 1)
-KERNELS_SMALL(1) KERNELS_SMALL(2) KERNELS_SMALL(4)
+#define KERNELS(tiles) KERNEL(tiles, 6) KERNEL(tiles, 4) KERNEL(tiles, 2) KERNEL(tiles, 1)
+#define NAME(tiles, cols) matmul_BF16_##tiles##_##cols##_avx512bf16
+#define NAMES(tiles) NAME(tiles, 6), NAME(tiles, 4), NAME(tiles, 2), NAME(tiles, 1)
+KERNELS(1) KERNELS(2) KERNELS(4)
 KERNEL(1, 12) KERNEL(2, 12)
 
-typedef struct kernel { uint32_t cols; job_fn *run; } kernel;
-static const kernel kernels[3][5] = { /* of 1, 2 and 4 tiles: the largest first */
-    {NAME(1, 12), NAMES_SMALL(1)},
-    {NAME(2, 12), NAMES_SMALL(2)},
-    {NAMES_SMALL(4)},
+static const uint32_t sizes[] = {COLS_TOGETHER, 6, 4, 2, 1};
+static job_fn *const kernels[3][AG_ARRAY_LEN(sizes)] = { /* of 1, 2 and 4 tiles */
+    {NAME(1, 12), NAMES(1)},
+    {NAME(2, 12), NAMES(2)},
+    {NULL, NAMES(4)},
 };
+static uint32_t first_size(uint32_t tiles) { return tiles == 4; }
 
 /* k [k0,k1) of some columns; up to a multiple of 32 with zeros. */
 static void round_columns(const ag_act *a, uint32_t col, uint32_t cols, uint32_t k0, uint32_t k1, uint32_t *out)
@@ -100,29 +105,19 @@ static void round_columns(const ag_act *a, uint32_t col, uint32_t cols, uint32_t
     }
 }
 
-/* 1, 2 or 4 tiles. */
-static void tiles_bf16(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t tiles, float *y,
-                       size_t y_stride)
+/* Where a product stands: cuts of k, in each of them blocks of columns, for each of them 1, 2 or 4 tiles at a time. */
+typedef struct place { uint32_t from, to, tile, tiles, k0, k1, cut; } place;
+
+/* Tiles beside each other. Few columns wait for memory, which is faster with fewer streams. */
+static uint32_t tiles_at(uint32_t left, uint32_t cols) { return left >= 4 && cols > FEW ? 4 : left >= 2 ? 2 : 1; }
+
+/* The weights that are wanted after those of this place. */
+static const unsigned char *after(const ag_pack *w, const place *p)
 {
-    uint32_t x[CUT / 2 * COLS_TOGETHER] __attribute__((aligned(64)));
-    job t = {.x = x, .tile_bytes = w->tile_bytes, .y_stride = y_stride};
-    t.rows = AG_MIN(tiles * 16, w->rows - from * 16);
-    for (uint32_t k0 = 0; k0 < w->k; k0 += CUT) {
-        const kernel *k = kernels[tiles / 2];
-        const uint32_t k1 = AG_MIN(w->k, k0 + CUT);
-        t.weights = w->data + from * w->tile_bytes + (size_t)k0 * 32;
-        t.groups = (k1 - k0 + 31) / 32;
-        t.goes_on = k0 > 0;
-        const unsigned char *ahead = k1 < w->k ? t.weights + CUT * 32 : w->data + (from + tiles) * w->tile_bytes;
-        uint32_t turn = 0;
-        for (uint32_t c = 0; c < cols; c += k->cols, turn++) {
-            while (k->cols > cols - c) k++;
-            round_columns(a, c, k->cols, k0, k1, x);
-            t.y = y + c * y_stride;
-            t.ahead = ahead + (k->cols > FEW ? turn % tiles * w->tile_bytes : 0);
-            k->run(&t);
-        }
-    }
+    uint32_t tile = p->tile + p->tiles, k = p->k0;
+    if (tile == p->to && p->k1 < w->k) tile = p->from, k = p->k1;
+    else if (tile == p->to) k = 0;
+    return w->data + tile * w->tile_bytes + (size_t)k * 32;
 }
 
 void ag__matmul_avx512bf16(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
@@ -133,8 +128,25 @@ void ag__matmul_avx512bf16(const ag_pack *w, const ag_act *a, uint32_t cols, uin
         ag__matmul_avx512(w, a, cols, from, to, y, y_stride);
         return;
     }
-    for (uint32_t tiles; from < to; y += (size_t)tiles * 16, from += tiles) {
-        tiles = to - from >= 4 ? 4 : to - from >= 2 ? 2 : 1;
-        tiles_bf16(w, a, cols, from, tiles, y, y_stride);
+    uint32_t x[CUT / 2 * COLS_TOGETHER] __attribute__((aligned(64)));
+    place p = {.from = from, .to = to, .cut = cols > FEW || cols == 0 ? CUT : CUT * COLS_TOGETHER / cols / 32 * 32};
+    job t = {.x = x, .tile_bytes = w->tile_bytes, .y_stride = y_stride};
+    for (; p.k0 < w->k; p.k0 += p.cut) {
+        p.k1 = AG_MIN(w->k, p.k0 + p.cut);
+        t.groups = (p.k1 - p.k0 + 31) / 32;
+        t.goes_on = p.k0 > 0;
+        uint32_t size = first_size(tiles_at(to - from, cols)), turn = 0;
+        for (uint32_t c = 0; c < cols; c += sizes[size], turn++) {
+            while (sizes[size] > cols - c) size++;
+            round_columns(a, c, sizes[size], p.k0, p.k1, x);
+            for (p.tile = from; p.tile < to; p.tile += p.tiles) {
+                p.tiles = tiles_at(to - p.tile, cols);
+                t.rows = AG_MIN(p.tiles * 16, w->rows - p.tile * 16);
+                t.weights = w->data + p.tile * w->tile_bytes + (size_t)p.k0 * 32;
+                t.next = after(w, &p) + (sizes[size] > FEW ? turn % p.tiles * w->tile_bytes : 0);
+                t.y = y + c * y_stride + (size_t)(p.tile - from) * 16;
+                kernels[p.tiles / 2][size](&t);
+            }
+        }
     }
 }

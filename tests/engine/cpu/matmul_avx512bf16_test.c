@@ -1,5 +1,5 @@
-/* AVX512_BF16's products against their formula in plain C, bit for bit: every count of columns and tiles, and numbers of
- * every kind. matmul_test.c compares all types with the specification. */
+/* AVX512_BF16's products against their formula in plain C, bit for bit: every count of columns and tiles, and numbers
+ * of every kind. matmul_test.c compares all types with the specification. */
 #include "engine/cpu/fixture.h"
 
 #include "check.h"
