@@ -20,7 +20,7 @@ void ag__read_avx512bf16(const unsigned char *p, size_t bytes, size_t ahead) { a
 #define LOOP(instruction)                                                                                              \
     do {                                                                                                               \
         uint64_t n = ROUNDS;                                                                                           \
-        __asm__ volatile(".p2align 5\n1:\n\t" CHAINS_4(instruction, 0, 1, 2, 3) CHAINS_4(instruction, 4, 5, 6, 7)       \
+        __asm__ volatile("1:\n\t" CHAINS_4(instruction, 0, 1, 2, 3) CHAINS_4(instruction, 4, 5, 6, 7)     \
                          CHAINS_4(instruction, 8, 9, 10, 11) CHAINS_4(instruction, 12, 13, 14, 15)                     \
                          "dec %0\n\tjnz 1b"                                                                            \
                          : "+r"(n)                                                                                     \
