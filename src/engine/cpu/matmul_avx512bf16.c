@@ -15,7 +15,7 @@
 #include "engine/cpu/layout.h"
 
 #define INLINE static inline __attribute__((always_inline))
-#define CUT 128 /* k of many columns: 16 KiB of weights of 4 tiles, and as much that comes next, stay in the first level */
+#define CUT 128 /* k of many columns: 16 KiB of 4 tiles, and as much that comes next, stay in the first level */
 #define AHEAD (CUT / 32) /* groups */
 #define SUMS 24
 #define COLS_TOGETHER 12
