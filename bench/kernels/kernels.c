@@ -154,7 +154,7 @@ static void bench_type(bench *b, const ag_quant_row *q)
     p.act.x = x;
     p.act.x_stride = b->k;
     ag_act_place(&p.act, b->k, most, need(ag_mem_aligned(64, ag_act_bytes(b->k, most))));
-    for (uint32_t c = 0; c < most; c++) p.ops->quantize(&p.act, c, x + (size_t)c * b->k);
+    p.ops->quantize(&p.act, 0, most, x, b->k);
     p.y = need(ag_mem_aligned(64, (size_t)most * b->rows * sizeof(float)));
     if (wanted(b, "matmul")) bench_products(b, &p, q);
     void *all[] = {p.w.data, x, p.act.b, p.y};
@@ -236,7 +236,7 @@ static void row_rms_norm(const rows *r, uint32_t i)
 {
     r->ops->rms_norm(r->y + (size_t)i * r->k, r->x + (size_t)i * r->k, r->w, r->k, 1e-5f);
 }
-static void row_quantize(const rows *r, uint32_t i) { r->ops->quantize(&r->act, i, r->x + (size_t)i * r->k); }
+static void row_quantize(const rows *r, uint32_t i) { r->ops->quantize(&r->act, i, 1, r->x + (size_t)i * r->k, 0); }
 static void row_silu(const rows *r, uint32_t i)
 {
     r->ops->glu(r->y + (size_t)i * r->k, r->x + (size_t)i * r->k, r->up + (size_t)i * r->k, r->k, AG_ACT_SILU);

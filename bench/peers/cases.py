@@ -1,7 +1,7 @@
 """What is measured: models, cases, and how each peer may be set.
 
 A case is one thing that every engine does: so many tokens of prefill, or steps of so many sequences. `rows.py` turns
-the samples of cases into the rows of the table. Lengths are chosen so that a whole run takes about 25 minutes on two
+the samples of cases into the rows of the table. Lengths are chosen so that a whole run takes about half an hour on two
 cores.
 """
 BIG = {False: "llama-1b", True: "smollm2-135m"}  # True: of a quick run

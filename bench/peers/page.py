@@ -1,35 +1,16 @@
 """What bench/peers/run measured, as tables in Markdown, as a plot, and as the generated part of a page."""
 import html
-import os
-import pathlib
 
+import results
 import rows
 from peers import PEERS, ROOT
+from results import table
 
-BEGIN, END = "<!-- measured: begin (bench/peers/run) -->", "<!-- measured: end -->"
-
-
-def check(path):
-    """Before half an hour of measuring rather than after it: the page can take the result."""
-    words = pathlib.Path(path).read_text()
-    if words.count(BEGIN) != 1 or words.count(END) != 1 or words.index(BEGIN) > words.index(END):
-        raise SystemExit(f"{path}: there should be one line '{BEGIN}' and after it one line '{END}'")
+PLACE = results.Place("bench/peers/run")
 
 
 def put(path, r):
-    path = pathlib.Path(path)
-    svg = path.with_suffix(".svg")
-    svg.write_text(plot(r))
-    words = path.read_text()
-    before, after = words.split(BEGIN)[0], words.split(END)[1]
-    picture = f"![each row of the table: ours over the best peer]({os.path.relpath(svg, path.parent)})\n\n"
-    path.write_text(f"{before}{BEGIN}\n\n{picture}{text(r)}\n{END}{after}")
-
-
-def table(head, lines):
-    rule = ["---:" if h.endswith(" ") else "---" for h in head]
-    found = ["| " + " | ".join(h.strip() for h in head) + " |", "| " + " | ".join(rule) + " |"]
-    return "\n".join(found + ["| " + " | ".join(line) + " |" for line in lines])
+    PLACE.put(path, text(r), plot(r), "each row of the table: ours over the best peer")
 
 
 def number(value, digits):
@@ -48,15 +29,6 @@ def peer_names(r):
     return [p for p in PEERS if p in r["peers"] or p in r["lost"]]
 
 
-def warnings(r):
-    found = []
-    if r["quick"]:
-        found.append("**A quick run: these figures only show that the measurement works.**")
-    if r["waited_in_vain"] or r["others"] > 0.15:
-        found.append("**The machine was not quiet while this was measured. Measure again.**")
-    return found
-
-
 def about(r):
     m, ours = r["machine"], r["ours"]
     peak = rows.Run(r).peak
@@ -67,7 +39,7 @@ def about(r):
              f"{r['small']}, the big ones have the shape of Llama 3.2 1B and random weights.\n",
              f"- Machine: {m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, Linux {m['kernel']}. It reads "
              f"{number(peak('read_gb_s'), 1)} GB/s and does {number(peak('int8_gop_s'), 0)} int8 Gop/s "
-             "(`autoglm bench --peak`).",
+             f"(`autoglm bench --peak`). Other work took {100 * r['others']:.0f} % of it meanwhile.",
              f"- Of its instructions: {' '.join(m['flags'])}.",
              f"- autoglm: {version}."]
     for name in peer_names(r):
@@ -102,14 +74,9 @@ def text(r):
         ratio = number(row["ratio"], 2) if row["unit"] == "tokens/s" else ""
         lines.append([row["name"], row["unit"], *cells, ratio, goal(row["goals"])])
     head = ["", "", "autoglm ", *(p + " " for p in names), "ours / best ", "goal"]
-    return "\n\n".join(x for x in [*warnings(r), about(r), table(head, lines), flags_table(r)] if x) + "\n"
+    return "\n\n".join(x for x in [*results.warnings(r), about(r), table(head, lines), flags_table(r)] if x) + "\n"
 
 
-STYLE = ("text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:15px;font-weight:600}.s{fill:#656d76}"
-         ".b{fill:#fff}.ok{fill:#0969da}.low{fill:#bc4c00}.one{stroke:#8c959f;stroke-width:1.5}"
-         ".goal{stroke:#1f2328;stroke-width:2}"
-         "@media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#8d96a0}.b{fill:#0d1117}.ok{fill:#58a6ff}"
-         ".low{fill:#f0883e}.one{stroke:#6e7681}.goal{stroke:#e6edf3}}")
 LEFT, WIDTH, STEP, TOP = 250, 560, 28, 70
 
 
@@ -140,7 +107,7 @@ def plot(r):
         return LEFT + WIDTH * v / most
     note = "; a quick run, means nothing" if r["quick"] else ""
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img">'
-           f'<title>autoglm against the best peer</title><style>{STYLE}</style>'
+           f'<title>autoglm against the best peer</title><style>{results.STYLE}</style>'
            f'<rect class="b" width="900" height="{height}"/>'
            f'<text class="t" x="20" y="26">Tokens a second: ours over the best of {len(r["peers"])} peers</text>',
            f'<text class="s" x="20" y="48">{r["threads"]} threads, {html.escape(r["machine"]["processor"])}, '

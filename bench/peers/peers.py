@@ -211,8 +211,12 @@ class Peer:
         self.version, self.features = worker.about["version"], worker.about["features"]
         return worker
 
+    def key(self, model, load):
+        """What a worker has loaded; vLLM's folder is the same for all types of the big shape."""
+        return self.models.of(self.name, model, load), json.dumps(load, sort_keys=True)
+
     def worker(self, model, load):
-        key = (model, json.dumps(load, sort_keys=True))
+        key = self.key(model, load)
         if key in self.workers and self.workers[key].process.poll() is not None:
             self.workers.pop(key).close()
         if key not in self.workers:
@@ -223,11 +227,12 @@ class Peer:
         return self.workers[key]
 
     def let_go(self, model, load):
-        key = (model, json.dumps(load, sort_keys=True))
+        key = self.key(model, load)
         if key in self.workers:
             self.workers.pop(key).close()
 
-    def close(self):
-        for worker in self.workers.values():
-            worker.close()
-        self.workers = {}
+    def close(self, but_for=None):
+        """Ends the workers, but for those that serve this model too."""
+        for key in list(self.workers):
+            if but_for is None or key != self.key(but_for, json.loads(key[1])):
+                self.workers.pop(key).close()

@@ -15,6 +15,7 @@ typedef struct bench {
     uint32_t chunks[AG_BENCH_LIST_MAX], n_chunks;
     uint32_t steps, repeats;
     bool json, peak, passes;
+    bool mixed_asked; /* else steps with a piece of a prompt are measured where they fit */
     ag_bench_line lines[AG_BENCH_LINES_MAX];
     uint32_t n_lines;
     const char *isas[ISAS_MAX]; /* --isa all: what has been measured, and the rates of its lines */
@@ -151,9 +152,11 @@ static void plan_lines(bench *b)
             b->lines[b->n_lines++] =
                 (ag_bench_line){.kind = AG_BENCH_DECODE, .batch = b->batches[i], .context = b->contexts[c]};
     for (uint32_t k = 0; b->steps && k < b->n_chunks; k++)
-        for (uint32_t i = 0; b->chunks[k] && i < b->n_batches; i++)
+        for (uint32_t i = 0; b->chunks[k] && i < b->n_batches; i++) {
+            if (!b->mixed_asked && b->chunks[k] + b->batches[i] > AG_DIRECT_ROWS) continue;
             b->lines[b->n_lines++] = (ag_bench_line){
                 .kind = AG_BENCH_MIXED, .tokens = b->chunks[k], .batch = b->batches[i], .context = b->contexts[0]};
+        }
 }
 
 static int check_lines(const bench *b, ag_err *err)
@@ -434,6 +437,7 @@ int ag_cmd_bench(int argc, char **argv)
         int rc = parse_list("-p", prompts, 0, 1u << 20, b.prompts, &b.n_prompts, &err);
         bool any = false;
         for (uint32_t i = 0; i < b.n_prompts; i++) any = any || b.prompts[i];
+        b.mixed_asked = chunks != NULL;
         if (chunks == NULL) chunks = b.passes || !any ? "0" : "64";
         if (rc == AG_OK) rc = parse_list("-b", batches, 1, AG_DIRECT_ROWS, b.batches, &b.n_batches, &err);
         if (rc == AG_OK) rc = parse_list("--context", contexts, 0, 1u << 20, b.contexts, &b.n_contexts, &err);

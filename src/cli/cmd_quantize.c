@@ -119,6 +119,7 @@ static int plan(job *j, ag_err *err)
     char name[96];
     j->rows = ag_mem_array(n, sizeof *j->rows);
     if (j->rows == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a table of %u tensors", n);
+    int64_t layers = ag_recipe_count_layers(j->in);
     for (uint32_t i = 0; i < n; i++) {
         row *r = &j->rows[i];
         const ag_gguf_tensor *t = ag_gguf_tensor_at(j->in, i);
@@ -126,7 +127,7 @@ static int plan(job *j, ag_err *err)
             return ag_err_set(err, AG_E_USAGE, "%s: tensor %s is %s already, and rounding it again adds error to "
                               "error; start from an F32, F16 or BF16 file, or say --allow-requantize", j->o->in,
                               ag_gguf_show(name, sizeof name, t->name), name_of(t->type));
-        if (ag_recipe_takes(t)) r->want = ag_recipe_type(j->recipe, j->in, t, j->o->pure);
+        if (ag_recipe_takes(t)) r->want = ag_recipe_type(j->recipe, j->in, layers, t, j->o->pure);
         else r->want = t->n_dims == 1 ? AG_Q_F32 : t->type;
         r->type = ag_recipe_fit(r->want, t->dim[0]);
         j->bytes_after += bytes_of(r->type, weights_of(t));

@@ -37,7 +37,8 @@ static int version(void)
     printf("autoglm %s\n", AG_VERSION);
     printf("build: %s\n", compiler);
     for (const ag_cpu_isa *isa = NULL; (isa = ag_cpu_isa_next(isa)) != NULL;)
-        printf("instruction set: %s (%s)%s\n", isa->name, isa->needs, isa->runs() ? "" : ", not on this machine");
+        printf("instruction set: %s (%s)%s\n", isa->name, isa->needs,
+               !isa->runs() ? ", not on this machine" : !isa->pays() ? ", slower here than the next one" : "");
     return 0;
 }
 

@@ -108,7 +108,7 @@ static void lay_out_step(ag_backend *b, const ag_batch *s)
 
 /* Rows of the embedding table are read from the mapped file, and each may map 64 KiB around it. Given back every so many,
  * a long run does not come to hold a second copy of a large table. */
-#define EMBED_ROWS 1024u
+#define EMBED_ROWS 256u
 #define EMBED_BYTES_MIN (64u << 20)
 
 static void release_embeddings(ag_backend *b, uint32_t rows)

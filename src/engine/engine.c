@@ -103,6 +103,14 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     else ag__door_tell(&e->door, g);
 }
 
+static const char *why_unsampled(int code)
+{
+    return code == AG_E_UNSUPPORTED
+               ? "every token that this model knows ends an answer, and ignore_eos or min_tokens forbids those here: there is "
+                 "nothing to answer with"
+               : "the model computed values that are not finite: its file is damaged, or its weights are too large";
+}
+
 static void take_samples(ag_engine *e)
 {
     uint64_t now = ag_now_us();
@@ -110,8 +118,7 @@ static void take_samples(ag_engine *e)
         ag_gen *g = ag__gen_of(e->step->outs[i].seq);
         uint32_t at = e->step->outs[i].index;
         if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) continue; /* an earlier row of it failed; still held below */
-        if (e->sample_rc[i] != AG_OK)
-            ag__door_fail(&e->door, g, e->sample_rc[i], "the model gave no usable probabilities; its file may be damaged");
+        if (e->sample_rc[i] != AG_OK) ag__door_fail(&e->door, g, e->sample_rc[i], why_unsampled(e->sample_rc[i]));
         else if (at + 1 < g->seq.n_tokens) take_score(g, at, &e->samples[i]);
         else take_token(e, g, &e->samples[i], now);
     }
@@ -302,6 +309,7 @@ static void serve(ag_engine *e)
 static void *thread_main(void *arg)
 {
     ag_engine *e = arg;
+    pthread_setname_np(pthread_self(), "ag-engine");
     e->open_rc = thread_open(e, &e->open_err);
     bool open = e->open_rc == AG_OK;
     sem_post(&e->opened);

@@ -1,8 +1,9 @@
 /* engine.h - a model on a device: admits generations, batches them step by step, keeps their KV pages.
  * Owns    : plan, KV cache, thread pool, its thread, the generations that were submitted and have not ended.
  * Threads : open and close by one; submit, cancel, move and stats from any, at once, whatever the engine computes
- *           (door.h); steps run on the engine's thread, which is compute worker 0; a clock's thread puts out those whose
- *           deadline comes while they wait.
+ *           (door.h), none of which may still run when close is called; afterwards cancel, read and put are fine. Steps
+ *           run on the engine's thread, which is compute worker 0; a clock's thread puts out those whose deadline comes
+ *           while they wait.
  * Limits  : ctx_tokens of KV in all, running_max sequences at once; queue_max generations, queue_tokens tokens and
  *           queue_bytes bytes waiting.
  * Errors  : open: AG_E_NOMEM, AG_E_FILE (a tensor missing or of the wrong shape), AG_E_UNSUPPORTED, AG_E_USAGE. */

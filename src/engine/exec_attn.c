@@ -57,12 +57,11 @@ void ag__exec_heads(const ag__lane *l, uint32_t from, uint32_t to)
 /* This KV head's part of the rows, as the next product wants it. */
 static void quantize_heads(const ag_backend *b, const ag_node *n, const ag_attn *a, uint32_t row, uint32_t h)
 {
-    for (uint32_t t = 0; n->qout >= 0 && t < a->tokens; t++) {
-        ag_act part = ag__exec_act(b, n->qout);
-        part.b += (size_t)h * a->heads * n->dim_v / 32;
-        part.k = a->heads * n->dim_v;
-        b->ops->quantize(&part, row + t, a->out + t * a->out_stride);
-    }
+    if (n->qout < 0) return;
+    ag_act part = ag__exec_act(b, n->qout);
+    part.b += (size_t)h * a->heads * n->dim_v / 32;
+    part.k = a->heads * n->dim_v;
+    b->ops->quantize(&part, row, a->tokens, a->out, a->out_stride);
 }
 
 /* The heads stage's work for the one row of a unit, whose heads nobody else has: q made ready aside, since other units

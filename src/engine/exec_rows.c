@@ -28,7 +28,7 @@ static void run_norm(const ag__lane *l, const ag_node *n, uint32_t row, float *t
     }
     if (n->qout >= 0) {
         ag_act a = ag__lane_act(l, n->qout);
-        l->b->ops->quantize(&a, row, y);
+        l->b->ops->quantize(&a, row, 1, y, 0);
     }
 }
 
@@ -72,7 +72,7 @@ static void run_row(const ag__lane *l, const ag_node *n, uint32_t row, float *tm
     case AG_GOP_SELECT: run_select(l, n, row); break;
     case AG_GOP_QUANTIZE: {
         ag_act a = ag__lane_act(l, n->out);
-        l->b->ops->quantize(&a, row, ag__lane_row(l, n->in[0], row));
+        l->b->ops->quantize(&a, row, 1, ag__lane_row(l, n->in[0], row), 0);
         break;
     }
     default: AG_ASSERT(!"an operation that is not by rows");

@@ -89,7 +89,7 @@ static void run_gated(const ag__lane *l, const ag_node *n, uint32_t from, uint32
     ag_act part = ag__exec_act(b, n->qout);
     part.b += from / 2;
     part.k = 2 * AG_CPU_TILE;
-    for (uint32_t c = 0; c < cols; c++) b->ops->quantize(&part, c0 + c, y + c * stride);
+    b->ops->quantize(&part, c0, cols, y, stride);
 }
 
 /* Tiles [from,to) of one segment, whose first row is the result's row `column`. */
@@ -111,8 +111,11 @@ static void run_segment(const ag__lane *l, const ag_node *n, const ag_weight *se
     b->ops->matmul(w, &a, cols, from, to, tmp, width); /* y may be the residual's own place */
     if (seg->bias) add_rows(tmp, width, seg->bias + row, 0, cols, rows);
     const float *res = ag__lane_row(l, n->residual, c0) + column + row;
-    add_rows(tmp, width, res, ag__exec_stride(b, n->residual), cols, rows);
-    for (uint32_t c = 0; c < cols; c++) memcpy(y + c * stride, tmp + c * width, rows * sizeof *y);
+    const size_t res_stride = ag__exec_stride(b, n->residual);
+    for (uint32_t c = 0; c < cols; c++, y += stride, res += res_stride, tmp += width) {
+        if (y != res) memcpy(y, res, rows * sizeof *y);
+        b->ops->add(y, tmp, rows);
+    }
 }
 
 /* Tiles [from,to) of all segments. */

@@ -212,12 +212,23 @@ static int open_temporary(const ag_image *im, const char *path, ag_err *err)
     return -1;
 }
 
+/* A piece on its way to the disk, and the one before it there: what is left for the end takes no longer than a piece, so
+ * that a stop is heard as soon. Where a file system cannot do that, fsync does it all. */
+static int push_piece(int fd, uint64_t at)
+{
+    const unsigned arrived = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    int failed = sync_file_range(fd, (off_t)at, PIECE, SYNC_FILE_RANGE_WRITE);
+    if (failed == 0 && at >= PIECE) failed = sync_file_range(fd, (off_t)(at - PIECE), PIECE, arrived);
+    return failed == 0 || errno == EINVAL || errno == ESPIPE || errno == ENOSYS ? AG_OK : AG_E_IO;
+}
+
 /* The head comes last: without it a file is no image. */
 static int write_data(ag_image *im, int fd, const unsigned char *data, const _Atomic bool *stop)
 {
     for (uint64_t at = 0; at < im->head->data_bytes; at += PIECE) {
         if (atomic_load(stop)) return AG_E_CANCELLED;
         int rc = write_at(fd, data + at, AG_MIN(PIECE, im->head->data_bytes - at), im->head->data_at + at);
+        if (rc == AG_OK) rc = push_piece(fd, im->head->data_at + at);
         if (rc != AG_OK) return rc;
     }
     for (uint64_t i = 0; i < im->head->packs; i++) {
@@ -225,7 +236,8 @@ static int write_data(ag_image *im, int fd, const unsigned char *data, const _At
         im->rows[i].sum = XXH3_64bits(data + im->rows[i].at, im->rows[i].bytes);
     }
     im->head->check = head_check(im);
-    return write_at(fd, im->head, im->head_bytes, 0);
+    int rc = write_at(fd, im->head, im->head_bytes, 0);
+    return rc == AG_OK && atomic_load(stop) ? AG_E_CANCELLED : rc;
 }
 
 int ag_image_write(ag_image *im, const unsigned char *data, const _Atomic bool *stop, ag_err *err)

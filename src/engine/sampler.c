@@ -116,10 +116,26 @@ static uint32_t best_of(const float *x, uint32_t n, uint32_t want, cand *out)
     return have;
 }
 
+/* What argmax makes of a NaN hangs on where it stands, so that all of them are looked at: as integers, which compilers turn
+ * into vectors (5 us for 49,152). Minus infinity, which is let pass, is looked for only where anything is odd. */
+static bool all_numbers(const float *x, uint32_t n)
+{
+    uint32_t odd = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        odd |= 0x7f7fffffu - (bits & 0x7fffffffu); /* the sign: its exponent is all ones */
+    }
+    for (uint32_t i = 0; odd >> 31 && i < n; i++)
+        if (!isfinite(x[i]) && x[i] != -INFINITY) return false;
+    return true;
+}
+
 int ag_sampler_score(ag_sampler *s, const float *logits, int32_t id, int32_t top, ag_sample *out)
 {
     AG_CHECK(s, SAMPLER_MAGIC);
     AG_ASSERT(top >= 0 && top <= AG_GEN_TOP_MAX && (uint32_t)id < s->vocab);
+    if (!all_numbers(logits, s->vocab)) return AG_E_INTERNAL;
     float max = logits[s->ops->argmax(logits, s->vocab)];
     double log_sum = (double)max + log((double)s->ops->max_exp_sum(logits, s->vocab, max));
     if (!isfinite(log_sum)) return AG_E_INTERNAL;
@@ -252,10 +268,11 @@ int ag_sampler_sample(ag_sampler *s, const ag_sample_in *in, ag_sample *out)
 {
     AG_CHECK(s, SAMPLER_MAGIC);
     const ag_sampling *p = in->sampling;
+    if (!all_numbers(in->logits, s->vocab)) return AG_E_INTERNAL;
     const float *x = adjust(s, in);
     uint32_t best = s->ops->argmax(x, s->vocab);
     float max = x[best];
-    if (!isfinite(max)) return AG_E_INTERNAL;
+    if (!isfinite(max)) return isfinite(in->logits[s->ops->argmax(in->logits, s->vocab)]) ? AG_E_UNSUPPORTED : AG_E_INTERNAL;
     int32_t id = (int32_t)best;
     if (p->temperature > 0 && p->top_k != 1) {
         float t = 1 / p->temperature;

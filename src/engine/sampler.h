@@ -2,7 +2,9 @@
  * Owns    : scratch memory, one ag_sampler per worker thread.
  * Threads : a sampler by one thread at a time; different samplers at once.
  * Limits  : the vocabulary given at open.
- * Errors  : open: AG_E_NOMEM. sample: AG_E_INTERNAL when no token has a finite logit (a damaged model's weights).
+ * Errors  : open: AG_E_NOMEM. sample and score: AG_E_INTERNAL when a logit is no number or infinite, or none is finite
+ *           (a damaged model's weights); a logit of minus infinity is a token that never comes. sample: AG_E_UNSUPPORTED
+ *           when every token that has a finite logit is banned.
  * Order   : bias and penalties on the logits; temperature; then top_k, top_p, min_p, typical_p, each over what the one
  *           before it left, renormalised (as Hugging Face and vLLM order them); one draw. Equal logits rank by id.
  *           Log probabilities are those of the logits as the model gave them.

@@ -84,6 +84,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     int rc = check_conf(conf, err);
     if (rc != AG_OK) return rc;
     if (sodium_init() < 0) return ag_err_set(err, AG_E_INTERNAL, "The cryptographic library could not be set up.");
+    ag_openai_init();
     ag_live *live = NULL;
     ag_gateway *gw = ag_mem_zalloc(sizeof *gw);
     if (gw == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway.");

@@ -22,7 +22,7 @@ import tiny_models  # noqa: E402
 
 def result(**changes):
     """A whole run in which everybody does 100 tokens a second and we do 130."""
-    r = {"quick": False, "rounds": 5, "threads": 2, "date": "2026-01-01", "small": "small.gguf", "waited_in_vain": False, "others": 0.0,
+    r = {"quick": False, "rounds": 5, "threads": 2, "date": "2026-01-01", "small": "small.gguf", "others": 0.0,
          "machine": {"processor": "A <processor>", "cores": 2, "memory_gib": 8.0, "kernel": "6.0", "flags": ["avx2"], "amx": False},
          "ours": {"version": "autoglm 1", "revision": None, "isa": "avx2", "flags": [], "bytes": {}},
          "peers": {"llama.cpp": {"version": "1", "built": "built here", "features": "AVX2"},
@@ -76,6 +76,8 @@ class Table(unittest.TestCase):
         self.assertIn("**missed**", words)
         self.assertNotIn("quick run", words)
         self.assertIn("quick run", page.text(result(quick=True)))
+        self.assertNotIn("not quiet", words)
+        self.assertIn("not quiet: other work took 20 %", page.text(result(others=0.2)))
 
     def test_the_plot_is_xml_with_a_bar_per_measured_row(self):
         tree = xml.etree.ElementTree.fromstring(page.plot(result()))
@@ -87,7 +89,7 @@ class Table(unittest.TestCase):
     def test_a_page_keeps_what_is_around_the_tables(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "page.md"
-            path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+            path.write_text(f"before\n{page.PLACE.begin}\nold\n{page.PLACE.end}\nafter\n")
             page.put(path, result())
             words = path.read_text()
             self.assertTrue(words.startswith("before\n") and words.endswith("after\n"), words)
@@ -95,7 +97,7 @@ class Table(unittest.TestCase):
             self.assertTrue((pathlib.Path(folder) / "page.svg").exists())
             path.write_text("no marks")
             with self.assertRaises(SystemExit):
-                page.check(path)
+                page.PLACE.check(path)
 
 
 class Flags(unittest.TestCase):

@@ -115,6 +115,11 @@ class Measure(unittest.TestCase):
         self.assertEqual([], self.bench(*args)["mixed"])
         self.assertEqual([3], [x["tokens"] for x in self.bench(*args, "--mixed", "3")["mixed"]])
 
+    def test_one_that_was_not_asked_for_is_left_out_where_it_does_not_fit(self):
+        got = self.bench("-p", "1", "-n", "1", "-b", "4,480")
+        self.assertEqual([4, 480], [x["batch"] for x in got["decode"]])
+        self.assertEqual([4], [x["batch"] for x in got["mixed"]])
+
     def test_bench_shows_what_each_pass_brings(self):
         rows = run("compile", "--passes").stdout.splitlines()
         listed = [row.split()[0] for row in rows if not row.endswith("(needed)")]

@@ -15,6 +15,7 @@ import tiny_models
 
 BIN = os.environ["AUTOGLM_TEST_BIN"]
 HERE = pathlib.Path(__file__).resolve().parent.parent.parent / "bench/serving"
+sys.path.insert(0, str(HERE.parent))  # what pages share
 
 
 def load(name):
@@ -55,11 +56,21 @@ def result(ours, theirs):
         "prompt": 100,
         "answer": "32-96",
         "clients": sorted(int(c) for c in ours),
-        "machine": {"processor": "p & q", "cores": 2, "kernel": "k"},
+        "machine": {"processor": "p & q", "cores": 2, "memory_gib": 8.0, "kernel": "k"},
         "others": 0.0,
         "revision": "r",
         "missing": {"vLLM": "it cannot be had"},
-        "servers": {name: {"version": "1", "flags": ["-x"], "cells": cells} for name, cells in servers.items()},
+        "servers": {
+            name: {
+                "version": "1",
+                "flags": ["-x"],
+                "clients_flags": {n: ["-np", n] for n in cells},
+                "environment": {"THREADS": "2"},
+                "cells": cells,
+                "lost": {},
+            }
+            for name, cells in servers.items()
+        },
     }
 
 
@@ -71,17 +82,37 @@ class Page(unittest.TestCase):
         )
         self.assertEqual(
             [(1, 1.5, True), (1, 0.5, True), (8, 1.95, False), (32, 2.0, True), (32, 1.6, False)],
-            [(n, round(ratio, 3), met) for n, _, ratio, _, met in page.goals(r)],
+            [(n, round(ratio, 3), met) for n, _, ratio, goal, met in page.compared(r) if goal],
         )
         text = page.text(r)
         self.assertEqual(2, text.count("**missed**"))
-        self.assertIn("vLLM: unavailable. it cannot be had", text)
+        for words in ("vLLM: unavailable. it cannot be had", "`-x`, and for one client `-np 1`; 8 clients `-np 8`", "THREADS=2"):
+            self.assertIn(words, text)
 
     def test_the_best_peer_counts(self):
         r = result({"8": [one(300, 30)]}, {"8": [one(100, 60)]})
         r["servers"]["vLLM"] = copy.deepcopy(r["servers"]["llama.cpp"])
         r["servers"]["vLLM"]["cells"]["8"] = [one(200, 60)]
-        self.assertEqual(1.5, round(page.goals(r)[0][2], 3))
+        self.assertEqual(1.5, round(page.compared(r)[0][2], 3))
+
+    def test_a_cell_that_failed_is_shown_as_failed_and_missed_if_ours(self):
+        r = result({"8": [one(300, 30)], "32": [one(300, 30)]}, {"8": [one(100, 60)], "32": [one(100, 60)]})
+        r["servers"]["llama.cpp"]["lost"]["8"] = "it fell over"
+        r["servers"]["autoglm"]["lost"]["32"] = "it would not start"
+        text = page.text(r)
+        self.assertIn("llama.cpp with 8 clients failed: it fell over", text)
+        self.assertEqual(2, text.count("| **failed** |"))
+        self.assertEqual(
+            [(8, None), (32, False), (32, False)], [(n, met) for n, _, _, goal, met in page.compared(r) if goal]
+        )
+        self.assertEqual(2, page.plot(r).count(">failed<"))
+        xml.dom.minidom.parseString(page.plot(r))
+
+    def test_a_run_that_was_broken_off_says_how_far_it_came(self):
+        r = result({"8": [one(300, 30)]}, {})
+        r["rounds"], r["clients"] = 3, [1, 8]
+        self.assertIn("autoglm with 8 clients: 1 of 3 rounds so far", page.text(r))
+        xml.dom.minidom.parseString(page.plot(r))
 
     def test_rates_are_medians_and_quantiles_those_of_all_requests(self):
         c = page.cell([one(100, 10), one(300, 20), one(200, 30, last_ms=99)], 2)
@@ -101,9 +132,9 @@ class Page(unittest.TestCase):
             path = pathlib.Path(folder) / "page.md"
             path.write_text("before\n")
             with self.assertRaises(SystemExit):
-                page.check(path)
-            path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
-            page.check(path)
+                page.PLACE.check(path)
+            path.write_text(f"before\n{page.PLACE.begin}\nold\n{page.PLACE.end}\nafter\n")
+            page.PLACE.check(path)
             page.put(path, r)
             text = path.read_text()
             self.assertTrue(text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text)
@@ -151,6 +182,21 @@ class Run(unittest.TestCase):
                 self.assertEqual(requests, sum(n for _, n in got["ttft_ms"]["buckets_us"]))
             self.assertIn("only show that the measurement works", text)
             self.assertEqual(text, self.run_it("--render", "--json", kept).stdout)
+            again = self.run_it(*args)  # nothing is left to measure
+            self.assertEqual((text, ""), (again.stdout, "".join(x for x in again.stderr.splitlines() if "round" in x)))
+
+    def test_a_server_that_fails_does_not_end_the_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = tiny_models.write(folder, "llama") or os.path.join(folder, "tiny-llama-F32.gguf")
+            broken = os.path.join(folder, "llama-server")
+            pathlib.Path(broken).write_text("#!/bin/sh\necho it would not run >&2\nexit 3\n")
+            os.chmod(broken, 0o755)
+            kept = os.path.join(folder, "kept.json")
+            args = ["--quick", "--binary", BIN, "--model", model, "--json", kept, "--without", "vLLM"]
+            text = self.run_it(*args, "--llama-server", broken).stdout
+            self.assertEqual(2, text.count("| **failed** |"))
+            self.assertIn("llama.cpp with 2 clients failed: it did not start: it would not run", text)
+            self.assertEqual({"1", "2"}, set(json.loads(pathlib.Path(kept).read_text())["servers"]["autoglm"]["cells"]))
 
     def test_a_page_that_cannot_take_the_result_is_refused_before_measuring(self):
         with tempfile.NamedTemporaryFile(suffix=".md") as f:

@@ -72,7 +72,7 @@ static void test_same_alone_and_together(void **state)
     same_in(conf_of(4096, 5, 16), false);
     ag_engine_conf one = conf_of(4096, 64, 64);
     one.threads = 1;
-    one.isa = "scalar";
+    if (strcmp(ag_cpu_isa_find(NULL)->name, "avx512bf16") != 0) one.isa = "scalar"; /* attention's bits are its own there */
     same_in(one, false);
 }
 

@@ -198,6 +198,30 @@ static void test_odd_logits(void **state)
     assert_int_equal(ag_sampler_sample(s, &in, &out), AG_E_INTERNAL);
     x[1] = INFINITY;
     assert_int_equal(ag_sampler_sample(s, &in, &out), AG_E_INTERNAL);
+    /* Wherever it stands, and whatever else is there. */
+    for (int at = 0; at < 3; at++) {
+        const float odd[] = {NAN, -NAN, INFINITY};
+        for (size_t k = 0; k < AG_ARRAY_LEN(odd); k++) {
+            x[0] = x[1] = x[2] = 1;
+            x[at] = odd[k];
+            for (int greedy = 0; greedy < 2; greedy++) {
+                p.temperature = greedy ? 0 : 1;
+                in.top_logprobs = greedy ? -1 : 1;
+                assert_int_equal(ag_sampler_sample(s, &in, &out), AG_E_INTERNAL);
+            }
+            assert_int_equal(ag_sampler_score(s, x, 1, 1, &out), AG_E_INTERNAL);
+        }
+        x[0] = x[1] = x[2] = 1;
+        x[at] = -INFINITY;
+        assert_int_equal(ag_sampler_sample(s, &in, &out), AG_OK);
+        assert_int_not_equal(out.id, at);
+    }
+    x[0] = x[1] = x[2] = 1;
+    const int32_t all[] = {0, 1, 2};
+    in.banned = all;
+    in.n_banned = 3;
+    assert_int_equal(ag_sampler_sample(s, &in, &out), AG_E_UNSUPPORTED);
+    in.n_banned = 0;
     const float fine[3] = {3e38f, -3e38f, 0};
     in.logits = fine;
     const float temps[] = {0, 1e-30f, 1e-3f, 1, 10};

@@ -195,19 +195,26 @@ def rope(hp, x, positions, local):
     return y
 
 
-def attention(hp, q, k, v, sliding):
+def attention(hp, q, k, v, sliding, pairs=False):
     n = q.shape[0]
     back = np.arange(n)[:, None] - np.arange(n)[None, :]
     seen = back >= 0
     if sliding:
         seen &= back < hp.window
     out = np.empty_like(q)
+    near = bf16 if pairs else lambda x: x
+    q, k, v = near(q * hp.attn_scale), near(k), near(v)
     for h in range(hp.heads):
         kv = h // (hp.heads // hp.kv_heads)
-        score = np.where(seen, q[:, h] @ k[:, kv].T * hp.attn_scale, -np.inf)
-        p = np.exp(score - score.max(axis=1, keepdims=True))
+        score = np.where(seen, q[:, h] @ k[:, kv].T, -np.inf)
+        p = near(np.exp(score - score.max(axis=1, keepdims=True)))
         out[:, h] = p / p.sum(axis=1, keepdims=True) @ v[:, kv]
     return out
+
+
+def bf16(x):
+    u = x.astype(np.float32).view(np.uint32)
+    return ((u + 0x7FFF + (u >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
 
 
 def int8_blocks(x):
@@ -221,17 +228,21 @@ class Model:
     """n_ctx: tokens that a sequence may have, where that differs from the file's context length (longrope asks).
 
     rounded: round where an engine does for speed (K and V to float16, the other factor of quantized weights to int8).
+    pairs: as it does where the processor multiplies pairs of bfloat16: all that attention multiplies, and the other factor of
+    BF16 weights.
     The distance between a rounded and an exact run says how much of an engine's error rounding explains.
     """
 
-    def __init__(self, path, n_ctx=None, rounded=False):
-        self.g, self.rounded = Gguf(path), rounded
+    def __init__(self, path, n_ctx=None, rounded=False, pairs=False):
+        self.g, self.rounded, self.pairs = Gguf(path), rounded, pairs
         self.hp = Hparams(self.g, n_ctx)
         self.embed = self.g.weight("token_embd.weight")
         self.out = self.g.weight("output.weight") if self.g.has("output.weight") else self.embed
 
     def _times(self, name, w, x):
         quantized = self.g.index[name][0] not in ("F32", "F16", "BF16")
+        if self.pairs and self.g.index[name][0] == "BF16":
+            x = bf16(x)
         return (int8_blocks(x) if self.rounded and quantized else x) @ w.T
 
     def _product(self, layer, name, x):
@@ -262,7 +273,7 @@ class Model:
         q, k = rope(hp, q, positions, local), rope(hp, k, positions, local)
         if self.rounded:
             k, v = k.astype(np.float16).astype(np.float64), v.astype(np.float16).astype(np.float64)
-        return self._product(i, "attn_output", attention(hp, q, k, v, hp.sliding[i]).reshape(x.shape[0], -1))
+        return self._product(i, "attn_output", attention(hp, q, k, v, hp.sliding[i], self.pairs).reshape(x.shape[0], -1))
 
     def _ffn(self, i, x):
         act = gelu_tanh if self.hp.family == "gemma3" else silu

@@ -25,7 +25,7 @@ class Start(unittest.TestCase):
             self.assertIn("No API key", listening["access"])
             self.assertIn("this machine only", listening["access"])
             self.assertEqual(ready["threads"], 1)
-            self.assertIn(ready["isa"], ("scalar", "avx2", "avxvnni", "avx512", "amx", "dotprod", "i8mm"))
+            self.assertIn(ready["isa"], ("scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "amx", "dotprod", "i8mm"))
             self.assertTrue(ready["model"])
             self.assertGreater(ready["ctx"], 0)
             for path in ("/livez", "/readyz", "/health"):

@@ -9,8 +9,9 @@
  *           int32 within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
  *           interleaved chains in k order; reductions run in 64 lanes, joined pairwise. The scalar table is the
  *           specification; vector tables give the same bits wherever the header of a kernel says "exact", but for the
- *           products of BF16 weights on AMX: they round the activations to BF16 and sum in another order, which is off by
- *           at most 2^-8 of the sum of |w x|, and denormal weights count as zero. */
+ *           products of BF16 weights on AMX and avx512bf16: they round the activations to BF16 and sum in another order,
+ *           which is off by at most 2^-8 of the sum of |w x|, and denormals count as zero; and attention over a cache of
+ *           f16 on avx512bf16, which rounds all that it multiplies to BF16 (attention_avx512bf16.c). */
 #ifndef AG_CPU_H
 #define AG_CPU_H
 
@@ -107,9 +108,9 @@ typedef struct ag_cpu_ops {
      * with `y_stride` floats per column; rows past w->rows are not written. exact. */
     void (*matmul)(const ag_pack *w, const ag_act *a, uint32_t cols, uint32_t from, uint32_t to, float *y,
                    size_t y_stride);
-    /* Blocks of one column c from x[0..k). d = absmax/127 of each 32, round to nearest even; a block whose values are
-     * all below 1e-30 becomes zeros. exact. */
-    void (*quantize)(const ag_act *a, uint32_t c, const float *x);
+    /* Blocks of columns [c, c + cols) from x[0..k) and so on. d = absmax/127 of each 32, round to nearest even; a block
+     * whose values are all below 1e-30 becomes zeros. exact. */
+    void (*quantize)(const ag_act *a, uint32_t c, uint32_t cols, const float *x, size_t x_stride);
     /* y = x / rms(x) * w; y may be x (gemma's 1 + w is already in its GGUF files). exact. */
     void (*rms_norm)(float *y, const float *x, const float *w, uint32_t n, float eps);
     void (*add)(float *y, const float *x, uint32_t n);                       /* y += x. exact */
@@ -140,9 +141,10 @@ void ag_cpu_kv_store_q8(unsigned char *k, unsigned char *v, uint32_t slot, const
                         uint32_t dim_k, uint32_t dim_v);
 
 typedef struct ag_cpu_isa {
-    const char *name;     /* "amx", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "scalar" */
+    const char *name;     /* "amx", "avx512bf16", "avx512", "avxvnni", "avx2", "i8mm", "dotprod", "scalar" */
     const char *needs;    /* in words, for --version and errors */
     bool (*runs)(void);   /* this machine has it */
+    bool (*pays)(void);   /* and gains by it: asked only where it runs; always the same answer in a process */
     const ag_cpu_ops *ops;
     /* For the peaks: its int8 dot product, and its multiply-add of floats, on registers alone, returning the operations
      * done; and reading memory. */
@@ -151,7 +153,7 @@ typedef struct ag_cpu_isa {
     void (*read)(const unsigned char *p, size_t bytes, size_t ahead); /* ahead: bytes of prefetch */
 } ag_cpu_isa;
 
-const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs here */
+const ag_cpu_isa *ag_cpu_isa_find(const char *name);          /* NULL, "" or "auto": the best that runs and pays */
 const ag_cpu_isa *ag_cpu_isa_next(const ag_cpu_isa *isa);     /* walks the table, best first, from NULL to NULL */
 
 /* What this machine can do, for shares of peak: bytes/s read by `threads` threads from memory (buffers far beyond the

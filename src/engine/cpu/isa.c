@@ -16,6 +16,12 @@ static bool ag__has_avx512(void)
            __builtin_cpu_supports("avx512vnni");
 }
 
+static bool ag__has_avx512bf16(void)
+{
+    unsigned a, b, c, d;
+    return ag__has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5) != 0;
+}
+
 static bool ag__has_amx(void) { return ag__has_avx512() && ag__amx_ready(); }
 
 static bool ag__has_avx2(void)
@@ -41,9 +47,11 @@ static bool ag__has_i8mm(void) { return ag__has_dotprod() && (getauxval(AT_HWCAP
 
 static bool ag__has_scalar(void) { return true; }
 
+static bool ag__pays_always(void) { return true; }
+
 static const ag_cpu_isa table[] = {
-#define AG_ISA(name, needs, test) \
-    {#name, needs, test, &ag__ops_##name, ag__burn_##name, ag__burn_float_##name, ag__read_##name},
+#define AG_ISA(name, needs, there, pays) \
+    {#name, needs, there, pays, &ag__ops_##name, ag__burn_##name, ag__burn_float_##name, ag__read_##name},
 #include "engine/cpu/isa.def"
 #undef AG_ISA
 };
@@ -52,7 +60,7 @@ const ag_cpu_isa *ag_cpu_isa_find(const char *name)
 {
     bool any = name == NULL || name[0] == 0 || strcmp(name, "auto") == 0;
     for (size_t i = 0; i < AG_ARRAY_LEN(table); i++) {
-        if ((any || strcmp(name, table[i].name) == 0) && table[i].runs()) return &table[i];
+        if ((any || strcmp(name, table[i].name) == 0) && table[i].runs() && (!any || table[i].pays())) return &table[i];
     }
     return NULL;
 }

@@ -126,6 +126,9 @@ static void *worker_main(void *arg)
 {
     worker w = *(worker *)arg;
     ag_mem_free(arg);
+    char name[16];
+    snprintf(name, sizeof name, "ag-compute-%u", w.index % 10000u);
+    pthread_setname_np(pthread_self(), name);
     uint32_t number = 0;
     while (!atomic_load_explicit(&w.pool->closing, memory_order_relaxed)) {
         if (!spin_for_stage(w.pool, number)) sleep_for_stage(w.pool, number);

@@ -12,9 +12,8 @@ static float join(float lane[LANES])
     return lane[0];
 }
 
-static void quantize_scalar(const ag_act *a, uint32_t c, const float *x)
+static void quantize_column(const ag_act *a, uint32_t c, const float *x)
 {
-    AG_ASSERT(a->k % 32 == 0);
     ag_act_block *b = a->b + c * a->b_stride;
     for (uint32_t g = 0; g < a->k / 32; g++, b++, x += 32) {
         float max = 0;
@@ -36,6 +35,12 @@ static void quantize_scalar(const ag_act *a, uint32_t c, const float *x)
             b->ds16[h] = b->d * (float)sum[h];
         }
     }
+}
+
+static void quantize_scalar(const ag_act *a, uint32_t c, uint32_t cols, const float *x, size_t x_stride)
+{
+    AG_ASSERT(a->k % 32 == 0);
+    for (uint32_t i = 0; i < cols; i++) quantize_column(a, c + i, x + i * x_stride);
 }
 
 static void rms_norm_scalar(float *y, const float *x, const float *w, uint32_t n, float eps)

@@ -88,15 +88,16 @@ FN vf vf_nibble(const void *p, bool high)
     __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p));
     return _mm256_cvtepi32_ps(high ? _mm256_srli_epi32(b, 4) : _mm256_and_si256(b, _mm256_set1_epi32(15)));
 }
-/* 32 floats, rounded to nearest even, as bytes; and the sums of the first and the last 16. */
-FN void vf_to_bytes(const vf v[4], int8_t q[32], int32_t sum[2])
+/* 32 floats, rounded to nearest even, as bytes. */
+FN vb vf_to_bytes(const vf v[4])
 {
     __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
     __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(v[2]), _mm256_cvtps_epi32(v[3]));
     /* Packing works within halves of 128 bits: groups of four come out as 0 2 4 6 1 3 5 7. */
     const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
-    vb_store(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order), q, sum);
+    return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), order);
 }
+FN __m128 vf_tops(const vf t[4]) { return vb_tops(t); }
 
 FN vi vi_zero(void) { return _mm256_setzero_si256(); }
 FN vi vi_set(int32_t x) { return _mm256_set1_epi32(x); }

@@ -85,11 +85,19 @@ FN vf vf_nibble(const void *p, bool high)
     __m512i b = _mm512_cvtepu8_epi32(_mm_loadu_si128(p));
     return _mm512_cvtepi32_ps(high ? _mm512_srli_epi32(b, 4) : _mm512_and_si512(b, _mm512_set1_epi32(15)));
 }
-/* 32 floats, rounded to nearest even, as bytes; and the sums of the first and the last 16. */
-FN void vf_to_bytes(const vf v[2], int8_t q[32], int32_t sum[2])
+/* 32 floats, rounded to nearest even, as bytes. */
+FN vb vf_to_bytes(const vf v[2])
 {
     __m128i low = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[0]));
-    vb_store(_mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), low), q, sum);
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v[1])), low);
+}
+/* Lane i: the largest of t[i]. */
+FN __m128 vf_tops(const vf t[4])
+{
+    __m256 half[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) half[i] = _mm256_max_ps(_mm512_castps512_ps256(t[i]), _mm512_extractf32x8_ps(t[i], 1));
+    return vb_tops(half);
 }
 
 FN vi vi_zero(void) { return _mm512_setzero_si512(); }

@@ -116,16 +116,34 @@ FN vf vf_nibble(const void *p, bool high)
     uint32x4_t b = vw_bytes(p);
     return vcvtq_f32_u32(high ? vshrq_n_u32(b, 4) : vandq_u32(b, vdupq_n_u32(15)));
 }
-/* 32 floats, rounded to nearest even, as bytes; and the sums of the first and the last 16. */
-FN void vf_to_bytes(const vf v[8], int8_t q[32], int32_t sum[2])
+/* 32 floats, rounded to nearest even, as bytes. */
+typedef int8x16x2_t vb;
+FN vb vf_to_bytes(const vf v[8])
 {
+    vb bytes;
     for (int h = 0; h < 2; h++, v += 4) {
         int16x8_t a = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(v[0])), vmovn_s32(vcvtnq_s32_f32(v[1])));
         int16x8_t b = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(v[2])), vmovn_s32(vcvtnq_s32_f32(v[3])));
-        vst1q_s8(q + 16 * h, vcombine_s8(vmovn_s16(a), vmovn_s16(b)));
-        sum[h] = vaddvq_s16(vaddq_s16(a, b));
+        bytes.val[h] = vcombine_s8(vmovn_s16(a), vmovn_s16(b));
+    }
+    return bytes;
+}
+FN void vb_store(int8_t q[32], vb b)
+{
+    vst1q_s8(q, b.val[0]);
+    vst1q_s8(q + 16, b.val[1]);
+}
+/* Of each: sums of the first and of the last 16 bytes. */
+FN void vb_sums(const vb b[4], int32_t __attribute__((vector_size(16))) sum[2])
+{
+    for (int h = 0; h < 2; h++) {
+        int32x4_t s[4];
+        for (int i = 0; i < 4; i++) s[i] = vpaddlq_s16(vpaddlq_s8(b[i].val[h]));
+        sum[h] = vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3]));
     }
 }
+/* Lane i: the largest of t[i]. */
+FN vf vf_tops(const vf t[4]) { return vpmaxnmq_f32(vpmaxnmq_f32(t[0], t[1]), vpmaxnmq_f32(t[2], t[3])); }
 
 FN vi vi_zero(void) { return vdupq_n_u8(0); }
 FN vi vi_set(int32_t x) { return vreinterpretq_u8_s32(vdupq_n_s32(x)); }

@@ -10,15 +10,26 @@
 #define REGISTER "v"      /* where assembly finds a vector */
 #define FN static inline __attribute__((always_inline))
 
-/* Stores 32 bytes, 32-byte aligned; and the sums of the first and the last 16. */
-FN void vb_store(__m256i bytes, int8_t q[32], int32_t sum[2])
+typedef __m256i vb; /* 32 bytes */
+FN void vb_store(int8_t q[32], vb b) { _mm256_store_si256((__m256i *)q, b); }
+/* Of each: sums of the first and of the last 16 bytes. */
+FN void vb_sums(const vb b[4], int32_t __attribute__((vector_size(16))) sum[2])
 {
-    _mm256_store_si256((__m256i *)q, bytes);
-    /* Sums of 8 bytes each, after adding 128 to make them unsigned. */
-    __m256i u = _mm256_sad_epu8(_mm256_xor_si256(bytes, _mm256_set1_epi8((char)128)), _mm256_setzero_si256());
-    __m128i lo = _mm256_castsi256_si128(u), hi = _mm256_extracti128_si256(u, 1);
-    sum[0] = _mm_cvtsi128_si32(lo) + _mm_extract_epi32(lo, 2) - 16 * 128;
-    sum[1] = _mm_cvtsi128_si32(hi) + _mm_extract_epi32(hi, 2) - 16 * 128;
+    __m256i s[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        s[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), b[i]), _mm256_set1_epi16(1));
+    __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(s[0], s[1]), _mm256_hadd_epi32(s[2], s[3]));
+    sum[0] = (int32_t __attribute__((vector_size(16))))_mm256_castsi256_si128(all);
+    sum[1] = (int32_t __attribute__((vector_size(16))))_mm256_extracti128_si256(all, 1);
+}
+/* Lane i: the largest of t[i]. */
+FN __m128 vb_tops(const __m256 t[4])
+{
+    __m256 a = _mm256_max_ps(_mm256_unpacklo_ps(t[0], t[1]), _mm256_unpackhi_ps(t[0], t[1]));
+    __m256 b = _mm256_max_ps(_mm256_unpacklo_ps(t[2], t[3]), _mm256_unpackhi_ps(t[2], t[3]));
+    __m256 c = _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xEE));
+    return _mm_max_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
 }
 
 #endif

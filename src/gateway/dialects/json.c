@@ -2,8 +2,22 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/mem.h"
 #include "base/utf8.h"
 #include "gateway/dialects/fields.h"
+#include "gateway/dialects/openai.h"
+
+/* Whether jansson was refused memory on this thread: it takes some refusals for wrong syntax, and others for nothing. */
+static _Thread_local bool starved;
+
+static void *json_alloc(size_t n)
+{
+    void *p = ag_mem_alloc(n);
+    if (p == NULL) starved = true;
+    return p;
+}
+
+void ag_openai_init(void) { json_set_alloc_funcs(json_alloc, ag_mem_free); }
 
 const char *ag__json_type(const json_t *v)
 {
@@ -124,11 +138,14 @@ int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
     int rc = scan(p, n, err);
     if (rc != AG_OK) return rc;
     json_error_t e = {0};
+    starved = false;
     *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
-    if (*out) return AG_OK;
-    /* Without memory jansson often says nothing at all. */
-    if (e.text[0] == 0 || json_error_code(&e) == json_error_out_of_memory)
+    if (starved) {
+        json_decref(*out);
+        *out = NULL;
         return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
+    }
+    if (*out) return AG_OK;
     if (json_error_code(&e) == json_error_numeric_overflow)
         return ag_err_set(err, AG_E_PARAM, "A number in the body does not fit into 64 bits: %.300s (line %d, column %d).",
                           e.text, e.line, e.column);

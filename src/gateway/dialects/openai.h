@@ -10,6 +10,8 @@
 #include "base/buf.h"
 #include "gateway/dialects/request.h"
 
+/* Before the first request, and before other threads make JSON: jansson takes its memory from base/mem.h from then on. */
+void ag_openai_init(void);
 /* Fills *r, which ag_request_init has prepared; fini is the caller's on success and failure alike. */
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err);
 

@@ -67,10 +67,11 @@ static int open_arguments(ag_request *r, json_t *message, const char *param, ag_
                                    ag__json_type(call));
         json_t *arguments = json_object_get(function, "arguments"), *opened = NULL;
         ag_err ignored = {0};
-        if (!json_is_string(arguments) ||
-            ag__json_load(json_string_value(arguments), json_string_length(arguments), &opened, &ignored) != AG_OK)
-            continue; /* what does not parse stays the string that it is */
-        int rc = json_is_object(opened) ? json_object_set(function, "arguments", opened) : 0;
+        if (!json_is_string(arguments)) continue;
+        int rc = ag__json_load(json_string_value(arguments), json_string_length(arguments), &opened, &ignored);
+        if (rc == AG_E_NOMEM) return ag__no_memory(r, err);
+        if (rc != AG_OK) continue; /* what does not parse stays the string that it is */
+        rc = json_is_object(opened) ? json_object_set(function, "arguments", opened) : 0;
         json_decref(opened);
         if (rc != 0) return ag__no_memory(r, err);
     }

@@ -52,7 +52,15 @@ static bool in_layers(ag_recipe_layers where, int64_t layer, int64_t layers)
     return where == AG_LAYERS_SPREAD && (layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2);
 }
 
-ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, const ag_gguf_tensor *t, bool pure)
+int64_t ag_recipe_count_layers(const ag_gguf *g)
+{
+    int64_t layers = 0;
+    for (uint32_t i = 0; i < ag_gguf_tensor_count(g); i++)
+        layers = AG_MAX(layers, layer_of(ag_gguf_tensor_at(g, i)->name) + 1);
+    return layers;
+}
+
+ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, int64_t layers, const ag_gguf_tensor *t, bool pure)
 {
     if (pure) return r->most;
     if (ag_str_eqz(t->name, "output.weight")) return r->output;
@@ -61,9 +69,6 @@ ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, const ag_gguf
     if (r->layers == AG_LAYERS_SPREAD && holds(t->name, "attn_qkv."))
         return r->most == AG_Q_Q4_K ? AG_Q_Q5_K : r->more;
     if (!holds(t->name, ".attn_v.") && !holds(t->name, ".ffn_down")) return r->most;
-    int64_t layers = 0;
-    for (uint32_t i = 0; i < ag_gguf_tensor_count(g); i++)
-        layers = AG_MAX(layers, layer_of(ag_gguf_tensor_at(g, i)->name) + 1);
     return in_layers(r->layers, layer_of(t->name), layers) ? r->more : r->most;
 }
 

@@ -23,8 +23,10 @@ const ag_recipe *ag_recipe_next(const ag_recipe *r);      /* walks the table fro
 /* Is it a matrix of weights? Vectors, norms, routers and what is only looked up by position are left as floats. */
 bool ag_recipe_takes(const ag_gguf_tensor *t);
 
+/* How many layers g has by its tensors' names: a look at each of them, for all calls of ag_recipe_type. */
+int64_t ag_recipe_count_layers(const ag_gguf *g);
 /* The type for a tensor of g that it takes. `pure`: `most` for all. */
-ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, const ag_gguf_tensor *t, bool pure);
+ag_quant_type ag_recipe_type(const ag_recipe *r, const ag_gguf *g, int64_t layers, const ag_gguf_tensor *t, bool pure);
 
 /* What errors in it cost. */
 ag_quant_cost ag_recipe_cost(const ag_gguf_tensor *t);

@@ -115,7 +115,7 @@ static AG_UNUSED ag_act fix_act(uint32_t k, uint32_t cols, float size)
     a.x = x;
     a.x_stride = k;
     const ag_cpu_ops *ops = ag_cpu_isa_find("scalar")->ops;
-    for (uint32_t c = 0; c < cols && k % 32 == 0; c++) ops->quantize(&a, c, x + (size_t)c * k);
+    if (k % 32 == 0) ops->quantize(&a, 0, cols, x, k);
     return a;
 }
 

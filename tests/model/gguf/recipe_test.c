@@ -51,7 +51,7 @@ static ag_quant_type type_of(const char *recipe, const char *tensor, bool pure)
     assert_non_null(r);
     assert_non_null(t);
     assert_true(ag_recipe_takes(t));
-    return ag_recipe_type(r, g, t, pure);
+    return ag_recipe_type(r, g, ag_recipe_count_layers(g), t, pure);
 }
 
 static void test_costs(void **state)
