@@ -100,7 +100,8 @@ void ag_queue_place_of_new(ag_queue *q, const ag_tenant *tenant, uint8_t band, u
 {
     AG_ASSERT(band < AG_BANDS);
     const ag__tenant_inner *t = tenant->inner;
-    spot s = {.tenant = t, .level = band, .key = ag__order_key(band, deadline_us, false, q->numbers + 1)};
+    uint64_t due = ag__due_of(q, deadline_us, q->now_us);
+    spot s = {.tenant = t, .level = band, .key = ag__order_key(band, due, false, q->numbers + 1)};
     s.own = at_level(t, ag__tree_below(&t->entries, entry_below, &s), band);
     s.v = ag__tenant_start(q, t) + (ag__vtime)s.own.cost * t->v_per_service;
     place_of(q, &s, out);

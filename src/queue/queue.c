@@ -14,10 +14,20 @@ static uint32_t draw(ag_queue *q)
 
 /* --- an entry's places -------------------------------------------------------------------------------------------- */
 
+/* Of one without a deadline. */
+#define DUE_AGES 4
+
+uint64_t ag__due_of(const ag_queue *q, uint64_t deadline_us, uint64_t arrive_us)
+{
+    uint64_t due;
+    if (deadline_us != 0 || q->conf.age_us == 0) return deadline_us;
+    return ag_mul_ok(q->conf.age_us, DUE_AGES, &due) && ag_add_ok(due, arrive_us, &due) ? due : 0;
+}
+
 static void order_in(ag_queue *q, ag_qent *e)
 {
     ag__tenant_inner *t = ag__tenant_of(e);
-    ag__u128 key = ag__order_key(e->level, e->deadline_us, e->resumed, e->number);
+    ag__u128 key = ag__order_key(e->level, ag__due_of(q, e->deadline_us, e->arrive_us), e->resumed, e->number);
     ag__tree_insert(&t->entries, &e->node, key, e->cost, draw(q));
     if (t->head != NULL && t->head->node.key < key) return;
     ag__order_leave(q, t);
@@ -131,30 +141,33 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 
 /* --- time --------------------------------------------------------------------------------------------------------- */
 
-/* The level whose oldest entry is due first; 0: nobody is due. */
+/* Since when a level has had somebody and served nobody. */
+static uint64_t starves_since(const ag_queue *q, uint8_t level) { return AG_MAX(q->oldest[level]->since_us, q->taken_us[level]); }
+
+/* The level that has starved long enough, and first; 0: none. */
 static uint8_t due_level(const ag_queue *q)
 {
     uint8_t due = 0;
     for (uint8_t level = 1; level < AG_BANDS; level++) {
-        const ag_qent *e = q->oldest[level];
-        if (e == NULL || q->now_us - e->since_us < q->conf.age_us) continue;
-        if (due == 0 || e->since_us < q->oldest[due]->since_us) due = level;
+        if (q->oldest[level] == NULL || q->now_us - starves_since(q, level) < q->conf.age_us) continue;
+        if (due == 0 || starves_since(q, level) < starves_since(q, due)) due = level;
     }
     return due;
 }
 
-/* Everyone who is due rises, in the order in which they were: so each level's list stays in order, and who was due
- * twice rises twice. */
+/* Whoever is due rises, in the order in which they were: so each level's list stays in order, and who was due twice
+ * rises twice. */
 void ag__rise(ag_queue *q, uint64_t now_us)
 {
     q->now_us = AG_MAX(q->now_us, now_us);
     if (q->conf.age_us == 0) return;
     for (uint8_t level; (level = due_level(q)) != 0;) {
         ag_qent *e = q->oldest[level];
+        uint64_t when = starves_since(q, level) + q->conf.age_us;
         order_out(q, e);
         level_out(q, e);
         e->level--;
-        e->since_us += q->conf.age_us;
+        e->since_us = q->taken_us[level] = when;
         level_in(q, e, false);
         order_in(q, e);
     }
@@ -196,6 +209,13 @@ void ag_queue_remove(ag_queue *q, ag_qent *e)
 {
     AG_ASSERT(e->queued);
     ag__ent_detach(q, e);
+}
+
+void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us)
+{
+    ag__rise(q, now_us);
+    q->taken_us[e->level] = q->now_us;
+    ag_queue_remove(q, e);
 }
 
 ag_qent *ag_queue_expired(ag_queue *q, uint64_t now_us)

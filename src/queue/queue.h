@@ -8,7 +8,8 @@
  * as it runs, so that a burst of admissions counts before its tokens are there. A tenant that comes back from
  * idleness begins at the virtual time of those who are busy (of what they received, without what they were charged
  * ahead: a flood that filled every place is not before a newcomer) if that is later than its own: idleness saves
- * nothing up. Once nobody is busy, all begin alike: it owes nothing.
+ * nothing up. Once nobody is busy, all begin alike: it owes nothing. One without a deadline counts as if it had one four
+ * times age_us after it came.
  * Source: P. Goyal, H. Vin, H. Cheng, "Start-time fair queuing" (1996); Y. Sheng and others, "Fairness in serving
  * large language models" (2024) for counting tokens really served.
  *
@@ -45,6 +46,7 @@ typedef struct ag_tenant {
     uint32_t waiting, running;
     uint64_t waiting_cost;  /* units of service that its waiting entries expect */
     double output_mean;     /* tokens that its answers really took, a moving mean; 0: nothing known yet */
+    double output_share;    /* of what they were allowed, a moving mean */
     struct ag__tenant_inner *inner;
 } ag_tenant;
 
@@ -54,7 +56,10 @@ typedef struct ag_queue_conf {
     uint64_t bytes_max;      /* memory of all that wait; 0: no limit */
     uint32_t tenants_max;    /* remembered; of those with nothing here the one idle longest is forgotten */
     uint32_t prompt_weight, output_weight;
-    uint64_t age_us;         /* an entry rises one band each time that it has waited so long; 0: never */
+    /* When nobody of a level was taken for so long, the one that has been there longest (as long, at least) rises one
+     * band; 0: never. So no band starves, and where there is one band only, a flood's backlog does not become urgent by
+     * its age and pass those who come to it. */
+    uint64_t age_us;
 } ag_queue_conf;
 #define AG_QUEUE_CONF_DEFAULT ((ag_queue_conf){.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, \
                                                 .output_weight = 4, .age_us = 30000000})
@@ -99,6 +104,7 @@ int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced,
 /* The one that is next, which stays where it is; NULL: nobody waits. Lets those rise that are due. */
 ag_qent *ag_queue_head(ag_queue *q, uint64_t now_us);
 void ag_queue_remove(ag_queue *q, ag_qent *e);
+void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us); /* to serve it: its level does not starve */
 /* Takes out and gives one whose deadline is at or before now; NULL: none. Earliest first. */
 ag_qent *ag_queue_expired(ag_queue *q, uint64_t now_us);
 uint64_t ag_queue_deadline(const ag_queue *q); /* the earliest; UINT64_MAX: none */
@@ -112,7 +118,7 @@ void ag_queue_ahead(ag_queue *q, ag_tenant *t, int64_t service);
 /* One more (or less) of its requests runs. */
 void ag_queue_running(ag_queue *q, ag_tenant *t, int32_t more);
 /* An answer of so many tokens is over: what estimates of the next ones' cost are made of. */
-void ag_queue_learn(ag_queue *q, ag_tenant *t, uint32_t output_tokens);
+void ag_queue_learn(ag_queue *q, ag_tenant *t, uint32_t output_tokens, uint32_t max_tokens);
 /* Output tokens to expect of a request that allows max_tokens. */
 uint32_t ag_queue_expect(const ag_queue *q, const ag_tenant *t, uint32_t max_tokens);
 /* Units of service of so many prompt and output tokens. */

@@ -56,6 +56,7 @@ struct ag_queue {
     ag__heap active;        /* tenants with entries waiting or running, by virtual time */
     ag__heap over;          /* tenants with entries that may be displaced: by lowest band, then share */
     ag_qent *oldest[AG_BANDS], *latest[AG_BANDS]; /* of a level */
+    uint64_t taken_us[AG_BANDS]; /* when somebody of it was taken, or rose, last */
 
     ag__vtime floor;        /* where who comes back from idleness begins */
     ag__vtime ahead;        /* the furthest of those who went idle */
@@ -71,7 +72,7 @@ struct ag_queue {
     ag__tenant_inner **table;
     uint32_t table_n, tenants;
     ag__tenant_inner *idle_oldest, *idle_latest;
-    double output_mean;     /* over all tenants */
+    double output_mean, output_share; /* over all tenants */
     unsigned char key[crypto_shorthash_KEYBYTES];
 };
 
@@ -117,6 +118,9 @@ void ag__level_add(ag_queue *q, ag__tenant_inner *t, uint8_t level, bool in, uin
 unsigned ag__bucket_of(const ag__tenant_inner *t, uint8_t level);
 
 /* queue.c */
+/* By when it wants its turn; 0: never. One without a deadline is as one whose deadline is a few times age_us after it
+ * came: those of its tenant that have one do not pass it for ever. */
+uint64_t ag__due_of(const ag_queue *q, uint64_t deadline_us, uint64_t arrive_us);
 void ag__ent_attach(ag_queue *q, ag_qent *e, bool back); /* back: to where it was a moment ago */
 void ag__ent_detach(ag_queue *q, ag_qent *e);
 void ag__rise(ag_queue *q, uint64_t now_us);

@@ -7,6 +7,8 @@
 #define TABLE_MIN 64
 /* What an answer is taken for while nobody's was seen: a short chat turn. */
 #define OUTPUT_UNKNOWN 128.0
+/* Whose answers are mostly as long as they may be says how long they are. */
+#define OUTPUT_TOLD 0.75
 /* How much of a mean the latest answer is: about the last eight count. */
 #define OUTPUT_LATEST 0.125
 
@@ -299,16 +301,20 @@ void ag_queue_running(ag_queue *q, ag_tenant *t, int32_t more)
 
 static double learned(double mean, double x) { return mean <= 0 ? x : mean + (x - mean) * OUTPUT_LATEST; }
 
-void ag_queue_learn(ag_queue *q, ag_tenant *t, uint32_t output_tokens)
+void ag_queue_learn(ag_queue *q, ag_tenant *t, uint32_t output_tokens, uint32_t max_tokens)
 {
-    double x = AG_MAX(output_tokens, 1u);
+    double x = AG_MAX(output_tokens, 1u), share = x / AG_MAX(x, max_tokens);
     t->output_mean = learned(t->output_mean, x);
     q->output_mean = learned(q->output_mean, x);
+    t->output_share = learned(t->output_share, share);
+    q->output_share = learned(q->output_share, share);
 }
 
 uint32_t ag_queue_expect(const ag_queue *q, const ag_tenant *t, uint32_t max_tokens)
 {
     double mean = t->output_mean > 0 ? t->output_mean : q->output_mean > 0 ? q->output_mean : OUTPUT_UNKNOWN;
+    double share = t->output_mean > 0 ? t->output_share : q->output_share;
+    if (share > OUTPUT_TOLD) mean = share * max_tokens;
     return mean >= max_tokens ? max_tokens : (uint32_t)ceil(mean);
 }
 

@@ -12,8 +12,8 @@ typedef enum where { FREE, WAITING, RUNNING } where;
 typedef struct entry {
     ag_qent e; /* first */
     where state;
-    uint64_t base_us; /* of its level's ageing */
-    uint8_t base_level;
+    uint64_t since_us, came; /* to its level */
+    uint8_t level;
     uint64_t stamp;   /* when it came to its band */
 } entry;
 
@@ -25,6 +25,7 @@ typedef struct model {
     entry entries[ENTRIES];
     tenant tenants[TENANTS];
     ag__vtime floor, ahead;
+    uint64_t taken_us[AG_BANDS];
     uint64_t now, stamps, random;
     uint32_t pushed, refused, displaced, expired, popped, set_back, idle; /* so that nothing goes untested unseen */
 } model;
@@ -50,11 +51,36 @@ static tenant *tenant_of(model *m, const entry *e)
     return &m->tenants[i];
 }
 
-static uint8_t level_of(const model *m, const entry *e)
+static void come_to(model *m, entry *e, uint8_t level, uint64_t since_us)
 {
-    if (m->conf.age_us == 0) return e->base_level;
-    uint64_t rises = (m->now - e->base_us) / m->conf.age_us;
-    return rises >= e->base_level ? 0 : (uint8_t)(e->base_level - rises);
+    e->level = level;
+    e->since_us = since_us;
+    e->came = ++m->stamps;
+}
+
+static uint64_t starves_since(const model *m, const entry *e) { return AG_MAX(e->since_us, m->taken_us[e->level]); }
+
+static bool rises_before(const model *m, const entry *a, const entry *b)
+{
+    uint64_t x = starves_since(m, a), y = starves_since(m, b);
+    if (x != y) return x < y;
+    if (a->level != b->level) return a->level < b->level;
+    return a->since_us != b->since_us ? a->since_us < b->since_us : a->came < b->came;
+}
+
+static void rise(model *m)
+{
+    for (entry *due; m->conf.age_us > 0;) {
+        due = NULL;
+        for (entry *e = m->entries; e < m->entries + ENTRIES; e++) {
+            if (e->state != WAITING || e->level == 0 || m->now - starves_since(m, e) < m->conf.age_us) continue;
+            if (due == NULL || rises_before(m, e, due)) due = e;
+        }
+        if (due == NULL) return;
+        uint64_t when = starves_since(m, due) + m->conf.age_us;
+        m->taken_us[due->level] = when;
+        come_to(m, due, due->level - 1, when);
+    }
 }
 
 static uint64_t backlog(const model *m, const tenant *t, uint32_t *n)
@@ -94,14 +120,18 @@ static void left(model *m, const tenant *t)
     if (!is_active(m, t) && t->v > m->ahead) m->ahead = t->v;
 }
 
+static uint64_t due_of(const model *m, const entry *e)
+{
+    if (e->e.deadline_us) return e->e.deadline_us;
+    return m->conf.age_us ? e->e.arrive_us + 4 * m->conf.age_us : UINT64_MAX;
+}
+
 static bool before(model *m, const entry *a, const entry *b)
 {
-    uint8_t la = level_of(m, a), lb = level_of(m, b);
-    if (la != lb) return la < lb;
+    if (a->level != b->level) return a->level < b->level;
     ag__vtime va = tenant_of(m, a)->v, vb = tenant_of(m, b)->v;
     if (va != vb) return va < vb;
-    uint64_t da = a->e.deadline_us ? a->e.deadline_us : UINT64_MAX;
-    uint64_t db = b->e.deadline_us ? b->e.deadline_us : UINT64_MAX;
+    uint64_t da = due_of(m, a), db = due_of(m, b);
     if (da != db) return da < db;
     if (a->e.resumed != b->e.resumed) return a->e.resumed;
     return a->e.number < b->e.number;
@@ -203,6 +233,7 @@ static void do_push(model *m)
     *e = (entry){.e = {.tenant = t->t, .band = (uint8_t)roll(m, AG_BANDS), .tokens = 1 + roll(m, 50),
                        .bytes = roll(m, 1000), .cost = roll(m, 10) == 0 ? 0 : 1 + roll(m, 400)}};
     if (roll(m, 2)) e->e.deadline_us = m->now + roll(m, 3000) + 1;
+    rise(m);
     bool enough;
     uint32_t n = victims_of(m, e, gone, &enough);
     ag_qent *out = NULL;
@@ -226,8 +257,7 @@ static void do_push(model *m)
     assert_null(out);
     begin(m, t);
     e->state = WAITING;
-    e->base_us = m->now;
-    e->base_level = e->e.band;
+    come_to(m, e, e->e.band, m->now);
     e->stamp = ++m->stamps;
 }
 
@@ -244,21 +274,22 @@ static void charge(model *m, tenant *t, int64_t service)
 static void do_pop(model *m)
 {
     ag_qent *head = ag_queue_head(m->q, m->now);
+    rise(m);
     entry *want = head_of(m);
     assert_ptr_equal(head, want);
     if (head == NULL || roll(m, 3) == 0) return;
     tenant *t = tenant_of(m, want);
     m->popped++;
     if (roll(m, 2)) { /* both orders are ours to take */
-        ag_queue_remove(m->q, head);
+        ag_queue_take(m->q, head, m->now);
         ag_queue_running(m->q, head->tenant, 1);
         want->state = FREE;
         left(m, t);
     } else {
         ag_queue_running(m->q, head->tenant, 1);
-        ag_queue_remove(m->q, head);
+        ag_queue_take(m->q, head, m->now);
     }
-    want->base_level = level_of(m, want); /* what it has risen to is its own */
+    m->taken_us[want->level] = m->now;
     want->state = RUNNING;
     t->running++;
     charge(m, t, (int64_t)head->cost);
@@ -280,9 +311,10 @@ static void do_running(model *m)
         left(m, t);
         assert_int_equal(ag_queue_push(m->q, &e->e, m->now, &out, NULL), AG_OK);
         assert_null(out);
+        rise(m);
         begin(m, t);
         e->state = WAITING;
-        e->base_us = m->now;
+        come_to(m, e, e->level, m->now); /* what it had risen to is its own */
         return;
     }
     ag_queue_running(m->q, t->t, -1);
@@ -307,8 +339,8 @@ static void do_change(model *m)
         bool alone = t->t->waiting == 1 && t->running == 0;
         ag_queue_move(m->q, &e->e, band, m->now);
         if (alone && t->v > m->ahead) m->ahead = t->v;
-        e->base_us = m->now;
-        e->base_level = band;
+        rise(m);
+        come_to(m, e, band, m->now);
         e->stamp = ++m->stamps;
         break;
     }
@@ -348,13 +380,14 @@ static void do_place(model *m)
     if (e == NULL) return;
     ag_queue_place p;
     ag_queue_place_get(m->q, &e->e, m->now, &p);
-    assert_int_equal(e->e.level, level_of(m, e));
+    rise(m);
+    assert_int_equal(e->e.level, e->level);
     uint32_t better = 0, all = 0, own = 0;
     for (const entry *o = m->entries; o < m->entries + ENTRIES; o++) {
         if (o->state != WAITING || o == e) continue;
         all++;
-        better += level_of(m, o) < level_of(m, e);
-        own += level_of(m, o) == level_of(m, e) && o->e.tenant == e->e.tenant && before(m, o, e);
+        better += o->level < e->level;
+        own += o->level == e->level && o->e.tenant == e->e.tenant && before(m, o, e);
     }
     assert_in_range(p.ahead, better + own, all);
     if (head_of(m) == e) assert_int_equal(p.ahead, 0);

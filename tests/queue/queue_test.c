@@ -73,6 +73,30 @@ static void test_order(void **state)
     empty(q);
 }
 
+/* One without a deadline is not passed for ever by its tenant's others. */
+static void test_who_has_no_deadline_has_its_turn(void **state)
+{
+    (void)state;
+    enum { N = 100 };
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent e[N], one = entry(t, 2, 10);
+    push(q, &one, 0);
+    uint32_t served = N;
+    for (uint32_t i = 0; i < N; i++) {
+        e[i] = entry(t, 2, 10);
+        e[i].deadline_us = i * 10 + 50;
+        push(q, &e[i], i * 10);
+        ag_qent *x = ag_queue_head(q, i * 10);
+        ag_queue_take(q, x, i * 10);
+        if (x == &one) served = i;
+    }
+    assert_int_equal(served, 35); /* whose deadline is 400 as well */
+    empty(q);
+}
+
 static void test_set_back_goes_first(void **state)
 {
     (void)state;
@@ -323,7 +347,9 @@ static void test_ageing(void **state)
     assert_ptr_equal(ag_queue_head(q, 1299), &old);
     assert_int_equal(old.level, 1);
     assert_int_equal(old.band, 3); /* as asked for */
-    assert_ptr_equal(ag_queue_head(q, 1300), &old);
+    assert_ptr_equal(ag_queue_head(q, 1349), &old); /* new rose from this level at 1250 */
+    assert_int_equal(old.level, 1);
+    assert_ptr_equal(ag_queue_head(q, 1350), &old);
     assert_int_equal(old.level, 0);
     assert_ptr_equal(ag_queue_head(q, UINT64_MAX), &old);
     empty(q);
@@ -349,6 +375,34 @@ static void test_nobody_starves(void **state)
         if (x == &one) served = i;
     }
     assert_in_range(served, 300, 310);
+    empty(q);
+    free(e);
+}
+
+/* A band that is served does not rise, however long its backlog waits: else a flood would pass by its age those of
+ * other tenants who come later, and those who are urgent. */
+static void test_a_flood_does_not_rise(void **state)
+{
+    (void)state;
+    enum { N = 500 };
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *flood = tenant(q, "flood", 1), *late = tenant(q, "late", 1);
+    ag_qent *e = calloc(N, sizeof *e), one = entry(late, 2, 10);
+    for (uint32_t i = 0; i < N; i++) {
+        e[i] = entry(flood, 2, 10);
+        push(q, &e[i], 0);
+    }
+    for (uint32_t i = 0; i < N / 2; i++) {
+        ag_qent *x = ag_queue_head(q, i * 50);
+        assert_int_equal(x->level, 2);
+        ag_queue_take(q, x, i * 50);
+        ag_queue_charge(q, flood, 10);
+    }
+    push(q, &one, N / 2 * 50);
+    ag_queue_charge(q, flood, 10);
+    assert_ptr_equal(ag_queue_head(q, N / 2 * 50), &one);
     empty(q);
     free(e);
 }
@@ -530,8 +584,8 @@ static void test_refused_changes_nothing(void **state)
     assert_int_equal(try_push(q, &large, &out, &err), AG_E_QUEUE_FULL);
     assert_null(out);
     ag_queue_verify(q);
-    ag_queue_head(q, 100 + 3 * 9); /* those rise who came first */
-    for (int i = 0; i < 20; i++) assert_int_equal(e[i].level, i % 4 == 0 ? 0 : i <= 9 ? 2 : 3);
+    ag_queue_head(q, 100 + 3 * 9); /* the first of them rises */
+    for (int i = 0; i < 20; i++) assert_int_equal(e[i].level, i % 4 == 0 ? 0 : i == 1 ? 2 : 3);
     large.tokens = 150;
     assert_int_equal(ag_queue_push(q, &large, 127, &out, &err), AG_OK);
     uint32_t gone = 0;
@@ -600,8 +654,8 @@ static void test_tenants_are_forgotten(void **state)
     ag_qent e = entry(waits, 2, 1);
     push(q, &e, 0);
     ag_queue_hold(q, held);
-    ag_queue_learn(q, idle, 10);
-    ag_queue_learn(q, held, 10);
+    ag_queue_learn(q, idle, 10, 100);
+    ag_queue_learn(q, held, 10, 100);
     assert_ptr_equal(tenant(q, "idle", 1), idle);
     tenant(q, "other", 1); /* the idle one is forgotten for it */
     assert_true(tenant(q, "idle", 1)->output_mean == 0);
@@ -635,13 +689,16 @@ static void test_expectations(void **state)
     ag_tenant *a = tenant(q, "a", 1), *b = tenant(q, "b", 1);
     assert_int_equal(ag_queue_expect(q, a, 50), 50);
     assert_in_range(ag_queue_expect(q, a, 1000000), 1, 1000);
-    for (int i = 0; i < 100; i++) ag_queue_learn(q, a, 300);
+    for (int i = 0; i < 100; i++) ag_queue_learn(q, a, 300, 1000);
     assert_int_equal(ag_queue_expect(q, a, 1000), 300);
     assert_int_equal(ag_queue_expect(q, b, 1000), 300); /* of others, before it has answers of its own */
-    for (int i = 0; i < 100; i++) ag_queue_learn(q, b, 20);
+    for (int i = 0; i < 100; i++) ag_queue_learn(q, b, 20, 1000);
     assert_in_range(ag_queue_expect(q, b, 1000), 20, 21);
     assert_int_equal(ag_queue_expect(q, a, 1000), 300);
     assert_int_equal(ag_queue_expect(q, a, 0), 0);
+    for (int i = 0; i < 100; i++) ag_queue_learn(q, b, i, i); /* they end where they are told to */
+    assert_int_equal(ag_queue_expect(q, b, 1000), 1000);
+    assert_int_equal(ag_queue_expect(q, b, 7), 7);
     assert_int_equal(ag_queue_service(q, 100, 10), 140);
     assert_int_equal(ag_queue_service(q, UINT64_MAX, UINT64_MAX), AG_QUEUE_COST_MAX);
     ag_queue_close(q);
@@ -791,10 +848,12 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order), cmocka_unit_test(test_set_back_goes_first), cmocka_unit_test(test_move),
+        cmocka_unit_test(test_order), cmocka_unit_test(test_who_has_no_deadline_has_its_turn),
+        cmocka_unit_test(test_set_back_goes_first), cmocka_unit_test(test_move),
         cmocka_unit_test(test_equal_shares), cmocka_unit_test(test_weights), cmocka_unit_test(test_charged_ahead),
         cmocka_unit_test(test_idleness), cmocka_unit_test(test_extreme_weights),
         cmocka_unit_test(test_order_is_the_calls), cmocka_unit_test(test_ageing), cmocka_unit_test(test_nobody_starves),
+        cmocka_unit_test(test_a_flood_does_not_rise),
         cmocka_unit_test(test_time_runs_backwards), cmocka_unit_test(test_expiry),
         cmocka_unit_test(test_lower_bands_make_room), cmocka_unit_test(test_share_of_the_queue),
         cmocka_unit_test(test_bounds_of_tokens_and_bytes), cmocka_unit_test(test_refused_changes_nothing),

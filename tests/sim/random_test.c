@@ -1,7 +1,7 @@
 /* Random servers under random loads, every step of them looked at. What must hold:
  *   pages     every page is free, private to one, or a node; when nobody is left, none is in use
  *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own salt
- *   budget    prompts keep the step within the limit of the decodes that it protects
+ *   budget    prompts keep the step within the limit of the decodes that it protects; who sits out for fairness does not long
  *   order     nobody is computed or admitted while somebody more urgent could have been
  *   the dead  no row for anyone whose caller has gone or whose deadline has passed
  *   an end    everybody who was not refused, cancelled, displaced or late gets all of its answer; the work is bounded
@@ -26,7 +26,8 @@ typedef struct run {
     uint64_t seed, random, steps, admissions, service[TENANTS];
     ag_sim_conf conf;
     uint32_t asked, ends[AG_SIM_CANCELLED + 1];
-    bool verify_all;
+    uint32_t late; /* put out since the last step */
+    bool verify_all, forgets;
     cell cells[PAGES_MAX][PAGE_MAX];
 } run;
 
@@ -105,16 +106,37 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
         alone.attended += b->spans[i].pos + 1u;
     }
     for (uint32_t i = 0; i < s->n_running; i++)
-        HOLDS(s->running[i]->step_n > 0 || !ag__seq_decodes(s->running[i]) || s->running[i]->urgency > urgency || s->running[i]->order > r->admissions);
-    if (alone.rows == 0 || b->prompt_rows <= r->conf.sched.rows_min) return;
-    double us = ag_cost_us(&s->cost, &alone);
-    if (us <= 0) {
+        HOLDS(s->running[i]->step_n > 0 || !ag__seq_decodes(s->running[i]) || s->running[i]->urgency > urgency || s->running[i]->yields ||
+              s->running[i]->order > r->admissions);
+    double us = ag_cost_us(&s->cost, &alone), gap = r->conf.sched.gap_us, limit = us * r->conf.sched.step_ratio;
+    if (alone.rows == 0 && !s->fair) return;
+    if (b->prompt_rows <= (us >= gap ? r->conf.sched.rows_min : 1)) return;
+    if (alone.rows > 0 && us <= 0) {
         HOLDS(b->prompt_rows <= 4 * r->conf.sched.rows_min);
         return;
     }
+    ag_queue_stats q;
+    ag_queue_stats_get(s->queue, &q);
+    uint32_t full = AG_MIN(s->n_running + q.entries + r->late, r->conf.sched.running_max);
+    if (alone.rows == 0) {
+        limit = 2 * gap;
+    } else if (us < gap) {
+        limit = AG_MAX(limit, ag_cost_us(&s->cost, &(ag_step_shape){full, full, alone.attended / alone.rows * full}));
+        limit = AG_MIN(limit, gap);
+    }
     all.outs = 0; /* the limit knows no logits of prompts */
     for (uint32_t i = 0; i < b->n_spans; i++) all.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
-    HOLDS(ag_cost_us(&s->cost, &all) <= AG_MIN(us * r->conf.sched.step_ratio, (double)r->conf.sched.gap_us) * 1.001);
+    HOLDS(ag_cost_us(&s->cost, &all) <= limit * 1.001);
+}
+
+/* Who gives way to a tenant under its share does so for two gaps and the step under way at most. */
+static void check_yields(ag_sim *sim, const run *r, const ag_sched *s)
+{
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const ag_seq *q = s->running[i];
+        if (!q->yields || q->step_n > 0) continue;
+        HOLDS(s->fair && ag_sim_now(sim) - q->paused_us < 2ull * r->conf.sched.gap_us);
+    }
 }
 
 static void check_admitted(run *r, ag_sim *sim, ag_sched *s)
@@ -124,7 +146,7 @@ static void check_admitted(run *r, ag_sim *sim, ag_sched *s)
         const ag_seq *q = s->running[i];
         if (q->order <= r->admissions) continue;
         HOLDS(head == NULL || q->q.level <= head->level);
-            }
+    }
     r->admissions = s->admissions;
 }
 
@@ -147,15 +169,26 @@ static void on_chosen(void *arg, ag_sim *sim, const ag_sched_step *b)
     write_rows(r, b);
     read_rows(r, b);
     check_budget(r, s, b);
+    check_yields(sim, r, s);
+    r->late = 0;
     check_admitted(r, sim, s);
     check_alive(sim, b);
     total_sat_out += b->sat_out;
+}
+
+static void on_stepped(void *arg, ag_sim *sim, const ag_sched_step *b, uint64_t us)
+{
+    run *r = arg;
+    (void)b;
+    (void)us;
+    if (r->forgets && one_in(r, 50)) ag_sched_forget(ag_sim_sched(sim)); /* as when weights were found damaged */
 }
 
 static void on_ended(void *arg, ag_sim *sim, const ag_sim_req *q)
 {
     run *r = arg;
     r->ends[q->end]++;
+    r->late += q->end == AG_SIM_EXPIRED;
     r->service[q->ask.mark] += ag_queue_service(ag_sim_sched(sim)->queue, q->seq.prompt_done, q->seq.output_done);
     HOLDS(q->seq.kv.n == 0 && q->seq.kv.pages == NULL && !q->seq.running && !q->seq.q.queued);
     HOLDS(q->seq.output_done == q->answered && q->seq.prompt_done + q->seq.reused <= (uint64_t)q->ask.n_prompt + q->seq.reused);
@@ -182,7 +215,7 @@ static ag_sim_conf draw_server(run *r)
     ag_sim_machine m = {.knot = {{1, between(r, 500, 5000)}, {32, between(r, 5000, 20000)}, {512, between(r, 20000, 150000)}}, .n_knots = 3,
                         .per_key_us = below(r, 3) * 0.5, .per_out_us = below(r, 100), .noise = one_in(r, 2) ? 0 : 0.2};
     return (ag_sim_conf){.sched = s, .machine = m, .seed = r->seed, .vocab = one_in(r, 3) ? 0 : between(r, 1, 3), .arg = r,
-                         .chosen = on_chosen, .ended = on_ended};
+                         .chosen = on_chosen, .stepped = on_stepped, .ended = on_ended};
 }
 
 typedef struct load { bool cancels, deadlines, moves, bands, tenants, long_ones; uint32_t prefixes, pause_us; } load;
@@ -228,7 +261,7 @@ static void draw_load(run *r, ag_sim *sim)
     }
 }
 
-/* Holds the tenants, so that what they were charged is still known at the end. */
+/* Of tenants that were not forgotten meanwhile. */
 static void check_charges(run *r, ag_sim *sim)
 {
     static const char *const names[TENANTS] = {"a", "b", "c", "d", "e"};
@@ -245,6 +278,7 @@ static void run_seed(uint64_t seed)
     *r = (run){.seed = seed, .random = seed * 0x2545f4914f6cdd1du, .verify_all = seed % 4 == 0};
     now_running = r;
     if (getenv("VERBOSE")) fprintf(stderr, "SEED=%llu\n", (unsigned long long)seed);
+    r->forgets = one_in(r, 10);
     r->conf = draw_server(r);
     ag_sim *sim;
     assert_int_equal(ag_sim_open(&sim, &r->conf, NULL), AG_OK);

@@ -61,9 +61,12 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint6
     if (deadline == 0) return AG_OK;
     if (deadline <= now_us) return ag_err_set(err, AG_E_DEADLINE, "the deadline had passed when the request came");
     if (!s->conf.refuse_late || !ag_sched_busy(s)) return AG_OK;
+    ag_queue_stats q;
+    ag_queue_stats_get(s->queue, &q);
     ag_queue_place place;
     ag_queue_place_of_new(s->queue, seq->q.tenant, seq->q.band, deadline, &place);
-    double wait = ag__sched_wait_us(s, &place), own = ag__sched_finish_us(s, seq, cached), left = (double)(deadline - now_us);
+    double wait = ag__sched_wait_us(s, &place, seq->q.band), own = ag__sched_finish_us(s, seq, cached, q.entries > 0);
+    double left = (double)(deadline - now_us);
     if (own <= 0 || wait + own <= left) return AG_OK;
     s->stats.refused_late++;
     *retry_us = own < left ? (uint64_t)(wait + own - left) + 1 : 0;
@@ -147,7 +150,7 @@ void ag_sched_drop(ag_sched *s, ag_seq *seq, bool done)
     AG_ASSERT(!s->in_step || seq->step_n == 0);
     if (seq->running) ag__sched_leave(s, seq);
     else ag_queue_remove(s->queue, &seq->q);
-    if (done) ag_queue_learn(s->queue, seq->q.tenant, seq->n_tokens - seq->n_prompt);
+    if (done && seq->max_tokens > 0) ag_queue_learn(s->queue, seq->q.tenant, seq->n_tokens - seq->n_prompt, seq->max_tokens);
     forget(s, seq);
 }
 
@@ -173,6 +176,8 @@ void ag_sched_expire(ag_sched *s, uint64_t now_us)
         ag_seq *seq = s->running[i];
         if (seq->q.deadline_us == 0 || seq->q.deadline_us > now_us) continue;
         s->stats.timed_out++;
+        if ((double)seq->output_done > seq->q.tenant->output_mean) /* it would have been as long, at least */
+            ag_queue_learn(s->queue, seq->q.tenant, (uint32_t)seq->output_done, seq->max_tokens);
         ag__sched_leave(s, seq);
         ag__sched_out(s, seq, AG_OUT_TIMEOUT, now_us);
     }

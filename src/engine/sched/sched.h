@@ -1,10 +1,13 @@
 /* sched.h - which rows the next step computes, for whom, and who waits.
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then prompts
  * under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within `step_ratio` of
- * the same step without them and under `gap_us`, at least rows_min; without limit while nobody decodes.
+ * the same step without them, or within the step that everybody who is here and finds a place will make when they decode,
+ * and under gap_us. At least one; where the gap cannot be kept anyway, rows_min and what the ratio gives; without limit while
+ * nobody decodes. Equal prompts go in the order of admission, but in every other step a much shorter one passes a longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
- * urgent sit the step out unless its limit leaves room. Urgency is the band, less one for each age_us that a running
- * sequence has sat out in a row: nobody sits out for ever.
+ * urgent sit the step out unless its limit leaves room. So do, for two gaps at most, decodes of a tenant that has more than
+ * its share for the prompt of one that has much less: a flood may fill the machine, but not slow down who comes to it.
+ * Urgency is the band, less one for each age_us that a running sequence has sat out in a row: nobody sits out for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one that
  * does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it by setting
  * back running work: of lower bands, newest first; then, within the band, of the tenant most over its share of places, as
@@ -50,6 +53,7 @@ typedef struct ag_seq {
     uint64_t admit_us;
     uint64_t paused_us;     /* since when it has sat out; 0: it has not */
     int64_t urgency;        /* in this step; the least is the most urgent */
+    bool yields;            /* in this step: sits out for a tenant under its share of the places */
     uint64_t order;         /* of admission */
     bool running, started;  /* has a place in the batch now; had one ever */
 } ag_seq;
@@ -74,7 +78,7 @@ typedef struct ag_sched_conf {
     uint32_t running_max, rows_max, out_max;
     double step_ratio;      /* 1.3 */
     uint32_t gap_us;        /* 50,000 */
-    uint32_t rows_min;      /* 16 */
+    uint32_t rows_min;      /* 16; where the gap cannot be kept, and, times four, while step times are unknown */
     bool reuse;             /* prefixes are shared */
     bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */
     ag_sched_events events;

@@ -152,14 +152,26 @@ static bool holds_up(const ag_sched *s, const ag_seq *p, const ag_seq *w)
     return memcmp(p->tokens + at, w->tokens + at, page * sizeof *p->tokens) == 0 && memcmp(p->tokens, w->tokens, at * sizeof *p->tokens) == 0;
 }
 
-static int compare_prompts(const void *x, const void *y)
+/* Of prompts that are equal otherwise the one admitted first is first; but in every other step one of about a quarter of
+ * the length passes, so that nobody's short question waits until a long text has been read, and the long text is read at
+ * half the speed at worst. */
+static uint32_t length_class(const ag_seq *q)
 {
-    const ag_seq *a = *(ag_seq *const *)x, *b = *(ag_seq *const *)y;
+    uint32_t rest = q->n_tokens - q->computed;
+    return (31u - (uint32_t)__builtin_clz(rest)) / 2;
+}
+
+static int compare(const ag_seq *a, const ag_seq *b, bool short_first)
+{
     if (a->urgency != b->urgency) return a->urgency < b->urgency ? -1 : 1;
     double s = ag__seq_share(a, -1), t = ag__seq_share(b, -1);
     if (s != t) return s < t ? -1 : 1;
+    if (short_first && length_class(a) != length_class(b)) return length_class(a) < length_class(b) ? -1 : 1;
     return a->order < b->order ? -1 : 1;
 }
+
+static int compare_by_order(const void *x, const void *y) { return compare(*(ag_seq *const *)x, *(ag_seq *const *)y, false); }
+static int compare_by_length(const void *x, const void *y) { return compare(*(ag_seq *const *)x, *(ag_seq *const *)y, true); }
 
 static void list_prompts(ag_sched *s)
 {
@@ -178,7 +190,7 @@ static void list_prompts(ag_sched *s)
             if (p->urgency > w->urgency && holds_up(s, p, w)) p->urgency = w->urgency;
         }
     }
-    if (s->n_prompts > 1) qsort((void *)s->prompts, s->n_prompts, sizeof(ag_seq *), compare_prompts);
+    if (s->n_prompts > 1) qsort((void *)s->prompts, s->n_prompts, sizeof(ag_seq *), s->short_first ? compare_by_length : compare_by_order);
 }
 
 void ag__sched_look(ag_sched *s, uint64_t now_us)
@@ -195,10 +207,12 @@ void ag__sched_look(ag_sched *s, uint64_t now_us)
 
 /* ---- admission ---- */
 
-bool ag__sched_may_precede(const ag_seq *head, const ag_seq *p)
+bool ag__sched_may_precede(const ag_sched *s, const ag_seq *head, const ag_seq *p)
 {
     if (head->q.level != p->urgency) return head->q.level < p->urgency;
-    return ag__seq_share(head, 0) < ag__seq_share(p, -1);
+    double a = ag__seq_share(head, 0), b = ag__seq_share(p, -1);
+    if (head->q.tenant == p->q.tenant) a = b;
+    return a < b || (a == b && s->short_first && length_class(head) < length_class(p));
 }
 
 /* May v be set back for the head? Within a band only while its tenant keeps more for its weight than the head's has
@@ -252,12 +266,13 @@ static bool make_room(ag_sched *s, ag_seq *head, uint64_t now_us)
 
 static void take_place(ag_sched *s, ag_seq *q, uint64_t now_us)
 {
-    ag_queue_remove(s->queue, &q->q);
+    ag_queue_take(s->queue, &q->q, now_us);
     ag_queue_running(s->queue, q->q.tenant, 1);
     s->running[s->n_running++] = q;
     q->running = true;
     q->order = ++s->admissions;
     q->urgency = q->q.level;
+    q->yields = false;
     q->furthest = AG_MAX(q->furthest, q->computed);
     s->stats.reused_tokens += q->computed;
     if (q->started) return;
@@ -278,33 +293,31 @@ static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     if (s->n_running == 0 && q.entries == 1) return false;
-    return (double)now_us + ag__sched_finish_us(s, head, head->computed) > (double)head->q.deadline_us;
+    return (double)now_us + ag__sched_finish_us(s, head, head->computed, q.entries > 1) > (double)head->q.deadline_us;
 }
 
-ag_seq *ag__sched_admit(ag_sched *s, uint64_t now_us)
+ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)
 {
-    for (ag_qent *e; (e = ag_queue_head(s->queue, now_us));) {
-        ag_seq *head = (ag_seq *)e;
-        uint32_t available = ag_kv_available(s->kv);
-        if (s->n_running > 0 && s->blocked == e->number + 1 && available <= s->blocked_pages) return NULL;
-        match(s, head);
-        bool late = too_late(s, head, now_us);
-        if (!late && make_room(s, head, now_us)) {
-            bool begun = head->kv.waits || begin(s, head);
-            AG_ASSERT(begun);
-            take_place(s, head, now_us);
-            return head;
-        }
-        ag_kv_drop(s->kv, &head->kv);
-        head->computed = 0;
-        if (!late) { /* those who have rows in this step may yet go before the next */
-            s->blocked = s->step.n_rows > 0 ? 0 : e->number + 1;
-            s->blocked_pages = available;
-            return NULL;
-        }
-        ag_queue_remove(s->queue, e);
+    uint32_t available = ag_kv_available(s->kv);
+    if (s->n_running > 0 && s->blocked == head->q.number + 1 && available <= s->blocked_pages) return AG__NOT_NOW;
+    match(s, head);
+    bool late = too_late(s, head, now_us);
+    if (!late && make_room(s, head, now_us)) {
+        bool begun = head->kv.waits || begin(s, head);
+        AG_ASSERT(begun);
+        take_place(s, head, now_us);
+        return AG__IN;
+    }
+    ag_kv_drop(s->kv, &head->kv);
+    head->computed = 0;
+    if (late) {
+        ag_queue_remove(s->queue, &head->q);
         s->stats.expired++;
         ag__sched_out(s, head, AG_OUT_EXPIRED, now_us);
+        return AG__TOO_LATE;
     }
-    return NULL;
+    /* Those who have rows in this step may yet go before the next. */
+    s->blocked = s->step.n_rows > 0 ? 0 : head->q.number + 1;
+    s->blocked_pages = available;
+    return AG__NOT_NOW;
 }

@@ -22,9 +22,15 @@ static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
     return shape;
 }
 
-double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached)
+/* Where others wait, whoever is let in and does not end in time takes from them what they could have had: then an answer
+ * half as long again as expected must have time, and steps may slow down a little. */
+#define CONTESTED_LENGTH 1.5
+#define CONTESTED_TIME 1.15
+
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, bool contested)
 {
-    uint32_t rest = seq->n_tokens - cached, tokens = ag__sched_expect(s, seq) - (uint32_t)seq->output_done;
+    double expect = AG_MIN(ag__sched_expect(s, seq) * (contested ? CONTESTED_LENGTH : 1), (double)seq->max_tokens);
+    uint32_t rest = seq->n_tokens - cached, tokens = (uint32_t)expect - (uint32_t)seq->output_done;
     ag_step_shape with = everyone(s, seq->n_tokens);
     double decode = ag_cost_us(&s->cost, &with), prompt;
     if (decode <= 0) return 0;
@@ -38,18 +44,20 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
         prompt = limit * ((rest + rows - 1) / rows);
         decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
     }
-    return prompt + decode * (tokens > 0 ? tokens - 1 : 0);
+    return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
 
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place)
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t level)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
-    double ahead = (double)place->cost_ahead;
-    if (s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0) { /* until the next of those who run ends */
-        double left = 0;
-        for (uint32_t i = 0; i < s->n_running; i++) left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
-        ahead += left / s->n_running / s->n_running;
+    bool full = s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0;
+    double left = 0;
+    for (uint32_t i = 0; full && i < s->n_running; i++) {
+        if (s->running[i]->q.level > level) full = false; /* it will be set back */
+        left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
     }
+    /* Until the next of those who run ends: they share the rate, and one of n is the first. */
+    double ahead = (double)place->cost_ahead + (full ? left / s->n_running / s->n_running : 0);
     return ahead / s->rate_units * s->rate_us;
 }
 
@@ -61,5 +69,5 @@ void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait 
     ag_queue_place place;
     ag_queue_place_get(s->queue, &seq->q, now_us, &place);
     out->position = place.ahead + 1;
-    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place);
+    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq->q.level);
 }

@@ -22,43 +22,10 @@ static void add_span(ag_sched *s, ag_seq *q, uint32_t n)
     q->step_n = n;
 }
 
-static void add_decode(ag_sched *s, ag_seq *q)
+void ag__sched_add_decode(ag_sched *s, ag_seq *q)
 {
     add_span(s, q, 1);
     s->step.decodes++;
-}
-
-/* How many rows of q the step still takes; whoever decodes and sits out for now needs no room. */
-static uint32_t rows_for(const ag_sched *s, const ag_seq *q)
-{
-    const ag_sched_step *b = &s->step;
-    uint32_t rest = q->n_tokens - q->computed, outs = s->conf.out_max - b->n_out;
-    uint32_t n = AG_MIN(rest, s->conf.rows_max - b->n_rows);
-    if (q->all_logits) n = AG_MIN(n, outs);
-    else if (outs == 0 && n == rest) n--; /* only the last row wants logits */
-    if (b->budget == UINT32_MAX) return n;
-    n = AG_MIN(n, b->budget - b->prompt_rows);
-    if (s->limit_us <= 0) return n;
-    uint32_t least = s->conf.rows_min > b->prompt_rows ? s->conf.rows_min - b->prompt_rows : 0;
-    if (n <= least) return n;
-    return AG_MAX(least, ag_cost_rows(&s->cost, &b->shape, q->computed, s->limit_us, n));
-}
-
-/* Rows for those who decode and are at least as urgent, then the limit that prompts have to keep beside them. */
-static void protect(ag_sched *s, int64_t urgency, uint32_t pos)
-{
-    for (uint32_t i = 0; i < s->n_running; i++)
-        if (ag__seq_decodes(s->running[i]) && s->running[i]->urgency <= urgency) add_decode(s, s->running[i]);
-    if (s->step.decodes == 0) return;
-    uint32_t most = s->conf.rows_max - s->step.n_rows;
-    double alone = ag_cost_us(&s->cost, &s->step.shape);
-    if (alone > 0) {
-        s->limit_us = AG_MIN(alone * s->conf.step_ratio, (double)s->conf.gap_us);
-        s->step.budget = AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &s->step.shape, pos, s->limit_us, most));
-    } else {
-        s->step.budget = 4 * s->conf.rows_min; /* nothing is known yet */
-    }
-    s->step.budget = AG_MIN(s->step.budget, most);
 }
 
 static ag_seq *next_prompt(const ag_sched *s)
@@ -74,23 +41,17 @@ static ag_seq *choose(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us
     for (;;) {
         ag_seq *p = next_prompt(s);
         ag_qent *e = *heads ? ag_queue_head(s->queue, now_us) : NULL;
-        bool first = e && (int64_t)e->level <= urgency && (p == NULL || ag__sched_may_precede((ag_seq *)e, p));
+        if (s->fair) { /* nor do prompts of whom they sit out for lengthen the step */
+            if (p && ag__sched_over_share(s, p->q.tenant)) p = NULL;
+            if (e && ag__sched_over_share(s, e->tenant)) e = NULL;
+        }
+        bool first = e && (int64_t)e->level <= urgency && (p == NULL || ag__sched_may_precede(s, (ag_seq *)e, p));
         if (!first) return p && p->urgency <= urgency ? p : NULL;
-        ag_seq *q = ag__sched_admit(s, now_us);
-        *heads = q != NULL;
-        if (q && q->kv.waits == 0) return q;
+        ag_seq *head = (ag_seq *)e;
+        ag__admitted how = ag__sched_admit(s, head, now_us);
+        *heads = how != AG__NOT_NOW;
+        if (how == AG__IN && head->kv.waits == 0) return head;
     }
-}
-
-/* One more row with logits. */
-static bool fits(const ag_sched *s, const ag_seq *q)
-{
-    if (s->step.n_rows == s->conf.rows_max || s->step.n_out == s->conf.out_max) return false;
-    ag_step_shape with = s->step.shape;
-    with.rows++;
-    with.outs++;
-    with.attended += ag_cost_attended(q->computed, 1);
-    return s->limit_us <= 0 || ag_cost_us(&s->cost, &with) <= s->limit_us;
 }
 
 /* false: the next one in order finds no room, and those behind it may not pass it. */
@@ -102,15 +63,15 @@ static bool fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now
         if (q == NULL) return true;
         bool first = b->n_rows == 0;
         if (ag__seq_decodes(q)) { /* all of it was found but the last token: it needs a row as those who decode */
-            if (!first && !fits(s, q)) return false;
-            if (!first) add_decode(s, q);
+            if (!first && !ag__sched_fits(s, q)) return false;
+            if (!first) ag__sched_add_decode(s, q);
             continue;
         }
         if (first) {
-            protect(s, q->urgency, q->computed);
+            ag__sched_protect(s, q, now_us);
             urgency = AG_MIN(urgency, q->urgency);
         }
-        uint32_t n = rows_for(s, q);
+        uint32_t n = ag__sched_rows_for(s, q);
         if (n == 0) return false;
         add_span(s, q, n);
         b->prompt_rows += n;
@@ -123,15 +84,15 @@ static uint64_t since(const ag_seq *q) { return q->paused_us ? q->paused_us : UI
 /* Less urgent decodes get what an urgent step has left, those who have sat out longest first. */
 static void ride_along(ag_sched *s)
 {
-    for (;;) {
+    while (s->limit_us > 0 && !s->fair) {
         ag_seq *next = NULL;
         for (uint32_t i = 0; i < s->n_running; i++) {
             ag_seq *q = s->running[i];
             if (!ag__seq_decodes(q) || q->step_n > 0) continue;
             if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && since(q) < since(next))) next = q;
         }
-        if (next == NULL || !fits(s, next)) return;
-        add_decode(s, next);
+        if (next == NULL || !ag__sched_fits(s, next)) return;
+        ag__sched_add_decode(s, next);
     }
 }
 
@@ -152,8 +113,8 @@ void ag__sched_fill(ag_sched *s, uint64_t now_us)
     ag_sched_step *b = &s->step;
     bool heads = true;
     bool more = fill_prompts(s, INT64_MAX, &heads, now_us);
-    if (b->n_rows == 0) protect(s, INT64_MAX, 0);
-    if (s->limit_us > 0) ride_along(s);
+    if (b->n_rows == 0) ag__sched_protect(s, NULL, now_us);
+    ride_along(s);
     b->sat_out = count_sat_out(s, now_us);
     if (more && s->limit_us > 0 && b->sat_out == 0 && b->prompt_rows > 0) {
         fill_prompts(s, INT64_MAX, &heads, now_us);
@@ -168,6 +129,8 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
     ag_sched_step *b = &s->step;
     *b = (ag_sched_step){.tokens = b->tokens, .spans = b->spans, .outs = b->outs, .budget = UINT32_MAX};
     s->limit_us = 0;
+    s->fair = false;
+    s->short_first = !s->short_first;
     s->admitted_before = s->admissions;
     ag_sched_expire(s, now_us);
     ag__sched_look(s, now_us);

@@ -56,9 +56,9 @@ static void verify_rows(const ag_sched *s)
 static void verify_budget(const ag_sched *s)
 {
     const ag_sched_step *b = &s->step;
-    if (b->decodes == 0) AG_ASSERT(b->budget == UINT32_MAX);
+    if (b->decodes == 0 && !s->fair) AG_ASSERT(b->budget == UINT32_MAX);
     AG_ASSERT(b->prompt_rows <= b->budget);
-    if (s->limit_us <= 0 || b->prompt_rows <= s->conf.rows_min) return;
+    if (s->limit_us <= 0 || b->prompt_rows <= s->least) return;
     ag_step_shape shape = b->shape;
     shape.outs = 0;
     for (uint32_t i = 0; i < b->n_spans; i++) shape.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
@@ -77,7 +77,7 @@ static void verify_order(const ag_sched *s)
         const ag_seq *q = s->running[i];
         if (q->step_n > 0 || q->kv.waits || q->computed == q->n_tokens) continue;
         AG_ASSERT(q->urgency >= least);
-        if (ag__seq_decodes(q) && q->order <= s->admitted_before) AG_ASSERT(q->urgency > least);
+        if (ag__seq_decodes(q) && q->order <= s->admitted_before) AG_ASSERT(q->urgency > least || q->yields);
     }
 }
 

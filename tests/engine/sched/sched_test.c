@@ -1,164 +1,5 @@
-/* The scheduler alone, with a pretended machine: what each of its rules does for those who run and those who wait. */
-#include "engine/sched/sched.h"
-
-#include "base/fault.h"
-#include "base/mem.h"
-#include "check.h"
-
-enum { PAGE = 4, MANY = 32, TOKENS = 4096 };
-
-typedef struct ask {
-    ag_seq seq;
-    int32_t tokens[TOKENS];
-    uint32_t admitted, set_back, rows; /* rows: in the last step */
-    int out;                           /* 1 + why; 0: not */
-} ask;
-
-typedef struct bench {
-    ag_sched *s;
-    ag_sched_conf conf;
-    uint64_t now;
-    double fixed_us, row_us;
-    ask asks[MANY];
-    uint32_t n;
-    const ag_sched_step *step;
-} bench;
-
-static void on_admitted(void *arg, ag_seq *q, uint64_t now_us)
-{
-    (void)arg;
-    (void)now_us;
-    ((ask *)q)->admitted++;
-}
-
-static void on_set_back(void *arg, ag_seq *q)
-{
-    (void)arg;
-    ((ask *)q)->set_back++;
-}
-
-static void on_out(void *arg, ag_seq *q, ag_sched_why why, uint64_t now_us)
-{
-    (void)arg;
-    (void)now_us;
-    ((ask *)q)->out = 1 + (int)why;
-}
-
-static const ag_sched_conf conf_plain = {.queue = {.entries_max = 100, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 1000000},
-                                         .pages = 1000, .page_tokens = PAGE, .running_max = 8, .rows_max = 256, .out_max = 16, .step_ratio = 1.3,
-                                         .gap_us = 50000, .rows_min = 16, .reuse = true, .refuse_late = true,
-                                         .events = {.admitted = on_admitted, .set_back = on_set_back, .out = on_out}};
-
-static bench *begin(const ag_sched_conf *conf)
-{
-    bench *b = ag_mem_zalloc(sizeof *b);
-    b->conf = *conf;
-    b->now = 1000;
-    b->fixed_us = 10000;
-    b->row_us = 100;
-    assert_int_equal(ag_sched_open(&b->s, conf, NULL), AG_OK);
-    return b;
-}
-
-static void finish(bench *b)
-{
-    for (uint32_t i = 0; i < b->n; i++)
-        if (b->asks[i].seq.running || b->asks[i].seq.q.queued) ag_sched_drop(b->s, &b->asks[i].seq, false);
-    ag_sched_stats st;
-    ag_sched_stats_get(b->s, &st);
-    assert_int_equal(st.kv.used, 0);
-    ag_sched_verify(b->s);
-    ag_sched_close(b->s);
-    ag_mem_free(b);
-}
-
-static ask *make(bench *b, const char *tenant, double weight, uint8_t band, uint32_t n_prompt, uint32_t max_tokens)
-{
-    assert_true(b->n < MANY && n_prompt + max_tokens <= TOKENS);
-    ask *a = &b->asks[b->n++];
-    a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(b->s), ag_str_of(tenant), weight), .band = band}, .tokens = a->tokens,
-                      .n_tokens = n_prompt, .n_prompt = n_prompt, .max_tokens = max_tokens, .salt = 7};
-    for (uint32_t i = 0; i < n_prompt; i++) a->tokens[i] = (int32_t)(1000000 * b->n + i);
-    return a;
-}
-
-static int submit(bench *b, ask *a)
-{
-    uint64_t retry;
-    return ag_sched_submit(b->s, &a->seq, b->now, &retry, NULL);
-}
-
-static ask *ask_for(bench *b, const char *tenant, uint8_t band, uint32_t n_prompt, uint32_t max_tokens)
-{
-    ask *a = make(b, tenant, 1, band, n_prompt, max_tokens);
-    assert_int_equal(submit(b, a), AG_OK);
-    return a;
-}
-
-static bool choose(bench *b)
-{
-    for (uint32_t i = 0; i < b->n; i++) b->asks[i].rows = 0;
-    bool any = ag_sched_step_next(b->s, b->now, &b->step);
-    ag_sched_verify(b->s);
-    for (uint32_t i = 0; i < b->step->n_spans; i++) ((ask *)b->step->spans[i].seq)->rows = b->step->spans[i].n;
-    return any;
-}
-
-/* One step, with what the engine does after it: a token for each that is due, the end of those that have all. */
-static bool step(bench *b)
-{
-    if (!choose(b)) return false;
-    uint64_t us = (uint64_t)(b->fixed_us + b->row_us * b->step->n_rows);
-    b->now += us;
-    ag_sched_step_done(b->s, b->now, us);
-    for (uint32_t i = 0; i < b->step->n_out; i++) {
-        ask *a = (ask *)b->step->outs[i].seq;
-        if (b->step->outs[i].index + 1 < a->seq.n_tokens) {
-            a->seq.n_scored++;
-            continue;
-        }
-        a->tokens[a->seq.n_tokens] = (int32_t)(a->tokens[0] + 500000 + (int32_t)a->seq.n_tokens);
-        a->seq.n_tokens++;
-        if (a->seq.n_tokens == a->seq.n_prompt + a->seq.max_tokens) ag_sched_drop(b->s, &a->seq, true);
-    }
-    ag_sched_verify(b->s);
-    return true;
-}
-
-static uint32_t answered(const ask *a) { return a->seq.n_tokens - a->seq.n_prompt; }
-static bool ended(const ask *a) { return answered(a) == a->seq.max_tokens; }
-static void steps(bench *b, uint32_t n)
-{
-    while (n-- > 0) assert_true(step(b));
-}
-static void until_end(bench *b, const ask *a)
-{
-    for (uint32_t i = 0; !ended(a); i++) {
-        assert_true(i < 10000);
-        assert_true(step(b));
-    }
-}
-static ag_sched_stats stats(bench *b)
-{
-    ag_sched_stats st;
-    ag_sched_stats_get(b->s, &st);
-    return st;
-}
-
-/* Steps of all sizes, so that the model knows what rows cost. */
-static void teach(bench *b)
-{
-    static const uint32_t sizes[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
-    for (uint32_t round = 0; round < 4; round++)
-        for (uint32_t i = 0; i < AG_ARRAY_LEN(sizes); i++) {
-            ask *a = make(b, "teacher", 1, 2, sizes[i], 2);
-            a->seq.salt = AG_KV_ALONE;
-            assert_int_equal(submit(b, a), AG_OK);
-            until_end(b, a);
-            b->n--;
-            memset(&b->asks[b->n], 0, sizeof b->asks[b->n]);
-        }
-}
+/* What the scheduler puts into a step: limits for prompts, urgency, shares of the machine. */
+#include "engine/sched/sched_bench.h"
 
 /* ---- the budget ---- */
 
@@ -225,9 +66,64 @@ static void test_a_gap_is_a_limit_of_its_own(void **state)
     ask *p = ask_for(b, "t", 2, 400, 3);
     steps(b, 1);
     assert_in_range(p->rows, 16, 24);
-    b->fixed_us = 60000; /* it cannot be kept any more: the least is done all the same */
+    finish(b);
+}
+
+/* Where the step alone takes longer than the gap, the ratio counts, and the least is done in any case. */
+static void test_a_gap_that_cannot_be_kept(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    b->fixed_us = 60000;
+    b->row_us = 5000; /* 1.3 times leaves room for three rows */
+    teach(b);
+    ask_for(b, "t", 2, 5, 500);
+    steps(b, 2);
+    ask *p = ask_for(b, "t", 2, 100, 3);
+    steps(b, 1);
+    assert_int_equal(p->rows, conf_plain.rows_min);
+    finish(b);
+}
+
+/* Those who wait will slow the step down when they decode: it may take that long for their prompts already. */
+static void test_a_backlog_may_take_the_step_that_it_will_make(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = conf.out_max = 32;
+    bench *b = begin(&conf);
+    b->row_us = 1000;
+    teach(b);
+    ask *d = ask_for(b, "t", 2, 5, 500); /* 11 ms alone: 3 rows more at 1.3 times */
+    steps(b, 2);
+    ask *p = ask_for(b, "t", 2, 100, 3);
+    steps(b, 1);
+    assert_in_range(p->rows, 2, 4);
+    for (uint32_t i = 0; i < 18; i++) ask_for(b, "t", 2, 100, 3);
+    steps(b, 1); /* 20 of them will take 30 ms */
+    assert_int_equal(d->rows, 1);
+    assert_in_range(p->rows, 15, 23);
+    finish(b);
+}
+
+static void test_a_short_prompt_passes_a_long_one(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    ask_for(b, "t", 2, 5, 500);
+    steps(b, 2);
+    ask *slow = ask_for(b, "t", 2, 2000, 3);
+    steps(b, 3);
+    ask *quick = ask_for(b, "t", 2, 20, 3), *as_long = ask_for(b, "t", 2, 1900, 3);
+    for (uint32_t i = 0; answered(quick) == 0; i++) {
+        assert_true(i < 3);
+        steps(b, 1);
+    }
+    uint32_t before = slow->seq.computed;
     steps(b, 10);
-    assert_int_equal(p->rows, 16);
+    assert_true(slow->seq.computed > before + 200);
+    assert_int_equal(as_long->admitted, 0);
     finish(b);
 }
 
@@ -321,364 +217,50 @@ static void test_move(void **state)
     finish(b);
 }
 
-/* ---- places and pages ---- */
+/* ---- shares of the machine ---- */
 
-static void test_an_urgent_one_takes_the_newest_place(void **state)
+static void test_a_flood_sits_out_for_who_has_less(void **state)
 {
     (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.running_max = 3;
-    bench *b = begin(&conf);
-    ask *d[3];
-    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2 + (i > 0), 5, 40);
-    steps(b, 4);
-    int32_t first[TOKENS];
-    uint32_t had = d[2]->seq.n_tokens;
-    memcpy(first, d[2]->tokens, sizeof first);
-    ask *u = ask_for(b, "t", 1, 6, 5);
-    steps(b, 1);
-    assert_int_equal(d[2]->set_back, 1);
-    assert_int_equal(d[0]->set_back + d[1]->set_back, 0);
-    assert_true(d[2]->seq.q.queued && u->rows == 6);
-    until_end(b, u);
-    until_end(b, d[2]);
-    assert_int_equal(d[2]->admitted, 1); /* an event of the first time only */
-    assert_memory_equal(first, d[2]->tokens, had * sizeof *first);
-    assert_int_equal(stats(b).set_back_urgent, 1);
-    assert_true(stats(b).again_rows <= PAGE); /* its full pages were still there */
-    finish(b);
-}
-
-static void test_a_tenant_under_its_share_gets_a_place(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.running_max = 4;
-    bench *b = begin(&conf);
-    for (uint32_t i = 0; i < 6; i++) ask_for(b, "flood", 2, 5, 60);
+    bench *b = begin(&conf_plain);
+    teach(b);
+    ask *f[10];
+    for (uint32_t i = 0; i < 10; i++) f[i] = ask_for(b, "flood", 2, 5, 400);
     steps(b, 3);
-    ask *x = ask_for(b, "x", 2, 5, 5);
+    ask *x = ask_for(b, "x", 2, 200, 5);
     steps(b, 1);
-    assert_int_equal(x->rows, 5);
-    assert_int_equal(stats(b).set_back_share, 1);
-    ask *y = ask_for(b, "x", 2, 5, 5); /* two and two: both have their share */
+    assert_int_equal(x->rows, 200);
+    assert_int_equal(b->step->decodes, 0);
     steps(b, 1);
-    assert_int_equal(y->seq.running, stats(b).set_back_share == 2);
-    uint64_t before = stats(b).set_back_share;
-    ask *z = ask_for(b, "x", 2, 5, 5);
+    assert_int_equal(f[0]->rows, 1);
     until_end(b, x);
-    assert_true(stats(b).set_back_share <= before + 1); /* nobody takes turns */
-    until_end(b, z);
-    finish(b);
-}
-
-static void test_the_head_is_not_passed_by_smaller_ones(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.pages = 20;
-    bench *b = begin(&conf);
-    ask *d = ask_for(b, "t", 2, 30, 20); /* 8 pages, 13 in the end */
-    steps(b, 2);
-    ask *large = ask_for(b, "t", 2, 60, 4), *small = ask_for(b, "t", 2, 4, 4);
-    steps(b, 5);
-    assert_int_equal(large->admitted + small->admitted, 0);
-    ask *urgent = ask_for(b, "t", 1, 4, 4); /* but it blocks its own band and those below only */
-    steps(b, 1);
-    assert_int_equal(urgent->rows, 4);
-    for (; !large->admitted; assert_true(step(b))) assert_int_equal(small->admitted, 0);
-    until_end(b, large);
-    until_end(b, small);
-    until_end(b, d);
-    finish(b);
-}
-
-/* Everybody's answer outgrows the cache: the newest go back, the oldest is never held up, all end. */
-static void test_out_of_pages(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.pages = 24;
-    bench *b = begin(&conf);
-    ask *d[6];
-    for (uint32_t i = 0; i < 6; i++) d[i] = ask_for(b, "t", 2, 8, 60);
-    for (uint32_t i = 0; !ended(d[0]); i++) {
-        assert_true(i < 70);
+    ask *y = ask_for(b, "y", 2, 2000, 5); /* not for long: two gaps, and the step that goes beyond them */
+    uint64_t had = b->now, worst = 0;
+    for (uint32_t i = 0; answered(y) == 0; i++) {
+        assert_true(i < 200);
         steps(b, 1);
+        if (f[0]->rows) had = b->now;
+        worst = AG_MAX(worst, b->now - had);
     }
-    assert_int_equal(d[0]->set_back, 0);
-    assert_true(stats(b).set_back_pages > 0);
-    for (uint32_t i = 1; i < 6; i++) until_end(b, d[i]);
+    assert_in_range(worst, conf_plain.gap_us, 4 * conf_plain.gap_us);
     finish(b);
 }
 
-static void test_it_can_never_fit(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.pages = 10;
-    bench *b = begin(&conf);
-    ask *a = make(b, "t", 1, 2, 30, 11);
-    ag_err err = {0};
-    uint64_t retry;
-    assert_int_equal(ag_sched_submit(b->s, &a->seq, b->now, &retry, &err), AG_E_PARAM);
-    assert_non_null(strstr(err.text, "11 pages"));
-    a->seq.max_tokens = 10;
-    assert_int_equal(submit(b, a), AG_OK);
-    until_end(b, a);
-    finish(b);
-}
-
-/* ---- prefixes ---- */
-
-static void same_prefix(ask *a, const ask *as, uint32_t n) { memcpy(a->tokens, as->tokens, n * sizeof *a->tokens); }
-
-static void test_a_prefix_is_computed_once(void **state)
-{
-    (void)state;
-    bench *b = begin(&conf_plain);
-    ask *a[5];
-    for (uint32_t i = 0; i < 5; i++) {
-        a[i] = make(b, "t", 1, 2, 202, 4);
-        if (i > 0) same_prefix(a[i], a[0], 200);
-        if (i == 4) a[i]->seq.salt = 8; /* somebody else's */
-        assert_int_equal(submit(b, a[i]), AG_OK);
-    }
-    steps(b, 1);
-    assert_int_equal(a[0]->rows, 202);
-    assert_int_equal(a[1]->rows + a[2]->rows + a[3]->rows, 0);
-    assert_true(a[1]->seq.running);
-    steps(b, 1);
-    assert_int_equal(a[1]->rows, 2);
-    assert_int_equal(a[1]->seq.reused, 200);
-    for (uint32_t i = 0; i < 5; i++) until_end(b, a[i]);
-    assert_int_equal(a[4]->seq.reused, 0);
-    assert_int_equal(stats(b).prompt_rows, 2 * 202 + 3 * 2);
-    assert_int_equal(stats(b).reused_tokens, 3 * 200);
-    ask *later = make(b, "t", 1, 2, 202, 4);
-    same_prefix(later, a[0], 202);
-    assert_int_equal(submit(b, later), AG_OK);
-    steps(b, 1);
-    assert_int_equal(later->rows, 2); /* the last token of a prompt is computed in any case: 200 is a page's edge */
-    finish(b);
-}
-
-static void test_who_waits_goes_on_when_the_other_leaves(void **state)
-{
-    (void)state;
-    bench *b = begin(&conf_plain);
-    ask *a = ask_for(b, "t", 2, 602, 4), *w = make(b, "t", 1, 2, 602, 4), *v = make(b, "t", 1, 2, 602, 4);
-    same_prefix(w, a, 600);
-    same_prefix(v, a, 600);
-    assert_int_equal(submit(b, w), AG_OK);
-    assert_int_equal(submit(b, v), AG_OK);
-    steps(b, 2);
-    ag_sched_drop(b->s, &a->seq, false); /* after 512 of 602 */
-    steps(b, 1);
-    assert_int_equal(w->seq.reused, 512);
-    assert_int_equal(w->rows, 90);
-    assert_int_equal(v->rows, 0);
-    until_end(b, w);
-    until_end(b, v);
-    assert_int_equal(v->seq.reused, 600);
-    finish(b);
-}
-
-/* A less urgent one computes what an urgent one waits for: it may not be kept from it. */
-static void test_who_is_waited_for_is_as_urgent(void **state)
+/* Few streams with nobody waiting are no flood. */
+static void test_streams_within_their_share_do_not_sit_out(void **state)
 {
     (void)state;
     bench *b = begin(&conf_plain);
     teach(b);
-    ask *a = ask_for(b, "t", 3, 602, 4), *m = ask_for(b, "m", 1, 900, 4);
-    (void)m;
-    steps(b, 1);
-    ask *low = make(b, "t", 1, 3, 1202, 4);
-    assert_int_equal(submit(b, low), AG_OK);
-    for (uint32_t i = 0; i < 40 && !low->seq.running; i++) steps(b, 1);
-    assert_true(low->seq.running && low->seq.computed < 1000);
-    ask *u = make(b, "t", 1, 0, 1202, 4), *n = ask_for(b, "n", 1, 500, 4);
-    same_prefix(u, low, 1200);
-    assert_int_equal(submit(b, u), AG_OK);
-    steps(b, 1);
-    assert_true(u->seq.running && u->rows == 0);
-    for (uint32_t i = 0; answered(u) == 0; i++) {
-        assert_true(i < 100);
-        steps(b, 1);
-        assert_true(answered(u) > 0 || n->rows == 0);
-    }
-    assert_true(u->seq.reused >= 1000);
-    until_end(b, a);
-    finish(b);
-}
-
-static void test_scored_prompts_are_computed_whole(void **state)
-{
-    (void)state;
-    bench *b = begin(&conf_plain);
-    ask *a = ask_for(b, "t", 2, 60, 2);
-    until_end(b, a);
-    ask *p = make(b, "t", 1, 2, 60, 2);
-    same_prefix(p, a, 60);
-    p->seq.all_logits = true;
-    p->seq.n_scored = 1;
-    assert_int_equal(submit(b, p), AG_OK);
-    steps(b, 1);
-    assert_int_equal(p->rows, conf_plain.out_max); /* logits bound it */
-    until_end(b, p);
-    assert_int_equal(p->seq.n_scored, 60);
-    assert_int_equal(p->seq.reused, 0);
-    finish(b);
-}
-
-/* ---- charges ---- */
-
-static void test_a_tenant_is_charged_what_it_got(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.pages = 24;
-    bench *b = begin(&conf);
-    ask *d[6];
-    for (uint32_t i = 0; i < 6; i++) d[i] = ask_for(b, i % 2 ? "odd" : "even", 2, 8, 20 + i);
-    const ag_tenant *even = d[0]->seq.q.tenant, *odd = d[1]->seq.q.tenant;
-    ag_queue_hold(ag_sched_queue(b->s), d[0]->seq.q.tenant);
-    ag_queue_hold(ag_sched_queue(b->s), d[1]->seq.q.tenant);
-    steps(b, 1);
-    assert_true(even->service > 8 + 4); /* ahead of its tokens */
-    for (uint32_t i = 0; i < 5; i++) until_end(b, d[i]);
-    assert_int_equal(even->service, 3 * 8 + 4 * (20 + 22 + 24));
-    if (!ended(d[5])) ag_sched_drop(b->s, &d[5]->seq, false); /* it went away: what it had is what it is charged */
-    uint32_t got = answered(d[5]);
-    assert_int_equal(odd->service, 2 * 8 + 4 * (21 + 23) + (got > 0 || d[5]->seq.prompt_done ? 8 : 0) + 4 * got);
-    ag_queue_release(ag_sched_queue(b->s), d[0]->seq.q.tenant);
-    ag_queue_release(ag_sched_queue(b->s), d[1]->seq.q.tenant);
-    finish(b);
-}
-
-/* ---- deadlines ---- */
-
-static void test_an_idle_server_does_not_refuse_by_estimate(void **state)
-{
-    (void)state;
-    bench *b = begin(&conf_plain);
-    teach(b);
-    ask *a = make(b, "t", 1, 2, 200, 1000);
-    a->seq.q.deadline_us = b->now + 100000; /* ten steps */
-    assert_int_equal(submit(b, a), AG_OK);
-    ask *c = make(b, "t", 1, 2, 200, 1000);
-    c->seq.q.deadline_us = b->now + 50000;
-    steps(b, 1);
-    ag_err err = {0};
-    uint64_t retry = 1;
-    assert_int_equal(ag_sched_submit(b->s, &c->seq, b->now, &retry, &err), AG_E_DEADLINE);
-    assert_int_equal(stats(b).refused_late, 1);
-    c->seq.q.deadline_us = b->now + 1000000000;
-    assert_int_equal(submit(b, c), AG_OK);
-    ask *past = make(b, "t", 1, 2, 20, 10);
-    past->seq.q.deadline_us = b->now;
-    assert_int_equal(submit(b, past), AG_E_DEADLINE);
-    while (a->out == 0) steps(b, 1);
-    assert_int_equal(a->out, 1 + AG_OUT_TIMEOUT);
-    assert_true(answered(a) > 3);
-    assert_int_equal(stats(b).timed_out, 1);
-    finish(b);
-}
-
-static void test_who_waits_too_long_is_out_before_it_cost_anything(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.running_max = 1;
-    conf.refuse_late = false;
-    bench *b = begin(&conf);
-    ask *d = ask_for(b, "t", 2, 5, 50), *w = make(b, "t", 1, 2, 5, 5);
-    w->seq.q.deadline_us = b->now + 95000;
-    steps(b, 1);
-    assert_int_equal(submit(b, w), AG_OK);
-    assert_int_equal(ag_sched_deadline(b->s), w->seq.q.deadline_us);
-    ag_sched_expire(b->s, w->seq.q.deadline_us - 1);
-    assert_int_equal(w->out, 0);
-    assert_true(choose(b)); /* a step under way holds nobody who waits */
-    ag_sched_expire(b->s, w->seq.q.deadline_us);
-    assert_int_equal(w->out, 1 + AG_OUT_EXPIRED);
-    assert_int_equal(w->seq.prompt_done, 0);
-    assert_int_equal(ag_sched_deadline(b->s), UINT64_MAX);
-    ag_sched_step_done(b->s, b->now, 100);
-    (void)d;
-    finish(b);
-}
-
-static void test_one_that_was_set_back_times_out_as_one_that_ran(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.running_max = 1;
-    conf.refuse_late = false;
-    bench *b = begin(&conf);
-    ask *d = make(b, "t", 1, 2, 5, 100);
-    d->seq.q.deadline_us = b->now + 200000;
-    assert_int_equal(submit(b, d), AG_OK);
+    ask *f[4];
+    for (uint32_t i = 0; i < 4; i++) f[i] = ask_for(b, "streams", 2, 5, 400);
     steps(b, 3);
-    ask *u = ask_for(b, "t", 0, 5, 50);
-    while (d->out == 0) steps(b, 1);
-    assert_int_equal(d->set_back, 1);
-    assert_int_equal(d->out, 1 + AG_OUT_TIMEOUT);
-    assert_int_equal(answered(d), 3);
-    until_end(b, u);
+    ask *x = ask_for(b, "x", 2, 200, 5);
+    steps(b, 1);
+    assert_true(x->rows > 0 && x->rows < 64);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(f[i]->rows, 1);
     finish(b);
 }
-
-static void test_the_queue_is_full(void **state)
-{
-    (void)state;
-    ag_sched_conf conf = conf_plain;
-    conf.running_max = 1;
-    conf.queue.entries_max = 2;
-    bench *b = begin(&conf);
-    ask_for(b, "t", 2, 5, 50);
-    steps(b, 2);
-    ask *w = ask_for(b, "t", 3, 5, 50), *v = ask_for(b, "t", 3, 5, 50), *n = make(b, "t", 1, 3, 5, 50);
-    uint64_t retry = 0;
-    assert_int_equal(ag_sched_submit(b->s, &n->seq, b->now, &retry, NULL), AG_E_QUEUE_FULL);
-    assert_true(retry > 0);
-    ag_sched_wait wait;
-    ag_sched_wait_get(b->s, &v->seq, b->now, &wait);
-    assert_int_equal(wait.position, 2);
-    assert_true(wait.wait_us > 0 && !wait.running);
-    n->seq.q.band = 1;
-    assert_int_equal(submit(b, n), AG_OK);
-    assert_int_equal(v->out, 1 + AG_OUT_DISPLACED);
-    assert_int_equal(w->out, 0);
-    assert_int_equal(stats(b).displaced, 1);
-    finish(b);
-}
-
-/* ---- memory ---- */
-
-#ifdef AG_FAULTS
-static void test_no_memory(void **state)
-{
-    (void)state;
-    bool fired = true;
-    for (uint32_t n = 1; fired; n++) {
-        ag_sched *s = NULL;
-        ask *a = calloc(1, sizeof *a);
-        ag_fault_arm(AG_FAULT_ALLOC, n);
-        int rc = ag_sched_open(&s, &conf_plain, NULL);
-        if (rc == AG_OK) {
-            a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(s), AG_STR("t"), 1), .band = 2}, .tokens = a->tokens, .n_tokens = 5,
-                              .n_prompt = 5, .max_tokens = 5, .salt = 7};
-            rc = a->seq.q.tenant ? ag_sched_submit(s, &a->seq, 1, NULL, NULL) : AG_E_NOMEM;
-        }
-        fired = ag_fault_disarm(AG_FAULT_ALLOC);
-        assert_int_equal(rc, fired ? AG_E_NOMEM : AG_OK);
-        if (rc == AG_OK) ag_sched_drop(s, &a->seq, false);
-        ag_sched_close(s);
-        free(a);
-    }
-}
-#endif
 
 int main(void)
 {
@@ -687,28 +269,16 @@ int main(void)
         cmocka_unit_test(test_unknown_machine_is_tried_with_little),
         cmocka_unit_test(test_a_prompt_beside_decodes_keeps_the_ratio),
         cmocka_unit_test(test_a_gap_is_a_limit_of_its_own),
+        cmocka_unit_test(test_a_gap_that_cannot_be_kept),
+        cmocka_unit_test(test_a_backlog_may_take_the_step_that_it_will_make),
+        cmocka_unit_test(test_a_short_prompt_passes_a_long_one),
         cmocka_unit_test(test_two_prompts_share_the_budget),
         cmocka_unit_test(test_an_urgent_prompt_has_the_step_alone),
         cmocka_unit_test(test_an_urgent_prompt_keeps_the_limit_for_its_equals),
         cmocka_unit_test(test_nobody_sits_out_for_ever),
         cmocka_unit_test(test_move),
-        cmocka_unit_test(test_an_urgent_one_takes_the_newest_place),
-        cmocka_unit_test(test_a_tenant_under_its_share_gets_a_place),
-        cmocka_unit_test(test_the_head_is_not_passed_by_smaller_ones),
-        cmocka_unit_test(test_out_of_pages),
-        cmocka_unit_test(test_it_can_never_fit),
-        cmocka_unit_test(test_a_prefix_is_computed_once),
-        cmocka_unit_test(test_who_waits_goes_on_when_the_other_leaves),
-        cmocka_unit_test(test_who_is_waited_for_is_as_urgent),
-        cmocka_unit_test(test_scored_prompts_are_computed_whole),
-        cmocka_unit_test(test_a_tenant_is_charged_what_it_got),
-        cmocka_unit_test(test_an_idle_server_does_not_refuse_by_estimate),
-        cmocka_unit_test(test_who_waits_too_long_is_out_before_it_cost_anything),
-        cmocka_unit_test(test_one_that_was_set_back_times_out_as_one_that_ran),
-        cmocka_unit_test(test_the_queue_is_full),
-#ifdef AG_FAULTS
-        cmocka_unit_test(test_no_memory),
-#endif
+        cmocka_unit_test(test_a_flood_sits_out_for_who_has_less),
+        cmocka_unit_test(test_streams_within_their_share_do_not_sit_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,99 @@
+/* How much of a step prompts may have, and which decodes it must not keep waiting. */
+#include "engine/sched/sched_inner.h"
+
+bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
+{
+    uint32_t of = t->waiting > 0 ? s->n_running : s->conf.running_max;
+    return t->running * s->weights > of * t->weight * (1 + 1e-9);
+}
+
+/* Who sits out for a tenant under its share does so for so many gaps at most: long enough for a few hundred tokens of a
+ * prompt, too short for a reader to take it for the end. */
+#define YIELD_GAPS 2
+/* And only for one that has so much less for its weight: tenants of about the same load would take turns at it. */
+#define YIELD_SHARES 2
+
+/* Decodes of tenants over their share, as urgent as prompt p, sit out where p's tenant has much less than they. Returns
+ * the time that they have for it; 0: nobody does. */
+static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
+{
+    s->weights = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
+    uint64_t most = (uint64_t)YIELD_GAPS * s->conf.gap_us, left = most;
+    bool under = p && !ag__sched_over_share(s, p->q.tenant);
+    s->fair = false;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        ag_seq *q = s->running[i];
+        uint64_t paused = q->paused_us && now_us > q->paused_us ? now_us - q->paused_us : 0;
+        q->yields = under && ag__seq_decodes(q) && q->urgency == p->urgency && paused < most &&
+                    ag__seq_share(q, 0) > YIELD_SHARES * ag__seq_share(p, 0) && ag__sched_over_share(s, q->q.tenant);
+        if (!q->yields) continue;
+        s->fair = true;
+        left = AG_MIN(left, most - paused);
+    }
+    return s->fair ? left : 0;
+}
+
+/* What the step would take if everyone who is here and finds a place decoded: nobody can count on less, and to keep below it
+ * would hold up those who wait for the sake of those who came first. */
+static double full_us(const ag_sched *s)
+{
+    ag_queue_stats q;
+    ag_queue_stats_get(s->queue, &q);
+    uint32_t come = s->blocked ? 0 : q.entries; /* there may be places and no pages */
+    uint32_t rows = AG_MIN(s->n_running + come, s->conf.running_max);
+    ag_step_shape shape = {.rows = rows, .outs = rows, .attended = s->step.shape.attended / s->step.n_rows * rows};
+    return ag_cost_us(&s->cost, &shape);
+}
+
+void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
+{
+    ag_sched_step *b = &s->step;
+    uint64_t yielded = mark_yields(s, p, now_us);
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        ag_seq *q = s->running[i];
+        if (ag__seq_decodes(q) && !q->yields && (p == NULL || q->urgency <= p->urgency)) ag__sched_add_decode(s, q);
+    }
+    if (b->decodes == 0 && yielded == 0) return;
+    uint32_t most = s->conf.rows_max - b->n_rows;
+    double alone = b->decodes ? ag_cost_us(&s->cost, &b->shape) : 0, ratio = alone * s->conf.step_ratio;
+    s->least = 1;
+    if (b->decodes == 0) {
+        s->limit_us = (double)yielded;
+    } else if (alone >= s->conf.gap_us) { /* it cannot be kept anyway */
+        s->limit_us = ratio;
+        s->least = s->conf.rows_min;
+    } else if (alone > 0) {
+        s->limit_us = AG_MIN(AG_MAX(ratio, full_us(s)), (double)s->conf.gap_us);
+    } else {
+        b->budget = AG_MIN(4 * s->conf.rows_min, most); /* nothing is known yet */
+        return;
+    }
+    b->budget = AG_MAX(s->least, ag_cost_rows(&s->cost, &b->shape, p ? p->computed : 0, s->limit_us, most));
+    b->budget = AG_MIN(b->budget, most);
+}
+
+uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q)
+{
+    const ag_sched_step *b = &s->step;
+    uint32_t rest = q->n_tokens - q->computed, outs = s->conf.out_max - b->n_out;
+    uint32_t n = AG_MIN(rest, s->conf.rows_max - b->n_rows);
+    if (q->all_logits) n = AG_MIN(n, outs);
+    else if (outs == 0 && n == rest) n--; /* only the last row wants logits */
+    if (b->budget == UINT32_MAX) return n;
+    n = AG_MIN(n, b->budget - b->prompt_rows);
+    if (s->limit_us <= 0) return n;
+    uint32_t least = s->least > b->prompt_rows ? s->least - b->prompt_rows : 0;
+    if (n <= least) return n;
+    return AG_MAX(least, ag_cost_rows(&s->cost, &b->shape, q->computed, s->limit_us, n));
+}
+
+bool ag__sched_fits(const ag_sched *s, const ag_seq *q)
+{
+    if (s->step.n_rows == s->conf.rows_max || s->step.n_out == s->conf.out_max) return false;
+    ag_step_shape with = s->step.shape;
+    with.rows++;
+    with.outs++;
+    with.attended += ag_cost_attended(q->computed, 1);
+    return s->limit_us <= 0 || ag_cost_us(&s->cost, &with) <= s->limit_us;
+}
