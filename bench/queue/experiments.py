@@ -1,290 +1,260 @@
-"""What bench/queue/run does to a server, and the figures that come of it.
-
-An experiment is a function of a Bench (start a server, load it) and gives {figure: value}; GOALS says which figures
-have a bound. Peers know no bands, deadlines and tenants: what they are asked is the same without them, and a deadline
-is then their client's, who leaves."""
-
-import collections
+"""The six experiments: each takes a scene, loads its server, and gives back what was measured, as plain numbers."""
+import asyncio
 import contextlib
-import http.client
-import json
-import pathlib
 import random
-import re
-import threading
+import time
 
-import servers as m
-
-
-class Bench:
-    """One engine under test. `size`: how long things take, "full" or "quick"."""
-
-    def __init__(self, engine, binary, size, run=None):
-        self.engine, self.binary, self.size = engine, binary, size
-        self.ours = engine.name == "autoglm"
-        self.run = run or m.run_counted
-
-    def command(self, slots, ctx, reuse, flags):
-        """`slots` sequences of `ctx` tokens at once."""
-        c = list(self.engine.command)
-        if self.ours:
-            return [*c, *flags, *([] if reuse else ["--prefix-cache=no"])]
-        if self.engine.name == "llama.cpp":
-            if reuse:
-                c.remove("--no-cache-prompt")
-            return [*c, "-np", str(slots), "-c", str(slots * ctx)]
-        c[c.index("--max-model-len") + 1] = str(ctx)
-        if reuse:
-            c.remove("--no-enable-prefix-caching")
-        return c
-
-    @contextlib.contextmanager
-    def server(self, slots, ctx, reuse=False, flags=()):
-        e = self.engine
-        self.extra = {**e.extra, **({"cache_prompt": reuse} if "cache_prompt" in e.extra else {})}
-        with m.server(e.name, self.command(slots, ctx, reuse, flags), e.path, e.ready_s, e.environment) as (url, process):
-            self.load(url, "-n", 2, "-c", 1, "-p", 16, "--max-tokens", 4, "--seed", 10**6)  # the first steps are slower
-            yield url, process
-
-    def load(self, url, *options):
-        command = [self.binary, "bench", "http", url, "--json", "--buckets", "--timeout", "1h", "--extra", json.dumps(self.extra)]
-        status, out, _ = self.run([*command, *map(str, options)])
-        if not out:
-            raise SystemExit(f"{self.engine.name}: the load generator ended with status {status}")
-        return json.loads(out)
-
-    def classes(self, url, *options, **classes):
-        """load, of classes given as name={"key": value}; peers are not told what only we know."""
-        told = {
-            name: ":".join([name, *(f"{k}={v}" for k, v in c.items() if self.ours or k not in ("band", "timeout", "tenant"))])
-            for name, c in classes.items()
-        }
-        return self.load(url, "--classes", ",".join(told.values()), *options)["classes"]
-
-    def pick(self, full, quick):
-        return full if self.size == "full" else quick
+import client
+from scene import OURS, Failed, kind
 
 
-def p(result, kind, q):
-    return result[kind].get(q, 0.0)
+def rounded(values):
+    return [round(v, 3) for v in values]
 
 
-def rate(result):
-    return result["output_tokens"] / result["elapsed_s"]
+async def gone(tasks):
+    for t in tasks:
+        t.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def ratio(a, b):
-    return a / b if b else 0.0
+# 1. Streams run while a long prompt arrives.
+
+def gaps(answers, begin, end, inside):
+    """Milliseconds between pieces: of gaps within [begin, end], or (not `inside`) of those that touch it."""
+    found = []
+    for a in answers:
+        for one, two in zip(a.times, a.times[1:]):
+            if (one >= begin and two <= end) if inside else (two > begin and one < end):
+                found.append(1e3 * (two - one))
+    return rounded(found)
 
 
-def long_prompt(b):
-    """Four streams run when a prompt of 6,000 tokens arrives."""
-    tokens, words, start = b.pick((600, 6000, "2s"), (40, 100, "1ms"))
-    streams = {"clients": 4, "requests": 4, "max-tokens": tokens, "prompt": 64}
-    late = {"requests": 1, "clients": 1, "prompt": words, "max-tokens": 4, "start": start}
-    with b.server(8, 8192) as (url, _):
-        alone = b.classes(url, streams=streams)["streams"]
-        by_itself = b.classes(url, late={**late, "start": "0s"})["late"]
-        both = b.classes(url, streams=streams, late=late)
-    return {
-        "gap p99 alone, ms": p(alone, "gap_ms", "p99"),
-        "gap p99, ms": p(both["streams"], "gap_ms", "p99"),
-        "gap p99 over alone": ratio(p(both["streams"], "gap_ms", "p99"), p(alone, "gap_ms", "p99")),
-        "largest gap alone, ms": p(alone, "gap_ms", "max"),
-        "largest gap, ms": p(both["streams"], "gap_ms", "max"),
-        "largest gap over alone": ratio(p(both["streams"], "gap_ms", "max"), p(alone, "gap_ms", "max")),
-        "the long prompt's first token alone, ms": p(by_itself, "ttft_ms", "max"),
-        "the long prompt's first token, ms": p(both["late"], "ttft_ms", "max"),
-    }
+async def long_prompt(r, s, number):
+    body = {**r.extra, "prompt": client.words(("long", number), s.long_prompt), "max_tokens": 1}
+    answer = await client.ask(r.url, body)
+    if not answer.whole():
+        raise Failed(f"the long prompt was not answered: {answer.error}")
+    return answer
 
 
-def urgent(b):
-    """64 batch requests saturate; an urgent one arrives each second."""
-    n, seconds, clients = b.pick((60, 60, 64), (3, 2, 4))
-    with b.server(64, 256) as (url, _):
-        idle = b.load(url, "-n", n, "-c", 1, "-p", 64, "--max-tokens", 16)
-        got = b.classes(
-            url, "--duration", f"{seconds}s", "-p", 64,
-            batch={"band": 3, "clients": clients, "max-tokens": 128},
-            urgent={"band": 0, "rate": 1, "max-tokens": 16},
-        )
-    first, step = p(got["urgent"], "ttft_ms", "p99"), p(got["batch"], "gap_ms", "p50")
-    return {
-        "first token p99 idle, ms": p(idle, "ttft_ms", "p99"),
-        "first token p99, ms": first,
-        "a step of the batch, ms": step,
-        "first token p99 over idle plus a step": ratio(first, p(idle, "ttft_ms", "p99") + step),
-        "batch, tokens/s": rate(got["batch"]),
-    }
+async def stall_round(r, s, number):
+    most = s.long_ctx - 3 * s.prompt
+    streams = [client.Answer() for _ in range(s.streams)]
+    body = {**r.extra, "max_tokens": most, "ignore_eos": True, "min_tokens": most}
+    tasks = [asyncio.create_task(client.ask(r.url, {**body, "prompt": client.words((number, i), s.prompt)}, a))
+             for i, a in enumerate(streams)]
+    try:
+        for a in streams:
+            await a.first.wait()
+        begun = time.monotonic()
+        await asyncio.sleep(s.seconds / 6)
+        answer = await long_prompt(r, s, number)
+        await asyncio.sleep(s.seconds / 60)
+        if any(t.done() for t in tasks):
+            raise Failed(f"a stream ended too early: {next((a.error for a in streams if a.error), 'it was too short')}")
+        return {"before": gaps(streams, begun, answer.begun, True),
+                "during": gaps(streams, answer.begun, answer.times[0], False),
+                "first_ms": answer.first_ms(), "prompt_tokens": (answer.usage or {}).get("prompt_tokens")}
+    finally:
+        await gone(tasks)
 
 
-def fair(b):
-    """Tenant A floods with 100 at once, tenant B has one at a time; then two floods with weights 3 and 1."""
-    n, seconds, flood = b.pick((40, 45, 100), (3, 2, 6))
-    common = ["-p", 64, "--max-tokens", 48]
-    with b.server(100, 256) as (url, _):
-        alone = b.load(url, "-n", n, "-c", 1, *common)
-        got = b.classes(
-            url, "--duration", f"{seconds}s", *common,
-            a={"tenant": "a", "clients": flood}, b={"tenant": "b", "clients": 1},
-        )
-    with b.server(100, 256, flags=["--tenant-weights", "gold=3,free=1", "--max-running", "16"]) as (url, _):
-        shares = b.classes(
-            url, "--duration", f"{seconds}s", *common,
-            gold={"tenant": "gold", "clients": flood // 2}, free={"tenant": "free", "clients": flood // 2},
-        )
-    gold, free = rate(shares["gold"]), rate(shares["free"])
-    return {
-        "B's first token p99 alone, ms": p(alone, "ttft_ms", "p99"),
-        "B's first token p99, ms": p(got["b"], "ttft_ms", "p99"),
-        "B's first token p99 over alone": ratio(p(got["b"], "ttft_ms", "p99"), p(alone, "ttft_ms", "p99")),
-        "share of weight 3 of 4": ratio(gold, gold + free),
-        "share over the weights'": ratio(ratio(gold, gold + free), 0.75),
-    }
+def stall(scene):
+    s = scene.sizes
+    with scene.start(s.streams + 1, s.long_ctx) as r:
+        r.warm_up(s.prompt, 32, s.streams)
+        alone = [asyncio.run(long_prompt(r, s, 1000 + i)).first_ms() for i in range(s.repeats)]
+        rounds = []
+        for i in range(s.repeats):
+            rounds.append(asyncio.run(stall_round(r, s, i)))
+            r.settle()
+    return {"alone_ms": alone, "rounds": rounds}
 
 
-def overload(b):
-    """Three times the load that can be answered, each with a deadline."""
-    seconds, warm, clients = b.pick((60, 20, 32), (2, 1, 2))
-    tokens = 32
-    common = ["-p", 64, "--max-tokens", tokens]
-    with b.server(64, 256) as (url, _):
-        full = b.load(url, "-c", clients, "--duration", f"{warm}s", *common)
-        possible = full["requests_per_s"]
-        timeout = f"{max(2 * p(full, 'latency_ms', 'p50'), 50):.0f}ms"
-        offered = max(3 * possible, 0.1)
-        late = [] if b.ours else ["--timeout", timeout]
-        got = b.classes(url, "--duration", f"{seconds}s", *common, *late, x={"rate": f"{offered:.4f}", "timeout": timeout})["x"]
-    whole = got["requests"]["ok"] - got["cut"]["requests"]
-    return {
-        "possible, requests/s": possible,
-        "offered, requests/s": offered,
-        "deadline, ms": float(timeout[:-2]),
-        "answered in time, requests/s": whole / got["elapsed_s"],
-        "answered in time over possible": ratio(whole / got["elapsed_s"], possible),
-        "tokens in vain": max(0.0, ratio(got["output_tokens"] - whole * tokens, got["output_tokens"])),
-    }
+def ms(seconds):
+    return f"{round(1e3 * seconds)}ms"
 
 
-def shared_prefix(b):
-    """50 callers share a prefix of 2,000 tokens."""
-    shared, callers = b.pick((2000, 50), (80, 4))
-    ask = ["-p", shared + 32, "--shared-prefix", shared, "--max-tokens", 16]
-    with b.server(callers, 2304, reuse=True) as (url, _):
-        two = b.load(url, "-n", 2, "-c", 1, "--seed", 7, *ask)
-        reuse = b.load(url, "-n", callers, "-c", callers, "--seed", 8, *ask)
-    with b.server(callers, 2304, reuse=False) as (url, _):
-        without = b.load(url, "-n", callers, "-c", callers, "--seed", 8, *ask)
-    times = [us for us, n in two["ttft_ms"].get("buckets_us", []) for _ in range(n)] or [0]
-    return {
-        "first caller's first token, ms": max(times) / 1e3,
-        "second caller's first token, ms": min(times) / 1e3,
-        "second over first": ratio(min(times), max(times)),
-        "all of them, s": reuse["elapsed_s"],
-        "without reuse, s": without["elapsed_s"],
-        "rate over that without reuse": ratio(without["elapsed_s"], reuse["elapsed_s"]),
-    }
+# 2. Urgent requests arrive while a batch saturates the server.
+
+def urgent(scene):
+    s = scene.sizes
+    one = {"band": 0, "rate": 1 if s.seconds > 10 else 20, "prompt": s.brief_prompt, "max-tokens": s.urgent_answer}
+    urgents = kind(scene.server.name, "urgent", **one)
+    late = kind(scene.server.name, "urgent", **one, start=ms(s.seconds / 6))
+    batch = kind(scene.server.name, "batch", band=3, clients=s.batch, prompt=s.busy_prompt, **{"max-tokens": s.busy_answer})
+    with scene.start(s.batch, s.slot(), urgency=True) as r:
+        r.warm_up(s.prompt, s.answer, s.batch)
+        idle = r.bench("--classes", urgents, "--duration", ms(s.seconds))["urgent"]
+        r.settle()
+        alone = r.bench("--classes", batch, "--duration", ms(s.seconds / 2), fails=True)["batch"]
+        r.settle()
+        both = r.bench("--classes", f"{batch},{late}", "--duration", ms(s.seconds * 7 / 6), fails=True)
+        r.settle()
+    return {"idle": idle, "batch_alone": alone, "batch": both["batch"], "urgent": both["urgent"]}
 
 
-def metric(port, name):
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    c.request("GET", "/metrics")
-    text = c.getresponse().read().decode()
-    c.close()
-    found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.M)
-    return sum(map(float, found))
+# 3. One tenant floods, another asks for one answer at a time; then both want more than there is.
+
+def fair(scene):
+    s = scene.sizes
+    one = {"tenant": "b", "clients": 1, "prompt": s.brief_prompt, "max-tokens": s.single_answer}
+    busy = {"prompt": s.busy_prompt, "max-tokens": s.busy_answer}
+    single, later = (kind(scene.server.name, "b", **one, **x) for x in ({}, {"start": ms(s.seconds / 6)}))
+    flood = kind(scene.server.name, "a", tenant="a", clients=s.flood, **busy)
+    second = kind(scene.server.name, "b", tenant="b", clients=s.both, **busy)
+    with scene.start(s.batch, s.slot()) as r:
+        r.warm_up(s.prompt, s.answer, s.batch)
+        alone = r.bench("--classes", single, "--duration", ms(s.seconds / 2))["b"]
+        r.settle()
+        flooded = r.bench("--classes", f"{flood},{later}", "--duration", ms(s.seconds * 7 / 6), fails=True)
+        r.settle()
+        shares = r.bench("--classes", f"{flood},{second}", "--duration", ms(2 * s.seconds), fails=True)
+        r.settle()
+    return {"alone": alone, "flood": flooded["a"], "single": flooded["b"], "shares": {n: shares[n] for n in ("a", "b")}}
 
 
-def cancels(b):
-    """Random cancels: whoever stays gets what an idle server answers, and nothing of the others is left."""
-    total, clients = b.pick((10000, 64), (60, 6))
-    prompts = [f"{w} and then the" for w in ("Once upon a time", "One day", "The dog", "Her house", "All of it")]
-    with b.server(clients, 256) as (url, process):
-        port, lock, dice = int(url.rsplit(":", 1)[1]), threading.Lock(), random.Random(1)
-        count = collections.Counter()
+# 4. Three times as many requests as can be answered, each with a deadline.
 
-        def ask(i, leave_after):
-            body = json.dumps({**b.extra, "prompt": prompts[i % len(prompts)], "max_tokens": 24, "temperature": 0,
-                               "ignore_eos": True, "stream": True})
-            c = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-            text = b""
-            c.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
-            if leave_after == 0:
-                c.close()
-                return None
-            r = c.getresponse()
-            while piece := r.readline():
-                text += piece if b'"text"' in piece else b""
-                leave_after -= 1
-                if leave_after == 0:
-                    c.close()
-                    return None
-            c.close()
-            return "".join(json.loads(line[6:])["choices"][0]["text"] for line in text.splitlines())
-
-        def worker():
-            while True:
-                with lock:
-                    i = count["asked"]
-                    if i >= total:
-                        return
-                    count["asked"] += 1
-                    leave = dice.choice([-1, 0, 1, 3, 9, 20])
-                got = ask(i, leave)
-                with lock:
-                    count["stayed"] += got is not None
-                    count["other text"] += got is not None and got != alone[i % len(prompts)]
-
-        def descriptors():
-            return len(list(pathlib.Path(f"/proc/{process.pid}/fd").iterdir()))
-
-        alone = [ask(i, -1) for i in range(len(prompts))]
-        before = descriptors()
-        threads = [threading.Thread(target=worker) for _ in range(clients)]
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
-        figures = {"asked": total, "stayed": count["stayed"], "of them with another text": count["other text"]}
-        if b.ours:
-            names = [f"autoglm_{n}" for n in ("generations_running", "generations_waiting", "kv_pages_used", "connections_open")]
-            for _ in range(1000):
-                left = {n: metric(port, n) for n in names}
-                left[names[3]] -= 1  # the one that asks
-                if not any(left.values()):
-                    break
-            figures |= {
-                "generations left": left[names[0]] + left[names[1]],
-                "pages left": left[names[2]],
-                "descriptors more than before": max(0, descriptors() - before),
-            }
-    return figures
+def overload(scene):
+    """Capacity is measured first, on the same server; a deadline is twice the usual time of an answer at capacity. Servers
+    that know no deadlines get clients that go away when theirs has passed."""
+    s = scene.sizes
+    common = ("-p", s.prompt, "--max-tokens", s.answer)
+    with scene.start(s.batch, s.slot()) as r:
+        r.warm_up(s.prompt, s.answer, s.batch)
+        probe = r.bench("-c", s.batch, "-n", 2 * s.batch, *common)
+        usual = probe["requests"]["ok"] / probe["elapsed_s"]
+        capacity = r.bench("-c", s.batch, "-n", max(3 * s.batch, int(usual * s.seconds)), *common)
+        rate, deadline_ms = capacity["requests"]["ok"] / capacity["elapsed_s"], round(2 * capacity["latency_ms"]["p50"])
+        r.settle()
+        before = r.computed()
+        load = kind(r.name, "all", rate=f"{3 * rate:.4f}", clients=2000, requests=max(int(3 * rate * s.seconds), 20),
+                    timeout=f"{deadline_ms}ms")
+        patience = "5m" if r.name == OURS else f"{deadline_ms}ms"
+        loaded = r.bench("--classes", load, "--buckets", *common, timeout=patience, fails=True)["all"]
+        r.settle()
+        computed = r.computed() - before
+    return {"capacity": capacity, "rate": rate, "deadline_ms": deadline_ms, "loaded": loaded, "computed": computed}
 
 
-EXPERIMENTS = {
-    "long": (long_prompt, "Four streams run, and a prompt of 6,000 tokens arrives"),
-    "urgent": (urgent, "64 batch requests saturate; an urgent one arrives each second"),
-    "fair": (fair, "Tenant A floods with 100 at once, tenant B has one at a time"),
-    "overload": (overload, "Three times the load that can be answered, with deadlines"),
-    "prefix": (shared_prefix, "50 callers share a prefix of 2,000 tokens"),
-    "cancels": (cancels, "Random cancels, 10,000 requests"),
-}
+# 5. Many callers share the beginning of their prompts.
 
-# figure: (least, most), either None
-GOALS = {
-    "gap p99 over alone": (None, 1.3),
-    "largest gap over alone": (None, 2),
-    "first token p99 over idle plus a step": (None, 1),
-    "B's first token p99 over alone": (None, 2),
-    "share over the weights'": (0.9, 1.1),
-    "answered in time over possible": (0.9, None),
-    "tokens in vain": (None, 0.05),
-    "second over first": (None, 0.1),
-    "rate over that without reuse": (5, None),
-    "of them with another text": (None, 0),
-    "generations left": (None, 0),
-    "pages left": (None, 0),
-    "descriptors more than before": (None, 0),
-}
-# What means nothing for servers that know no tenants.
-OURS_ONLY = {"share of weight 3 of 4", "share over the weights'"}
+def prefix(scene):
+    s = scene.sizes
+    ctx = s.shared + s.tail + s.shared_answer + 236
+
+    async def ask(r, number, tail):
+        prompt = client.words(("shared", number), s.shared) + " " + client.words((number, tail), s.tail)
+        answer = await client.ask(r.url, {**r.extra, "prompt": prompt, "max_tokens": s.shared_answer, "ignore_eos": True})
+        if not answer.whole():
+            raise Failed(f"a request was not answered: {answer.error}")
+        return answer.first_ms()
+
+    def rate(r, requests):
+        got = r.bench("-c", s.callers, "-n", requests, "-p", s.shared + s.tail, "--shared-prefix", s.shared,
+                      "--max-tokens", s.shared_answer)
+        return {"requests": got["requests"], "elapsed_s": got["elapsed_s"], "ttft_ms": got["ttft_ms"]}
+
+    with scene.start(s.callers, ctx, reuse=True) as r:
+        r.warm_up(s.prompt, s.shared_answer, 2)
+        firsts = [[asyncio.run(ask(r, number, tail)) for tail in range(2)] for number in range(s.repeats)]
+        r.settle()
+        reused = rate(r, s.callers)
+    with scene.start(s.callers, ctx, reuse=False) as r:
+        r.warm_up(s.prompt, s.shared_answer, 2)
+        # As many as a minute or so computes: the rate does not depend on it.
+        fit = max(8, min(s.callers, int(s.seconds * 1e3 / firsts[0][0])))
+        plain = rate(r, fit)
+    return {"first_ms": [a for a, _ in firsts], "second_ms": [b for _, b in firsts], "reused": reused, "plain": plain}
+
+
+# 6. Thousands of requests, half of which are given up in every state they can be in.
+
+def witness(s, i):
+    """A request whose answer is to be the same whatever goes on around it."""
+    return {"prompt": client.words(("witness", i), 10 + 3 * i), "max_tokens": s.witness_answer, "ignore_eos": True,
+            "temperature": 0.8, "seed": 1000 + i}
+
+
+async def one_cancel(r, s, number, rnd, expected, counts):
+    """A request that is read to its end, or left: before its head, after some pieces, or taken out by its id."""
+    if rnd.random() < 0.1:
+        i = rnd.randrange(s.witnesses)
+        a = await client.ask(r.url, {**r.extra, **witness(s, i)})
+        counts["witnesses"] += 1
+        counts["different"] += a.whole() and a.text != expected[i]
+        counts["failed"] += not a.whole()
+        return
+    length = rnd.randint(1, 2 * s.witness_answer)
+    body = {**r.extra, "max_tokens": length, "ignore_eos": True,
+            "prompt": client.words(("cancel", number), rnd.randint(1, s.prompt))}
+    way = rnd.choice(("whole", "whole", "early", "amid", "by id" if r.name == OURS else "amid"))
+    counts[way] += 1
+    if way == "whole":
+        counts["failed"] += not (await client.ask(r.url, body)).whole()
+    elif way == "amid":
+        await client.ask(r.url, body, enough=rnd.randint(1, length))
+    elif way == "early":
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(client.ask(r.url, body), rnd.expovariate(1 / 0.05))
+    else:
+        task = asyncio.create_task(client.ask(r.url, body, headers={"x-request-id": f"cancel-{number}"}))
+        await asyncio.sleep(rnd.expovariate(1 / 0.05))
+        await client.delete(r.url, f"cancel-{number}")
+        await task
+
+
+async def many_cancels(r, s, first, count, expected):
+    """`count` requests, twice as many at once as the server runs; what became of them."""
+    counts = dict.fromkeys(("witnesses", "different", "failed", "whole", "early", "amid", "by id"), 0)
+    numbers = iter(range(first, first + count))
+
+    async def worker():
+        for number in numbers:
+            await one_cancel(r, s, number, random.Random(number), expected, counts)
+    await asyncio.gather(*(worker() for _ in range(2 * s.batch)))
+    return counts
+
+
+def look(r):
+    """What an idle server holds."""
+    found, looks = r.settle(), []
+    for _ in range(10):  # it closes the last connections a moment after their clients
+        time.sleep(0.05)
+        looks.append(client.taken(r.process.pid))
+    held = min(looks, key=lambda x: x["descriptors"])
+    if r.name == OURS:
+        kept = found["autoglm_kv_pages_kept"]
+        held["pages_lost"] = found["autoglm_kv_pages"] - kept - found["autoglm_kv_pages_free"]
+        held["pages_used"] = found["autoglm_kv_pages_used"]
+        held["queue_bytes"] = found["autoglm_queue_bytes"]
+    return held
+
+
+def cancel(scene):
+    s = scene.sizes
+    count = s.cancels if scene.server.name == OURS else s.cancels_peer
+    # Few pages, so that the memory of all has been touched before the first look.
+    few = ["--ctx", str(s.batch * s.slot() // 2)] if scene.server.name == OURS else []
+    with scene.start(s.batch, s.slot(), more=few) as r:
+        async def alone():
+            return [await client.ask(r.url, {**r.extra, **witness(s, i)}) for i in range(s.witnesses)]
+        answers = asyncio.run(alone())
+        if not all(a.whole() for a in answers):
+            raise Failed(f"a request was not answered: {next(a.error for a in answers if not a.whole())}")
+        expected = [a.text for a in answers]
+        asyncio.run(many_cancels(r, s, 0, s.warm, expected))
+        before = look(r)
+        counts = asyncio.run(many_cancels(r, s, s.warm, count, expected))
+        after = look(r)
+        again = [a.text for a in asyncio.run(alone())]
+        counts["different"] += sum(a != b for a, b in zip(again, expected))
+        counts["witnesses"] += len(again)
+    return {"requests": count, "counts": counts, "before": before, "after": after}
+
+
+ALL = {"stall": stall, "urgent": urgent, "fair": fair, "overload": overload, "prefix": prefix, "cancel": cancel}
+# The same peer once more, set up for small steps.
+VARIANTS = {"stall": {"llama.cpp": ["-b", "256", "-ub", "256"], "vLLM": ["--max-num-batched-tokens", "256"]}}

@@ -1,5 +1,6 @@
-"""bench/queue: what the page says of given figures, and that a run of it measures our server."""
-
+"""bench/queue: what the page says of given samples, how a client reads, and that a run of it measures our server."""
+import asyncio
+import copy
 import importlib.util
 import json
 import os
@@ -7,112 +8,240 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
+import unittest.mock
+import xml.dom.minidom
 
-from server import long_model
+import server
 
 BIN = os.environ["AUTOGLM_TEST_BIN"]
-BENCH = pathlib.Path(__file__).resolve().parent.parent.parent / "bench"
-HERE = BENCH / "queue"
+HERE = pathlib.Path(__file__).resolve().parent.parent.parent / "bench/queue"
+sys.path.append(str(HERE.parent))  # what pages share
 
 
 def load(name, **known):
-    """A module of bench/queue under a name of its own, since other benchmarks have a page and a run too."""
+    """A module under a name of its own, since other benchmarks have a page too; `known`: what it imports."""
     spec = importlib.util.spec_from_file_location("queue_" + name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    before = {k: sys.modules.get(k) for k in known}
-    sys.modules.update(known)
-    try:
+    with unittest.mock.patch.dict(sys.modules, {spec.name: module, **known}):
         spec.loader.exec_module(module)
-    finally:
-        for k, v in before.items():
-            sys.modules.pop(k) if v is None else sys.modules.__setitem__(k, v)
     return module
 
 
-experiments = load("experiments", servers=type(sys)("servers"))
-page = load("page", experiments=experiments)
+page, client = load("page"), load("client")
+scene = load("scene", servers=types.ModuleType("servers"), client=client)
 
 
-class Engine:
-    def __init__(self, name, command, extra=None):
-        self.name, self.command, self.extra = name, command, extra or {}
+def seen(ok=100, first=50.0, gap=20.0, tokens=1000, **more):
+    """What the load generator says of a class."""
+    return {"requests": {"started": ok, "ok": ok, "failed": 0}, "cut": {"requests": 0, "tokens": 0}, "elapsed_s": 10.0,
+            "prompt_tokens": 10 * ok, "output_tokens": tokens, "ttft_ms": {"p50": first / 2, "p99": first},
+            "gap_ms": {"p50": gap, "p99": gap}, "latency_ms": {"p50": 500, "p99": 900, "buckets_us": [[500_000, ok]]}, **more}
 
 
-def result(**by):
-    return {"date": "2026-01-01", "quick": False, "threads": 2, "model": "m.gguf", "others": 0.0, "missing": {"vLLM": "it cannot be had"},
-            "machine": {"processor": "p", "cores": 2, "kernel": "k"}, "servers": {"autoglm": "1", "llama.cpp": "2"},
-            "experiments": by, "failed": {}}
+def samples():
+    """Of a server that meets every goal."""
+    held = {"descriptors": 9, "rss": 100 << 20, "pages_lost": 0, "pages_used": 0, "queue_bytes": 0}
+    counts = {"witnesses": 30, "different": 0, "failed": 0, "whole": 20, "early": 20, "amid": 20, "by id": 10}
+    return {
+        "stall": {"alone_ms": [1000, 1100, 3000],
+                  "rounds": [{"before": [10.0] * 99 + [20.0], "during": [12.0] * 99 + [30.0], "first_ms": 2200}]},
+        "urgent": {"idle": seen(first=40.0), "batch_alone": seen(), "batch": seen(), "urgent": seen(first=55.0)},
+        "fair": {"alone": seen(first=40.0), "flood": seen(), "single": seen(first=70.0),
+                 "shares": {"a": seen(), "b": seen(tokens=1100)}},
+        "overload": {"capacity": seen(), "rate": 10.0, "deadline_ms": 1000, "loaded": seen(ok=95), "computed": 2000},
+        "prefix": {"first_ms": [1000, 1200], "second_ms": [50, 60], "reused": seen(ok=50, elapsed_s=5.0),
+                   "plain": seen(ok=50, elapsed_s=50.0)},
+        "cancel": {"requests": 100, "counts": counts, "before": held, "after": {**held, "rss": held["rss"] + 1000}},
+    }
+
+
+def result(**changes):
+    ours, theirs, ours_and_theirs = samples(), samples(), ("autoglm", "llama.cpp")
+    r = {"date": "2026-01-01", "quick": False, "threads": 2, "model": "m<1>.gguf", "others": 0.0, "revision": "r",
+         "machine": {"processor": "p & q", "cores": 2, "memory_gib": 8.0, "kernel": "k"}, "lost": {},
+         "missing": {"vLLM": "it cannot be had"},
+         "servers": {n: {"version": "1", "flags": ["-x"], "environment": {"THREADS": "2"}} for n in ours_and_theirs},
+         "samples": {e: {"autoglm": ours[e], "llama.cpp": theirs[e]} for e in ours}}
+    r.update(changes)
+    return r
+
+
+def value(r, experiment, key):
+    return next((values["autoglm"], met) for g, values, met in page.compared(r) if (g.experiment, g.key) == (experiment, key))
 
 
 class Page(unittest.TestCase):
-    def test_goals_are_ours_to_miss(self):
-        text = page.render(result(long={"autoglm": {"gap p99 over alone": 1.31, "largest gap over alone": 2.0},
-                                        "llama.cpp": {"gap p99 over alone": 40.0, "largest gap over alone": 200.0}},
-                                  fair={"autoglm": {"share over the weights'": 1.2}, "llama.cpp": {"share over the weights'": 0.6}}))
-        self.assertIn("| gap p99 over alone | at most 1.3 | **1.31**, missed | 40 |", text)
-        self.assertIn("| largest gap over alone | at most 2 | 2 | 200 |", text)
-        self.assertIn("| share over the weights' | 0.9 to 1.1 | **1.20**, missed | – |", text)
-        self.assertIn("vLLM: unavailable. it cannot be had", text)
+    def changed(self, experiment, change):
+        r = result()
+        change(r["samples"][experiment]["autoglm"])
+        return r
 
-    def test_what_spoils_a_measurement_is_said(self):
-        text = page.render({**result(), "others": 0.3, "quick": True})
-        self.assertIn("other work took 30 % of it", text)
-        self.assertIn("only show that the measurement works", text)
+    def test_each_goal_can_be_met_and_missed(self):
+        self.assertEqual({True}, {met for _, _, met in page.compared(result())})
+        for experiment, key, change in (
+            ("stall", "p99_ratio", lambda x: x["rounds"][0].update(during=[13.1] * 100)),
+            ("stall", "max_ratio", lambda x: x["rounds"][0].update(during=[12.0] * 99 + [41.0])),
+            ("urgent", "steps_late", lambda x: x["urgent"]["ttft_ms"].update(p99=61.0)),
+            ("urgent", "failed", lambda x: x["urgent"]["requests"].update(failed=1)),
+            ("fair", "ratio", lambda x: x["single"]["ttft_ms"].update(p99=81.0)),
+            ("fair", "off", lambda x: x["shares"]["b"].update(output_tokens=1400)),
+            ("overload", "in_time", lambda x: (x["loaded"]["latency_ms"].update(buckets_us=[[500_000, 89], [1_020_000, 6]]),
+                                               x.update(computed=1800))),
+            ("overload", "vain", lambda x: x.update(computed=2200)),
+            ("prefix", "second", lambda x: x.update(second_ms=[130, 140])),
+            ("prefix", "rate_ratio", lambda x: x["plain"].update(elapsed_s=24.0)),
+            ("cancel", "pages", lambda x: x["after"].update(pages_lost=-1)),
+            ("cancel", "descriptors", lambda x: x["after"].update(descriptors=10)),
+            ("cancel", "rss_mib", lambda x: x["after"].update(rss=(109 << 20))),
+            ("cancel", "different", lambda x: x["counts"].update(different=1)),
+            ("cancel", "failed", lambda x: x["counts"].update(failed=1)),
+        ):
+            r = self.changed(experiment, copy.deepcopy(change))
+            self.assertEqual([(experiment, key)], [(g.experiment, g.key) for g, _, met in page.compared(r) if not met], key)
+            self.assertEqual(1, page.text(r).count("**missed**"))
 
-    def test_every_goal_is_a_figure_of_an_experiment(self):
-        text = (HERE / "experiments.py").read_text()
-        for figure in [*experiments.GOALS, *experiments.OURS_ONLY]:
-            self.assertGreaterEqual(text.count(f'"{figure}":'), 1, figure)
+    def test_answers_cut_off_are_computed_in_vain(self):
+        def cut(x):
+            x["loaded"].update(ok=95, cut={"requests": 19, "tokens": 50}, latency_ms={"p50": 500, "buckets_us": [[500_000, 76]]})
+        r = self.changed("overload", cut)
+        self.assertAlmostEqual(0.76, value(r, "overload", "in_time")[0])
+        self.assertAlmostEqual(100 * (1 - (760 + 950) / 2000), value(r, "overload", "vain")[0])
+
+    def test_figures_are_of_all_rounds_and_say_what_it_cost(self):
+        f = page.figures(result())["stall"]["autoglm"]
+        self.assertEqual((2.0, 1100, 12.0, 30.0), (f["price"], f["alone"], f["during_p99"], f["during_max"]))
+
+    def test_what_is_missing_or_failed_is_said(self):
+        r = result(quick=True, others=0.2)
+        del r["samples"]["fair"], r["samples"]["prefix"]["autoglm"]
+        r["lost"] = {"prefix": {"autoglm": "it fell over"}}
+        for x in (r["samples"]["cancel"]["llama.cpp"][k] for k in ("before", "after")):
+            del x["pages_lost"], x["pages_used"]
+        text = page.text(r)
+        for words in ("vLLM: unavailable. it cannot be had", "THREADS=2", "a quick run", "was not quiet: other work took 20 %",
+                      "autoglm failed in \"Callers share the beginning of their prompts\"**: it fell over"):
+            self.assertIn(words.lower(), text.lower())
+        self.assertEqual([False, False], [met for g, _, met in page.compared(r) if g.experiment == "prefix"])
+        self.assertNotIn("floods", text)
+        self.assertIn("| pages of the cache lost | none | 0 | – | met |", text)
+        xml.dom.minidom.parseString(page.plot(r))
+
+    def test_a_variant_of_a_peer_has_a_line_of_its_own(self):
+        r = result()
+        r["samples"]["stall"]["llama.cpp, -ub 256"] = samples()["stall"]
+        self.assertIn("\n| llama.cpp, -ub 256 |", page.text(r))
+
+    def test_the_plot_has_a_bar_for_each_goal_and_server_and_the_page_takes_both(self):
+        plot = xml.dom.minidom.parseString(page.plot(result()))
+        bars = [e for e in plot.getElementsByTagName("rect") if e.getAttribute("height") == str(page.STEP - 5)]
+        self.assertEqual(2 * len(page.GOALS), len(bars))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "page.md"
+            path.write_text(f"before\n{page.PLACE.begin}\nold\n{page.PLACE.end}\nafter\n")
+            page.put(path, result())
+            text = path.read_text()
+            self.assertTrue(text.startswith("before\n") and text.endswith("\nafter\n") and "\nold\n" not in text)
+            self.assertTrue((pathlib.Path(folder) / "page.svg").exists())
+
+
+class Client(unittest.TestCase):
+    def ask(self, *parts, **more):
+        """What becomes of an answer that comes in these parts."""
+        async def go():
+            async def serve(reader, writer):
+                await reader.readuntil(b"\r\n\r\n")
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                writer.close()
+            listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+            port = listening.sockets[0].getsockname()[1]
+            async with listening:
+                return await client.ask(f"http://127.0.0.1:{port}", {"prompt": "x"}, **more)
+        return asyncio.run(go())
+
+    def test_events_may_be_cut_anywhere(self):
+        events = ({"choices": [{"text": "one "}]}, {"choices": [{"text": "zwölf", "finish_reason": "length"}]},
+                  {"choices": [], "usage": {"prompt_tokens": 3}})
+        body = ("".join(f"data: {json.dumps(e, ensure_ascii=False)}\r\n\r\n" for e in events) + "data: [DONE]\n\n").encode()
+        chunks = b"".join(b"%x\r\n%s\r\n" % (len(body[i:i + 7]), body[i:i + 7]) for i in range(0, len(body), 7)) + b"0\r\n\r\n"
+        for head, sent in ((b"Transfer-Encoding: chunked", chunks), (b"Content-Length: %d" % len(body), body),
+                           (b"Connection: close", body)):
+            a = self.ask(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n", sent)
+            self.assertEqual(("one zwölf", 2, {"prompt_tokens": 3}, True), (a.text, len(a.times), a.usage, a.whole()), a.error)
+
+    def test_what_is_no_whole_answer_is_none(self):
+        event = b'data: {"choices": [{"text": "one"}]}\n'
+        half = self.ask(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"%x\r\n%s\r\n" % (len(event), event))
+        self.assertEqual((False, 1, True), (half.whole(), len(half.times), bool(half.error)))
+        refused = self.ask(b"HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nfull")
+        self.assertEqual((False, 503, "full"), (refused.whole(), refused.status, refused.error))
+        left = self.ask(b"HTTP/1.1 200 OK\r\ncontent-length: 400\r\n\r\n", event * 20, enough=1)
+        self.assertFalse(left.whole())
 
 
 class Commands(unittest.TestCase):
-    def test_peers_are_started_for_what_is_asked_of_them(self):
-        def command(name, words, reuse):
-            return experiments.Bench(Engine(name, words.split()), "b", "quick", run=print).command(8, 512, reuse, ["--x"])
-        self.assertEqual(command("autoglm", "a serve", True), ["a", "serve", "--x"])
-        self.assertEqual(command("autoglm", "a serve", False), ["a", "serve", "--x", "--prefix-cache=no"])
-        self.assertEqual(command("llama.cpp", "l --no-cache-prompt", True), ["l", "-np", "8", "-c", "4096"])
-        self.assertEqual(command("vLLM", "v --max-model-len 256 --no-enable-prefix-caching", False),
-                         ["v", "--max-model-len", "512", "--no-enable-prefix-caching"])
+    def test_a_server_is_started_for_what_is_asked_of_it(self):
+        def command(name, words, **more):
+            engine = types.SimpleNamespace(name=name, command=words.split(), extra={"cache_prompt": False}, environment=None)
+            command, extra, _ = scene.prepared(engine, 8, 512, **more)
+            return " ".join(command), extra["cache_prompt"]
+        self.assertEqual(("a serve", False), command("autoglm", "a serve"))
+        self.assertEqual(("a serve --prefix-cache=no", False), command("autoglm", "a serve", reuse=False))
+        llama = "l --no-cache-prompt -cram 0 -fa on"
+        self.assertEqual(("l -fa on -np 8 -c 4096 --metrics", True), command("llama.cpp", llama, reuse=True))
+        self.assertEqual((llama + " -np 8 -c 4096 --metrics", False), command("llama.cpp", llama))
+        vllm, limits = "v --max-model-len 256 --max-num-seqs 64 --no-enable-prefix-caching", "--max-model-len 512 --max-num-seqs 8"
+        self.assertEqual((f"v {limits}", False), command("vLLM", vllm, reuse=True))
+        self.assertEqual((f"v --no-enable-prefix-caching {limits} --scheduling-policy priority --x", False),
+                         command("vLLM", vllm, urgency=True, more=["--x"]))
 
     def test_peers_are_not_told_what_only_we_know(self):
-        for name, told in (("autoglm", "x:band=0:clients=2:timeout=1s:tenant=t"), ("llama.cpp", "x:clients=2")):
-            said = []
-            b = experiments.Bench(Engine(name, []), "b", "quick", run=lambda c: (said.append(c), (0, '{"classes":{"x":1}}', 0))[1])
-            b.extra = {}
-            self.assertEqual(b.classes("u", x={"band": 0, "clients": 2, "timeout": "1s", "tenant": "t"}), {"x": 1})
-            self.assertEqual(said[0][said[0].index("--classes") + 1], told)
+        c = {"tenant": "t", "timeout": "1s", "clients": 2}
+        self.assertEqual("x:tenant=t:timeout=1s:clients=2", scene.kind("autoglm", "x", **c))
+        self.assertEqual("x:clients=2", scene.kind("vLLM", "x", **c))
 
 
 class Run(unittest.TestCase):
+    def run_it(self, *args, want=0):
+        done = subprocess.run([sys.executable, str(HERE / "run"), *args], stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, timeout=300)
+        self.assertEqual(want, done.returncode, done.stderr)
+        return done
+
     def test_our_server_is_measured_and_shown_again_without_measuring(self):
         with tempfile.TemporaryDirectory() as folder:
-            kept, out = pathlib.Path(folder, "kept.json"), pathlib.Path(folder, "page.md")
-            out.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
-            args = [sys.executable, str(HERE / "run"), "--quick", "--binary", BIN, "--model", long_model(), "--json", str(kept),
-                    "--without", "llama.cpp", "--without", "vLLM", "--serve-flag=--ctx=65536"]
-            done = subprocess.run([*args, "--only", "long,prefix,cancels", "--out", str(out)], stdin=subprocess.DEVNULL,
-                                  capture_output=True, text=True, timeout=600)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            got = json.loads(kept.read_text())["experiments"]
-            self.assertEqual(list(got), ["long", "prefix", "cancels"])
-            for name, by in got.items():
-                for figure in by["autoglm"]:
-                    if figure in experiments.GOALS and experiments.GOALS[figure] == (None, 0):
-                        self.assertEqual(by["autoglm"][figure], 0, figure)
-            self.assertGreater(got["cancels"]["autoglm"]["stayed"], 0)
-            self.assertGreater(got["long"]["autoglm"]["the long prompt's first token, ms"], 0)
-            text = out.read_text()
-            self.assertTrue(text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text)
-            again = subprocess.run([*args, "--render"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-            self.assertEqual(again.returncode, 0, again.stderr)
-            self.assertIn(again.stdout.strip(), text)
+            kept = os.path.join(folder, "kept.json")
+            args = ["--quick", "--seconds", "1", "--binary", BIN, "--model", server.long_model(), "--json", kept,
+                    "--without", "llama.cpp", "--vllm-python", "/nowhere/python"]
+            done = self.run_it(*args)
+            r = json.loads(pathlib.Path(kept).read_text())
+            self.assertEqual(({}, set(page.TITLES)), (r["lost"], set(r["samples"])), done.stderr)
+            self.assertEqual(["autoglm"], list(r["servers"]))
+            self.assertIn("vLLM", r["missing"])
+            self.assertNotIn(str(HERE.parent.parent), done.stdout)
+            for key in ("pages", "descriptors", "different", "failed"):
+                self.assertEqual((0, True), value(r, "cancel", key), key)
+            self.assertEqual(40, r["samples"]["cancel"]["autoglm"]["requests"])
+            self.assertEqual(done.stdout, self.run_it("--render", "--json", kept).stdout)
+            again = self.run_it(*args)  # nothing is left to measure
+            self.assertEqual((done.stdout, ""), (again.stdout, "".join(x for x in again.stderr.splitlines() if "autoglm:" in x)))
 
-    def test_what_there_is_not(self):
-        done = subprocess.run([sys.executable, str(HERE / "run"), "--only", "nothing"], capture_output=True, text=True, timeout=60)
-        self.assertEqual(done.returncode, 2)
-        self.assertIn("there is no 'nothing', but long, urgent", done.stderr)
+    def test_a_server_that_fails_does_not_end_the_run(self):
+        with tempfile.TemporaryDirectory() as folder:
+            broken = os.path.join(folder, "llama-server")
+            pathlib.Path(broken).write_text("#!/bin/sh\necho it would not run >&2\nexit 3\n")
+            os.chmod(broken, 0o755)
+            args = ["--quick", "--only", "prefix", "--binary", BIN, "--model", server.long_model(), "--without", "vLLM",
+                    "--json", os.path.join(folder, "kept.json"), "--llama-server", broken]
+            self.assertIn("it did not start: it would not run", self.run_it(*args).stdout)
+
+    def test_wrong_use_is_refused_before_measuring(self):
+        self.assertIn("'nothing' is none of stall", self.run_it("--only", "nothing", want=2).stderr)
+        with tempfile.NamedTemporaryFile(suffix=".md") as f:
+            self.assertIn("there should be one line", self.run_it("--render", "--out", f.name, want=1).stderr)
 
 
 if __name__ == "__main__":
