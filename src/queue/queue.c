@@ -142,7 +142,10 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 /* --- time --------------------------------------------------------------------------------------------------------- */
 
 /* Since when a level has had somebody and served nobody. */
-static uint64_t starves_since(const ag_queue *q, uint8_t level) { return AG_MAX(q->oldest[level]->since_us, q->taken_us[level]); }
+static uint64_t starves_since(const ag_queue *q, uint8_t level)
+{
+    return AG_MAX(q->oldest[level]->since_us, q->taken_us[level]);
+}
 
 /* The level that has starved long enough, and first; 0: none. */
 static uint8_t due_level(const ag_queue *q)

@@ -8,8 +8,8 @@
  * as it runs, so that a burst of admissions counts before its tokens are there. A tenant that comes back from
  * idleness begins at the virtual time of those who are busy (of what they received, without what they were charged
  * ahead: a flood that filled every place is not before a newcomer) if that is later than its own: idleness saves
- * nothing up. Once nobody is busy, all begin alike: it owes nothing. One without a deadline counts as if it had one four
- * times age_us after it came.
+ * nothing up. Once nobody is busy, all begin alike: it owes nothing. One without a deadline counts as if it had one
+ * four times age_us after it came.
  * Source: P. Goyal, H. Vin, H. Cheng, "Start-time fair queuing" (1996); Y. Sheng and others, "Fairness in serving
  * large language models" (2024) for counting tokens really served.
  *

@@ -47,7 +47,10 @@ double ag_sim_machine_us(const ag_sim_machine *m, const ag_step_shape *shape)
 
 /* ---- what is to happen ---- */
 
-static bool earlier(const happening *a, const happening *b) { return a->at_us != b->at_us ? a->at_us < b->at_us : a->number < b->number; }
+static bool earlier(const happening *a, const happening *b)
+{
+    return a->at_us != b->at_us ? a->at_us < b->at_us : a->number < b->number;
+}
 
 static int tell(ag_sim *sim, uint64_t at_us, happening_kind kind, ag_sim_req *r)
 {
@@ -106,7 +109,10 @@ static void on_admitted(void *arg, ag_seq *q, uint64_t now_us)
 static void on_out(void *arg, ag_seq *q, ag_sched_why why, uint64_t now_us)
 {
     (void)now_us;
-    end(arg, (ag_sim_req *)q, why == AG_OUT_DISPLACED ? AG_SIM_DISPLACED : why == AG_OUT_EXPIRED ? AG_SIM_EXPIRED : AG_SIM_TIMEOUT);
+    end(arg, (ag_sim_req *)q,
+        why == AG_OUT_DISPLACED ? AG_SIM_DISPLACED
+        : why == AG_OUT_EXPIRED ? AG_SIM_EXPIRED
+                                : AG_SIM_TIMEOUT);
 }
 
 static int32_t token(const ag_sim *sim, const ag_sim_req *r, uint32_t i)
@@ -119,9 +125,11 @@ static int32_t token(const ag_sim *sim, const ag_sim_req *r, uint32_t i)
 int ag_sim_ask_at(ag_sim *sim, uint64_t at_us, const ag_sim_ask *ask, ag_err *err)
 {
     AG_CHECK(sim, SIM_MAGIC);
-    if (ask->n_prompt == 0 || ask->n_answer > ask->max_tokens || (ask->max_tokens > 0 && ask->n_answer == 0) || ask->band >= AG_BANDS)
-        return ag_err_set(err, AG_E_PARAM, "a prompt of %u tokens, an answer of %u of at most %u, band %u: no such request", ask->n_prompt,
-                          ask->n_answer, ask->max_tokens, ask->band);
+    if (ask->n_prompt == 0 || ask->n_answer > ask->max_tokens || (ask->max_tokens > 0 && ask->n_answer == 0) ||
+        ask->band >= AG_BANDS)
+        return ag_err_set(err, AG_E_PARAM,
+                          "a prompt of %u tokens, an answer of %u of at most %u, band %u: no such request",
+                          ask->n_prompt, ask->n_answer, ask->max_tokens, ask->band);
     ag_sim_req *r = ag_mem_zalloc(sizeof *r);
     int rc = r ? AG_OK : AG_E_NOMEM;
     if (rc == AG_OK) {
@@ -141,15 +149,21 @@ static void asks(ag_sim *sim, ag_sim_req *r)
     r->number = ++sim->asked;
     r->ask_us = sim->now_us;
     r->tokens = ag_mem_array((size_t)r->ask.n_prompt + r->ask.n_answer, sizeof *r->tokens);
-    ag_tenant *t = ag_queue_tenant(ag_sched_queue(sim->sched), ag_str_of(r->tenant), r->ask.weight > 0 ? r->ask.weight : 1);
+    ag_tenant *t =
+        ag_queue_tenant(ag_sched_queue(sim->sched), ag_str_of(r->tenant), r->ask.weight > 0 ? r->ask.weight : 1);
     if (r->tokens == NULL || t == NULL) {
         r->code = AG_E_NOMEM;
         end(sim, r, AG_SIM_REFUSED);
         return;
     }
     for (uint32_t i = 0; i < r->ask.n_prompt; i++) r->tokens[i] = token(sim, r, i);
-    r->seq = (ag_seq){.q = {.tenant = t, .band = r->ask.band, .bytes = sizeof *r}, .tokens = r->tokens, .n_tokens = r->ask.n_prompt,
-                      .n_prompt = r->ask.n_prompt, .max_tokens = r->ask.max_tokens, .all_logits = r->ask.all_logits, .n_scored = 1,
+    r->seq = (ag_seq){.q = {.tenant = t, .band = r->ask.band, .bytes = sizeof *r},
+                      .tokens = r->tokens,
+                      .n_tokens = r->ask.n_prompt,
+                      .n_prompt = r->ask.n_prompt,
+                      .max_tokens = r->ask.max_tokens,
+                      .all_logits = r->ask.all_logits,
+                      .n_scored = 1,
                       .salt = r->ask.salt};
     if (r->ask.timeout_us) r->seq.q.deadline_us = sim->now_us + r->ask.timeout_us;
     r->code = ag_sched_submit(sim->sched, &r->seq, sim->now_us, &r->retry_us, NULL);
@@ -222,7 +236,8 @@ static bool step_begins(ag_sim *sim)
     sim->step = b;
     if (sim->conf.chosen) sim->conf.chosen(sim->conf.arg, sim, b);
     sim->random = mix(sim->random);
-    double us = ag_sim_machine_us(&sim->conf.machine, &b->shape) * (1 + sim->conf.machine.noise * (double)(sim->random >> 40) / (1 << 24));
+    double us = ag_sim_machine_us(&sim->conf.machine, &b->shape) *
+                (1 + sim->conf.machine.noise * (double)(sim->random >> 40) / (1 << 24));
     sim->step_us = AG_MAX((uint64_t)us, 1u);
     sim->step_end_us = sim->now_us + sim->step_us;
     return true;
@@ -278,7 +293,8 @@ int ag_sim_open(ag_sim **out, const ag_sim_conf *conf, ag_err *err)
     ag_sched_conf sched = conf->sched;
     sched.events = (ag_sched_events){.arg = sim, .admitted = on_admitted, .out = on_out};
     sim->gone = ag_mem_array(sched.running_max, sizeof(ag_sim_req *));
-    int rc = sim->gone ? ag_sched_open(&sim->sched, &sched, err) : ag_err_set(err, AG_E_NOMEM, "no memory for a simulator");
+    int rc =
+        sim->gone ? ag_sched_open(&sim->sched, &sched, err) : ag_err_set(err, AG_E_NOMEM, "no memory for a simulator");
     if (rc != AG_OK) {
         ag_sim_close(sim);
         return rc;

@@ -1,7 +1,7 @@
 /* sim.h - one server's queue and scheduler, the real ones, on a virtual clock.
- * Requests come when they are told to, steps take as long as a machine of given step times would take, and answers have the
- * lengths that were said: everything else is decided by the code that serves. The same calls give the same run, to the
- * microsecond.
+ * Requests come when they are told to, steps take as long as a machine of given step times would take, and answers have
+ * the lengths that were said: everything else is decided by the code that serves. The same calls give the same run, to
+ * the microsecond.
  * Owns    : the scheduler, the requests (until `ended` has returned) and what is still to happen.
  * Threads : one at a time.
  * Limits  : those of the scheduler's settings; what is to happen grows as it is told.
@@ -13,8 +13,8 @@
 
 typedef struct ag_sim ag_sim;
 
-/* How long a step takes: over its rows by straight lines between the knots, beyond the last on with its slope; and a rate
- * for the keys attended to and for rows with logits. */
+/* How long a step takes: over its rows by straight lines between the knots, beyond the last on with its slope; and a
+ * rate for the keys attended to and for rows with logits. */
 #define AG_SIM_KNOTS 16
 typedef struct ag_sim_machine {
     struct { uint32_t rows; double us; } knot[AG_SIM_KNOTS];
@@ -40,7 +40,15 @@ typedef struct ag_sim_ask {
     uint64_t mark;           /* the caller's own */
 } ag_sim_ask;
 
-typedef enum ag_sim_end { AG_SIM_HERE, AG_SIM_DONE, AG_SIM_REFUSED, AG_SIM_DISPLACED, AG_SIM_EXPIRED, AG_SIM_TIMEOUT, AG_SIM_CANCELLED } ag_sim_end;
+typedef enum ag_sim_end {
+    AG_SIM_HERE,
+    AG_SIM_DONE,
+    AG_SIM_REFUSED,
+    AG_SIM_DISPLACED,
+    AG_SIM_EXPIRED,
+    AG_SIM_TIMEOUT,
+    AG_SIM_CANCELLED
+} ag_sim_end;
 
 typedef struct ag_sim_req {
     ag_seq seq;              /* first */

@@ -1,5 +1,6 @@
-/* What the scheduler is for, on a virtual machine: a small model on two cores, whose step times were measured. Everything is
- * decided by the code that serves; the clock is virtual, so these figures are the same everywhere and may be asserted. */
+/* What the scheduler is for, on a virtual machine: a small model on two cores, whose step times were measured.
+ * Everything is decided by the code that serves; the clock is virtual, so these figures are the same everywhere and may
+ * be asserted. */
 #include "sim/sim.h"
 
 #include "check.h"
@@ -7,10 +8,20 @@
 enum { GAPS_MAX = 1 << 20, ENDS_MAX = 1 << 16 };
 
 /* One sequence 2.4 ms a token, 32 at once 16 ms, 512 tokens of prompt 143 ms, 6,000 at 1,200 a second. */
-static const ag_sim_machine machine = {.knot = {{1, 2400}, {32, 15000}, {512, 119000}}, .n_knots = 3, .per_key_us = 0.185, .noise = 0.05};
-static const ag_sched_conf server = {.queue = {.entries_max = 1000, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 30000000},
-                                     .pages = 4096, .page_tokens = 16, .running_max = 64, .rows_max = 512, .out_max = 64, .step_ratio = 1.3,
-                                     .gap_us = 50000, .rows_min = 16, .reuse = true, .refuse_late = true};
+static const ag_sim_machine machine = {
+    .knot = {{1, 2400}, {32, 15000}, {512, 119000}}, .n_knots = 3, .per_key_us = 0.185, .noise = 0.05};
+static const ag_sched_conf server = {
+    .queue = {.entries_max = 1000, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 30000000},
+    .pages = 4096,
+    .page_tokens = 16,
+    .running_max = 64,
+    .rows_max = 512,
+    .out_max = 64,
+    .step_ratio = 1.3,
+    .gap_us = 50000,
+    .rows_min = 16,
+    .reuse = true,
+    .refuse_late = true};
 
 /* Looks at what happens between two times. */
 typedef struct watch {
@@ -54,7 +65,8 @@ static void on_stepped(void *arg, ag_sim *sim, const ag_sched_step *b, uint64_t 
     for (uint32_t i = 0; i < b->n_out; i++) {
         const ag_sim_req *r = (const ag_sim_req *)b->outs[i].seq;
         w->served[r->ask.mark]++;
-        if (r->ask.mark == w->mark && r->last_us >= w->from_us && w->n_gaps < GAPS_MAX) w->gaps[w->n_gaps++] = (double)(now - r->last_us);
+        if (r->ask.mark == w->mark && r->last_us >= w->from_us && w->n_gaps < GAPS_MAX)
+            w->gaps[w->n_gaps++] = (double)(now - r->last_us);
     }
 }
 
@@ -62,7 +74,8 @@ static void on_ended(void *arg, ag_sim *sim, const ag_sim_req *r)
 {
     watch *w = arg;
     uint64_t now = ag_sim_now(sim);
-    if (w->comes_back[r->ask.mark] && now < w->until_us) assert_int_equal(ag_sim_ask_at(sim, now + 1, &w->again[r->ask.mark], NULL), AG_OK);
+    if (w->comes_back[r->ask.mark] && now < w->until_us)
+        assert_int_equal(ag_sim_ask_at(sim, now + 1, &w->again[r->ask.mark], NULL), AG_OK);
     if (r->first_us) w->latest_first[r->ask.mark] = (double)(r->first_us - r->ask_us);
     w->last_end_us = now;
     if (now < w->from_us || now >= w->until_us) return;
@@ -88,21 +101,40 @@ static double quantile(double *x, uint32_t n, double p)
 
 static ag_sim *begin(watch *w, const ag_sched_conf *conf, uint64_t seed)
 {
-    ag_sim_conf c = {.sched = *conf, .machine = machine, .seed = seed, .arg = w, .stepped = on_stepped, .ended = on_ended};
+    ag_sim_conf c = {
+        .sched = *conf, .machine = machine, .seed = seed, .arg = w, .stepped = on_stepped, .ended = on_ended};
     ag_sim *sim;
     assert_int_equal(ag_sim_open(&sim, &c, NULL), AG_OK);
     return sim;
 }
 
-static void ask(ag_sim *sim, uint64_t at_us, ag_sim_ask a) { assert_int_equal(ag_sim_ask_at(sim, at_us, &a, NULL), AG_OK); }
+static void ask(ag_sim *sim, uint64_t at_us, ag_sim_ask a)
+{
+    assert_int_equal(ag_sim_ask_at(sim, at_us, &a, NULL), AG_OK);
+}
 
-/* Requests of all sizes before the clock counts, so that the cost model is that of a server that has been up for a while. */
+/* Requests of all sizes before the clock counts, so that the cost model is that of a server that has been up for a
+ * while. */
 static void warm_up(ag_sim *sim, uint32_t mark)
 {
     for (uint32_t i = 0; i < 60; i++)
-        ask(sim, 1 + i * 150000, (ag_sim_ask){.tenant = "warm", .band = 2, .n_prompt = 4 + i * 37 % 700, .max_tokens = 60, .n_answer = 60, .salt = 9, .mark = mark});
+        ask(sim, 1 + i * 150000,
+            (ag_sim_ask){.tenant = "warm",
+                         .band = 2,
+                         .n_prompt = 4 + i * 37 % 700,
+                         .max_tokens = 60,
+                         .n_answer = 60,
+                         .salt = 9,
+                         .mark = mark});
     for (uint32_t i = 0; i < 64; i++)
-        ask(sim, 9000000 + i * 20000, (ag_sim_ask){.tenant = "warm", .band = 2, .n_prompt = 20, .max_tokens = 80, .n_answer = 80, .salt = 9, .mark = mark});
+        ask(sim, 9000000 + i * 20000,
+            (ag_sim_ask){.tenant = "warm",
+                         .band = 2,
+                         .n_prompt = 20,
+                         .max_tokens = 80,
+                         .n_answer = 80,
+                         .salt = 9,
+                         .mark = mark});
 }
 #define WARM_US 20000000u
 
@@ -116,8 +148,23 @@ static void test_a_long_prompt_beside_streams(void **state)
         ag_sim *sim = begin(w, &server, 1);
         warm_up(sim, 0);
         for (uint32_t i = 0; i < 4; i++)
-            ask(sim, WARM_US + i * 100000, (ag_sim_ask){.tenant = "streams", .band = 2, .n_prompt = 100, .max_tokens = 4000, .n_answer = 4000, .salt = 1, .mark = 1});
-        if (with) ask(sim, w->from_us, (ag_sim_ask){.tenant = "long", .band = 2, .n_prompt = 6000, .max_tokens = 10, .n_answer = 10, .salt = 1, .mark = 2});
+            ask(sim, WARM_US + i * 100000,
+                (ag_sim_ask){.tenant = "streams",
+                             .band = 2,
+                             .n_prompt = 100,
+                             .max_tokens = 4000,
+                             .n_answer = 4000,
+                             .salt = 1,
+                             .mark = 1});
+        if (with)
+            ask(sim, w->from_us,
+                (ag_sim_ask){.tenant = "long",
+                             .band = 2,
+                             .n_prompt = 6000,
+                             .max_tokens = 10,
+                             .n_answer = 10,
+                             .salt = 1,
+                             .mark = 2});
         ag_sim_run(sim, WARM_US + 200000000);
         p99[with] = quantile(w->gaps, w->n_gaps, 0.99);
         largest[with] = w->gaps[w->n_gaps - 1];
@@ -125,8 +172,9 @@ static void test_a_long_prompt_beside_streams(void **state)
         ag_sim_close(sim);
         watch_free(w);
     }
-    print_message("streams' gap p99 %.1f ms, with the prompt %.1f; largest %.1f, %.1f; the prompt's first token after %.1f s\n", p99[0] / 1e3, p99[1] / 1e3,
-                  largest[0] / 1e3, largest[1] / 1e3, first / 1e6);
+    print_message(
+        "streams' gap p99 %.1f ms, with the prompt %.1f; largest %.1f, %.1f; the prompt's first token after %.1f s\n",
+        p99[0] / 1e3, p99[1] / 1e3, largest[0] / 1e3, largest[1] / 1e3, first / 1e6);
     assert_true(p99[1] <= 1.3 * p99[0]);
     assert_true(largest[1] <= 2 * largest[0]);
     assert_true(first > 0);
@@ -142,24 +190,32 @@ static void test_an_urgent_one_in_a_full_house(void **state)
         watch *w = watch_make(urgent ? 1 : 2, WARM_US + 5000000, WARM_US + 125000000);
         ag_sim *sim = begin(w, &server, 2);
         warm_up(sim, 0);
-        w->again[2] = (ag_sim_ask){.tenant = "batch", .band = 3, .n_prompt = 300, .max_tokens = 200, .n_answer = 200, .salt = 1, .mark = 2};
+        w->again[2] = (ag_sim_ask){
+            .tenant = "batch", .band = 3, .n_prompt = 300, .max_tokens = 200, .n_answer = 200, .salt = 1, .mark = 2};
         w->comes_back[2] = true;
         for (uint32_t i = 0; batch && i < 64; i++) ask(sim, WARM_US + i, w->again[2]);
         for (uint32_t i = 0; urgent && i < 120; i++)
             ask(sim, WARM_US + 5000000 + i * 1000000 + i * 7919 % 500000,
-                (ag_sim_ask){.tenant = "urgent", .band = 0, .n_prompt = 200, .max_tokens = 16, .n_answer = 16, .salt = 1, .mark = 1});
+                (ag_sim_ask){.tenant = "urgent",
+                             .band = 0,
+                             .n_prompt = 200,
+                             .max_tokens = 16,
+                             .n_answer = 16,
+                             .salt = 1,
+                             .mark = 1});
         ag_sim_run(sim, w->until_us);
         p99[round] = quantile(w->first, w->n_first, 0.99);
         step[round] = w->longest_step;
-        print_message("urgent %d, batch %d: first token p99 %.1f ms, longest step %.1f ms, %llu tokens of the batch\n", urgent, batch, p99[round] / 1e3,
-                      step[round] / 1e3, (unsigned long long)w->served[2]);
+        print_message("urgent %d, batch %d: first token p99 %.1f ms, longest step %.1f ms, %llu tokens of the batch\n",
+                      urgent, batch, p99[round] / 1e3, step[round] / 1e3, (unsigned long long)w->served[2]);
         ag_sim_close(sim);
         watch_free(w);
     }
     assert_true(p99[2] <= p99[0] + step[1]);
 }
 
-/* One tenant floods with 100 at once, another has one at a time; a backlog far older than the time of ageing changes nothing. */
+/* One tenant floods with 100 at once, another has one at a time; a backlog far older than the time of ageing changes
+ * nothing. */
 static void test_a_flood_and_one_at_a_time(void **state)
 {
     (void)state;
@@ -169,8 +225,10 @@ static void test_a_flood_and_one_at_a_time(void **state)
         watch *w = watch_make(1, WARM_US + 105000000, WARM_US + 225000000);
         ag_sim *sim = begin(w, &server, 3);
         warm_up(sim, 0);
-        w->again[2] = (ag_sim_ask){.tenant = "flood", .band = 2, .n_prompt = 300, .max_tokens = 200, .n_answer = 200, .salt = 1, .mark = 2};
-        w->again[1] = (ag_sim_ask){.tenant = "one", .band = 2, .n_prompt = 200, .max_tokens = 50, .n_answer = 50, .salt = 2, .mark = 1};
+        w->again[2] = (ag_sim_ask){
+            .tenant = "flood", .band = 2, .n_prompt = 300, .max_tokens = 200, .n_answer = 200, .salt = 1, .mark = 2};
+        w->again[1] = (ag_sim_ask){
+            .tenant = "one", .band = 2, .n_prompt = 200, .max_tokens = 50, .n_answer = 50, .salt = 2, .mark = 1};
         w->comes_back[1] = w->comes_back[2] = true;
         for (uint32_t i = 0; i < floods[round]; i++) ask(sim, WARM_US + i, w->again[2]);
         ask(sim, w->from_us, w->again[1]);
@@ -178,8 +236,10 @@ static void test_a_flood_and_one_at_a_time(void **state)
         p99[round] = quantile(w->first, w->n_first, 0.99);
         ag_sched_stats st;
         ag_sched_stats_get(ag_sim_sched(sim), &st);
-        print_message("beside a flood of %u: %u answers, first token p50 %.1f ms, p99 %.1f; flood's tokens %llu, set back %llu\n", floods[round], w->n_first,
-                      quantile(w->first, w->n_first, 0.5) / 1e3, p99[round] / 1e3, (unsigned long long)w->served[2], (unsigned long long)st.set_back_share);
+        print_message(
+            "beside a flood of %u: %u answers, first token p50 %.1f ms, p99 %.1f; flood's tokens %llu, set back %llu\n",
+            floods[round], w->n_first, quantile(w->first, w->n_first, 0.5) / 1e3, p99[round] / 1e3,
+            (unsigned long long)w->served[2], (unsigned long long)st.set_back_share);
         assert_true(st.set_back_share <= w->done + 100);
         ag_sim_close(sim);
         watch_free(w);
@@ -196,8 +256,16 @@ static void test_shares(void **state)
     ag_sim *sim = begin(w, &server, 4);
     warm_up(sim, 0);
     for (uint32_t t = 1; t <= 3; t++) {
-        w->again[t] = (ag_sim_ask){.tenant = t == 1 ? "a" : t == 2 ? "b" : "c", .weight = t, .band = 2, .n_prompt = 100 * t, .max_tokens = 400 / t,
-                                   .n_answer = 400 / t, .salt = t, .mark = t};
+        w->again[t] = (ag_sim_ask){.tenant = t == 1   ? "a"
+                                             : t == 2 ? "b"
+                                                      : "c",
+                                   .weight = t,
+                                   .band = 2,
+                                   .n_prompt = 100 * t,
+                                   .max_tokens = 400 / t,
+                                   .n_answer = 400 / t,
+                                   .salt = t,
+                                   .mark = t};
         w->comes_back[t] = true;
         for (uint32_t i = 0; i < 100; i++) ask(sim, WARM_US + i, w->again[t]);
     }
@@ -209,8 +277,8 @@ static void test_shares(void **state)
     }
     ag_sched_stats st;
     ag_sched_stats_get(ag_sim_sched(sim), &st);
-    print_message("shares at weights 1, 2, 3: %.3f %.3f %.3f; %llu answers, set back %llu\n", units[1] / all, units[2] / all, units[3] / all,
-                  (unsigned long long)w->done, (unsigned long long)st.set_back_share);
+    print_message("shares at weights 1, 2, 3: %.3f %.3f %.3f; %llu answers, set back %llu\n", units[1] / all,
+                  units[2] / all, units[3] / all, (unsigned long long)w->done, (unsigned long long)st.set_back_share);
     for (uint32_t t = 1; t <= 3; t++) assert_true(units[t] / all > 0.9 * t / 6 && units[t] / all < 1.1 * t / 6);
     assert_true(st.set_back_share <= w->done);
     ag_sim_close(sim);
@@ -234,19 +302,25 @@ static void arrivals(ag_sim *sim, double rate, bool deadlines, bool lengths_told
         at -= __builtin_log(((double)(x >> 11) + 1) / 9007199254740993.0) / rate * 1e6;
         x = mix(x);
         uint32_t answer = 40 + (uint32_t)(x % 161);
-        ag_sim_ask a = {.tenant = "t", .band = 2, .n_prompt = 50 + (uint32_t)((x >> 20) % 400), .max_tokens = lengths_told ? answer : 400, .n_answer = answer,
-                        .salt = 1, .mark = 1};
+        ag_sim_ask a = {.tenant = "t",
+                        .band = 2,
+                        .n_prompt = 50 + (uint32_t)((x >> 20) % 400),
+                        .max_tokens = lengths_told ? answer : 400,
+                        .n_answer = answer,
+                        .salt = 1,
+                        .mark = 1};
         if (deadlines) a.timeout_us = 8000000 + (x >> 40) % 8000000;
         ask(sim, (uint64_t)at, a);
     }
 }
 
-/* Three times as much is asked as can be done, with deadlines. What could be done is what the same server does when it always
- * has enough to do and nobody is in a hurry. */
+/* Three times as much is asked as can be done, with deadlines. What could be done is what the same server does when it
+ * always has enough to do and nobody is in a hurry. */
 static void test_overload(void **state)
 {
     (void)state;
-    static const char *const rounds[] = {"no deadlines", "lengths unknown, nobody refused", "lengths unknown", "lengths told"};
+    static const char *const rounds[] = {"no deadlines", "lengths unknown, nobody refused", "lengths unknown",
+                                         "lengths told"};
     double possible = 0;
     for (int round = 0; round < 4; round++) {
         watch *w = watch_make(1, WARM_US + 25000000, WARM_US + 125000000);
@@ -259,8 +333,10 @@ static void test_overload(void **state)
         ag_sim_run(sim, w->until_us);
         if (round == 0) possible = (double)w->done;
         double part = (double)w->done / possible, vain = (double)w->in_vain / (double)w->answered;
-        print_message("overload, %s: %llu answers in time, %.3f of what can be done; %.3f of tokens in vain; %u refused, %u expired, %u timed out\n", rounds[round],
-                      (unsigned long long)w->done, part, vain, w->ends[AG_SIM_REFUSED], w->ends[AG_SIM_EXPIRED], w->ends[AG_SIM_TIMEOUT]);
+        print_message("overload, %s: %llu answers in time, %.3f of what can be done; %.3f of tokens in vain; %u "
+                      "refused, %u expired, %u timed out\n",
+                      rounds[round], (unsigned long long)w->done, part, vain, w->ends[AG_SIM_REFUSED],
+                      w->ends[AG_SIM_EXPIRED], w->ends[AG_SIM_TIMEOUT]);
         if (round > 1) {
             assert_true(part >= 0.9);
             assert_true(vain <= 0.05);
@@ -283,8 +359,16 @@ static void test_a_shared_prefix(void **state)
             ag_sim *sim = begin(w, &conf, 6);
             warm_up(sim, 0);
             for (uint32_t i = 0; i < (at_once ? 50 : 2); i++)
-                ask(sim, WARM_US + (at_once ? 0 : i * 10000000u), (ag_sim_ask){.tenant = "t", .band = 2, .n_prompt = 2020, .n_prefix = 2000, .prefix = 7,
-                                                                               .max_tokens = 32, .n_answer = 32, .salt = 1, .mark = 1});
+                ask(sim, WARM_US + (at_once ? 0 : i * 10000000u),
+                    (ag_sim_ask){.tenant = "t",
+                                 .band = 2,
+                                 .n_prompt = 2020,
+                                 .n_prefix = 2000,
+                                 .prefix = 7,
+                                 .max_tokens = 32,
+                                 .n_answer = 32,
+                                 .salt = 1,
+                                 .mark = 1});
             if (at_once) {
                 ag_sim_run(sim, UINT64_MAX - 1);
                 took[reuse] = (double)(w->last_end_us - WARM_US);
@@ -298,8 +382,9 @@ static void test_a_shared_prefix(void **state)
             watch_free(w);
         }
     }
-    print_message("a shared beginning: first token %.0f ms, second caller's %.0f; 50 at once in %.1f s, without reuse %.1f\n", first[1][0] / 1e3, first[1][1] / 1e3,
-                  took[1] / 1e6, took[0] / 1e6);
+    print_message(
+        "a shared beginning: first token %.0f ms, second caller's %.0f; 50 at once in %.1f s, without reuse %.1f\n",
+        first[1][0] / 1e3, first[1][1] / 1e3, took[1] / 1e6, took[0] / 1e6);
     assert_true(first[1][1] <= 0.1 * first[1][0]);
     assert_true(took[0] >= 5 * took[1]);
     assert_true(first[0][1] >= 0.9 * first[0][0]); /* it is the reuse that does it */
@@ -312,13 +397,18 @@ static void test_a_short_question_beside_a_long_text(void **state)
     watch *w = watch_make(1, WARM_US, WARM_US + 60000000);
     ag_sim *sim = begin(w, &server, 7);
     warm_up(sim, 0);
-    ask(sim, WARM_US, (ag_sim_ask){.tenant = "t", .band = 2, .n_prompt = 6000, .max_tokens = 10, .n_answer = 10, .salt = 1, .mark = 2});
+    ask(sim, WARM_US,
+        (ag_sim_ask){
+            .tenant = "t", .band = 2, .n_prompt = 6000, .max_tokens = 10, .n_answer = 10, .salt = 1, .mark = 2});
     for (uint32_t i = 0; i < 10; i++)
-        ask(sim, WARM_US + 100000 + i * 300000, (ag_sim_ask){.tenant = "t", .band = 2, .n_prompt = 40, .max_tokens = 1, .n_answer = 1, .salt = 1, .mark = 1});
+        ask(sim, WARM_US + 100000 + i * 300000,
+            (ag_sim_ask){
+                .tenant = "t", .band = 2, .n_prompt = 40, .max_tokens = 1, .n_answer = 1, .salt = 1, .mark = 1});
     ag_sim_run(sim, w->until_us);
     double worst = quantile(w->first, w->n_first, 1);
-    print_message("short questions beside a long text: first token at most %.1f ms, the text's %.1f s, longest step %.1f ms\n", worst / 1e3,
-                  w->latest_first[2] / 1e6, w->longest_step / 1e3);
+    print_message(
+        "short questions beside a long text: first token at most %.1f ms, the text's %.1f s, longest step %.1f ms\n",
+        worst / 1e3, w->latest_first[2] / 1e6, w->longest_step / 1e3);
     assert_int_equal(w->n_first, 10);
     assert_true(worst < 2.5 * w->longest_step); /* the one under way, and every other one */
     assert_true(w->latest_first[2] < 7e6);

@@ -1,12 +1,12 @@
 /* Random servers under random loads, every step of them looked at. What must hold:
  *   pages     every page is free, private to one, or a node; when nobody is left, none is in use
- *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own salt
- *   budget    prompts keep the step within the limit of the decodes that it protects; who sits out for fairness does not long
- *   order     nobody is computed or admitted while somebody more urgent could have been
- *   the dead  no row for anyone whose caller has gone or whose deadline has passed
- *   an end    everybody who was not refused, cancelled, displaced or late gets all of its answer; the work is bounded
- *   charges   tenants are charged what was computed for them, once
- * A failure prints its seed: SEED=n repeats that run alone. STEPS=n sets how many steps all runs have together. */
+ *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own
+ * salt budget    prompts keep the step within the limit of the decodes that it protects; who sits out for fairness does
+ * not long order     nobody is computed or admitted while somebody more urgent could have been the dead  no row for
+ * anyone whose caller has gone or whose deadline has passed an end    everybody who was not refused, cancelled,
+ * displaced or late gets all of its answer; the work is bounded charges   tenants are charged what was computed for
+ * them, once A failure prints its seed: SEED=n repeats that run alone. STEPS=n sets how many steps all runs have
+ * together. */
 #include "engine/sched/sched_inner.h"
 #include "sim/sim.h"
 
@@ -31,7 +31,8 @@ typedef struct run {
     cell cells[PAGES_MAX][PAGE_MAX];
 } run;
 
-static uint64_t totals[AG_SIM_CANCELLED + 1], total_steps, total_set_back[3], total_reused, total_again, total_sat_out, total_seeds;
+static uint64_t totals[AG_SIM_CANCELLED + 1], total_steps, total_set_back[3], total_reused, total_again, total_sat_out,
+    total_seeds;
 
 static uint64_t draw(run *r)
 {
@@ -48,14 +49,17 @@ static const run *now_running;
 #define HOLDS(e) (AG_LIKELY(e) ? (void)0 : broken(__LINE__, #e))
 _Noreturn static void broken(int line, const char *what)
 {
-    fprintf(stderr, "%s:%d: SEED=%llu step %llu: does not hold: %s\n", __FILE__, line, (unsigned long long)now_running->seed,
-            (unsigned long long)now_running->steps, what);
+    fprintf(stderr, "%s:%d: SEED=%llu step %llu: does not hold: %s\n", __FILE__, line,
+            (unsigned long long)now_running->seed, (unsigned long long)now_running->steps, what);
     abort();
 }
 
 /* ---- contents ---- */
 
-static uint64_t chain(uint64_t hash, int32_t token) { return (hash ^ ((uint64_t)(uint32_t)token + 0x9e37)) * 0x9fb21c651e98df25u + (hash >> 29); }
+static uint64_t chain(uint64_t hash, int32_t token)
+{
+    return (hash ^ ((uint64_t)(uint32_t)token + 0x9e37)) * 0x9fb21c651e98df25u + (hash >> 29);
+}
 
 static void write_rows(run *r, const ag_sched_step *b)
 {
@@ -106,8 +110,8 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
         alone.attended += b->spans[i].pos + 1u;
     }
     for (uint32_t i = 0; i < s->n_running; i++)
-        HOLDS(s->running[i]->step_n > 0 || !ag__seq_decodes(s->running[i]) || s->running[i]->urgency > urgency || s->running[i]->yields ||
-              s->running[i]->order > r->admissions);
+        HOLDS(s->running[i]->step_n > 0 || !ag__seq_decodes(s->running[i]) || s->running[i]->urgency > urgency ||
+              s->running[i]->yields || s->running[i]->order > r->admissions);
     double us = ag_cost_us(&s->cost, &alone), gap = r->conf.sched.gap_us, limit = us * r->conf.sched.step_ratio;
     if (alone.rows == 0 && !s->fair) return;
     if (b->prompt_rows <= (us >= gap ? r->conf.sched.rows_min : 1)) return;
@@ -125,7 +129,8 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
         limit = AG_MIN(limit, gap);
     }
     all.outs = 0; /* the limit knows no logits of prompts */
-    for (uint32_t i = 0; i < b->n_spans; i++) all.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
+    for (uint32_t i = 0; i < b->n_spans; i++)
+        all.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
     HOLDS(ag_cost_us(&s->cost, &all) <= limit * 1.001);
 }
 
@@ -156,7 +161,8 @@ static void check_alive(ag_sim *sim, const ag_sched_step *b)
         const ag_sim_req *q = (const ag_sim_req *)b->spans[i].seq;
         HOLDS(q->end == AG_SIM_HERE && !q->gone);
         HOLDS(q->seq.q.deadline_us == 0 || q->seq.q.deadline_us > ag_sim_now(sim));
-        HOLDS(q->seq.n_tokens == q->ask.n_prompt + q->answered && (q->answered < q->ask.n_answer || q->ask.max_tokens == 0));
+        HOLDS(q->seq.n_tokens == q->ask.n_prompt + q->answered &&
+              (q->answered < q->ask.n_answer || q->ask.max_tokens == 0));
     }
 }
 
@@ -191,8 +197,10 @@ static void on_ended(void *arg, ag_sim *sim, const ag_sim_req *q)
     r->late += q->end == AG_SIM_EXPIRED;
     r->service[q->ask.mark] += ag_queue_service(ag_sim_sched(sim)->queue, q->seq.prompt_done, q->seq.output_done);
     HOLDS(q->seq.kv.n == 0 && q->seq.kv.pages == NULL && !q->seq.running && !q->seq.q.queued);
-    HOLDS(q->seq.output_done == q->answered && q->seq.prompt_done + q->seq.reused <= (uint64_t)q->ask.n_prompt + q->seq.reused);
-    if (q->end == AG_SIM_EXPIRED || q->end == AG_SIM_DISPLACED || q->end == AG_SIM_REFUSED) HOLDS(q->rows == 0 && q->answered == 0);
+    HOLDS(q->seq.output_done == q->answered &&
+          q->seq.prompt_done + q->seq.reused <= (uint64_t)q->ask.n_prompt + q->seq.reused);
+    if (q->end == AG_SIM_EXPIRED || q->end == AG_SIM_DISPLACED || q->end == AG_SIM_REFUSED)
+        HOLDS(q->rows == 0 && q->answered == 0);
     if (q->end == AG_SIM_DONE && q->seq.set_back == 0) HOLDS(q->seq.prompt_done + q->seq.reused == q->ask.n_prompt);
     if (q->end == AG_SIM_DONE) HOLDS(q->answered == q->ask.n_answer);
     if (q->end == AG_SIM_TIMEOUT || q->end == AG_SIM_EXPIRED) HOLDS(q->seq.q.deadline_us > 0);
@@ -204,18 +212,36 @@ static void on_ended(void *arg, ag_sim *sim, const ag_sim_req *q)
 static ag_sim_conf draw_server(run *r)
 {
     static const uint32_t page_sizes[] = {1, 2, 4, 16};
-    ag_sched_conf s = {.queue = {.entries_max = one_in(r, 3) ? between(r, 1, 8) : between(r, 8, 200), .tenants_max = between(r, 1, 8),
-                                 .prompt_weight = 1, .output_weight = between(r, 0, 5), .age_us = one_in(r, 4) ? 0 : between(r, 2000, 3000000)},
-                       .pages = between(r, 4, PAGES_MAX), .page_tokens = page_sizes[below(r, 4)], .running_max = between(r, 1, 12),
-                       .step_ratio = 1 + below(r, 100) / 100.0, .gap_us = between(r, 1000, 60000), .rows_min = between(r, 1, 16),
-                       .reuse = !one_in(r, 5), .refuse_late = one_in(r, 2)};
+    ag_sched_conf s = {.queue = {.entries_max = one_in(r, 3) ? between(r, 1, 8) : between(r, 8, 200),
+                                 .tenants_max = between(r, 1, 8),
+                                 .prompt_weight = 1,
+                                 .output_weight = between(r, 0, 5),
+                                 .age_us = one_in(r, 4) ? 0 : between(r, 2000, 3000000)},
+                       .pages = between(r, 4, PAGES_MAX),
+                       .page_tokens = page_sizes[below(r, 4)],
+                       .running_max = between(r, 1, 12),
+                       .step_ratio = 1 + below(r, 100) / 100.0,
+                       .gap_us = between(r, 1000, 60000),
+                       .rows_min = between(r, 1, 16),
+                       .reuse = !one_in(r, 5),
+                       .refuse_late = one_in(r, 2)};
     if (one_in(r, 3)) s.queue.tokens_max = between(r, 200, 3000);
     s.rows_max = s.running_max + below(r, 100);
     s.out_max = s.running_max + below(r, 8);
-    ag_sim_machine m = {.knot = {{1, between(r, 500, 5000)}, {32, between(r, 5000, 20000)}, {512, between(r, 20000, 150000)}}, .n_knots = 3,
-                        .per_key_us = below(r, 3) * 0.5, .per_out_us = below(r, 100), .noise = one_in(r, 2) ? 0 : 0.2};
-    return (ag_sim_conf){.sched = s, .machine = m, .seed = r->seed, .vocab = one_in(r, 3) ? 0 : between(r, 1, 3), .arg = r,
-                         .chosen = on_chosen, .stepped = on_stepped, .ended = on_ended};
+    ag_sim_machine m = {
+        .knot = {{1, between(r, 500, 5000)}, {32, between(r, 5000, 20000)}, {512, between(r, 20000, 150000)}},
+        .n_knots = 3,
+        .per_key_us = below(r, 3) * 0.5,
+        .per_out_us = below(r, 100),
+        .noise = one_in(r, 2) ? 0 : 0.2};
+    return (ag_sim_conf){.sched = s,
+                         .machine = m,
+                         .seed = r->seed,
+                         .vocab = one_in(r, 3) ? 0 : between(r, 1, 3),
+                         .arg = r,
+                         .chosen = on_chosen,
+                         .stepped = on_stepped,
+                         .ended = on_ended};
 }
 
 typedef struct load { bool cancels, deadlines, moves, bands, tenants, long_ones; uint32_t prefixes, pause_us; } load;
@@ -223,9 +249,13 @@ typedef struct load { bool cancels, deadlines, moves, bands, tenants, long_ones;
 static ag_sim_ask draw_ask(run *r, const load *l)
 {
     static const char *const names[TENANTS] = {"a", "b", "c", "d", "e"};
-    uint32_t room = AG_MIN(r->conf.sched.pages * r->conf.sched.page_tokens, 300u), tenant = l->tenants ? below(r, TENANTS) : 0;
+    uint32_t room = AG_MIN(r->conf.sched.pages * r->conf.sched.page_tokens, 300u),
+             tenant = l->tenants ? below(r, TENANTS) : 0;
     if (l->tenants && one_in(r, 2)) tenant = 0; /* one of them floods */
-    ag_sim_ask a = {.tenant = names[tenant], .weight = 1 + tenant / 2, .mark = tenant, .band = l->bands ? (uint8_t)below(r, AG_BANDS) : 2,
+    ag_sim_ask a = {.tenant = names[tenant],
+                    .weight = 1 + tenant / 2,
+                    .mark = tenant,
+                    .band = l->bands ? (uint8_t)below(r, AG_BANDS) : 2,
                     .salt = one_in(r, 8) ? AG_KV_ALONE : 1 + tenant % 2};
     a.n_prompt = between(r, 1, l->long_ones && one_in(r, 3) ? room - 1 : AG_MIN(room - 1, 24u));
     a.max_tokens = between(r, 1, AG_MIN(room - a.n_prompt, one_in(r, 4) ? 200u : 20u));
@@ -249,8 +279,14 @@ static ag_sim_ask draw_ask(run *r, const load *l)
 
 static void draw_load(run *r, ag_sim *sim)
 {
-    load l = {.cancels = one_in(r, 2), .deadlines = one_in(r, 3), .moves = one_in(r, 3), .bands = !one_in(r, 3), .tenants = !one_in(r, 3),
-              .long_ones = one_in(r, 2), .prefixes = one_in(r, 3) ? 0 : between(r, 1, 4), .pause_us = between(r, 1, 200000)};
+    load l = {.cancels = one_in(r, 2),
+              .deadlines = one_in(r, 3),
+              .moves = one_in(r, 3),
+              .bands = !one_in(r, 3),
+              .tenants = !one_in(r, 3),
+              .long_ones = one_in(r, 2),
+              .prefixes = one_in(r, 3) ? 0 : between(r, 1, 4),
+              .pause_us = between(r, 1, 200000)};
     uint64_t at = 0;
     for (r->asked = 0; r->asked < 60;) {
         for (uint32_t burst = one_in(r, 6) ? between(r, 2, 30) : 1; burst > 0; burst--, r->asked++) {
@@ -323,13 +359,16 @@ static void test_random_servers(void **state)
     for (int i = AG_SIM_DONE; i <= AG_SIM_CANCELLED; i++) assert_true(totals[i] > 0);
     for (int i = 0; i < 3; i++) assert_true(total_set_back[i] > 0);
     assert_true(total_reused > 0 && total_again > 0 && total_sat_out > 0);
-    print_message("%llu steps of %llu servers; %llu done, %llu refused, %llu displaced, %llu expired, %llu timed out, %llu cancelled; set back "
+    print_message("%llu steps of %llu servers; %llu done, %llu refused, %llu displaced, %llu expired, %llu timed out, "
+                  "%llu cancelled; set back "
                   "%llu for pages, %llu for urgent ones, %llu for shares; %llu tokens reused, %llu computed again\n",
-                  (unsigned long long)total_steps, (unsigned long long)total_seeds, (unsigned long long)totals[AG_SIM_DONE],
-                  (unsigned long long)totals[AG_SIM_REFUSED], (unsigned long long)totals[AG_SIM_DISPLACED],
-                  (unsigned long long)totals[AG_SIM_EXPIRED], (unsigned long long)totals[AG_SIM_TIMEOUT],
-                  (unsigned long long)totals[AG_SIM_CANCELLED], (unsigned long long)total_set_back[0], (unsigned long long)total_set_back[1],
-                  (unsigned long long)total_set_back[2], (unsigned long long)total_reused, (unsigned long long)total_again);
+                  (unsigned long long)total_steps, (unsigned long long)total_seeds,
+                  (unsigned long long)totals[AG_SIM_DONE], (unsigned long long)totals[AG_SIM_REFUSED],
+                  (unsigned long long)totals[AG_SIM_DISPLACED], (unsigned long long)totals[AG_SIM_EXPIRED],
+                  (unsigned long long)totals[AG_SIM_TIMEOUT], (unsigned long long)totals[AG_SIM_CANCELLED],
+                  (unsigned long long)total_set_back[0], (unsigned long long)total_set_back[1],
+                  (unsigned long long)total_set_back[2], (unsigned long long)total_reused,
+                  (unsigned long long)total_again);
 }
 
 int main(void)

@@ -4,9 +4,19 @@
 #include "base/fault.h"
 #include "check.h"
 
-static const ag_sim_machine machine = {.knot = {{1, 2000}, {11, 3000}, {111, 23000}}, .n_knots = 3, .per_key_us = 0.5, .per_out_us = 10};
-static const ag_sched_conf server = {.queue = {.entries_max = 100, .tenants_max = 10, .prompt_weight = 1, .output_weight = 4}, .pages = 100, .page_tokens = 16,
-                                     .running_max = 4, .rows_max = 64, .out_max = 8, .step_ratio = 1.3, .gap_us = 50000, .rows_min = 4, .reuse = true};
+static const ag_sim_machine machine = {
+    .knot = {{1, 2000}, {11, 3000}, {111, 23000}}, .n_knots = 3, .per_key_us = 0.5, .per_out_us = 10};
+static const ag_sched_conf server = {
+    .queue = {.entries_max = 100, .tenants_max = 10, .prompt_weight = 1, .output_weight = 4},
+    .pages = 100,
+    .page_tokens = 16,
+    .running_max = 4,
+    .rows_max = 64,
+    .out_max = 8,
+    .step_ratio = 1.3,
+    .gap_us = 50000,
+    .rows_min = 4,
+    .reuse = true};
 
 typedef struct ends { uint32_t n[AG_SIM_CANCELLED + 1]; uint64_t sum, last_us; ag_sim_req last; } ends;
 
@@ -34,8 +44,12 @@ static void test_machine(void **state)
     (void)state;
     ag_sim_machine m = machine;
     m.per_key_us = m.per_out_us = 0;
-    static const struct { uint32_t rows; double us; } want[] = {{1, 2000}, {6, 2500}, {11, 3000}, {61, 13000}, {111, 23000}, {211, 43000}};
-    for (uint32_t i = 0; i < AG_ARRAY_LEN(want); i++) assert_true(ag_sim_machine_us(&m, &(ag_step_shape){.rows = want[i].rows}) == want[i].us);
+    static const struct {
+        uint32_t rows;
+        double us;
+    } want[] = {{1, 2000}, {6, 2500}, {11, 3000}, {61, 13000}, {111, 23000}, {211, 43000}};
+    for (uint32_t i = 0; i < AG_ARRAY_LEN(want); i++)
+        assert_true(ag_sim_machine_us(&m, &(ag_step_shape){.rows = want[i].rows}) == want[i].us);
     assert_true(ag_sim_machine_us(&machine, &(ag_step_shape){.rows = 1, .outs = 2, .attended = 100}) == 2070);
     m.n_knots = 1;
     assert_true(ag_sim_machine_us(&m, &(ag_step_shape){.rows = 50}) == 2000);
@@ -85,7 +99,12 @@ static void test_who_leaves(void **state)
 static void crowd(ag_sim *sim)
 {
     for (uint32_t i = 0; i < 40; i++) {
-        ag_sim_ask a = {.band = i % 4, .n_prompt = 1 + i * 7 % 60, .max_tokens = 20, .n_answer = 1 + i % 20, .salt = 1, .cancel_us = i % 5 ? 0 : 9000};
+        ag_sim_ask a = {.band = i % 4,
+                        .n_prompt = 1 + i * 7 % 60,
+                        .max_tokens = 20,
+                        .n_answer = 1 + i % 20,
+                        .salt = 1,
+                        .cancel_us = i % 5 ? 0 : 9000};
         if (ag_sim_ask_at(sim, i * 700, &a, NULL) != AG_OK) return;
     }
 }
@@ -123,8 +142,10 @@ static void test_no_such_request(void **state)
     (void)state;
     ends e;
     ag_sim *sim = begin(&e, 1, 0);
-    static const ag_sim_ask wrong[] = {{.n_prompt = 0, .max_tokens = 1, .n_answer = 1}, {.n_prompt = 1, .max_tokens = 1, .n_answer = 2},
-                                       {.n_prompt = 1, .max_tokens = 1}, {.n_prompt = 1, .max_tokens = 1, .n_answer = 1, .band = 4}};
+    static const ag_sim_ask wrong[] = {{.n_prompt = 0, .max_tokens = 1, .n_answer = 1},
+                                       {.n_prompt = 1, .max_tokens = 1, .n_answer = 2},
+                                       {.n_prompt = 1, .max_tokens = 1},
+                                       {.n_prompt = 1, .max_tokens = 1, .n_answer = 1, .band = 4}};
     for (uint32_t i = 0; i < AG_ARRAY_LEN(wrong); i++) {
         ag_err err = {0};
         assert_int_equal(ag_sim_ask_at(sim, 0, &wrong[i], &err), AG_E_PARAM);

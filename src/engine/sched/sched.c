@@ -55,7 +55,8 @@ static uint64_t room_us(const ag_sched *s)
 }
 
 /* An idle server takes everything: what an estimate says is tried out where that costs nobody anything. */
-static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint64_t now_us, uint64_t *retry_us, ag_err *err)
+static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint64_t now_us, uint64_t *retry_us,
+                          ag_err *err)
 {
     uint64_t deadline = seq->q.deadline_us;
     if (deadline == 0) return AG_OK;
@@ -70,7 +71,8 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint6
     if (own <= 0 || wait + own <= left) return AG_OK;
     s->stats.refused_late++;
     *retry_us = own < left ? (uint64_t)(wait + own - left) + 1 : 0;
-    return ag_err_set(err, AG_E_DEADLINE, "it would take %.0f ms (%.0f of waiting), and %.0f are left until the deadline",
+    return ag_err_set(err, AG_E_DEADLINE,
+                      "it would take %.0f ms (%.0f of waiting), and %.0f are left until the deadline",
                       (wait + own) / 1000, wait / 1000, left / 1000);
 }
 
@@ -78,14 +80,15 @@ static int check_fits(const ag_sched *s, const ag_seq *seq, ag_err *err)
 {
     uint64_t need = ((uint64_t)seq->n_prompt + seq->max_tokens + s->conf.page_tokens - 1) / s->conf.page_tokens;
     if (need <= s->conf.pages) return AG_OK;
-    return ag_err_set(err, AG_E_PARAM, "%u prompt tokens and %u to answer need %llu pages of the cache, which has %u", seq->n_prompt,
-                      seq->max_tokens, (unsigned long long)need, s->conf.pages);
+    return ag_err_set(err, AG_E_PARAM, "%u prompt tokens and %u to answer need %llu pages of the cache, which has %u",
+                      seq->n_prompt, seq->max_tokens, (unsigned long long)need, s->conf.pages);
 }
 
 int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err)
 {
     AG_CHECK(s, AG_SCHED_MAGIC);
-    AG_ASSERT(seq->n_prompt >= 1 && seq->n_tokens == seq->n_prompt && seq->q.tenant && seq->q.band < AG_BANDS && !seq->q.queued);
+    AG_ASSERT(seq->n_prompt >= 1 && seq->n_tokens == seq->n_prompt && seq->q.tenant && seq->q.band < AG_BANDS &&
+              !seq->q.queued);
     uint64_t unwanted;
     if (retry_us == NULL) retry_us = &unwanted;
     *retry_us = 0;
@@ -150,7 +153,8 @@ void ag_sched_drop(ag_sched *s, ag_seq *seq, bool done)
     AG_ASSERT(!s->in_step || seq->step_n == 0);
     if (seq->running) ag__sched_leave(s, seq);
     else ag_queue_remove(s->queue, &seq->q);
-    if (done && seq->max_tokens > 0) ag_queue_learn(s->queue, seq->q.tenant, seq->n_tokens - seq->n_prompt, seq->max_tokens);
+    if (done && seq->max_tokens > 0)
+        ag_queue_learn(s->queue, seq->q.tenant, seq->n_tokens - seq->n_prompt, seq->max_tokens);
     forget(s, seq);
 }
 

@@ -1,30 +1,35 @@
 /* sched.h - which rows the next step computes, for whom, and who waits.
- * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then prompts
- * under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within `step_ratio` of
- * the same step without them, or within the step that everybody who is here and finds a place will make when they decode,
- * and under gap_us. At least one; where the gap cannot be kept anyway, rows_min and what the ratio gives; without limit while
- * nobody decodes. Equal prompts go in the order of admission, but in every other step a much shorter one passes a longer.
+ * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then
+ * prompts under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within
+ * `step_ratio` of the same step without them, or within the step that everybody who is here and finds a place will
+ * make when they decode, and under gap_us. At least one; where the gap cannot be kept anyway, rows_min and what the
+ * ratio gives; without limit while nobody decodes. Equal prompts go in the order of admission, but in every other step
+ * a much shorter one passes a longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
- * urgent sit the step out unless its limit leaves room. So do, for two gaps at most, decodes of a tenant that has more than
- * its share for the prompt of one that has much less: a flood may fill the machine, but not slow down who comes to it.
- * Urgency is the band, less one for each age_us that a running sequence has sat out in a row: nobody sits out for ever.
+ * urgent sit the step out unless its limit leaves room. So do, for two gaps at most, decodes of a tenant that has more
+ * than its share for the prompt of one that has much less: a flood may fill the machine, but not slow down who comes
+ * to it. Urgency is the band, less one for each age_us that a running sequence has sat out in a row: nobody sits out
+ * for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one that
- * does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it by setting
- * back running work: of lower bands, newest first; then, within the band, of the tenant most over its share of places, as
- * long as that tenant still has more for its weight than the newcomer's afterwards (so that the two cannot take turns).
- * When decodes run out of pages the newest of the most over-share tenant in the lowest band goes; the oldest of the most
- * urgent band never does, so that somebody always ends. What is set back keeps its pages while nobody needs them, waits in
- * the queue, and goes on with the same tokens bit for bit.
+ * does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it by
+ * setting back running work: of lower bands, newest first; then, within the band, of the tenant most over its share of
+ * places, as long as that tenant still has more for its weight than the newcomer's afterwards (so that the two cannot
+ * take turns). When decodes run out of pages the newest of the most over-share tenant in the lowest band goes; the
+ * oldest of the most urgent band never does, so that somebody always ends. What is set back keeps its pages while
+ * nobody needs them, waits in the queue, and goes on with the same tokens bit for bit.
  * Prefixes are shared through kv.h: a prompt whose beginning another one computes right now waits for it, in its place
  * and without rows; the other one is as urgent as the most urgent of those who wait for it.
+ * With refuse_late, a request with a deadline that cannot be met by the estimate is refused at the door, or put out
+ * when its turn comes; an idle server never does so. Where others wait, the estimate is a careful one.
  * Pure: no clock, no thread, no I/O. Times come in as microseconds, what happened goes out through ag_sched_events.
  *
- * Owns    : the queue, the pages' table, the cost model, and from submit on a sequence's table of pages. Sequences are part
- *           of their owner's struct, who keeps them alive from submit until drop, or until an event has said that they are
- *           out.
+ * Owns    : the queue, the pages' table, the cost model, and from submit on a sequence's table of pages. Sequences are
+ *           part of their owner's struct, who keeps them alive from submit until drop, or until an event has said that
+ *           they are out.
  * Threads : one at a time (the engine holds its lock).
  * Limits  : ag_sched_conf. A step costs O(running log running); those who wait are never walked.
- * Errors  : submit: AG_E_QUEUE_FULL, AG_E_DEADLINE, AG_E_PARAM (it can never fit), AG_E_NOMEM. */
+ * Errors  : submit: AG_E_QUEUE_FULL, AG_E_LIMIT (larger than a bound of the queue), AG_E_DEADLINE, AG_E_PARAM (it can
+ *           never fit), AG_E_NOMEM. */
 #ifndef AG_SCHED_H
 #define AG_SCHED_H
 
@@ -85,7 +90,8 @@ typedef struct ag_sched_conf {
 } ag_sched_conf;
 
 typedef struct ag_sched_span { ag_seq *seq; uint32_t row, n, pos; } ag_sched_span;
-typedef struct ag_sched_out { ag_seq *seq; uint32_t row, index; } ag_sched_out; /* logits of `row`, for the token after tokens[index] */
+/* Logits of `row`, for the token after tokens[index]. */
+typedef struct ag_sched_out { ag_seq *seq; uint32_t row, index; } ag_sched_out;
 
 typedef struct ag_sched_step { /* the step chosen last */
     uint32_t n_rows, n_spans, n_out;
@@ -101,7 +107,8 @@ typedef struct ag_sched_stats {
     ag_queue_stats queue;
     ag_kv_stats kv;
     uint32_t running;
-    uint64_t set_back_pages, set_back_urgent, set_back_share; /* because pages ran out, for a more urgent band, for a tenant under its share */
+    /* Because pages ran out, for a more urgent band, for a tenant under its share. */
+    uint64_t set_back_pages, set_back_urgent, set_back_share;
     uint64_t displaced, expired, timed_out, refused_full, refused_late;
     uint64_t reused_tokens, prompt_rows, output_rows;
     uint64_t again_rows;    /* rows computed once more after a set back, in neither of the two */
@@ -118,8 +125,9 @@ ag_queue *ag_sched_queue(ag_sched *s);
 /* Lets it wait. May put others out (events.out with AG_OUT_DISPLACED). On an error s was not taken; *retry_us then says
  * when there may be room, by the estimate (0: unknown). A prompt that could never fit the cache is AG_E_PARAM. */
 int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err);
-/* Takes it out, wherever it is, with its pages. Its owner says so when it is over (done: it ended by itself and its real
- * length is learned from) or nobody wants it any more. Not between step and done for a sequence that has rows in it. */
+/* Takes it out, wherever it is, with its pages. Its owner says so when it is over (done: it ended by itself and its
+ * real length is learned from) or nobody wants it any more. Not between step and done for a sequence that has rows in
+ * it. */
 void ag_sched_drop(ag_sched *s, ag_seq *seq, bool done);
 void ag_sched_move(ag_sched *s, ag_seq *seq, uint8_t band, uint64_t now_us);
 /* Puts out everyone whose time is up: those who wait at once, those who run when no step holds them (between done and
@@ -129,8 +137,8 @@ uint64_t ag_sched_deadline(const ag_sched *s); /* the earliest of those who wait
 
 /* Chooses the next step; false: nothing to do. */
 bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out);
-/* It ran and took so long: positions advance, pages are made known, service is charged, the cost model learns. The owner
- * then appends tokens (tokens, n_tokens) or drops the sequences that ended. */
+/* It ran and took so long: positions advance, pages are made known, service is charged, the cost model learns. The
+ * owner then appends tokens (tokens, n_tokens) or drops the sequences that ended. */
 void ag_sched_step_done(ag_sched *s, uint64_t now_us, uint64_t step_us);
 
 /* Forgets what is kept of prompts (weights were found damaged), see ag_kv_forget. Between steps. */
@@ -140,7 +148,11 @@ bool ag_sched_busy(const ag_sched *s); /* someone waits or runs */
 uint32_t ag_sched_running(const ag_sched *s);
 ag_seq *ag_sched_running_at(ag_sched *s, uint32_t i);
 
-typedef struct ag_sched_wait { bool running; uint32_t position; /* 1: next */ uint64_t wait_us; /* by the estimate; 0: unknown */ } ag_sched_wait;
+typedef struct ag_sched_wait {
+    bool running;
+    uint32_t position; /* 1: next */
+    uint64_t wait_us;  /* by the estimate; 0: unknown */
+} ag_sched_wait;
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out);
 
 void ag_sched_stats_get(ag_sched *s, ag_sched_stats *out);

@@ -133,7 +133,8 @@ static void give_decodes_pages(ag_sched *s, uint64_t now_us)
 {
     for (uint32_t i = 0; i < s->n_running;) {
         ag_seq *q = s->running[i];
-        if (!ag__seq_decodes(q) || q->kv.n >= ag__sched_pages(s, q->n_tokens) || ag_kv_reserve(s->kv, &q->kv, q->n_tokens)) {
+        if (!ag__seq_decodes(q) || q->kv.n >= ag__sched_pages(s, q->n_tokens) ||
+            ag_kv_reserve(s->kv, &q->kv, q->n_tokens)) {
             i++;
             continue;
         }
@@ -148,13 +149,15 @@ static void give_decodes_pages(ag_sched *s, uint64_t now_us)
 static bool holds_up(const ag_sched *s, const ag_seq *p, const ag_seq *w)
 {
     size_t page = s->conf.page_tokens, at = w->kv.n * page, end = at + page;
-    if (p == w || p->kv.promised == 0 || p->kv.salt != w->kv.salt || p->n_tokens < end || w->n_tokens < end) return false;
-    return memcmp(p->tokens + at, w->tokens + at, page * sizeof *p->tokens) == 0 && memcmp(p->tokens, w->tokens, at * sizeof *p->tokens) == 0;
+    if (p == w || p->kv.promised == 0 || p->kv.salt != w->kv.salt || p->n_tokens < end || w->n_tokens < end)
+        return false;
+    return memcmp(p->tokens + at, w->tokens + at, page * sizeof *p->tokens) == 0 &&
+           memcmp(p->tokens, w->tokens, at * sizeof *p->tokens) == 0;
 }
 
-/* Of prompts that are equal otherwise the one admitted first is first; but in every other step one of about a quarter of
- * the length passes, so that nobody's short question waits until a long text has been read, and the long text is read at
- * half the speed at worst. */
+/* Of prompts that are equal otherwise the one admitted first is first; but in every other step one of about a quarter
+ * of the length passes, so that nobody's short question waits until a long text has been read, and the long text is
+ * read at half the speed at worst. */
 static uint32_t length_class(const ag_seq *q)
 {
     uint32_t rest = q->n_tokens - q->computed;
@@ -170,8 +173,14 @@ static int compare(const ag_seq *a, const ag_seq *b, bool short_first)
     return a->order < b->order ? -1 : 1;
 }
 
-static int compare_by_order(const void *x, const void *y) { return compare(*(ag_seq *const *)x, *(ag_seq *const *)y, false); }
-static int compare_by_length(const void *x, const void *y) { return compare(*(ag_seq *const *)x, *(ag_seq *const *)y, true); }
+static int compare_by_order(const void *x, const void *y)
+{
+    return compare(*(ag_seq *const *)x, *(ag_seq *const *)y, false);
+}
+static int compare_by_length(const void *x, const void *y)
+{
+    return compare(*(ag_seq *const *)x, *(ag_seq *const *)y, true);
+}
 
 static void list_prompts(ag_sched *s)
 {
@@ -190,7 +199,9 @@ static void list_prompts(ag_sched *s)
             if (p->urgency > w->urgency && holds_up(s, p, w)) p->urgency = w->urgency;
         }
     }
-    if (s->n_prompts > 1) qsort((void *)s->prompts, s->n_prompts, sizeof(ag_seq *), s->short_first ? compare_by_length : compare_by_order);
+    if (s->n_prompts > 1)
+        qsort((void *)s->prompts, s->n_prompts, sizeof(ag_seq *),
+              s->short_first ? compare_by_length : compare_by_order);
 }
 
 void ag__sched_look(ag_sched *s, uint64_t now_us)
@@ -232,7 +243,8 @@ static ag_seq *victim(const ag_sched *s, const ag_seq *head)
         if (!may_go(v, head)) continue;
         bool urgent = v->urgency > head->q.level;
         if (best == NULL) best = v;
-        else if (urgent ? v->urgency > best->urgency || (v->urgency == best->urgency && v->q.number > best->q.number) : goes_before(v, best))
+        else if (urgent ? v->urgency > best->urgency || (v->urgency == best->urgency && v->q.number > best->q.number)
+                        : goes_before(v, best))
             best = v;
     }
     return best;
@@ -285,8 +297,8 @@ static void take_place(ag_sched *s, ag_seq *q, uint64_t now_us)
     if (s->conf.events.admitted) s->conf.events.admitted(s->conf.events.arg, q, now_us);
 }
 
-/* The head's turn has come, and there is no point in it: its deadline will not be met. One that has begun goes on, and so
- * does everybody where nobody else wants the machine. */
+/* The head's turn has come, and there is no point in it: its deadline will not be met. One that has begun goes on, and
+ * so does everybody where nobody else wants the machine. */
 static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
 {
     if (!s->conf.refuse_late || head->q.deadline_us == 0 || head->started) return false;

@@ -18,7 +18,8 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
 static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
 {
     s->weights = 0;
-    for (uint32_t i = 0; i < s->n_running; i++) s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
     uint64_t most = (uint64_t)YIELD_GAPS * s->conf.gap_us, left = most;
     bool under = p && !ag__sched_over_share(s, p->q.tenant);
     s->fair = false;
@@ -34,8 +35,8 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     return s->fair ? left : 0;
 }
 
-/* What the step would take if everyone who is here and finds a place decoded: nobody can count on less, and to keep below it
- * would hold up those who wait for the sake of those who came first. */
+/* What the step would take if everyone who is here and finds a place decoded: nobody can count on less, and to keep
+ * below it would hold up those who wait for the sake of those who came first. */
 static double full_us(const ag_sched *s)
 {
     ag_queue_stats q;

@@ -1,4 +1,4 @@
-/* How long it will take: for deadlines at the door and in the queue, for those who ask, and for what is charged ahead. */
+/* How long it will take: for deadlines at the door and in the queue, for those who ask, for what is charged ahead. */
 #include "engine/sched/sched_inner.h"
 
 uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq)
@@ -22,8 +22,8 @@ static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
     return shape;
 }
 
-/* Where others wait, whoever is let in and does not end in time takes from them what they could have had: then an answer
- * half as long again as expected must have time, and steps may slow down a little. */
+/* Where others wait, whoever is let in and does not end in time takes from them what they could have had: then an
+ * answer half as long again as expected must have time, and steps may slow down a little. */
 #define CONTESTED_LENGTH 1.5
 #define CONTESTED_TIME 1.15
 
@@ -40,7 +40,8 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
         prompt = ag_cost_us(&s->cost, &one) * rest / rows;
     } else {
         double limit = AG_MAX(decode, AG_MIN(decode * s->conf.step_ratio, (double)s->conf.gap_us));
-        uint32_t rows = AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
+        uint32_t rows =
+            AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
         prompt = limit * ((rest + rows - 1) / rows);
         decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
     }

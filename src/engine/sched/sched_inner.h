@@ -44,18 +44,21 @@ static inline double ag__seq_share(const ag_seq *q, int32_t more)
 }
 
 /* sched_admit.c */
-void ag__sched_look(ag_sched *s, uint64_t now_us);              /* those who waited for a prefix go on; decodes get their page */
-bool ag__sched_may_precede(const ag_sched *s, const ag_seq *head, const ag_seq *p); /* the queue's head, before a prompt under way */
+void ag__sched_look(ag_sched *s, uint64_t now_us); /* those who waited for a prefix go on; decodes get their page */
+/* The queue's head, before a prompt under way. */
+bool ag__sched_may_precede(const ag_sched *s, const ag_seq *head, const ag_seq *p);
 typedef enum ag__admitted { AG__NOT_NOW, AG__TOO_LATE /* it is out */, AG__IN } ag__admitted;
 ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us); /* the queue's head */
-void ag__sched_leave(ag_sched *s, ag_seq *seq);                 /* out of the running, pages back */
-void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us); /* for good, neither queued nor running */
+void ag__sched_leave(ag_sched *s, ag_seq *seq); /* out of the running, pages back */
+/* For good, neither queued nor running. */
+void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us);
 
 /* sched_budget.c */
-/* Has t more than its part, by the weights of those who run: of the places, or, while more of it waits, of those who run?
- * By what ag__sched_protect found. */
+/* Has t more than its part, by the weights of those who run: of the places, or, while more of it waits, of those who
+ * run? By what ag__sched_protect found. */
 bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t);
-/* Rows for those who decode beside prompt p (NULL: there is none) and may not be kept waiting; then the limit for prompts. */
+/* Rows for those who decode beside prompt p (NULL: there is none) and may not be kept waiting; then the limit for
+ * prompts. */
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us);
 uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q); /* of a prompt, that the step still takes */
 bool ag__sched_fits(const ag_sched *s, const ag_seq *q);         /* one more row with logits */
@@ -63,13 +66,16 @@ bool ag__sched_fits(const ag_sched *s, const ag_seq *q);         /* one more row
 /* sched_step.c */
 void ag__sched_add_decode(ag_sched *s, ag_seq *q);
 void ag__sched_fill(ag_sched *s, uint64_t now_us);
-void ag__sched_account(ag_sched *s, ag_seq *seq); /* what it received beyond its charge is charged; what is still to come is said */
+/* What it received beyond its charge is charged; what is still to come is said. */
+void ag__sched_account(ag_sched *s, ag_seq *seq);
 
 /* sched_estimate.c */
 uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq); /* tokens of its answer in all */
-uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached); /* service that it expects still to need */
+/* Service that it expects still to need. */
+uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached);
 /* From now, if admitted now; 0: unknown. Contested: others want the machine as well, and it should be sure. */
 double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, bool contested);
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t level); /* until admitted; 0: at once, or unknown */
+/* Until admitted; 0: at once, or unknown. */
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t level);
 
 #endif

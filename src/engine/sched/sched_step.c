@@ -89,7 +89,8 @@ static void ride_along(ag_sched *s)
         for (uint32_t i = 0; i < s->n_running; i++) {
             ag_seq *q = s->running[i];
             if (!ag__seq_decodes(q) || q->step_n > 0) continue;
-            if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && since(q) < since(next))) next = q;
+            if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && since(q) < since(next)))
+                next = q;
         }
         if (next == NULL || !ag__sched_fits(s, next)) return;
         ag__sched_add_decode(s, next);
@@ -147,7 +148,8 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
 static uint32_t advance(ag_sched *s, ag_seq *q)
 {
     uint32_t end = q->computed + q->step_n, from = AG_MAX(q->furthest, q->computed);
-    uint32_t fresh = end > from ? end - from : 0, prompt = AG_MIN(end, q->n_prompt) > from ? AG_MIN(end, q->n_prompt) - from : 0;
+    uint32_t fresh = end > from ? end - from : 0,
+             prompt = AG_MIN(end, q->n_prompt) > from ? AG_MIN(end, q->n_prompt) - from : 0;
     s->stats.again_rows += q->step_n - fresh;
     s->stats.prompt_rows += prompt;
     q->prompt_done += prompt;

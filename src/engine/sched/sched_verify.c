@@ -37,7 +37,8 @@ static void verify_rows(const ag_sched *s)
     uint32_t decodes = 0, prompt = 0;
     for (uint32_t i = 0; i < b->n_spans; i++) {
         const ag_sched_span *a = &b->spans[i];
-        AG_ASSERT(a->seq->running && a->n >= 1 && a->n == a->seq->step_n && a->pos == a->seq->computed && a->row == shape.rows);
+        AG_ASSERT(a->seq->running && a->n >= 1 && a->n == a->seq->step_n && a->pos == a->seq->computed &&
+                  a->row == shape.rows);
         AG_ASSERT(memcmp(b->tokens + a->row, a->seq->tokens + a->pos, a->n * sizeof *b->tokens) == 0);
         shape.rows += a->n;
         shape.attended += ag_cost_attended(a->pos, a->n);
@@ -61,7 +62,8 @@ static void verify_budget(const ag_sched *s)
     if (s->limit_us <= 0 || b->prompt_rows <= s->least) return;
     ag_step_shape shape = b->shape;
     shape.outs = 0;
-    for (uint32_t i = 0; i < b->n_spans; i++) shape.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
+    for (uint32_t i = 0; i < b->n_spans; i++)
+        shape.outs += ag__seq_decodes(b->spans[i].seq) && b->spans[i].seq->max_tokens > 0;
     AG_ASSERT(ag_cost_us(&s->cost, &shape) <= s->limit_us * 1.0001);
 }
 

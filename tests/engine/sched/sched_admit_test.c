@@ -348,8 +348,12 @@ static void test_no_memory(void **state)
         ag_fault_arm(AG_FAULT_ALLOC, n);
         int rc = ag_sched_open(&s, &conf_plain, NULL);
         if (rc == AG_OK) {
-            a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(s), AG_STR("t"), 1), .band = 2}, .tokens = a->tokens, .n_tokens = 5,
-                              .n_prompt = 5, .max_tokens = 5, .salt = 7};
+            a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(s), AG_STR("t"), 1), .band = 2},
+                              .tokens = a->tokens,
+                              .n_tokens = 5,
+                              .n_prompt = 5,
+                              .max_tokens = 5,
+                              .salt = 7};
             rc = a->seq.q.tenant ? ag_sched_submit(s, &a->seq, 1, NULL, NULL) : AG_E_NOMEM;
         }
         fired = ag_fault_disarm(AG_FAULT_ALLOC);

@@ -1,4 +1,5 @@
-/* sched_bench.h - a scheduler with a pretended machine: steps take fixed_us and row_us a row, answers go on until max_tokens.
+/* sched_bench.h - a scheduler with a pretended machine: steps take fixed_us and row_us a row, answers go on until
+ * max_tokens.
  * Owns its requests; one thread; MANY of them. */
 #ifndef AG_TESTS_SCHED_BENCH_H
 #define AG_TESTS_SCHED_BENCH_H
@@ -47,10 +48,19 @@ static inline void on_out(void *arg, ag_seq *q, ag_sched_why why, uint64_t now_u
     ((ask *)q)->out = 1 + (int)why;
 }
 
-static const ag_sched_conf conf_plain = {.queue = {.entries_max = 100, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 1000000},
-                                         .pages = 1000, .page_tokens = PAGE, .running_max = 8, .rows_max = 256, .out_max = 16, .step_ratio = 1.3,
-                                         .gap_us = 50000, .rows_min = 16, .reuse = true, .refuse_late = true,
-                                         .events = {.admitted = on_admitted, .set_back = on_set_back, .out = on_out}};
+static const ag_sched_conf conf_plain = {
+    .queue = {.entries_max = 100, .tenants_max = 100, .prompt_weight = 1, .output_weight = 4, .age_us = 1000000},
+    .pages = 1000,
+    .page_tokens = PAGE,
+    .running_max = 8,
+    .rows_max = 256,
+    .out_max = 16,
+    .step_ratio = 1.3,
+    .gap_us = 50000,
+    .rows_min = 16,
+    .reuse = true,
+    .refuse_late = true,
+    .events = {.admitted = on_admitted, .set_back = on_set_back, .out = on_out}};
 
 static inline bench *begin(const ag_sched_conf *conf)
 {
@@ -75,12 +85,17 @@ static inline void finish(bench *b)
     ag_mem_free(b);
 }
 
-static inline ask *make(bench *b, const char *tenant, double weight, uint8_t band, uint32_t n_prompt, uint32_t max_tokens)
+static inline ask *make(bench *b, const char *tenant, double weight, uint8_t band, uint32_t n_prompt,
+                        uint32_t max_tokens)
 {
     assert_true(b->n < MANY && n_prompt + max_tokens <= TOKENS);
     ask *a = &b->asks[b->n++];
-    a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(b->s), ag_str_of(tenant), weight), .band = band}, .tokens = a->tokens,
-                      .n_tokens = n_prompt, .n_prompt = n_prompt, .max_tokens = max_tokens, .salt = 7};
+    a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(b->s), ag_str_of(tenant), weight), .band = band},
+                      .tokens = a->tokens,
+                      .n_tokens = n_prompt,
+                      .n_prompt = n_prompt,
+                      .max_tokens = max_tokens,
+                      .salt = 7};
     for (uint32_t i = 0; i < n_prompt; i++) a->tokens[i] = (int32_t)(1000000 * b->n + i);
     return a;
 }
