@@ -138,7 +138,7 @@ static void rising(bench *b, uint32_t round)
     }
     b->now = start + AGE_US;
     uint64_t began = ns_now();
-    ag_queue_head(b->q, b->now);
+    for (uint32_t i = 0; i <= due / 1000; i++) ag_queue_head(b->q, b->now); /* each lets some rise */
     b->ns[RISE][round] = (double)(ns_now() - began) / AG_MAX(due, 1u);
 }
 

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "cli/load.h"
+#include "cli/svg.h"
 
 #define WIDTH 900
 #define HEIGHT 400
@@ -9,27 +10,6 @@
 #define PLOT_W 360
 #define PLOT_H 240
 #define LINES_MAX 8 /* all, and so many tenants as can be told apart */
-
-/* Colours follow the reader's setting, and are far enough apart for most kinds of colour blindness. */
-static const char style[] =
-    "<style>"
-    "text{font:12px system-ui,sans-serif;fill:#1f2328}.t{font-size:15px;font-weight:600}.s{fill:#656d76}"
-    ".b{fill:#fff}.g{stroke:#d8dee4}.l{fill:none;stroke-width:2}"
-    ".k0{stroke:#0969da}.k1{stroke:#bc4c00}.k2{stroke:#1a7f37}.k3{stroke:#8250df}.k4{stroke:#bf3989}.k5{stroke:#7d4e00}"
-    ".k6{stroke:#1b7c83}.k7{stroke:#6e7781}"
-    "@media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#8d96a0}.b{fill:#0d1117}.g{stroke:#30363d}"
-    ".k0{stroke:#58a6ff}.k1{stroke:#f0883e}.k2{stroke:#3fb950}.k3{stroke:#bc8cff}.k4{stroke:#f778ba}.k5{stroke:#d29922}"
-    ".k6{stroke:#39c5cf}.k7{stroke:#8b949e}}"
-    "</style>";
-
-static void add_text(ag_buf *out, const char *s)
-{
-    for (; *s; s++) {
-        if (*s == '<') ag_buf_addz(out, "&lt;");
-        else if (*s == '&') ag_buf_addz(out, "&amp;");
-        else ag_buf_addc(out, *s >= 0x20 && *s < 0x7F ? *s : '?');
-    }
-}
 
 typedef struct scale {
     int left;
@@ -113,10 +93,10 @@ bool ag_load_svg(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out)
                 "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\"><title>autoglm bench "
                 "http</title>",
                 WIDTH, HEIGHT);
-    ag_buf_addz(out, style);
+    ag_buf_addz(out, ag_svg_style);
     ag_buf_addf(out, "<rect width=\"%d\" height=\"%d\" class=\"b\"/><text class=\"t\" x=\"60\" y=\"28\">", WIDTH,
                 HEIGHT);
-    add_text(out, spec->url);
+    ag_svg_text(out, spec->url);
     ag_buf_addz(out, "</text><text class=\"s\" x=\"60\" y=\"48\">");
     if (spec->rate > 0) ag_buf_addf(out, "%.6g requests/s arriving", spec->rate);
     else ag_buf_addf(out, "%u client%s", spec->clients, spec->clients == 1 ? "" : "s");
@@ -127,7 +107,7 @@ bool ag_load_svg(const ag_load_spec *spec, const ag_load_result *r, ag_buf *out)
     for (uint32_t i = 0; i < lines && lines > 1; i++) {
         int x = 60 + (int)(i % 4) * 210, y = TOP + PLOT_H + 44 + (int)(i / 4) * 20;
         ag_buf_addf(out, "<path class=\"l k%u\" d=\"M%d %dh20\"/><text x=\"%d\" y=\"%d\">", i, x, y - 4, x + 26, y);
-        add_text(out, i ? spec->tenants[i - 1].name : "all");
+        ag_svg_text(out, i ? spec->tenants[i - 1].name : "all");
         ag_buf_addz(out, "</text>");
     }
     return ag_buf_addz(out, "</svg>\n");

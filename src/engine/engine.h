@@ -24,7 +24,7 @@ typedef struct ag_engine_conf {
     /* See queue.h and sched.h for what these mean. */
     uint32_t queue_max;    /* generations waiting */
     uint64_t queue_tokens, queue_bytes; /* what those may come to; 0: no limit */
-    uint64_t band_age_us;  /* whoever waits so long rises a band; 0: never */
+    uint64_t band_age_us;  /* nobody of a band admitted for so long: the longest waiting rises; 0: never */
     uint32_t prompt_weight, output_weight; /* of a token, in shares between tenants */
     double step_ratio;     /* a step with prompts takes at most so many times what it takes without, */
     uint32_t step_gap_us;  /* and at most so long, */

@@ -2,21 +2,26 @@
 
 #include "base/mem.h"
 
-static uint32_t *place_of(const ag__heap *h, void *thing) { return (uint32_t *)((char *)thing + h->place_at); }
+static uint32_t *handle_of(const ag__heap *h, void *thing) { return (uint32_t *)((char *)thing + h->handle_at); }
 
-static void put(ag__heap *h, uint32_t i, ag__heap_slot s)
+static bool less(const ag__heap_slot *a, const ag__heap_slot *b)
 {
-    h->at[i] = s;
-    *place_of(h, s.thing) = i + 1;
+    return a->high != b->high ? a->high < b->high : a->low < b->low;
+}
+
+static void put(ag__heap *h, uint32_t i, const ag__heap_slot *s)
+{
+    h->at[i] = *s;
+    h->where[s->handle] = i;
 }
 
 static void sift_up(ag__heap *h, uint32_t i, ag__heap_slot s)
 {
-    while (i > 0 && s.key < h->at[(i - 1) / 4].key) {
-        put(h, i, h->at[(i - 1) / 4]);
+    while (i > 0 && less(&s, &h->at[(i - 1) / 4])) {
+        put(h, i, &h->at[(i - 1) / 4]);
         i = (i - 1) / 4;
     }
-    put(h, i, s);
+    put(h, i, &s);
 }
 
 static void sift_down(ag__heap *h, uint32_t i, ag__heap_slot s)
@@ -25,17 +30,17 @@ static void sift_down(ag__heap *h, uint32_t i, ag__heap_slot s)
         uint64_t first = 4 * (uint64_t)i + 1, least = first;
         if (first >= h->n) break;
         for (uint64_t c = first + 1; c < AG_MIN(first + 4, h->n); c++)
-            if (h->at[c].key < h->at[least].key) least = c;
-        if (h->at[least].key >= s.key) break;
-        put(h, i, h->at[least]);
+            if (less(&h->at[c], &h->at[least])) least = c;
+        if (!less(&h->at[least], &s)) break;
+        put(h, i, &h->at[least]);
         i = (uint32_t)least;
     }
-    put(h, i, s);
+    put(h, i, &s);
 }
 
 static void settle(ag__heap *h, uint32_t i, ag__heap_slot s)
 {
-    if (i > 0 && s.key < h->at[(i - 1) / 4].key) sift_up(h, i, s);
+    if (i > 0 && less(&s, &h->at[(i - 1) / 4])) sift_up(h, i, s);
     else sift_down(h, i, s);
 }
 
@@ -47,6 +52,9 @@ bool ag__heap_reserve(ag__heap *h, uint32_t n)
     ag__heap_slot *at = ag_mem_resize(h->at, cap, sizeof *at);
     if (at == NULL) return false;
     h->at = at;
+    uint32_t *where = ag_mem_resize(h->where, cap, sizeof *where);
+    if (where == NULL) return false;
+    h->where = where;
     h->cap = cap;
     return true;
 }
@@ -54,36 +62,48 @@ bool ag__heap_reserve(ag__heap *h, uint32_t n)
 void ag__heap_free(ag__heap *h)
 {
     ag_mem_free(h->at);
+    ag_mem_free(h->where);
     h->at = NULL;
-    h->n = h->cap = 0;
+    h->where = NULL;
+    h->n = h->cap = h->handles = h->free = 0;
 }
 
 void ag__heap_set(ag__heap *h, void *thing, ag__u128 key)
 {
-    uint32_t place = *place_of(h, thing);
-    ag__heap_slot s = {key, thing};
-    if (place != 0) {
-        if (h->at[place - 1].key == key) return;
-        settle(h, place - 1, s);
+    uint32_t *handle = handle_of(h, thing);
+    ag__heap_slot s = {(uint64_t)(key >> 64), (uint64_t)key, thing, *handle - 1};
+    if (*handle != 0) {
+        uint32_t i = h->where[s.handle];
+        if (ag__heap_key(&h->at[i]) != key) settle(h, i, s);
         return;
     }
     AG_ASSERT(h->n < h->cap);
+    s.handle = h->free != 0 ? h->free - 1 : h->handles++;
+    if (h->free != 0) h->free = h->where[s.handle];
+    *handle = s.handle + 1;
     sift_up(h, h->n++, s);
 }
 
 void ag__heap_remove(ag__heap *h, void *thing)
 {
-    uint32_t place = *place_of(h, thing);
-    if (place == 0) return;
-    *place_of(h, thing) = 0;
+    uint32_t *handle = handle_of(h, thing);
+    if (*handle == 0) return;
+    uint32_t i = h->where[*handle - 1];
+    h->where[*handle - 1] = h->free;
+    h->free = *handle;
+    *handle = 0;
     h->n--;
-    if (place - 1 < h->n) settle(h, place - 1, h->at[h->n]);
+    if (i < h->n) settle(h, i, h->at[h->n]);
 }
 
 void ag__heap_verify(const ag__heap *h)
 {
+    uint32_t unused = 0;
     for (uint32_t i = 0; i < h->n; i++) {
-        AG_ASSERT(*place_of(h, h->at[i].thing) == i + 1);
-        AG_ASSERT(i == 0 || h->at[(i - 1) / 4].key <= h->at[i].key);
+        const ag__heap_slot *s = &h->at[i];
+        AG_ASSERT(*handle_of(h, s->thing) == s->handle + 1 && h->where[s->handle] == i);
+        AG_ASSERT(i == 0 || !less(s, &h->at[(i - 1) / 4]));
     }
+    for (uint32_t f = h->free; f != 0; f = h->where[f - 1]) unused++;
+    AG_ASSERT(h->handles == h->n + unused && h->handles <= h->cap);
 }

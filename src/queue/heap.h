@@ -10,12 +10,20 @@
 
 #include "queue/tree.h"
 
-typedef struct ag__heap_slot { ag__u128 key; void *thing; } ag__heap_slot;
+typedef struct ag__heap_slot {
+    uint64_t high, low; /* the key */
+    void *thing;
+    uint32_t handle;
+} ag__heap_slot;
 
+/* A thing keeps a handle for as long as it is in, and `where` says where that is now: what is moved about lies close
+ * together, and the things themselves are not touched. */
 typedef struct ag__heap {
     ag__heap_slot *at;
+    uint32_t *where;     /* by handle; of free handles, the next free one */
     uint32_t n, cap;
-    size_t place_at; /* where a thing keeps its place, a uint32_t: 0 when it is not in */
+    uint32_t handles, free; /* given out ever; 1 + the first free one, 0: none */
+    size_t handle_at;    /* where a thing keeps 1 + its handle, a uint32_t: 0 when it is not in */
 } ag__heap;
 
 bool ag__heap_reserve(ag__heap *h, uint32_t n);
@@ -24,6 +32,12 @@ void ag__heap_free(ag__heap *h);
 void ag__heap_set(ag__heap *h, void *thing, ag__u128 key);
 void ag__heap_remove(ag__heap *h, void *thing); /* nothing when it is not in */
 static inline const ag__heap_slot *ag__heap_first(const ag__heap *h) { return h->n == 0 ? NULL : &h->at[0]; }
+static inline ag__u128 ag__heap_key(const ag__heap_slot *s) { return (ag__u128)s->high << 64 | s->low; }
+/* The slot of a thing that is in and keeps that number. */
+static inline const ag__heap_slot *ag__heap_find(const ag__heap *h, uint32_t handle)
+{
+    return &h->at[h->where[handle - 1]];
+}
 void ag__heap_verify(const ag__heap *h); /* O(n) */
 
 #endif

@@ -20,10 +20,8 @@ static bool level_below(const ag__tree_node *n, const void *arg) { return n->key
 static bool tenant_below(const ag__tree_node *n, const void *arg)
 {
     const spot *s = arg;
-    return n->key != s->turn ? n->key < s->turn : ag__tenant_at(n)->head->node.key < s->key;
+    return n->key != s->turn ? n->key < s->turn : ag__ent_key(ag__tenant_at(n)->head) < s->key;
 }
-
-static bool entry_below(const ag__tree_node *n, const void *arg) { return n->key < ((const spot *)arg)->key; }
 
 /* Of a bucket without the tenant itself, after everyone's first entry, so many units of virtual time on. */
 static void add_share(const ag__bucket *b, double v, double *n, double *cost)
@@ -89,8 +87,8 @@ void ag_queue_place_get(ag_queue *q, const ag_qent *e, uint64_t now_us, ag_queue
     AG_ASSERT(e->queued);
     ag__rise(q, now_us);
     const ag__tenant_inner *t = ag__tenant_of(e);
-    spot s = {.tenant = t, .level = e->level, .key = e->node.key};
-    s.own = at_level(t, ag__tree_rank_of(&e->node), e->level);
+    spot s = {.tenant = t, .level = e->level, .key = ag__ent_key(e)};
+    s.own = at_level(t, ag__order_below(&t->entries, s.key), e->level);
     s.v = t->v + (ag__vtime)s.own.cost * t->v_per_service;
     place_of(q, &s, out);
 }
@@ -100,9 +98,9 @@ void ag_queue_place_of_new(ag_queue *q, const ag_tenant *tenant, uint8_t band, u
 {
     AG_ASSERT(band < AG_BANDS);
     const ag__tenant_inner *t = tenant->inner;
-    uint64_t due = ag__due_of(q, deadline_us, q->now_us);
-    spot s = {.tenant = t, .level = band, .key = ag__order_key(band, due, false, q->numbers + 1)};
-    s.own = at_level(t, ag__tree_below(&t->entries, entry_below, &s), band);
+    uint64_t want = ag__due_of(q, deadline_us, q->now_us);
+    spot s = {.tenant = t, .level = band, .key = ag__order_key(band, want, false, q->numbers + 1)};
+    s.own = at_level(t, ag__order_below(&t->entries, s.key), band);
     s.v = ag__tenant_start(q, t) + (ag__vtime)s.own.cost * t->v_per_service;
     place_of(q, &s, out);
 }

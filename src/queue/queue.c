@@ -3,15 +3,6 @@
 #include "base/mem.h"
 #include "queue/queue_inner.h"
 
-/* Shapes trees and nothing else: the order does not depend on it. */
-static uint32_t draw(ag_queue *q)
-{
-    uint64_t x = q->draws += 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return (uint32_t)(x >> 32);
-}
-
 /* --- an entry's places -------------------------------------------------------------------------------------------- */
 
 /* Of one without a deadline. */
@@ -27,9 +18,10 @@ uint64_t ag__due_of(const ag_queue *q, uint64_t deadline_us, uint64_t arrive_us)
 static void order_in(ag_queue *q, ag_qent *e)
 {
     ag__tenant_inner *t = ag__tenant_of(e);
-    ag__u128 key = ag__order_key(e->level, ag__due_of(q, e->deadline_us, e->arrive_us), e->resumed, e->number);
-    ag__tree_insert(&t->entries, &e->node, key, e->cost, draw(q));
-    if (t->head != NULL && t->head->node.key < key) return;
+    e->want_us = ag__due_of(q, e->deadline_us, e->arrive_us);
+    ag__u128 key = ag__ent_key(e);
+    ag__order_insert(&q->pool, &t->entries, key, e, e->cost);
+    if (t->head != NULL && ag__ent_key(t->head) < key) return;
     ag__order_leave(q, t);
     t->head = e;
     ag__order_join(q, t);
@@ -40,10 +32,9 @@ static void order_out(ag_queue *q, ag_qent *e)
     ag__tenant_inner *t = ag__tenant_of(e);
     bool head = t->head == e;
     if (head) ag__order_leave(q, t);
-    ag__tree_remove(&t->entries, &e->node);
+    ag__order_remove(&q->pool, &t->entries, ag__ent_key(e), e->cost);
     if (!head) return;
-    ag__tree_node *first = ag__tree_first(&t->entries);
-    t->head = first == NULL ? NULL : ag__ent_of(first);
+    t->head = ag__order_first(&t->entries);
     ag__order_join(q, t);
 }
 
@@ -93,9 +84,12 @@ static void deadline_in(ag_queue *q, ag_qent *e)
     else ag__heap_set(&q->deadlines, e, (ag__u128)e->deadline_us << 64 | e->number);
 }
 
+/* Each place of an entry is somewhere else in memory: all are asked for before the first is waited for. */
 void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
 {
     ag__tenant_inner *t = ag__tenant_of(e);
+    __builtin_prefetch(t->entries.root);
+    __builtin_prefetch(t->newest[e->band]);
     e->queued = true;
     q->n++;
     q->by_band[e->band]++;
@@ -119,6 +113,10 @@ void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
 void ag__ent_detach(ag_queue *q, ag_qent *e)
 {
     ag__tenant_inner *t = ag__tenant_of(e);
+    __builtin_prefetch(e->before);
+    __builtin_prefetch(e->after);
+    __builtin_prefetch(e->older);
+    __builtin_prefetch(e->newer);
     order_out(q, e);
     ag__heap_remove(&q->deadlines, e);
     band_out(e);
@@ -185,7 +183,8 @@ int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced,
     ag__rise(q, now_us);
     e->cost = AG_MIN(e->cost, AG_QUEUE_COST_MAX);
     /* Those who run may be set back: their room stays theirs. */
-    if (!ag__heap_reserve(&q->deadlines, q->n + q->running + 1))
+    uint32_t room = q->n + q->running + 1;
+    if (!ag__heap_reserve(&q->deadlines, room) || !ag__order_reserve(&q->pool, room, q->tenants))
         return ag_err_set(err, AG_E_NOMEM, "There is no memory for one more waiting request beside %u.", q->n);
     if (!e->resumed) {
         int rc = ag__make_room(q, e, displaced, err);
@@ -195,8 +194,8 @@ int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced,
         e->level = e->band;
     }
     e->since_us = q->now_us;
-    e->place = 0;
-    ag__tenant_begin(q, ag__tenant_of(e));
+    e->due = 0;
+    if (!e->resumed) ag__tenant_begin(q, ag__tenant_of(e)); /* else it ran until now */
     ag__ent_attach(q, e, false);
     return AG_OK;
 }
@@ -233,7 +232,7 @@ ag_qent *ag_queue_expired(ag_queue *q, uint64_t now_us)
 uint64_t ag_queue_deadline(const ag_queue *q)
 {
     const ag__heap_slot *first = ag__heap_first(&q->deadlines);
-    return first == NULL ? UINT64_MAX : (uint64_t)(first->key >> 64);
+    return first == NULL ? UINT64_MAX : first->high;
 }
 
 void ag_queue_move(ag_queue *q, ag_qent *e, uint8_t band, uint64_t now_us)

@@ -17,7 +17,8 @@
  *           they wait.
  * Threads : one at a time (the engine holds its lock).
  * Limits  : ag_queue_conf. Every call is O(log n) in entries and tenants, nothing scans; rising (at most three times
- *           an entry) is done by the next call that is given the time. A push displaces at most 64.
+ *           an entry, one entry of a band at a time) is done by the next calls that are given the time. A push
+ *           displaces at most 64.
  * Errors  : push: AG_E_QUEUE_FULL; AG_E_LIMIT for an entry that alone is larger than a bound; AG_E_NOMEM, never for
  *           a resumed one whose tenant was told of it by ag_queue_running. Room for an entry is made when it is
  *           pushed first: remove, charge and expire cannot fail. */
@@ -25,7 +26,6 @@
 #define AG_QUEUE_H
 
 #include "base/err.h"
-#include "queue/tree.h"
 
 #define AG_BANDS 4          /* 0 most urgent */
 #define AG_BAND_DEFAULT 2
@@ -79,8 +79,8 @@ typedef struct ag_qent {
     bool queued;
     uint64_t number;         /* of arrival */
     uint64_t arrive_us, since_us; /* when it came; when it came to this level */
-    uint32_t place;          /* in the heap of deadlines */
-    ag__tree_node node;      /* of its tenant's order */
+    uint64_t want_us;        /* its deadline, or what stands for one in the order */
+    uint32_t due;            /* its handle in the heap of deadlines; 0: it has none */
     struct ag_qent *older, *newer; /* of the same tenant and band, as they came to it */
     struct ag_qent *before, *after; /* of the same level by since_us */
 } ag_qent;

@@ -1,15 +1,16 @@
-/* queue_inner.h - what the files of this folder share of the queue. An entry is in its tenant's tree (level,
- * deadline, arrival), in the list of its level (by since_us, for ageing), in the heap of deadlines if it has one,
- * and, when it may be displaced, in its tenant's list of its band. A tenant with entries is in the tree `order` by
- * its first entry's level, then its virtual time, then that entry: the first of the first is next, since at the best
- * level there is, all tenants that have entries of it are in `order` by them. Owns, threads, limits, errors: as
- * queue.h. */
+/* queue_inner.h - what the files of this folder share of the queue.
+ * An entry is in its tenant's order (level, deadline, arrival), in the list of its level (by since_us, for ageing), in
+ * the heap of deadlines if it has one, and, when it may be displaced, in its tenant's list of its band. A tenant with
+ * entries is in the tree `order` by its first entry's level, then its virtual time, then that entry: the first of the
+ * first is next, since all tenants that have entries of the best level there is are in `order` by those.
+ * Owns, threads, limits, errors: as queue.h. */
 #ifndef AG_QUEUE_INNER_H
 #define AG_QUEUE_INNER_H
 
 #include <sodium.h>
 
 #include "queue/heap.h"
+#include "queue/order.h"
 #include "queue/queue.h"
 
 /* Weights are whole millionths and virtual time is whole 2^-44ths of a unit of service at weight 1, in 128 bits:
@@ -37,10 +38,10 @@ typedef struct ag__tenant_inner {
     struct ag__tenant_inner *idle_before, *idle_after;
     uint32_t held, name_n;
     bool idle;              /* in the list of those with nothing here */
-    ag__tree entries;
+    ag__order entries;
     ag_qent *head;
     ag__tree_node node;     /* of q->order, while head is not NULL */
-    uint32_t place_active, place_over;
+    uint32_t active, over;  /* its handles in those heaps; 0: it is not in */
     ag_qent *newest[AG_BANDS]; /* that may be displaced */
     uint32_t n[AG_BANDS];   /* by level */
     uint64_t cost[AG_BANDS];
@@ -52,6 +53,7 @@ struct ag_queue {
     uint64_t numbers, tenant_numbers, draws;
 
     ag__tree order;         /* tenants with entries */
+    ag__order_pool pool;    /* of their entries' orders */
     ag__heap deadlines;     /* entries */
     ag__heap active;        /* tenants with entries waiting or running, by virtual time */
     ag__heap over;          /* tenants with entries that may be displaced: by lowest band, then share */
@@ -85,8 +87,11 @@ static inline ag__u128 ag__order_key(uint8_t level, uint64_t deadline_us, bool r
     uint64_t deadline = deadline_us == 0 || deadline_us > none ? none : deadline_us;
     return (ag__u128)((uint64_t)level << 62 | deadline) << 64 | (resumed ? 0 : (uint64_t)1 << 63) | number;
 }
+static inline ag__u128 ag__ent_key(const ag_qent *e)
+{
+    return ag__order_key(e->level, e->want_us, e->resumed, e->number);
+}
 
-static inline ag_qent *ag__ent_of(const ag__tree_node *n) { return (ag_qent *)((char *)n - offsetof(ag_qent, node)); }
 static inline ag__tenant_inner *ag__tenant_at(const ag__tree_node *n)
 {
     return (ag__tenant_inner *)((char *)n - offsetof(ag__tenant_inner, node));

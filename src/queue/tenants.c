@@ -15,7 +15,7 @@
 /* Of two at the same virtual time, whose first entry is before the other's. */
 static bool tie(const ag__tree_node *a, const ag__tree_node *b)
 {
-    return ag__tenant_at(a)->head->node.key < ag__tenant_at(b)->head->node.key;
+    return ag__ent_key(ag__tenant_at(a)->head) < ag__ent_key(ag__tenant_at(b)->head);
 }
 
 int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err)
@@ -26,9 +26,9 @@ int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err)
     if (q == NULL) goto out;
     q->conf = *conf;
     q->order.tie = tie;
-    q->deadlines.place_at = offsetof(ag_qent, place);
-    q->active.place_at = offsetof(ag__tenant_inner, place_active);
-    q->over.place_at = offsetof(ag__tenant_inner, place_over);
+    q->deadlines.handle_at = offsetof(ag_qent, due);
+    q->active.handle_at = offsetof(ag__tenant_inner, active);
+    q->over.handle_at = offsetof(ag__tenant_inner, over);
     randombytes_buf(q->key, sizeof q->key);
     q->table_n = TABLE_MIN;
     q->table = ag_mem_array(q->table_n, sizeof(ag__tenant_inner *));
@@ -56,6 +56,7 @@ void ag_queue_close(ag_queue *q)
         }
     }
     ag_mem_free(q->table);
+    ag__order_pool_free(&q->pool);
     ag__heap_free(&q->deadlines);
     ag__heap_free(&q->active);
     ag__heap_free(&q->over);
@@ -220,6 +221,15 @@ void ag_queue_release(ag_queue *q, ag_tenant *t)
 
 /* --- what they received ------------------------------------------------------------------------------------------- */
 
+/* Shapes the tree and nothing else: the order does not depend on it. */
+static uint32_t draw(ag_queue *q)
+{
+    uint64_t x = q->draws += 0x9E3779B97F4A7C15u;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return (uint32_t)(x >> 32);
+}
+
 void ag__order_leave(ag_queue *q, ag__tenant_inner *t)
 {
     if (t->head != NULL) ag__tree_remove(&q->order, &t->node);
@@ -228,16 +238,15 @@ void ag__order_leave(ag_queue *q, ag__tenant_inner *t)
 void ag__order_join(ag_queue *q, ag__tenant_inner *t)
 {
     if (t->head == NULL) return;
-    /* Its entries drew at random: the first one's number does for the tenant. */
     ag__u128 key = ag__turn_key(t->head->level, t->v);
-    ag__tree_insert(&q->order, &t->node, key, t->head->cost, t->head->node.draw);
+    ag__tree_insert(&q->order, &t->node, key, t->head->cost, draw(q));
 }
 
 void ag__tenant_settle(ag_queue *q, ag__tenant_inner *t)
 {
     if (ag__is_active(t)) {
         ag__heap_set(&q->active, t, ag__v_received(t));
-    } else if (t->place_active != 0) {
+    } else if (t->active != 0) {
         ag__heap_remove(&q->active, t);
         q->ahead = ag__v_later(q->ahead, t->v);
     }
@@ -250,7 +259,7 @@ void ag__tenant_settle(ag_queue *q, ag__tenant_inner *t)
 static ag__vtime floor_now(const ag_queue *q)
 {
     const ag__heap_slot *first = ag__heap_first(&q->active);
-    return ag__v_later(q->floor, first == NULL ? q->ahead : first->key);
+    return ag__v_later(q->floor, first == NULL ? q->ahead : ag__heap_key(first));
 }
 
 ag__vtime ag__tenant_start(const ag_queue *q, const ag__tenant_inner *t)

@@ -8,12 +8,6 @@ static bool before(const ag__tree *t, const ag__tree_node *a, const ag__tree_nod
     return a->key != b->key ? a->key < b->key : t->tie != NULL && t->tie(a, b);
 }
 
-static void tally(ag__tree_node *n)
-{
-    n->count = 1 + count_of(n->left) + count_of(n->right);
-    n->sum = n->cost + sum_of(n->left) + sum_of(n->right);
-}
-
 /* Puts `by` (or nothing) where n hangs. */
 static void replace(ag__tree *t, ag__tree_node *n, ag__tree_node *by)
 {
@@ -24,23 +18,23 @@ static void replace(ag__tree *t, ag__tree_node *n, ag__tree_node *by)
     if (by != NULL) by->parent = p;
 }
 
-/* n changes places with its parent. */
+/* n changes places with its parent. Of the subtrees only the one that changes hands is touched: among very many
+ * nodes the others are not in a cache. */
 static void rotate_up(ag__tree *t, ag__tree_node *n)
 {
-    ag__tree_node *p = n->parent;
+    ag__tree_node *p = n->parent, *moved = p->left == n ? n->right : n->left;
+    bool left = p->left == n;
     replace(t, p, n);
-    if (p->left == n) {
-        p->left = n->right;
-        if (n->right != NULL) n->right->parent = p;
-        n->right = p;
-    } else {
-        p->right = n->left;
-        if (n->left != NULL) n->left->parent = p;
-        n->left = p;
-    }
+    *(left ? &p->left : &p->right) = moved;
+    *(left ? &n->right : &n->left) = p;
     p->parent = n;
-    tally(p);
-    tally(n);
+    if (moved != NULL) moved->parent = p;
+    uint32_t count = p->count;
+    uint64_t sum = p->sum;
+    p->count = count - n->count + count_of(moved);
+    p->sum = sum - n->sum + sum_of(moved);
+    n->count = count;
+    n->sum = sum;
 }
 
 void ag__tree_insert(ag__tree *t, ag__tree_node *n, ag__u128 key, uint64_t cost, uint32_t draw)
@@ -84,17 +78,6 @@ ag__tree_node *ag__tree_at(const ag__tree *t, uint32_t i)
         n = left ? n->left : n->right;
     }
     return n;
-}
-
-ag__tree_rank ag__tree_rank_of(const ag__tree_node *n)
-{
-    ag__tree_rank r = {count_of(n->left), sum_of(n->left)};
-    for (const ag__tree_node *p = n->parent; p != NULL; n = p, p = p->parent) {
-        if (p->right != n) continue;
-        r.n += 1 + count_of(p->left);
-        r.cost += p->cost + sum_of(p->left);
-    }
-    return r;
 }
 
 ag__tree_rank ag__tree_below(const ag__tree *t, ag__tree_is *below, const void *arg)

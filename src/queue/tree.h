@@ -35,8 +35,6 @@ void ag__tree_remove(ag__tree *t, ag__tree_node *n);
 ag__tree_node *ag__tree_first(const ag__tree *t); /* NULL: empty */
 ag__tree_node *ag__tree_at(const ag__tree *t, uint32_t i); /* NULL: fewer */
 static inline uint32_t ag__tree_count(const ag__tree *t) { return t->root == NULL ? 0 : t->root->count; }
-/* What comes before a node that is in the tree. */
-ag__tree_rank ag__tree_rank_of(const ag__tree_node *n);
 /* What is `below`, which must be true of a beginning of the order and of nothing after it. */
 typedef bool ag__tree_is(const ag__tree_node *n, const void *arg);
 ag__tree_rank ag__tree_below(const ag__tree *t, ag__tree_is *below, const void *arg);

@@ -7,12 +7,28 @@ typedef struct sums {
     ag__bucket bucket[AG_BANDS][AG__BUCKETS];
 } sums;
 
-static void verify_entry(const ag_queue *q, const ag__tenant_inner *t, const ag_qent *e, sums *all)
+typedef struct part { /* of a tenant */
+    const ag_queue *q;
+    const ag__tenant_inner *t;
+    sums *all;
+    uint32_t entries, displaceable, n[AG_BANDS];
+    uint64_t waiting, cost[AG_BANDS];
+} part;
+
+static void verify_entry(void *arg, void *entry, ag__u128 key, uint64_t cost)
 {
-    AG_ASSERT(e->queued && e->tenant == &t->pub && e->level <= e->band && e->since_us <= q->now_us);
-    AG_ASSERT((e->place != 0) == (e->deadline_us != 0));
-    AG_ASSERT(e->place == 0 || q->deadlines.at[e->place - 1].thing == e);
-    AG_ASSERT(e->cost == e->node.cost);
+    part *p = arg;
+    const ag_qent *e = entry;
+    sums *all = p->all;
+    AG_ASSERT(e->queued && e->tenant == &p->t->pub && e->level <= e->band && e->since_us <= p->q->now_us);
+    AG_ASSERT(key == ag__ent_key(e) && cost == e->cost && (p->entries > 0 || p->t->head == e));
+    AG_ASSERT((e->due != 0) == (e->deadline_us != 0));
+    AG_ASSERT(e->due == 0 || ag__heap_find(&p->q->deadlines, e->due)->thing == e);
+    p->entries++;
+    p->n[e->level]++;
+    p->cost[e->level] += e->cost;
+    p->waiting += e->cost;
+    p->displaceable += !e->resumed;
     all->n++;
     all->by_band[e->band]++;
     all->cost += e->cost;
@@ -25,37 +41,28 @@ static void verify_entry(const ag_queue *q, const ag__tenant_inner *t, const ag_
 
 static void verify_tenant(const ag_queue *q, const ag__tenant_inner *t, sums *all)
 {
-    uint32_t n[AG_BANDS] = {0}, listed = 0, displaceable = 0;
-    uint64_t cost[AG_BANDS] = {0}, waiting = 0;
-    ag__tree_verify(&t->entries);
-    for (uint32_t i = 0; i < ag__tree_count(&t->entries); i++) {
-        const ag_qent *e = ag__ent_of(ag__tree_at(&t->entries, i));
-        AG_ASSERT(i > 0 || t->head == e);
-        verify_entry(q, t, e, all);
-        n[e->level]++;
-        cost[e->level] += e->cost;
-        waiting += e->cost;
-        displaceable += !e->resumed;
-    }
-    AG_ASSERT((t->head == NULL) == (t->entries.root == NULL));
-    AG_ASSERT(t->pub.waiting == ag__tree_count(&t->entries) && t->pub.waiting_cost == waiting);
+    part p = {.q = q, .t = t, .all = all};
+    uint32_t listed = 0;
+    ag__order_verify(&t->entries, verify_entry, &p);
+    AG_ASSERT((t->head == NULL) == (p.entries == 0));
+    AG_ASSERT(t->pub.waiting == p.entries && t->pub.waiting_cost == p.waiting);
     for (uint8_t l = 0; l < AG_BANDS; l++) {
-        AG_ASSERT(t->n[l] == n[l] && t->cost[l] == cost[l]);
+        AG_ASSERT(t->n[l] == p.n[l] && t->cost[l] == p.cost[l]);
         for (const ag_qent *e = t->newest[l]; e != NULL; e = e->older, listed++)
             AG_ASSERT(e->band == l && !e->resumed && (e->older == NULL || e->older->newer == e));
-        if (n[l] == 0) continue;
+        if (p.n[l] == 0) continue;
         ag__bucket *b = &all->bucket[l][ag__bucket_of(t, l)];
-        *b = (ag__bucket){b->tenants + 1, b->entries + n[l], b->cost + cost[l], b->weight + t->weight};
+        *b = (ag__bucket){b->tenants + 1, b->entries + p.n[l], b->cost + p.cost[l], b->weight + t->weight};
     }
-    AG_ASSERT(listed == displaceable && (t->place_over != 0) == (displaceable > 0));
-    AG_ASSERT((t->place_active != 0) == ag__is_active(t));
-    AG_ASSERT(t->place_active == 0 || q->active.at[t->place_active - 1].key == ag__v_received(t));
+    AG_ASSERT(listed == p.displaceable && (t->over != 0) == (p.displaceable > 0));
+    AG_ASSERT((t->active != 0) == ag__is_active(t));
+    AG_ASSERT(t->active == 0 || ag__heap_key(ag__heap_find(&q->active, t->active)) == ag__v_received(t));
     AG_ASSERT(t->idle == (!ag__is_active(t) && t->held == 0));
     all->tenants++;
     all->running += t->pub.running;
     all->idle += t->idle;
     all->active += ag__is_active(t);
-    all->over += displaceable > 0;
+    all->over += p.displaceable > 0;
     all->weight += t->pub.waiting > 0 ? t->weight : 0;
 }
 

@@ -10,6 +10,8 @@
 #include "base/buf.h"
 #include "base/fault.h"
 
+#define TOKENS_MAX 0x1p30 /* in the caches of all machines: their tables take 5 GB then */
+
 static int read_file(const char *path, ag_buf *out, ag_err *err)
 {
     FILE *f = ag_fault_hit(AG_FAULT_OPEN) ? NULL : fopen(path, "rbe");
@@ -37,6 +39,16 @@ int ag_scenario_read(ag_scenario *out, const char *path, ag_err *err)
     if (rc == AG_OK) rc = ag_scenario_parse(out, path, ag_buf_str(&text), err);
     ag_buf_fini(&text);
     return rc;
+}
+
+int ag_scenario_machines(ag_scenario *s, uint32_t n, ag_err *err)
+{
+    double tokens = (double)s->sched.pages * s->sched.page_tokens * n;
+    if (tokens > TOKENS_MAX)
+        return ag_err_set(err, AG_E_USAGE, "machines: %u with caches of %.3g tokens in all; %.3g are enough", n, tokens,
+                          TOKENS_MAX);
+    s->machines = n;
+    return AG_OK;
 }
 
 /* --- step times --------------------------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 #define AG_SCENARIO_CLASSES_MAX 16
 #define AG_SCENARIO_GROUPS_MAX 16
 #define AG_SCENARIO_REQUESTS_MAX 200000000.0
+#define AG_SCENARIO_MACHINES_MAX 10000u
 
 /* A number of tokens or a time, drawn anew each time. */
 typedef enum ag_dist_kind { AG_DIST_FIXED, AG_DIST_UNIFORM, AG_DIST_LOGNORMAL } ag_dist_kind;
@@ -68,6 +69,9 @@ typedef struct ag_scenario {
 int ag_scenario_read(ag_scenario *out, const char *path, ag_err *err);
 /* Its text; `path` is for sentences and for what it names. */
 int ag_scenario_parse(ag_scenario *out, const char *path, ag_str text, ag_err *err);
+
+/* So many machines in place of the scenario's. */
+int ag_scenario_machines(ag_scenario *s, uint32_t n, ag_err *err);
 
 /* Step times from what `autoglm bench --json` printed. */
 int ag_scenario_bench(ag_sim_machine *out, const char *path, ag_err *err);

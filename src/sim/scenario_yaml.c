@@ -1,13 +1,10 @@
 /* scenario_yaml.c - a scenario's file: read event by event along tables of words, each with its range, so that it
  * can be no deeper than they are. */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <yaml.h>
 
-#include "base/buf.h"
-#include "base/fault.h"
 #include "base/near.h"
 #include "sim/scenario.h"
 
@@ -42,8 +39,8 @@ static size_t line_of(const yaml_event_t *e) { return e->start_mark.line + 1; }
 
 static int fail(reader *r, size_t line, const char *at, const char *sentence)
 {
-    return ag_err_set(r->err, AG_E_USAGE, "%s:%zu: %s%s%s: %s", r->path, line, r->where,
-                      r->where[0] && at[0] ? "." : "", at, sentence);
+    return ag_err_set(r->err, AG_E_USAGE, "%s:%zu: %s%s%s%s%s", r->path, line, r->where,
+                      r->where[0] && at[0] ? "." : "", at, r->where[0] || at[0] ? ": " : "", sentence);
 }
 
 /* *e is valid, and to be deleted, only when this returns 0. */
@@ -67,6 +64,14 @@ static ag_str scalar(const yaml_event_t *e)
     return (ag_str){(const char *)e->data.scalar.value, e->data.scalar.length};
 }
 
+/* What a sentence may show of it. */
+static void shown(ag_str s, char *out, size_t size)
+{
+    size_t n = AG_MIN(s.n, size - 1);
+    for (size_t i = 0; i < n; i++) out[i] = (unsigned char)s.p[i] < 0x20 || s.p[i] == 0x7F ? '?' : s.p[i];
+    out[n] = 0;
+}
+
 /* --- plain values ------------------------------------------------------------------------------------------------- */
 
 static int number(reader *r, const char *name, const yaml_event_t *e, double min, double max, bool whole, double *out)
@@ -82,6 +87,7 @@ static int number(reader *r, const char *name, const yaml_event_t *e, double min
         *out = v;
         return AG_OK;
     }
+    shown(s, text, s.p != NULL ? sizeof text : 1);
     snprintf(sentence, sizeof sentence, "%s should be a %snumber from %.10g to %.10g", text[0] ? text : "this",
              whole ? "whole " : "", min, max);
     return fail(r, line_of(e), name, sentence);
@@ -127,7 +133,8 @@ static bool is_any(ag_str s, const char *a, const char *b, const char *c)
 static int read_bool(reader *r, const word *w, void *out, yaml_event_t *e)
 {
     bool yes = is_any(scalar(e), "true", "yes", "on");
-    if (!yes && !is_any(scalar(e), "false", "no", "off")) return fail(r, line_of(e), w->name, "should be true or false");
+    if (!yes && !is_any(scalar(e), "false", "no", "off"))
+        return fail(r, line_of(e), w->name, "should be true or false");
     *(bool *)out = yes;
     return AG_OK;
 }
@@ -158,7 +165,7 @@ static int unknown(reader *r, const word *words, uint32_t n, const yaml_event_t 
     ag_near near;
     char name[64], sentence[160];
     ag_str s = scalar(e);
-    snprintf(name, sizeof name, "%.*s", (int)AG_MIN(s.n, (size_t)40), s.p ? s.p : "?");
+    shown(s.p ? s : AG_STR("?"), name, 41);
     ag_near_begin(&near, s);
     for (uint32_t i = 0; i < n; i++) ag_near_try(&near, words[i].name);
     if (near.best) snprintf(sentence, sizeof sentence, "there is no such word here; did you mean %s?", near.best);
@@ -269,7 +276,7 @@ static int read_dist(reader *r, const word *w, void *out, yaml_event_t *e)
         {.name = "from", .read = read_double, .at = offsetof(spread, from), .min = w->min, .max = w->max, .unit = 1},
         {.name = "to", .read = read_double, .at = offsetof(spread, to), .min = w->min, .max = w->max, .unit = 1},
         {.name = "max", .read = read_double, .at = offsetof(spread, max), .min = w->min, .max = w->max, .unit = 1}};
-    spread s = {.spread = 0.7, .max = w->max};
+    spread s = {.spread = 0.7};
     uint32_t seen;
     size_t line = line_of(e);
     int rc = mapping(r, w->name, words, AG_ARRAY_LEN(words), &s, e, &seen);
@@ -279,7 +286,8 @@ static int read_dist(reader *r, const word *w, void *out, yaml_event_t *e)
         return fail(r, line, w->name, "should be a number, {from: A, to: B}, or {mean: M, spread: S, max: X}");
     if (uniform && s.from > s.to) return fail(r, line, w->name, "`from` should not be above `to`");
     if (uniform) *d = (ag_dist){AG_DIST_UNIFORM, s.from * w->unit, s.to * w->unit, s.to * w->unit};
-    else *d = (ag_dist){AG_DIST_LOGNORMAL, s.mean * w->unit, s.spread, s.max * w->unit};
+    double max = s.max > 0 ? s.max : fmin(10 * s.mean, w->max);
+    if (lognormal) *d = (ag_dist){AG_DIST_LOGNORMAL, s.mean * w->unit, s.spread, max * w->unit};
     return AG_OK;
 }
 
@@ -366,7 +374,7 @@ static const word queue_words[] = {
     {.name = "prompt_weight", .read = read_u32, AT(sched.queue.prompt_weight), .max = 1000, .unit = 1},
     {.name = "output_weight", .read = read_u32, AT(sched.queue.output_weight), .max = 1000, .unit = 1}};
 static const word machine_words[] = {
-    {.name = "count", .read = read_u32, AT(machines), .min = 1, .max = 10000, .unit = 1},
+    {.name = "count", .read = read_u32, AT(machines), .min = 1, .max = AG_SCENARIO_MACHINES_MAX, .unit = 1},
     {.name = "choose", .read = read_choose, AT(choose)},
     {.name = "step", .read = read_step, AT(machine)},
     {.name = "bench", .read = read_bench, AT(machine)},
@@ -543,7 +551,7 @@ static int resolve(reader *r, uint32_t class)
 static int check(reader *r)
 {
     ag_scenario *s = r->s;
-    double requests = 0, tokens = (double)s->sched.pages * s->sched.page_tokens;
+    double requests = 0;
     if (s->n_groups == 0) s->groups[s->n_groups++] = (ag_scenario_group){.name = "everyone", .count = 1, .weight = 1};
     if (s->n_classes == 0) return ag_err_set(r->err, AG_E_USAGE, "%s: classes: nobody asks for anything", r->path);
     for (uint32_t i = 0; i < s->n_classes; i++) {
@@ -558,14 +566,11 @@ static int check(reader *r)
     if (requests > AG_SCENARIO_REQUESTS_MAX)
         return ag_err_set(r->err, AG_E_USAGE, "%s: classes ask for %.3g requests in all; %.3g are enough", r->path,
                           requests, AG_SCENARIO_REQUESTS_MAX);
-    if (tokens * s->machines > 0x1p30)
-        return ag_err_set(r->err, AG_E_USAGE, "%s: machines: caches of %.3g tokens in all; %.3g are enough", r->path,
-                          tokens * s->machines, 0x1p30);
     if (s->warmup_us >= s->seconds_us)
         return ag_err_set(r->err, AG_E_USAGE, "%s: warmup: should be shorter than `seconds`", r->path);
     s->sched.rows_max = AG_MAX(s->sched.rows_max, s->sched.running_max);
     s->sched.out_max = s->sched.running_max;
-    return AG_OK;
+    return ag_scenario_machines(s, s->machines, r->err);
 }
 
 static int document(reader *r)
@@ -585,7 +590,7 @@ static int document(reader *r)
         yaml_event_delete(&e);
         if (rc != AG_OK) return rc;
         if (type == YAML_STREAM_END_EVENT)
-            return any ? AG_OK : ag_err_set(r->err, AG_E_USAGE, "%s: is empty; docs/sim.md shows what it may say", r->path);
+            return any ? AG_OK : ag_err_set(r->err, AG_E_USAGE, "%s: is empty; docs/sim.md tells what to say", r->path);
     }
 }
 

@@ -169,7 +169,12 @@ static void asks(ag_sim *sim, ag_sim_req *r)
     r->code = ag_sched_submit(sim->sched, &r->seq, sim->now_us, &r->retry_us, NULL);
     if (r->code == AG_OK && r->ask.cancel_us) r->code = tell(sim, sim->now_us + r->ask.cancel_us, LEAVES, r);
     if (r->code == AG_OK && r->ask.move_us) r->code = tell(sim, sim->now_us + r->ask.move_us, MOVES, r);
-    if (r->code == AG_OK) return;
+    if (r->code == AG_OK) {
+        ag_sched_wait w;
+        ag_sched_wait_get(sim->sched, &r->seq, sim->now_us, &w);
+        r->told_us = w.wait_us;
+        return;
+    }
     if (r->seq.q.queued) ag_sched_drop(sim->sched, &r->seq, false);
     end(sim, r, AG_SIM_REFUSED);
 }

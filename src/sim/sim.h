@@ -58,6 +58,7 @@ typedef struct ag_sim_req {
     uint64_t ask_us, admit_us, first_us, last_us, end_us; /* 0: not yet; the clock begins at 1 */
     uint64_t gap_max_us;     /* between two tokens of its answer */
     uint64_t retry_us;       /* what a refusal said */
+    uint64_t told_us;        /* of waiting, by the estimate when it came; 0: none, or unknown */
     uint32_t answered;       /* tokens */
     uint64_t rows;           /* computed for it, those done twice as well */
     int code;                /* of a refusal */

@@ -17,7 +17,7 @@ typedef struct entry {
     uint64_t stamp;   /* when it came to its band */
 } entry;
 
-typedef struct tenant { ag_tenant *t; uint64_t weight; ag__vtime v; uint32_t running; } tenant;
+typedef struct tenant { ag_tenant *t; uint64_t weight, ahead; ag__vtime v; uint32_t running; } tenant;
 
 typedef struct model {
     ag_queue *q;
@@ -108,7 +108,9 @@ static ag__vtime floor_of(const model *m)
     ag__vtime least = 0;
     for (const tenant *t = m->tenants; t < m->tenants + TENANTS; t++) {
         if (!is_active(m, t)) continue;
-        if (!any || t->v < least) least = t->v;
+        ag__vtime ahead = (ag__vtime)t->ahead * (uint64_t)(((ag__u128)1000000 << 44) / t->weight);
+        ag__vtime received = ahead < t->v ? t->v - ahead : 0;
+        if (!any || received < least) least = received;
         any = true;
     }
     if (!any) least = m->ahead;
@@ -271,6 +273,13 @@ static void charge(model *m, tenant *t, int64_t service)
     assert_int_equal(t->t->service, service < 0 ? before_us - amount : before_us + amount);
 }
 
+static void ahead(model *m, tenant *t, int64_t more)
+{
+    if (more < 0) more = -(int64_t)AG_MIN((uint64_t)-more, t->ahead);
+    ag_queue_ahead(m->q, t->t, more);
+    t->ahead += (uint64_t)more;
+}
+
 static void do_pop(model *m)
 {
     ag_qent *head = ag_queue_head(m->q, m->now);
@@ -293,6 +302,7 @@ static void do_pop(model *m)
     want->state = RUNNING;
     t->running++;
     charge(m, t, (int64_t)head->cost);
+    ahead(m, t, (int64_t)head->cost);
 }
 
 static void do_running(model *m)
@@ -301,6 +311,7 @@ static void do_running(model *m)
     if (e == NULL) return;
     tenant *t = tenant_of(m, e);
     if (roll(m, 2)) charge(m, t, (int64_t)roll(m, 100) - 40);
+    if (roll(m, 2)) ahead(m, t, -(int64_t)roll(m, 300));
     if (roll(m, 3) == 0) { /* set back */
         ag_qent *out = NULL;
         e->e.resumed = true;
@@ -312,7 +323,6 @@ static void do_running(model *m)
         assert_int_equal(ag_queue_push(m->q, &e->e, m->now, &out, NULL), AG_OK);
         assert_null(out);
         rise(m);
-        begin(m, t);
         e->state = WAITING;
         come_to(m, e, e->level, m->now); /* what it had risen to is its own */
         return;
