@@ -247,6 +247,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     for (uint32_t i = 0; g->prompt_tokens && i < s->n_prompt; i++)
         g->prompt_tokens[i] = (ag_gen_token){.id = s->prompt[i], .logprob = i ? -0.75f : NAN};
     if (z) read_wish(g, z);
+    if (g->reused) g->reused += s->sampling.choice;
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
     live++;
