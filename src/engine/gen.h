@@ -64,6 +64,7 @@ typedef struct ag_gen_spec {
     uint8_t band;              /* 0 most urgent .. 3; AG_BAND_DEFAULT of queue.h where nothing was asked for */
     bool share_prefix;         /* its prompt's pages may be shared with other tenants who say so too */
     uint64_t deadline_us;      /* ag_now_us; 0: none */
+    bool sure;                 /* not refused by an estimate: another answer of the same request was taken */
 } ag_gen_spec;
 
 typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string */,

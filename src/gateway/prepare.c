@@ -217,6 +217,7 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .band = (uint8_t)r->band,
         .share_prefix = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
+        .sure = index > 0,
     };
     spec.sampling.seed = seed;
     spec.sampling.choice = index % q->n;

@@ -251,7 +251,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
     live++;
-    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix,
+    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix, .sure = s->sure,
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
     pthread_mutex_unlock(&lock);

@@ -99,12 +99,17 @@ static void read_rows(const run *r, const ag_sched_step *b)
 
 static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
 {
-    int64_t urgency = INT64_MAX; /* of the most urgent prompt with rows */
-    for (uint32_t i = 0; i < b->n_spans; i++)
-        if (!ag__seq_decodes(b->spans[i].seq)) urgency = AG_MIN(urgency, b->spans[i].seq->urgency);
+    int64_t urgency = INT64_MAX, reach = INT64_MAX; /* of the most urgent prompt with rows; what that was asked to be */
+    for (uint32_t i = 0; i < b->n_spans; i++) {
+        const ag_seq *q = b->spans[i].seq;
+        if (ag__seq_decodes(q) || q->urgency > urgency) continue;
+        int64_t asked = q->urgency + (q->q.band - q->q.level);
+        reach = q->urgency == urgency ? AG_MAX(reach, asked) : asked;
+        urgency = q->urgency;
+    }
     ag_step_shape alone = {0}, all = b->shape;
     for (uint32_t i = 0; i < b->n_spans && ag__seq_decodes(b->spans[i].seq); i++) {
-        HOLDS(b->spans[i].seq->urgency <= urgency);
+        HOLDS(b->spans[i].seq->urgency <= reach);
         alone.rows++;
         alone.outs += b->spans[i].seq->max_tokens > 0;
         alone.attended += b->spans[i].pos + 1u;

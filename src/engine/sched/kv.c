@@ -19,6 +19,8 @@ typedef struct kv_node {
     uint64_t salt;          /* of a prefix's first page */
     uint64_t used;          /* the tick of its last use */
     ag_kv_seq *owner;       /* who promised it */
+    uint64_t round;         /* of questions who leaves, */
+    uint32_t leaving;       /* and how many of its users would */
 } kv_node;
 
 struct ag_kv {
@@ -35,7 +37,7 @@ struct ag_kv {
     uint32_t *bucket, n_buckets;
     uint32_t *heap, n_heap; /* nodes that may be reclaimed, least recently used on top */
     unsigned char key[crypto_shorthash_KEYBYTES];
-    uint64_t tick;
+    uint64_t tick, round;
     uint64_t hit_tokens, asked_tokens, reclaimed;
 };
 
@@ -394,6 +396,20 @@ void ag_kv_drop(ag_kv *kv, ag_kv_seq *s)
     while (s->n > s->shared) page_free(kv, s->pages[--s->n]);
     while (s->n > 0) node_leave(kv, kv->node_of[s->pages[--s->n]]);
     s->shared = s->waits = 0;
+}
+
+void ag_kv_leaving_begin(ag_kv *kv) { kv->round++; }
+
+uint32_t ag_kv_leaving(ag_kv *kv, const ag_kv_seq *s)
+{
+    uint32_t more = s->n - s->shared;
+    for (uint32_t i = 0; i < s->shared; i++) {
+        kv_node *n = &kv->node[kv->node_of[s->pages[i]]];
+        if (n->round != kv->round) n->leaving = 0;
+        n->round = kv->round;
+        more += ++n->leaving == n->refs;
+    }
+    return more;
 }
 
 void ag_kv_forget(ag_kv *kv)

@@ -59,6 +59,9 @@ void ag_kv_publish(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t comp
 void ag_kv_drop(ag_kv *kv, ag_kv_seq *s);
 /* Pages that could be had now: free and kept. */
 uint32_t ag_kv_available(const ag_kv *kv);
+/* How many more could be had if s left, too, beside all that were asked about since the last begin. Changes nothing. */
+void ag_kv_leaving_begin(ag_kv *kv);
+uint32_t ag_kv_leaving(ag_kv *kv, const ag_kv_seq *s);
 /* Forgets all kept pages (weights were found damaged; tests). Pages in use become private: nobody new shares them. */
 void ag_kv_forget(ag_kv *kv);
 void ag_kv_stats_get(const ag_kv *kv, ag_kv_stats *out);

@@ -61,7 +61,7 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint6
     uint64_t deadline = seq->q.deadline_us;
     if (deadline == 0) return AG_OK;
     if (deadline <= now_us) return ag_err_set(err, AG_E_DEADLINE, "the deadline had passed when the request came");
-    if (!s->conf.refuse_late || !ag_sched_busy(s)) return AG_OK;
+    if (!s->conf.refuse_late || seq->sure) return AG_OK;
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     ag_queue_place place;
@@ -96,6 +96,7 @@ int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_u
     if (rc != AG_OK) return rc;
     if (!s->conf.reuse) seq->salt = AG_KV_ALONE;
     uint32_t cached = seq->all_logits ? 0 : ag_kv_peek(s->kv, seq->salt, seq->tokens, seq->n_prompt - 1);
+    seq->sure = seq->sure || !ag_sched_busy(s);
     rc = check_deadline(s, seq, cached, now_us, retry_us, err);
     if (rc != AG_OK) return rc;
     seq->kv = (ag_kv_seq){.salt = seq->salt, .cap = ag__sched_pages(s, (uint64_t)seq->n_prompt + seq->max_tokens)};

@@ -46,6 +46,8 @@ typedef struct ag_seq {
     bool all_logits;        /* logits of every prompt position are wanted: nothing of it is reused */
     uint32_t n_scored;      /* with all_logits: positions below have been looked at */
     uint64_t salt;          /* see kv.h */
+    bool sure;              /* it is not refused by an estimate: another answer of its request was taken. Set by submit where
+                             * nobody else was there. */
     /* The scheduler's. */
     ag_kv_seq kv;
     uint32_t computed;      /* tokens whose keys and values are in the cache */

@@ -255,10 +255,11 @@ static bool could_fit(const ag_sched *s, const ag_seq *head, uint32_t pages)
 {
     uint64_t most = ag_kv_available(s->kv);
     bool place = s->n_running < s->conf.running_max;
+    ag_kv_leaving_begin(s->kv);
     for (uint32_t i = 0; i < s->n_running && !(place && most >= pages); i++) {
         if (!may_go(s->running[i], head)) continue;
         place = true;
-        most += s->running[i]->kv.n;
+        most += ag_kv_leaving(s->kv, &s->running[i]->kv);
     }
     return place && most >= pages;
 }
@@ -301,7 +302,7 @@ static void take_place(ag_sched *s, ag_seq *q, uint64_t now_us)
  * so does everybody where nobody else wants the machine. */
 static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
 {
-    if (!s->conf.refuse_late || head->q.deadline_us == 0 || head->started) return false;
+    if (!s->conf.refuse_late || head->q.deadline_us == 0 || head->started || head->sure) return false;
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     if (s->n_running == 0 && q.entries == 1) return false;

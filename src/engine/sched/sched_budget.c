@@ -47,13 +47,16 @@ static double full_us(const ag_sched *s)
     return ag_cost_us(&s->cost, &shape);
 }
 
+/* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
+static int64_t reach(const ag_seq *p) { return p ? p->urgency + (p->q.band - p->q.level) : INT64_MAX; }
+
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
 {
     ag_sched_step *b = &s->step;
     uint64_t yielded = mark_yields(s, p, now_us);
     for (uint32_t i = 0; i < s->n_running; i++) {
         ag_seq *q = s->running[i];
-        if (ag__seq_decodes(q) && !q->yields && (p == NULL || q->urgency <= p->urgency)) ag__sched_add_decode(s, q);
+        if (ag__seq_decodes(q) && !q->yields && q->urgency <= reach(p)) ag__sched_add_decode(s, q);
     }
     if (b->decodes == 0 && yielded == 0) return;
     uint32_t most = s->conf.rows_max - b->n_rows;

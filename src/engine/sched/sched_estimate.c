@@ -48,6 +48,20 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
 
+/* Units of service a microsecond: as measured, or, while there are places, what everybody who is here would get of steps
+ * together. A few who run alone are served more slowly than the machine can. */
+static double rate(const ag_sched *s)
+{
+    double measured = s->rate_units / s->rate_us;
+    if (s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0) return measured;
+    ag_queue_stats q;
+    ag_queue_stats_get(s->queue, &q);
+    uint32_t rows = AG_MIN(s->n_running + q.entries + 1, s->conf.running_max);
+    ag_step_shape now = everyone(s, 0), all = {.rows = rows, .outs = rows, .attended = now.attended / now.rows * rows};
+    double us = ag_cost_us(&s->cost, &all);
+    return us > 0 ? AG_MAX(measured, (double)ag_queue_service(s->queue, 0, rows) / us) : measured;
+}
+
 double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t level)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
@@ -59,7 +73,7 @@ double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t
     }
     /* Until the next of those who run ends: they share the rate, and one of n is the first. */
     double ahead = (double)place->cost_ahead + (full ? left / s->n_running / s->n_running : 0);
-    return ahead / s->rate_units * s->rate_us;
+    return ahead / rate(s);
 }
 
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)

@@ -178,9 +178,11 @@ void ag__sched_account(ag_sched *s, ag_seq *q)
 static void learn_rate(ag_sched *s, uint64_t service, uint64_t step_us)
 {
     if (step_us == 0) return;
-    double keep = RATE_US / (RATE_US + (double)step_us);
-    s->rate_units = s->rate_units * keep + (double)service;
-    s->rate_us = s->rate_us * keep + (double)step_us;
+    if (service > 0) { /* nor do steps say anything that only do again what was lost, or what does not count */
+        double keep = RATE_US / (RATE_US + (double)step_us);
+        s->rate_units = s->rate_units * keep + (double)service;
+        s->rate_us = s->rate_us * keep + (double)step_us;
+    }
     if (s->step.decodes == 0) return;
     s->decode_us = s->decode_us > 0 ? s->decode_us + ((double)step_us - s->decode_us) / 16 : (double)step_us;
 }

@@ -1,0 +1,126 @@
+/* What the scheduler expects, and whom it refuses or sets back for it: by a machine that it has come to know. */
+#include "engine/sched/sched_bench.h"
+
+/* Several answers of one request: that the first was taken by an idle server holds for all of them. */
+static void test_answers_of_one_request_are_taken_together(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    ask *a[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        a[i] = make(b, "t", 1, 2, 200, 1000);
+        a[i]->seq.q.deadline_us = b->now + 100000; /* ten steps */
+        a[i]->seq.sure = i > 0;
+        assert_int_equal(submit(b, a[i]), AG_OK);
+    }
+    while (ag_sched_busy(b->s)) (void)step(b);
+    assert_int_equal(a[0]->out, 1 + AG_OUT_TIMEOUT);
+    assert_int_equal(a[1]->out, 1 + AG_OUT_TIMEOUT);
+    assert_int_not_equal(a[2]->out, 0);
+    assert_true(b->now >= a[0]->seq.q.deadline_us && stats(b).refused_late == 0); /* nobody before it was time */
+    finish(b);
+}
+
+/* One stream runs: it is served slowly, since it is alone. That says nothing about those who come to free places. */
+static void test_free_places_are_not_waited_for(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 200)); /* so long are its answers */
+    ask_for(b, "t", 2, 5, 3000);
+    steps(b, 1000);
+    ask *a[6];
+    for (uint32_t i = 0; i < 6; i++) {
+        a[i] = make(b, "t", 1, 2, 50, 200);
+        a[i]->seq.q.deadline_us = b->now + 8000000; /* they take 3 s */
+        assert_int_equal(submit(b, a[i]), AG_OK);
+    }
+    ag_sched_wait wait;
+    ag_sched_wait_get(b->s, &a[5]->seq, b->now, &wait);
+    assert_int_equal(wait.position, 6);
+    uint64_t from = b->now;
+    while (!a[5]->seq.running) steps(b, 1);
+    assert_in_range(wait.wait_us, 1, 20 * (b->now - from));
+    for (uint32_t i = 0; i < 6; i++) until_end(b, a[i]);
+    assert_true(b->now < from + 5000000);
+    finish(b);
+}
+
+/* Where a token of an answer counts nothing, steps without prompts are no service, and no want of it either. */
+static void test_the_rate_is_of_steps_that_serve(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.queue.output_weight = 0;
+    bench *b = begin(&conf);
+    teach(b);
+    double rate = stats(b).service_rate;
+    assert_true(rate > 0);
+    ask *d = ask_for(b, "t", 2, 5, 3000);
+    until_end(b, d);
+    assert_true(stats(b).service_rate > rate / 2);
+    finish(b);
+}
+
+/* What many share comes free when the last of them goes: it counts once. */
+static void test_nobody_is_set_back_in_vain(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 24;
+    bench *b = begin(&conf);
+    ask *e = ask_for(b, "e", 1, 30, 8), *d[4]; /* 8 pages, and 10 in the end */
+    steps(b, 2);
+    for (uint32_t i = 0; i < 4; i++) {
+        d[i] = make(b, "t", 1, 3, 33, 3); /* 8 pages that all have, and one each */
+        memcpy(d[i]->tokens, d[0]->tokens, 32 * sizeof *d[0]->tokens);
+        assert_int_equal(submit(b, d[i]), AG_OK);
+    }
+    steps(b, 2);
+    for (uint32_t i = 0; i < 4; i++) assert_true(d[i]->seq.running);
+    ask *u = ask_for(b, "u", 1, 60, 4); /* 16 */
+    steps(b, 1);
+    assert_false(u->seq.running);
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(d[i]->set_back, 0);
+    until_end(b, e);
+    until_end(b, u);
+    for (uint32_t i = 0; i < 4; i++) until_end(b, d[i]);
+    finish(b);
+}
+
+/* Whoever rose by age has its turn before its equals; when it has one, it is no more urgent than they. */
+static void test_age_does_not_stop_the_others(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = 3;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *d[3];
+    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2, 5, i > 0 ? 3000 : 150);
+    steps(b, 3);
+    ask *w = ask_for(b, "t", 2, 600, 5);
+    until_end(b, d[0]);
+    assert_true(w->seq.q.queued && w->seq.q.level < 2);
+    for (uint32_t i = 0; !ended(w); i++) {
+        assert_true(i < 400);
+        steps(b, 1);
+        assert_int_equal(d[1]->rows + d[2]->rows, 2);
+        assert_in_range(w->rows, 1, 60);
+    }
+    finish(b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_answers_of_one_request_are_taken_together),
+        cmocka_unit_test(test_free_places_are_not_waited_for),
+        cmocka_unit_test(test_the_rate_is_of_steps_that_serve),
+        cmocka_unit_test(test_nobody_is_set_back_in_vain),
+        cmocka_unit_test(test_age_does_not_stop_the_others),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
