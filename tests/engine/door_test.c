@@ -237,7 +237,7 @@ static void test_a_new_prefix_is_computed_once(void **state)
         answer_of(s[i], want[i], &n[i]);
     }
     ag_engine *e = open_held(conf_of(8192, 16, 16), 1);
-    ag_gen *first = start_as(e, "z", 2, spec_of(20, 30, 3)), *g[CALLERS];
+    ag_gen *first = start_as(e, "z", 2, spec_of(20, 1, 3)), *g[CALLERS]; /* then nobody decodes, and a step has room for two */
     await_held();
     for (int i = 0; i < CALLERS; i++) g[i] = start_as(e, "a", 2, s[i]);
     let_go();
