@@ -74,7 +74,7 @@ static void write_rows(run *r, const ag_sched_step *b)
             cell *c = &r->cells[q->kv.pages[at / page]][at % page];
             if (at < from) continue;
             HOLDS(at / page >= q->kv.shared); /* others may be reading those */
-            *c = (cell){hash, q->kv.salt, ((const ag_sim_req *)q)->number};
+            *c = (cell){hash, ((const ag_sim_req *)q)->ask.salt, ((const ag_sim_req *)q)->number};
         }
     }
 }
@@ -85,12 +85,14 @@ static void read_rows(const run *r, const ag_sched_step *b)
     uint32_t page = r->conf.sched.page_tokens;
     for (uint32_t i = 0; i < b->n_spans; i++) {
         const ag_seq *q = b->spans[i].seq;
+        const ag_sim_req *me = (const ag_sim_req *)q;
         uint64_t hash = 1;
         for (uint32_t at = 0; at < b->spans[i].pos + b->spans[i].n; at++) {
             hash = chain(hash, q->tokens[at]);
             const cell *c = &r->cells[q->kv.pages[at / page]][at % page];
             HOLDS(c->hash == hash);
-            HOLDS(c->writer == ((const ag_sim_req *)q)->number || (c->salt == q->kv.salt && q->kv.salt != AG_KV_ALONE));
+            bool own = c->writer == me->number;
+            HOLDS(own || (r->conf.sched.reuse && c->salt == me->ask.salt && c->salt != AG_KV_ALONE));
         }
     }
 }
