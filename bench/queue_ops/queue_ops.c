@@ -5,7 +5,7 @@
  * N entries of many tenants wait, in all bands, nine of ten with a deadline, in random order of everything, which is
  * the dearest: hardly anything that a call touches is in a cache. Each kind of call is made to a tenth of the entries,
  * and what it took away is put back outside of the measurement; the best, the median and the worst round of it are
- * printed, in nanoseconds a call. Rising by age is measured over a tenth of the entries that are due at once. */
+ * printed, in nanoseconds a call. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -87,8 +87,8 @@ static void fill(bench *b)
     }
 }
 
-static const char *const names[] = {"insert", "cancel", "head and take", "expire", "charge", "place", "move", "rise"};
-enum { INSERT, CANCEL, POP, EXPIRE, CHARGE, PLACE, MOVE, RISE, KINDS };
+static const char *const names[] = {"insert", "cancel", "head and take", "expire", "charge", "place", "move"};
+enum { INSERT, CANCEL, POP, EXPIRE, CHARGE, PLACE, MOVE, KINDS };
 
 static void round_of(bench *b, uint32_t round)
 {
@@ -103,7 +103,7 @@ static void round_of(bench *b, uint32_t round)
     shuffle(b);
     TIMED(CANCEL, b->part, ALL(ag_queue_remove(b->q, b->picked[i])));
     TIMED(INSERT, b->part, ALL(push(b, b->picked[i])));
-    TIMED(POP, b->part, ALL(b->picked[i] = ag_queue_head(b->q, b->now); ag_queue_remove(b->q, b->picked[i])));
+    TIMED(POP, b->part, ALL(b->picked[i] = ag_queue_head(b->q, b->now); ag_queue_take(b->q, b->picked[i], b->now)));
     ALL(push(b, b->picked[i]));
     shuffle(b);
     TIMED(CHARGE, b->part, ALL(ag_queue_charge(b->q, b->picked[i]->tenant, i % 2 ? 500 : -480)));
@@ -121,25 +121,6 @@ static void round_of(bench *b, uint32_t round)
     }
     if (expired == 0) b->ns[EXPIRE][round] = 0;
     if (sum == UINT64_MAX) printf(" ");
-}
-
-/* Those who came in the first tenth of the time that it takes to rise; the rest come later. */
-static void rising(bench *b, uint32_t round)
-{
-    for (uint32_t i = 0; i < b->n; i++)
-        if (b->e[i].queued) ag_queue_remove(b->q, &b->e[i]);
-    uint64_t start = b->now += 10 * AGE_US;
-    uint32_t due = 0;
-    for (uint32_t i = 0; i < b->n; i++) {
-        b->now = start + (i < b->part ? 0 : AGE_US / 2);
-        b->e[i].deadline_us = 0;
-        push(b, &b->e[i]);
-        due += i < b->part && b->e[i].level > 0;
-    }
-    b->now = start + AGE_US;
-    uint64_t began = ns_now();
-    for (uint32_t i = 0; i <= due / 1000; i++) ag_queue_head(b->q, b->now); /* each lets some rise */
-    b->ns[RISE][round] = (double)(ns_now() - began) / AG_MAX(due, 1u);
 }
 
 static int by_size(const void *a, const void *b)
@@ -195,7 +176,6 @@ int main(int argc, char **argv)
     fill(&b);
     for (uint32_t i = 0; i < b.n; i++) push(&b, &b.e[i]);
     for (uint32_t i = 0; i < b.rounds; i++) round_of(&b, i);
-    for (uint32_t i = 0; i < b.rounds; i++) rising(&b, i);
     print(&b);
     for (uint32_t i = 0; i < b.n; i++)
         if (b.e[i].queued) ag_queue_remove(b.q, &b.e[i]);

@@ -73,11 +73,10 @@ static ag__arrival take_arrival(ag__fleet *f)
     return first;
 }
 
-static uint64_t until_next(ag__fleet *f, uint32_t class)
+static void expect_next(ag__fleet *f, uint32_t class)
 {
-    const ag_scenario_class *c = &f->s->classes[class];
-    double us = -log(1 - ag__fleet_uniform(&f->random[class])) / c->rate * 1e6;
-    return (uint64_t)fmin(us, 1e15);
+    f->due_us[class] -= log(1 - ag__fleet_uniform(&f->random[class])) / f->s->classes[class].rate * 1e6;
+    expect(f, (uint64_t)fmin(f->due_us[class], 1e15), class, AG__NO_CALLER);
 }
 
 static void expect_all(ag__fleet *f)
@@ -85,7 +84,8 @@ static void expect_all(ag__fleet *f)
     for (uint32_t i = 0; i < f->s->n_classes; i++) {
         const ag_scenario_class *c = &f->s->classes[i];
         uint64_t from = c->from_us + 1;
-        if (c->arrive == AG_ARRIVE_RATE) expect(f, from + until_next(f, i), i, AG__NO_CALLER);
+        f->due_us[i] = (double)from;
+        if (c->arrive == AG_ARRIVE_RATE) expect_next(f, i);
         else if (c->arrive == AG_ARRIVE_BURST) expect(f, from, i, AG__NO_CALLER);
         for (uint32_t k = 0; c->arrive == AG_ARRIVE_CALLERS && k < c->count; k++) expect(f, from, i, k);
     }
@@ -197,7 +197,7 @@ static void arrive(ag__fleet *f)
     ag__arrival a = take_arrival(f);
     const ag_scenario_class *c = &f->s->classes[a.class];
     uint32_t n = 1;
-    if (c->arrive == AG_ARRIVE_RATE) expect(f, a.at_us + until_next(f, a.class), a.class, AG__NO_CALLER);
+    if (c->arrive == AG_ARRIVE_RATE) expect_next(f, a.class);
     if (c->arrive == AG_ARRIVE_BURST) {
         expect(f, a.at_us + c->every_us, a.class, AG__NO_CALLER);
         n = c->count;

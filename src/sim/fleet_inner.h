@@ -34,6 +34,7 @@ struct ag__fleet {
     uint32_t n_arrivals, cap_arrivals;
     uint64_t numbers, requests;
     uint64_t random[AG_SCENARIO_CLASSES_MAX + 1]; /* a stream for each class, and one for choosing machines */
+    double due_us[AG_SCENARIO_CLASSES_MAX]; /* when the next of a RATE comes; not cut to whole microseconds */
     ag_hist *ttft;                /* by class and bin */
     uint64_t samples[AG_FLEET_BINS];
     uint64_t sample_us, next_sample_us;

@@ -67,6 +67,17 @@ static void test_arrivals(void **state)
     ag_fleet_free(r);
 }
 
+/* Many a microsecond apart are as many as were asked for. */
+static void test_a_high_rate(void **state)
+{
+    (void)state;
+    ag_fleet_result *r = play("seconds: 0.1\nmachines: {count: 4, choose: turns, " MACHINE ", queue: {requests: 10}}\n"
+                              "classes: {c: {arrive: {rate: 400000}, prompt: 1, answer: 1}}\n");
+    assert_in_range(r->all.asked, 40000 - 600, 40000 + 600);
+    assert_int_equal(r->all.asked, ended(&r->all));
+    ag_fleet_free(r);
+}
+
 static void test_lengths(void **state)
 {
     (void)state;
@@ -232,7 +243,8 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arrivals), cmocka_unit_test(test_lengths), cmocka_unit_test(test_nobody_is_lost),
+        cmocka_unit_test(test_arrivals), cmocka_unit_test(test_a_high_rate), cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_nobody_is_lost),
         cmocka_unit_test(test_same_again), cmocka_unit_test(test_choosing), cmocka_unit_test(test_a_flood_beside_one),
         cmocka_unit_test(test_weights_are_shares), cmocka_unit_test(test_overload), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
