@@ -7,14 +7,29 @@
 #include "gateway/dialects/fields.h"
 #include "gateway/dialects/openai.h"
 
-/* Whether jansson was refused memory on this thread: it takes some refusals for wrong syntax, and others for nothing. */
-static _Thread_local bool starved;
+/* Whether memory was refused on this thread while jansson read. It takes some refusals for wrong syntax, others for
+ * nothing, and after one in the middle of a string it reads past the string's end. So while it reads it is never
+ * refused: memory is asked for once more, ag__json_load having seen that what a body takes at once is there, and the body
+ * is given up after. */
+static _Thread_local bool reading, starved;
 
 static void *json_alloc(size_t n)
 {
     void *p = ag_mem_alloc(n);
-    if (p == NULL) starved = true;
+    if (p || !reading) return p;
+    starved = true;
+    p = ag_mem_alloc(n);
+    AG_ASSERT(p != NULL);
     return p;
+}
+
+/* A string under way takes twice its length at most, and is then copied; an array's table of pointers, 8 bytes for the
+ * two that an element takes, is doubled beside the old one. */
+static bool memory_is_there(size_t n)
+{
+    void *p = ag_mem_alloc(16 * n + 4096);
+    ag_mem_free(p);
+    return p != NULL;
 }
 
 void ag_openai_init(void) { json_set_alloc_funcs(json_alloc, ag_mem_free); }
@@ -137,9 +152,12 @@ int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
                           at, (unsigned char)p[at]);
     int rc = scan(p, n, err);
     if (rc != AG_OK) return rc;
+    if (!memory_is_there(n)) return ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this request.");
     json_error_t e = {0};
     starved = false;
+    reading = true;
     *out = json_loadb(p, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+    reading = false;
     if (starved) {
         json_decref(*out);
         *out = NULL;
