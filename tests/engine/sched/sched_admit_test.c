@@ -129,7 +129,9 @@ static void test_a_prefix_is_computed_once(void **state)
     assert_int_equal(a[0]->rows, 202);
     assert_int_equal(a[1]->rows + a[2]->rows + a[3]->rows, 0);
     assert_true(a[1]->seq.running);
+    uint64_t charged = a[1]->seq.charged;
     steps(b, 1);
+    assert_int_equal(a[1]->seq.charged, charged - 200); /* another one computed that for it */
     assert_int_equal(a[1]->rows, 2);
     assert_int_equal(a[1]->seq.reused, 200);
     for (uint32_t i = 0; i < 5; i++) until_end(b, a[i]);
