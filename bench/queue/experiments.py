@@ -47,10 +47,14 @@ async def stall_round(r, s, number):
     try:
         for a in streams:
             await a.first.wait()
+        if not all(a.times for a in streams):
+            raise Failed(f"a stream had no answer: {next(a.error for a in streams if not a.times)}")
         begun = time.monotonic()
         await asyncio.sleep(s.seconds / 6)
         answer = await long_prompt(r, s, number)
-        await asyncio.sleep(s.seconds / 60)
+        # A gap is known when it has ended.
+        while any(a.times[-1] <= answer.times[0] and not t.done() for a, t in zip(streams, tasks)):
+            await asyncio.sleep(0.01)
         if any(t.done() for t in tasks):
             raise Failed(f"a stream ended too early: {next((a.error for a in streams if a.error), 'it was too short')}")
         return {"before": gaps(streams, begun, answer.begun, True),

@@ -114,9 +114,12 @@ class Running:
         self.seed += 10**8
         command = [self.args.binary, "bench", "http", self.url, "--json", "--seed", str(self.seed), "--timeout", timeout]
         status, out, _ = m.run_counted([*command, "--extra", json.dumps(self.extra), *(str(x) for x in flags)])
-        if not out or (status and not fails):
-            raise Failed(json.loads(out)["last_error"] if out else f"the load generator ended with status {status}")
+        if not out:
+            raise Failed(f"the load generator ended with status {status}")
         got = json.loads(out)
+        if status and not fails:
+            said = [c["last_error"] for c in got.get("classes", {"all": got}).values() if c["last_error"]]
+            raise Failed(f"no answer: {said[0] if said else 'none was whole in the time given'}")
         return {name: slim(c) for name, c in got["classes"].items()} if "classes" in got else slim(got)
 
     def warm_up(self, prompt, answer, clients):
