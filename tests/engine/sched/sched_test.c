@@ -124,6 +124,11 @@ static void test_a_short_prompt_passes_a_long_one(void **state)
     steps(b, 10);
     assert_true(slow->seq.computed > before + 200);
     assert_int_equal(as_long->admitted, 0);
+    ag_sched_drop(b->s, &as_long->seq, false);
+    for (uint32_t i = 0; i < 20; i++) ask_for(b, "t", 2, 30, 1); /* each takes all that a step has for prompts */
+    before = slow->seq.computed;
+    steps(b, 10);
+    assert_true(slow->seq.computed > before + 100); /* but not every step */
     finish(b);
 }
 
