@@ -32,12 +32,15 @@ static double round_up(double v)
     return power * (of <= 1 ? 1 : of <= 2 ? 2 : of <= 5 ? 5 : 10);
 }
 
+/* Milliseconds (unit " ms"), shares, and numbers with their thousands. */
 static void add_level(const plot *p, double v, const char *unit)
 {
-    double y = y_of(p, v);
+    double y = y_of(p, v), part = v >= 1e6 ? 1e6 : v >= 1e3 ? 1e3 : 1;
+    const char *thousands = part == 1 ? "" : part == 1e3 ? "k" : "M";
+    bool seconds = strcmp(unit, " ms") == 0 && v >= 1e3;
     ag_buf_addf(p->out, "<path class=\"g\" d=\"M%d %.1fh%d\"/>", p->left, y, PLOT_W);
-    ag_buf_addf(p->out, "<text class=\"s\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g%s</text>", p->left - 6, y + 4,
-                v, unit);
+    ag_buf_addf(p->out, "<text class=\"s\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g%s%s</text>", p->left - 6,
+                y + 4, seconds ? v / 1e3 : v / part, seconds ? "" : thousands, seconds ? " s" : unit);
 }
 
 static void add_axes(const plot *p, const char *title, const char *unit)
@@ -62,7 +65,8 @@ static void add_line(const plot *p, const double *v, uint32_t colour, bool thin)
     for (uint32_t i = 0; i < AG_FLEET_BINS; i++) {
         bool known = v[i] >= 0;
         if (known) ag_buf_addf(p->out, "%c%.1f %.1f", pen ? 'L' : 'M', x_of(p, i + 0.5), y_of(p, v[i]));
-        if (known && !pen) ag_buf_addz(p->out, "h0.1"); /* so that a single point shows */
+        bool alone = !pen && (i + 1 == AG_FLEET_BINS || v[i + 1] < 0);
+        if (known && alone) ag_buf_addz(p->out, "h3"); /* so that it shows */
         pen = known;
     }
     ag_buf_addz(p->out, "\"/>");

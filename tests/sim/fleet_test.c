@@ -244,8 +244,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arrivals), cmocka_unit_test(test_a_high_rate), cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_nobody_is_lost),
-        cmocka_unit_test(test_same_again), cmocka_unit_test(test_choosing), cmocka_unit_test(test_a_flood_beside_one),
-        cmocka_unit_test(test_weights_are_shares), cmocka_unit_test(test_overload), cmocka_unit_test(test_no_memory)};
+        cmocka_unit_test(test_nobody_is_lost), cmocka_unit_test(test_same_again), cmocka_unit_test(test_choosing),
+        cmocka_unit_test(test_a_flood_beside_one), cmocka_unit_test(test_weights_are_shares),
+        cmocka_unit_test(test_overload), cmocka_unit_test(test_no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
