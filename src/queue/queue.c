@@ -139,10 +139,14 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 
 /* --- time --------------------------------------------------------------------------------------------------------- */
 
-/* Since when a level has had somebody and served nobody. */
+/* Since when a level has had somebody and served nobody; or served others and, for long, nobody of its oldest's tenant:
+ * where tenants come new without end, each begins before those who had something already. */
 static uint64_t starves_since(const ag_queue *q, uint8_t level)
 {
-    return AG_MAX(q->oldest[level]->since_us, q->taken_us[level]);
+    const ag_qent *e = q->oldest[level];
+    uint64_t served = AG_MAX(e->since_us, q->taken_us[level]), own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us), more;
+    if (!ag_mul_ok(q->conf.age_us, DUE_AGES - 1, &more) || !ag_add_ok(own, more, &own)) return served;
+    return AG_MIN(served, AG_MAX(own, q->risen_us[level]));
 }
 
 /* The level that has starved long enough, and first; 0: none. */
@@ -168,7 +172,10 @@ void ag__rise(ag_queue *q, uint64_t now_us)
         order_out(q, e);
         level_out(q, e);
         e->level--;
-        e->since_us = q->taken_us[level] = when;
+        const ag_qent *latest = q->latest[level - 1];
+        e->since_us = AG_MAX(when, latest == NULL ? 0 : latest->since_us);
+        q->risen_us[level] = when;
+        q->taken_us[level] = AG_MAX(q->taken_us[level], when);
         level_in(q, e, false);
         order_in(q, e);
     }
@@ -216,7 +223,7 @@ void ag_queue_remove(ag_queue *q, ag_qent *e)
 void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us)
 {
     ag__rise(q, now_us);
-    q->taken_us[e->level] = q->now_us;
+    q->taken_us[e->level] = ag__tenant_of(e)->taken_us = q->now_us;
     ag_queue_remove(q, e);
 }
 

@@ -37,6 +37,7 @@ typedef struct ag__tenant_inner {
     struct ag__tenant_inner *next; /* of the same hash */
     struct ag__tenant_inner *idle_before, *idle_after;
     uint32_t held, name_n;
+    uint64_t taken_us;      /* when an entry of it was taken last */
     bool idle;              /* in the list of those with nothing here */
     ag__order entries;
     ag_qent *head;
@@ -59,6 +60,7 @@ struct ag_queue {
     ag__heap over;          /* tenants with entries that may be displaced: by lowest band, then share */
     ag_qent *oldest[AG_BANDS], *latest[AG_BANDS]; /* of a level */
     uint64_t taken_us[AG_BANDS]; /* when somebody of it was taken, or rose, last */
+    uint64_t risen_us[AG_BANDS]; /* when somebody rose */
 
     ag__vtime floor;        /* where who comes back from idleness begins */
     ag__vtime ahead;        /* the furthest of those who went idle */

@@ -17,7 +17,7 @@ typedef struct entry {
     uint64_t stamp;   /* when it came to its band */
 } entry;
 
-typedef struct tenant { ag_tenant *t; uint64_t weight, ahead; ag__vtime v; uint32_t running; } tenant;
+typedef struct tenant { ag_tenant *t; uint64_t weight, ahead, taken_us; ag__vtime v; uint32_t running; } tenant;
 
 typedef struct model {
     ag_queue *q;
@@ -25,7 +25,7 @@ typedef struct model {
     entry entries[ENTRIES];
     tenant tenants[TENANTS];
     ag__vtime floor, ahead;
-    uint64_t taken_us[AG_BANDS];
+    uint64_t taken_us[AG_BANDS], risen_us[AG_BANDS];
     uint64_t now, stamps, random;
     uint32_t pushed, refused, displaced, expired, popped, set_back, idle; /* so that nothing goes untested unseen */
 } model;
@@ -44,12 +44,6 @@ static uint32_t roll(model *m, uint32_t n)
     return (uint32_t)((m->random >> 11) % n);
 }
 
-static tenant *tenant_of(model *m, const entry *e)
-{
-    uint32_t i = 0;
-    while (m->tenants[i].t != e->e.tenant) i++;
-    return &m->tenants[i];
-}
 
 static void come_to(model *m, entry *e, uint8_t level, uint64_t since_us)
 {
@@ -58,7 +52,29 @@ static void come_to(model *m, entry *e, uint8_t level, uint64_t since_us)
     e->came = ++m->stamps;
 }
 
-static uint64_t starves_since(const model *m, const entry *e) { return AG_MAX(e->since_us, m->taken_us[e->level]); }
+static uint32_t tenant_at(const model *m, const entry *e)
+{
+    uint32_t i = 0;
+    while (m->tenants[i].t != e->e.tenant) i++;
+    return i;
+}
+
+static tenant *tenant_of(model *m, const entry *e) { return &m->tenants[tenant_at(m, e)]; }
+
+/* Of those who have been at their level longest. */
+static bool is_oldest(const model *m, const entry *e)
+{
+    for (const entry *o = m->entries; o < m->entries + ENTRIES; o++)
+        if (o->state == WAITING && o->level == e->level && o->came < e->came) return false;
+    return true;
+}
+
+static uint64_t starves_since(const model *m, const entry *e)
+{
+    uint64_t served = AG_MAX(e->since_us, m->taken_us[e->level]);
+    uint64_t own = AG_MAX(e->since_us, m->tenants[tenant_at(m, e)].taken_us) + 3 * m->conf.age_us;
+    return AG_MIN(served, AG_MAX(own, m->risen_us[e->level]));
+}
 
 static bool rises_before(const model *m, const entry *a, const entry *b)
 {
@@ -73,13 +89,17 @@ static void rise(model *m)
     for (entry *due; m->conf.age_us > 0;) {
         due = NULL;
         for (entry *e = m->entries; e < m->entries + ENTRIES; e++) {
-            if (e->state != WAITING || e->level == 0 || m->now - starves_since(m, e) < m->conf.age_us) continue;
+            if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) || m->now - starves_since(m, e) < m->conf.age_us) continue;
             if (due == NULL || rises_before(m, e, due)) due = e;
         }
         if (due == NULL) return;
         uint64_t when = starves_since(m, due) + m->conf.age_us;
-        m->taken_us[due->level] = when;
-        come_to(m, due, due->level - 1, when);
+        m->taken_us[due->level] = AG_MAX(m->taken_us[due->level], when);
+        m->risen_us[due->level] = when;
+        uint64_t latest = when;
+        for (const entry *e = m->entries; e < m->entries + ENTRIES; e++)
+            if (e->state == WAITING && e->level == due->level - 1) latest = AG_MAX(latest, e->since_us);
+        come_to(m, due, due->level - 1, latest);
     }
 }
 
@@ -298,7 +318,7 @@ static void do_pop(model *m)
         ag_queue_running(m->q, head->tenant, 1);
         ag_queue_take(m->q, head, m->now);
     }
-    m->taken_us[want->level] = m->now;
+    m->taken_us[want->level] = t->taken_us = m->now;
     want->state = RUNNING;
     t->running++;
     charge(m, t, (int64_t)head->cost);

@@ -378,6 +378,36 @@ static void test_nobody_starves(void **state)
     free(e);
 }
 
+/* Each tenant that is new begins before those who had something already: these have their turn all the same. */
+static void test_new_tenants_without_end(void **state)
+{
+    (void)state;
+    enum { N = 500 };
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *old = tenant(q, "old", 1);
+    ag_qent one = entry(old, 2, 10), *e = calloc(N, sizeof *e);
+    e[0] = entry(tenant(q, "0", 1), 2, 10);
+    push(q, &e[0], 0);
+    ag_queue_charge(q, old, 10);
+    push(q, &one, 0);
+    uint32_t i = 1;
+    for (const ag_qent *x = NULL; x != &one; i++) {
+        assert_true(i < N);
+        char name[16];
+        snprintf(name, sizeof name, "%u", i);
+        e[i] = entry(tenant(q, name, 1), 2, 10);
+        push(q, &e[i], i * 10);
+        x = ag_queue_head(q, i * 10);
+        ag_queue_take(q, ag_queue_head(q, i * 10), i * 10);
+        ag_queue_charge(q, x->tenant, 10);
+    }
+    assert_in_range(i, 40, 42);
+    empty(q);
+    free(e);
+}
+
 /* A band that is served does not rise, however long its backlog waits: else a flood would pass by its age those of
  * other tenants who come later, and those who are urgent. */
 static void test_a_flood_does_not_rise(void **state)
@@ -394,14 +424,14 @@ static void test_a_flood_does_not_rise(void **state)
         push(q, &e[i], 0);
     }
     for (uint32_t i = 0; i < N / 2; i++) {
-        ag_qent *x = ag_queue_head(q, i * 50);
+        ag_qent *x = ag_queue_head(q, i);
         assert_int_equal(x->level, 2);
-        ag_queue_take(q, x, i * 50);
+        ag_queue_take(q, x, i);
         ag_queue_charge(q, flood, 10);
     }
-    push(q, &one, N / 2 * 50);
+    push(q, &one, N / 2);
     ag_queue_charge(q, flood, 10);
-    assert_ptr_equal(ag_queue_head(q, N / 2 * 50), &one);
+    assert_ptr_equal(ag_queue_head(q, N / 2), &one);
     empty(q);
     free(e);
 }
@@ -587,7 +617,7 @@ int main(void)
         cmocka_unit_test(test_idleness), cmocka_unit_test(test_newcomer_beside_a_flood),
         cmocka_unit_test(test_set_back_is_not_idle), cmocka_unit_test(test_extreme_weights),
         cmocka_unit_test(test_order_is_the_calls), cmocka_unit_test(test_ageing),
-        cmocka_unit_test(test_a_flood_does_not_rise), cmocka_unit_test(test_nobody_starves),
+        cmocka_unit_test(test_a_flood_does_not_rise), cmocka_unit_test(test_new_tenants_without_end), cmocka_unit_test(test_nobody_starves),
         cmocka_unit_test(test_time_runs_backwards),
         cmocka_unit_test(test_expiry), cmocka_unit_test(test_tenants_are_forgotten),
         cmocka_unit_test(test_expectations), cmocka_unit_test(test_no_memory)};
