@@ -57,7 +57,6 @@ class Patience:
             self.left_s -= 0.3
 
 
-
 def cpu_seconds(pid):
     """What a process and all that descend from it have used, those that ended included."""
     used, children = {}, {}

@@ -51,9 +51,8 @@ static void *task_main(void *arg)
 static int task_begin(task *t, server *s, void (*run)(server *), ag_err *err)
 {
     *t = (task){.s = s, .run = run};
-    if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&t->thread, NULL, task_main, t) != 0)
-        return ag_err_set(err, AG_E_INTERNAL, "a thread could not be started: %s", strerror(errno));
-    return AG_OK;
+    int failed = ag_fault_hit(AG_FAULT_THREAD) ? EAGAIN : pthread_create(&t->thread, NULL, task_main, t);
+    return failed ? ag_err_set(err, AG_E_INTERNAL, "a thread could not be started: %s", strerror(failed)) : AG_OK;
 }
 
 static void task_end(task *t)
@@ -199,22 +198,25 @@ _Noreturn static void leave_at_once(server *s, const char *why, int status)
     _exit(status);
 }
 
+static int give_up(server *s)
+{
+    ag_gateway_drain(s->gateway);
+    ag_gateway_stop(s->gateway, 0);
+    return ag_cli_fail("serve", &s->err);
+}
+
 static int run(server *s)
 {
     task loading, stopping;
-    int rc = task_begin(&loading, s, load, &s->err), sig;
-    if (rc != AG_OK) return ag_cli_fail("serve", &s->err);
+    int sig;
+    if (task_begin(&loading, s, load, &s->err) != AG_OK) return give_up(s);
     bool again = false; /* a SIGHUP during loading counts once it is done */
     while ((sig = wait_event(s, true)) != 0) {
         if (sig != SIGHUP) leave_at_once(s, "stopped while loading", 0);
         again = true;
     }
     task_end(&loading);
-    if (s->err.code != AG_OK) {
-        ag_gateway_drain(s->gateway);
-        ag_gateway_stop(s->gateway, 0);
-        return ag_cli_fail("serve", &s->err);
-    }
+    if (s->err.code != AG_OK) return give_up(s);
     if (again) reload(s);
     while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
 

@@ -232,13 +232,24 @@ static void rest(ag_load *l, client *c, bool pause)
     l->pausing[(l->pause_at + l->n_pausing++) % l->spec->clients] = index;
 }
 
+/* It went to a kept connection that the server was closing. libcurl sends again by itself, but some versions count that
+ * over all requests of a handle and give up at every sixth. */
+static bool sent_in_vain(const client *c, CURLcode code, long status)
+{
+    long opened = 1;
+    curl_easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &opened);
+    bool lost = code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING;
+    return lost && status == 0 && opened == 0;
+}
+
 static void finish(ag_load *l, client *c, CURLcode code)
 {
-    curl_multi_remove_handle(l->multi, c->easy);
-    c->running = false;
-    l->running--;
     long status = 0;
     curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status);
+    curl_multi_remove_handle(l->multi, c->easy);
+    if (sent_in_vain(c, code, status) && curl_multi_add_handle(l->multi, c->easy) == CURLM_OK) return;
+    c->running = false;
+    l->running--;
     bool ok = ag_answer_end(&c->answer, code, status, &l->result, &l->result.tenants[c->tenant]);
     rest(l, c, !ok && l->spec->rate == 0);
 }

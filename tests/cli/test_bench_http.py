@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import select
 import signal
 import subprocess
 import tempfile
@@ -353,6 +354,16 @@ class BenchHttp(unittest.TestCase):
     def test_some_fail_and_some_do_not(self):
         got, _, said = self.measure(lambda h, b, n: stream(h, b) if n % 3 else refuse(h, 429), "-n", 9, "--max-tokens", 2)
         self.assertEqual((got["requests"]["ok"], got["failures"], said), (6, {"429": 3}, ""))
+
+    def test_a_kept_connection_that_the_server_closes_loses_no_request(self):
+        """It closes without a word when the next request is on its way; that one comes again on another connection."""
+        def close_later(h, body, number):
+            stream(h, body)
+            select.select([h.connection], [], [], LIMIT_S)
+            h.close_connection = True
+        got, s, said = self.measure(close_later, "-n", 20, "--max-tokens", 1)
+        self.assertEqual((got["requests"]["ok"], got["failures"], said), (20, {}, ""))
+        self.assertEqual(len(s.asked), 20)
 
     def test_no_server(self):
         s = self.serve(stream)

@@ -99,6 +99,18 @@ class Start(unittest.TestCase):
             s.wait_line("ready")
             self.assertEqual(s.get("/readyz").status_code, 200)
 
+    def test_a_thread_that_is_refused_is_a_sentence(self):
+        said = subprocess.run([binary(), "--version"], capture_output=True, text=True, timeout=LIMIT_S,
+                              env={**os.environ, "AUTOGLM_FAULT": "thread:1"}).stderr
+        if "fault:" not in said:
+            self.skipTest("built without fault points")
+        for n in range(1, 4):  # the log's, the loop's, the one that loads
+            with self.subTest(n=n):
+                status, said = serve("-m", tiny_model(), "--port", "0", "--loops", "1", env={"AUTOGLM_FAULT": f"thread:{n}"})
+                self.assertEqual(status, 1, said)
+                self.assertIn("fault: fired", said)
+                self.assertRegex(said, "no threads|memory or thread|thread could not be started")
+
     def test_ipv6_loopback(self):
         try:
             with socket.socket(socket.AF_INET6) as probe:
