@@ -107,6 +107,7 @@ static ag_engine_conf engine_conf(const ag_conf *c)
     e.refuse_late = c->refuse_late;
     e.step_ratio = c->step_ratio / 100.0;
     e.step_gap_us = c->step_gap_ms * 1000;
+    e.step_short_us = c->step_short_ms * 1000;
     e.step_rows_min = c->step_rows_min;
     e.no_reuse = !c->prefix_cache;
     e.no_pass = *c->no_pass ? c->no_pass : NULL;

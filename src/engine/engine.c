@@ -207,7 +207,8 @@ static ag_sched_conf sched_conf(const ag_engine *e, uint32_t rows_max, uint32_t 
                                      .tenants_max = AG_QUEUE_CONF_DEFAULT.tenants_max, .prompt_weight = c->prompt_weight,
                                      .output_weight = c->output_weight, .age_us = c->band_age_us},
                            .pages = e->lm->pages, .page_tokens = AG_KV_PAGE, .running_max = c->running_max, .rows_max = rows_max,
-                           .out_max = out_max, .step_ratio = c->step_ratio, .gap_us = c->step_gap_us, .rows_min = c->step_rows_min,
+                           .out_max = out_max, .step_ratio = c->step_ratio, .gap_us = c->step_gap_us,
+                           .short_us = c->step_short_us, .rows_min = c->step_rows_min,
                            .reuse = !c->no_reuse, .refuse_late = c->refuse_late};
 }
 

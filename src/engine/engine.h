@@ -28,6 +28,7 @@ typedef struct ag_engine_conf {
     uint32_t prompt_weight, output_weight; /* of a token, in shares between tenants */
     double step_ratio;     /* a step with prompts takes at most so many times what it takes without, */
     uint32_t step_gap_us;  /* and at most so long, */
+    uint32_t step_short_us; /* which alone counts for prompts of so little time, */
     uint32_t step_rows_min; /* but takes so many prompt tokens in any case */
     bool no_reuse;         /* prefixes are not shared */
     bool refuse_late;      /* what cannot meet its deadline by the estimate is refused at once */
@@ -43,7 +44,7 @@ typedef struct ag_engine_conf {
 } ag_engine_conf;
 #define AG_ENGINE_CONF_DEFAULT \
     ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .band_age_us = 30000000, .prompt_weight = 1, .output_weight = 4, \
-                      .step_ratio = 1.3, .step_gap_us = 50000, .step_rows_min = 16, .refuse_late = true})
+                      .step_ratio = 1.3, .step_gap_us = 50000, .step_short_us = 50000, .step_rows_min = 16, .refuse_late = true})
 
 typedef struct ag_engine_stats { /* a snapshot; what has no present tense only grows */
     uint32_t waiting, running, waiting_by_band[AG_BANDS];

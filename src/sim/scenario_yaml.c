@@ -387,6 +387,7 @@ static const word machine_words[] = {
     {.name = "refuse_late", .read = read_bool, AT(sched.refuse_late)},
     {.name = "step_ratio", .read = read_double, AT(sched.step_ratio), .min = 1, .max = 1000, .unit = 1},
     {.name = "gap_ms", .read = read_u32, AT(sched.gap_us), .min = 1, .max = 60000, .unit = 1000},
+    {.name = "short_ms", .read = read_u32, AT(sched.short_us), .max = 60000, .unit = 1000},
     {.name = "rows_min", .read = read_u32, AT(sched.rows_min), .min = 1, .max = 65536, .unit = 1},
     {.name = "queue", .read = read_mapping, .inner = queue_words, .n_inner = AG_ARRAY_LEN(queue_words)}};
 #undef AT
@@ -598,7 +599,7 @@ static const ag_scenario defaults = {
     .drain_us = 60000000, .seed = 1, .machines = 1,
     .sched = {.queue = {.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, .output_weight = 4,
                         .age_us = 30000000},
-              .pages = 2048, .page_tokens = 64, .running_max = 64, .rows_max = 512, .step_ratio = 1.3, .gap_us = 50000,
+              .pages = 2048, .page_tokens = 64, .running_max = 64, .rows_max = 512, .step_ratio = 1.3, .gap_us = 50000, .short_us = 50000,
               .rows_min = 16, .reuse = true, .refuse_late = true}};
 
 int ag_scenario_parse(ag_scenario *out, const char *path, ag_str text_of, ag_err *err)

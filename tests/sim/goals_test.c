@@ -19,6 +19,7 @@ static const ag_sched_conf server = {
     .out_max = 64,
     .step_ratio = 1.3,
     .gap_us = 50000,
+    .short_us = 50000,
     .rows_min = 16,
     .reuse = true,
     .refuse_late = true};

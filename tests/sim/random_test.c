@@ -133,7 +133,7 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
         limit = 2 * gap;
     } else if (us < gap) {
         limit = AG_MAX(limit, ag_cost_us(&s->cost, &(ag_step_shape){full, full, alone.attended / alone.rows * full}));
-        limit = AG_MIN(limit, gap);
+        limit = r->conf.sched.short_us ? gap : AG_MIN(limit, gap);
     }
     all.outs = 0; /* the limit knows no logits of prompts */
     for (uint32_t i = 0; i < b->n_spans; i++)
@@ -230,6 +230,7 @@ static ag_sim_conf draw_server(run *r)
                        .running_max = between(r, 1, 12),
                        .step_ratio = 1 + below(r, 100) / 100.0,
                        .gap_us = between(r, 1000, 60000),
+                       .short_us = between(r, 0, 1) * between(r, 1000, 60000),
                        .rows_min = between(r, 1, 16),
                        .reuse = !one_in(r, 5),
                        .refuse_late = one_in(r, 2)};

@@ -49,7 +49,7 @@ static void test_everything(void **state)
           "machines:\n  count: 4\n  choose: two\n  noise: 0.5\n"
           "  step: {rows: {1: 1.5, 8: 2}, key_ns: 2, logits_us: 3}\n"
           "  pages: 7\n  page_tokens: 8\n  running: 9\n  rows: 10\n  reuse: no\n  refuse_late: off\n  step_ratio: 2\n"
-          "  gap_ms: 11\n  rows_min: 12\n"
+          "  gap_ms: 11\n  short_ms: 3\n  rows_min: 12\n"
           "  queue: {requests: 13, tokens: 14, age_seconds: 15, prompt_weight: 16, output_weight: 17}\n"
           "tenants: {a: {count: 2, weight: 0.5}, b: {}}\n"
           "classes:\n"
@@ -66,6 +66,7 @@ static void test_everything(void **state)
     assert_int_equal(s.sched.page_tokens, 8);
     assert_int_equal(s.sched.running_max, 9);
     assert_int_equal(s.sched.gap_us, 11000);
+    assert_int_equal(s.sched.short_us, 3000);
     assert_false(s.sched.reuse || s.sched.refuse_late);
     assert_int_equal(s.sched.queue.entries_max, 13);
     assert_int_equal(s.sched.queue.tokens_max, 14);

@@ -2,7 +2,7 @@
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then
  * prompts under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within
  * `step_ratio` of the same step without them, or within the step that everybody who is here and finds a place will
- * make when they decode, and under gap_us. At least one; where the gap cannot be kept anyway, rows_min and what the
+ * make when they decode, and under gap_us; for prompts that take at most short_us alone, gap_us only. At least one; where the gap cannot be kept anyway, rows_min and what the
  * ratio gives; without limit while nobody decodes. Equal prompts go in the order of admission, but in every other step
  * a much shorter one passes a longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
@@ -85,6 +85,7 @@ typedef struct ag_sched_conf {
     uint32_t running_max, rows_max, out_max;
     double step_ratio;      /* 1.3 */
     uint32_t gap_us;        /* 50,000 */
+    uint32_t short_us;      /* 50,000; 0: no prompt is short */
     uint32_t rows_min;      /* 16; where the gap cannot be kept, and, times four, while step times are unknown */
     bool reuse;             /* prefixes are shared */
     bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */

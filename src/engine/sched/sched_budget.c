@@ -47,6 +47,16 @@ static double full_us(const ag_sched *s)
     return ag_cost_us(&s->cost, &shape);
 }
 
+/* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well would
+ * spare those who decode a pause that they may have, and cost it ten times as much. */
+static bool is_short(const ag_sched *s, const ag_seq *p)
+{
+    if (s->conf.short_us == 0) return false;
+    uint32_t rows = p->n_tokens - AG_MIN(p->reused, p->n_tokens);
+    ag_step_shape whole = {.rows = rows, .outs = 1, .attended = ag_cost_attended(p->reused, rows)};
+    return ag_cost_us(&s->cost, &whole) <= s->conf.short_us;
+}
+
 /* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
 static int64_t reach(const ag_seq *p) { return p ? p->urgency + (p->q.band - p->q.level) : INT64_MAX; }
 
@@ -68,7 +78,8 @@ void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
         s->limit_us = ratio;
         s->least = s->conf.rows_min;
     } else if (alone > 0) {
-        s->limit_us = AG_MIN(AG_MAX(ratio, full_us(s)), (double)s->conf.gap_us);
+        s->long_us = AG_MIN(AG_MAX(ratio, full_us(s)), (double)s->conf.gap_us);
+        s->limit_us = p && is_short(s, p) ? (double)s->conf.gap_us : s->long_us;
     } else {
         b->budget = AG_MIN(4 * s->conf.rows_min, most); /* nothing is known yet */
         return;
@@ -89,7 +100,8 @@ uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q)
     if (s->limit_us <= 0) return n;
     uint32_t least = s->least > b->prompt_rows ? s->least - b->prompt_rows : 0;
     if (n <= least) return n;
-    return AG_MAX(least, ag_cost_rows(&s->cost, &b->shape, q->computed, s->limit_us, n));
+    double limit = s->long_us > 0 && !is_short(s, q) ? s->long_us : s->limit_us;
+    return AG_MAX(least, ag_cost_rows(&s->cost, &b->shape, q->computed, limit, n));
 }
 
 bool ag__sched_fits(const ag_sched *s, const ag_seq *q)

@@ -19,6 +19,7 @@ struct ag_sched {
     uint32_t n_prompts;
     ag_sched_step step;
     double limit_us;           /* of the step being chosen; 0: none, or unknown */
+    double long_us;            /* the same for rows of prompts that are not short; 0: no other */
     uint32_t least;            /* prompt rows that it has in any case */
     bool in_step;
     bool fair;                 /* decodes sit out for a tenant under its share */

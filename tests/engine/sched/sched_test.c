@@ -85,6 +85,26 @@ static void test_a_gap_that_cannot_be_kept(void **state)
     finish(b);
 }
 
+/* A prompt of 200 rows would take 30 ms alone: it may have the gap, and one of 600 may not. */
+static void test_a_short_prompt_has_the_gap(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.short_us = 40000;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *a = ask_for(b, "t", 2, 5, 500);
+    steps(b, 2);
+    ask *p = ask_for(b, "t", 2, 200, 3);
+    steps(b, 1);
+    assert_int_equal(a->rows, 1);
+    assert_int_equal(p->rows, 200);
+    ask *q = ask_for(b, "t", 2, 600, 3);
+    steps(b, 1);
+    assert_in_range(q->rows, 16, 40);
+    finish(b);
+}
+
 /* Those who wait will slow the step down when they decode: it may take that long for their prompts already. */
 static void test_a_backlog_may_take_the_step_that_it_will_make(void **state)
 {
@@ -274,6 +294,7 @@ int main(void)
         cmocka_unit_test(test_unknown_machine_is_tried_with_little),
         cmocka_unit_test(test_a_prompt_beside_decodes_keeps_the_ratio),
         cmocka_unit_test(test_a_gap_is_a_limit_of_its_own),
+        cmocka_unit_test(test_a_short_prompt_has_the_gap),
         cmocka_unit_test(test_a_gap_that_cannot_be_kept),
         cmocka_unit_test(test_a_backlog_may_take_the_step_that_it_will_make),
         cmocka_unit_test(test_a_short_prompt_passes_a_long_one),
