@@ -22,6 +22,20 @@ bool ag_str_ieq(ag_str a, ag_str b)
     return a.n == b.n && (a.n == 0 || strncasecmp(a.p, b.p, a.n) == 0);
 }
 
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+int ag_percent_byte(const char *p, const char *end)
+{
+    if (end - p < 3 || *p != '%') return -1;
+    int high = hex_digit(p[1]), low = hex_digit(p[2]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
 static uint64_t clock_us(clockid_t id)
 {
     struct timespec t;

@@ -47,6 +47,9 @@ static inline bool ag_str_eqz(ag_str a, const char *z) { return ag_str_eq(a, ag_
 bool ag_str_starts(ag_str s, ag_str prefix);
 bool ag_str_ieq(ag_str a, ag_str b); /* ASCII letters of either case */
 
+/* The byte that "%XX" at p, before end, stands for; -1: it is not that. */
+int ag_percent_byte(const char *p, const char *end);
+
 uint64_t ag_now_us(void);  /* monotonic */
 uint64_t ag_wall_us(void); /* since 1970-01-01 UTC */
 

@@ -19,13 +19,6 @@ static bool name_take(ag_pull_ref *ref, const char *s, size_t n)
     return true;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    c = (char)tolower((unsigned char)c);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* The last segment of the URL's path, percent-decoded. */
 static int from_url(const char *url, ag_pull_ref *ref, ag_err *err)
 {
@@ -36,9 +29,9 @@ static int from_url(const char *url, ag_pull_ref *ref, ag_err *err)
     char name[sizeof ref->name];
     size_t n = 0;
     for (const char *p = from; from > path && p < end && n < sizeof name; p++) {
-        int high = p + 2 < end && *p == '%' ? hex_digit(p[1]) : -1, low = high >= 0 ? hex_digit(p[2]) : -1;
-        name[n++] = low >= 0 ? (char)(high << 4 | low) : *p;
-        if (low >= 0) p += 2;
+        int byte = ag_percent_byte(p, end);
+        name[n++] = byte >= 0 ? (char)byte : *p;
+        if (byte >= 0) p += 2;
     }
     if (n == sizeof name || !name_take(ref, name, n))
         return ag_err_set(err, AG_E_USAGE, "%s: its path does not end in a file's name; say where to with --output",

@@ -150,14 +150,6 @@ static void on_admitted(void *arg, ag_seq *s, uint64_t now_us)
     if (guess) ag_metric_observe_us(d->metrics, AG_M_WAIT_ERROR, 0, waited > guess ? waited - guess : guess - waited);
 }
 
-/* When there may be room again: those who wait now are through, by the rate of service measured. */
-static uint64_t retry_us(ag_door *d)
-{
-    ag_sched_stats st;
-    ag_sched_stats_get(d->sched, &st);
-    return st.service_rate > 0 ? (uint64_t)((double)st.queue.cost / st.service_rate * 1e6) : 0;
-}
-
 static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
 {
     ag_door *d = arg;
@@ -178,7 +170,7 @@ static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
         set_failure(g, AG_E_DEADLINE, text);
         break;
     case AG_OUT_DISPLACED:
-        atomic_store(&g->retry_us, retry_us(d));
+        atomic_store(&g->retry_us, ag_sched_room_us(d->sched));
         snprintf(text, sizeof text, "the queue is full, and after %llu ms in it this request gave way to another",
                  (unsigned long long)waited / 1000);
         set_failure(g, AG_E_QUEUE_FULL, text);

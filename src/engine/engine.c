@@ -187,11 +187,11 @@ static void run_step(ag_engine *e, const ag_sched_step *step)
     compute(e, step);
     uint32_t damage = damage_settled(e);
     ag__door_enter(&e->door);
-    uint64_t now = ag_now_us();
+    uint64_t us = ag_now_us() - from;
     /* Rows of one generation may end it while later rows of it are still to be looked at. */
     for (uint32_t i = 0; i < step->n_out; i++) ag_gen_get(ag__gen_of(step->outs[i].seq));
-    observe_step(e, step, now - from);
-    ag_sched_step_done(e->door.sched, now, now - from);
+    observe_step(e, step, us);
+    ag_sched_step_done(e->door.sched, us);
     atomic_fetch_add(&e->steps, 1);
     heed_damage(e, damage);
     take_samples(e);

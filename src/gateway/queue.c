@@ -51,13 +51,6 @@ void ag__queue_tell(ag_req *r)
 
 /* By id. */
 
-static int hex_of(char c)
-{
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* An id may hold what a path may not, so it is percent-decoded; one that no request can have stays empty. */
 void ag__queue_take_id(ag_req *r)
 {
@@ -66,8 +59,7 @@ void ag__queue_take_id(ag_req *r)
     for (size_t i = strlen(r->route->path); i < p.n; i++) {
         int c = (unsigned char)p.p[i];
         if (c == '%') {
-            int high = i + 2 < p.n ? hex_of(p.p[i + 1]) : -1, low = high < 0 ? -1 : hex_of(p.p[i + 2]);
-            c = low < 0 ? -1 : high * 16 + low;
+            c = ag_percent_byte(p.p + i, p.p + p.n);
             i += 2;
         }
         if (c <= ' ' || c > '~' || n == AG_ID_MAX) {

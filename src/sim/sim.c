@@ -208,7 +208,7 @@ static void step_ends(ag_sim *sim)
     sim->step = NULL;
     sim->steps++;
     for (uint32_t i = 0; i < b->n_spans; i++) ((ag_sim_req *)b->spans[i].seq)->rows += b->spans[i].n;
-    ag_sched_step_done(sim->sched, sim->now_us, sim->step_us);
+    ag_sched_step_done(sim->sched, sim->step_us);
     if (sim->conf.stepped) sim->conf.stepped(sim->conf.arg, sim, b, sim->step_us);
     for (uint32_t i = 0; i < b->n_out; i++) {
         ag_sim_req *r = (ag_sim_req *)b->outs[i].seq;
@@ -313,7 +313,7 @@ static void drop_all(ag_sim *sim)
 {
     if (sim->step) {
         sim->step = NULL;
-        ag_sched_step_done(sim->sched, sim->now_us, 0);
+        ag_sched_step_done(sim->sched, 0);
     }
     while (ag_sched_running(sim->sched) > 0) {
         ag_sim_req *r = (ag_sim_req *)ag_sched_running_at(sim->sched, 0);

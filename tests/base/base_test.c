@@ -19,6 +19,19 @@ static void strings_compare_by_length(void **state)
     assert_true(ag_str_ieq(none, none));
 }
 
+static void percent_bytes_are_two_digits(void **state)
+{
+    (void)state;
+    static const struct { const char *text; int byte; } cases[] = {
+        {"%41", 0x41}, {"%fF", 0xff}, {"%00", 0},     {"%4", -1},   {"%", -1},   {"", -1},
+        {"A41", -1},   {"%4g", -1},   {"%g4", -1},    {"%\xe1" "1", -1}, {"%@1", -1}, {"%4/", -1},
+    };
+    for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++)
+        assert_int_equal(ag_percent_byte(cases[i].text, cases[i].text + strlen(cases[i].text)), cases[i].byte);
+    const char *cut = "%41";
+    assert_int_equal(ag_percent_byte(cut, cut + 2), -1);
+}
+
 static void overflow_is_told(void **state)
 {
     (void)state;
@@ -46,6 +59,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strings_compare_by_length),
+        cmocka_unit_test(percent_bytes_are_two_digits),
         cmocka_unit_test(overflow_is_told),
         cmocka_unit_test(clocks_go_forward),
     };

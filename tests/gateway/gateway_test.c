@@ -347,6 +347,7 @@ static void a_client_that_leaves_is_forgotten(void **state)
     fd = dial(); /* in the middle of its body */
     send_text(fd, "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
                   "application/json\r\nContent-Length: 100\r\n\r\n{");
+    while (ag_gateway_requests(gw) == 0) usleep(1000);
     close(fd);
     wait_until_idle();
     expect(200, "GET", "/metrics", "", NULL, "\nautoglm_errors_total{code=\"client_closed_request\"} 3\n");

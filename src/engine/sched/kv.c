@@ -97,7 +97,6 @@ void ag_kv_close(ag_kv *kv)
     tables_free(kv);
 }
 
-uint32_t ag_kv_page_tokens(const ag_kv *kv) { return kv->page_tokens; }
 uint32_t ag_kv_available(const ag_kv *kv) { return kv->n_free + kv->n_kept; }
 
 /* ---- pages ---- */
@@ -284,6 +283,12 @@ void ag_kv_promise(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n)
         }
         at = next;
     }
+}
+
+ag_kv_seq *ag_kv_waits_for(const ag_kv *kv, const ag_kv_seq *s)
+{
+    AG_CHECK(kv, KV_MAGIC);
+    return s->waits ? kv->node[s->waits - 1].owner : NULL; /* nodes that are free have none */
 }
 
 /* ---- sequences ---- */

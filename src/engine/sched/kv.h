@@ -36,7 +36,6 @@ typedef struct ag_kv_seq {
 
 int ag_kv_open(ag_kv **out, uint32_t pages, uint32_t page_tokens, ag_err *err);
 void ag_kv_close(ag_kv *kv); /* asserts that no sequence has a page or a promise left */
-uint32_t ag_kv_page_tokens(const ag_kv *kv);
 
 /* Extends s by pages whose tokens are known and computed: tokens[0..n) are the sequence's; it has s->n pages, all shared
  * (else nothing is done). Only whole pages within the first `n_reusable` tokens count (the last token of a prompt must be
@@ -48,6 +47,8 @@ uint32_t ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint3
 /* Says that s is about to compute its next pages, those that lie whole within tokens[0..n). What is there already or
  * promised by others ends the row of promises. No-op when s shares with nobody or its last page is not shared. */
 void ag_kv_promise(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n);
+/* Who promised the page that s waits for; NULL: it waits for none, or the promise is void by now. */
+ag_kv_seq *ag_kv_waits_for(const ag_kv *kv, const ag_kv_seq *s);
 /* Pages for positions below `to`, reclaiming kept ones. false: too few; then none are taken. */
 bool ag_kv_reserve(ag_kv *kv, ag_kv_seq *s, uint32_t to);
 /* Positions below `computed` are in the cache: full pages of s become nodes that others may use; promises are kept. For a

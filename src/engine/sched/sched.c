@@ -45,9 +45,9 @@ void ag_sched_close(ag_sched *s)
 
 ag_queue *ag_sched_queue(ag_sched *s) { return s->queue; }
 
-/* Time that one more place in the queue takes to come free. */
-static uint64_t room_us(const ag_sched *s)
+uint64_t ag_sched_room_us(const ag_sched *s)
 {
+    AG_CHECK(s, AG_SCHED_MAGIC);
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     if (q.entries == 0 || s->rate_us <= 0 || s->rate_units <= 0) return 0;
@@ -112,7 +112,7 @@ int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_u
         seq->kv.pages = NULL;
         if (rc == AG_E_QUEUE_FULL) {
             s->stats.refused_full++;
-            *retry_us = room_us(s);
+            *retry_us = ag_sched_room_us(s);
         }
         return rc;
     }

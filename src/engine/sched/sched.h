@@ -128,6 +128,8 @@ ag_queue *ag_sched_queue(ag_sched *s);
 /* Lets it wait. May put others out (events.out with AG_OUT_DISPLACED). On an error s was not taken; *retry_us then says
  * when there may be room, by the estimate (0: unknown). A prompt that could never fit the cache is AG_E_PARAM. */
 int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err);
+/* Microseconds until one more place in the queue is free, by the estimate; 0: unknown, or nobody waits. */
+uint64_t ag_sched_room_us(const ag_sched *s);
 /* Takes it out, wherever it is, with its pages. Its owner says so when it is over (done: it ended by itself and its
  * real length is learned from) or nobody wants it any more. Not between step and done for a sequence that has rows in
  * it. */
@@ -142,7 +144,7 @@ uint64_t ag_sched_deadline(const ag_sched *s); /* the earliest of those who wait
 bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out);
 /* It ran and took so long: positions advance, pages are made known, service is charged, the cost model learns. The
  * owner then appends tokens (tokens, n_tokens) or drops the sequences that ended. */
-void ag_sched_step_done(ag_sched *s, uint64_t now_us, uint64_t step_us);
+void ag_sched_step_done(ag_sched *s, uint64_t step_us);
 
 /* Forgets what is kept of prompts (weights were found damaged), see ag_kv_forget. Between steps. */
 void ag_sched_forget(ag_sched *s);

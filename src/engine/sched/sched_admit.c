@@ -145,16 +145,6 @@ static void give_decodes_pages(ag_sched *s, uint64_t now_us)
     }
 }
 
-/* Whether p is computing the page that w waits for. */
-static bool holds_up(const ag_sched *s, const ag_seq *p, const ag_seq *w)
-{
-    size_t page = s->conf.page_tokens, at = w->kv.n * page, end = at + page;
-    if (p == w || p->kv.promised == 0 || p->kv.salt != w->kv.salt || p->n_tokens < end || w->n_tokens < end)
-        return false;
-    return memcmp(p->tokens + at, w->tokens + at, page * sizeof *p->tokens) == 0 &&
-           memcmp(p->tokens, w->tokens, at * sizeof *p->tokens) == 0;
-}
-
 /* Of prompts that are equal otherwise the one admitted first is first; but in every other step one of about a quarter
  * of the length passes, so that nobody's short question waits until a long text has been read, and the long text is
  * read at half the speed at worst. */
@@ -185,19 +175,14 @@ static int compare_by_length(const void *x, const void *y)
 static void list_prompts(ag_sched *s)
 {
     s->n_prompts = 0;
-    bool waits = false;
     for (uint32_t i = 0; i < s->n_running; i++) {
         ag_seq *q = s->running[i];
         if (ag__seq_decodes(q) || q->computed == q->n_tokens) continue;
         s->prompts[s->n_prompts++] = q;
-        waits = waits || q->kv.waits;
-    }
-    for (uint32_t i = 0; waits && i < s->n_prompts; i++) {
-        const ag_seq *w = s->prompts[i];
-        for (uint32_t j = 0; w->kv.waits && j < s->n_prompts; j++) {
-            ag_seq *p = s->prompts[j];
-            if (p->urgency > w->urgency && holds_up(s, p, w)) p->urgency = w->urgency;
-        }
+        ag_kv_seq *other = ag_kv_waits_for(s->kv, &q->kv);
+        if (other == NULL) continue;
+        ag_seq *p = (ag_seq *)((char *)other - offsetof(ag_seq, kv));
+        p->urgency = AG_MIN(p->urgency, q->urgency);
     }
     if (s->n_prompts > 1)
         qsort((void *)s->prompts, s->n_prompts, sizeof(ag_seq *),

@@ -187,11 +187,10 @@ static void learn_rate(ag_sched *s, uint64_t service, uint64_t step_us)
     s->decode_us = s->decode_us > 0 ? s->decode_us + ((double)step_us - s->decode_us) / 16 : (double)step_us;
 }
 
-void ag_sched_step_done(ag_sched *s, uint64_t now_us, uint64_t step_us)
+void ag_sched_step_done(ag_sched *s, uint64_t step_us)
 {
     AG_CHECK(s, AG_SCHED_MAGIC);
     AG_ASSERT(s->in_step);
-    (void)now_us;
     s->in_step = false;
     uint64_t prompt = 0, output = 0;
     for (uint32_t i = 0; i < s->step.n_spans; i++) prompt += advance(s, s->step.spans[i].seq);

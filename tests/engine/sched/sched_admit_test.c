@@ -287,7 +287,7 @@ static void test_who_waits_too_long_is_out_before_it_cost_anything(void **state)
     assert_int_equal(w->out, 1 + AG_OUT_EXPIRED);
     assert_int_equal(w->seq.prompt_done, 0);
     assert_int_equal(ag_sched_deadline(b->s), UINT64_MAX);
-    ag_sched_step_done(b->s, b->now, 100);
+    ag_sched_step_done(b->s, 100);
     (void)d;
     finish(b);
 }

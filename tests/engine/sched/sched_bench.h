@@ -128,7 +128,7 @@ static inline bool step(bench *b)
     if (!choose(b)) return false;
     uint64_t us = (uint64_t)(b->fixed_us + b->row_us * b->step->n_rows);
     b->now += us;
-    ag_sched_step_done(b->s, b->now, us);
+    ag_sched_step_done(b->s, us);
     for (uint32_t i = 0; i < b->step->n_out; i++) {
         ask *a = (ask *)b->step->outs[i].seq;
         if (b->step->outs[i].index + 1 < a->seq.n_tokens) {

@@ -26,12 +26,12 @@ static void test_unknown_machine_is_tried_with_little(void **state)
     ask *a = ask_for(b, "t", 2, 1, 50), *p = ask_for(b, "t", 2, 600, 3);
     a->tokens[0] = 5;
     assert_true(choose(b)); /* nobody decodes yet */
-    ag_sched_step_done(b->s, b->now, 0); /* and a clock that stood still teaches nothing */
+    ag_sched_step_done(b->s, 0); /* and a clock that stood still teaches nothing */
     a->tokens[a->seq.n_tokens++] = 1;
     assert_true(choose(b));
     assert_int_equal(a->rows, 1);
     assert_int_equal(p->rows, 4 * conf_plain.rows_min);
-    ag_sched_step_done(b->s, b->now, 0);
+    ag_sched_step_done(b->s, 0);
     finish(b);
 }
 
