@@ -20,14 +20,14 @@ async def gone(tasks):
 
 # 1. Streams run while a long prompt arrives.
 
-def gaps(answers, begin, end, inside):
-    """Milliseconds between pieces: of gaps within [begin, end], or (not `inside`) of those that touch it."""
-    found = []
-    for a in answers:
-        for one, two in zip(a.times, a.times[1:]):
-            if (one >= begin and two <= end) if inside else (two > begin and one < end):
-                found.append(1e3 * (two - one))
-    return rounded(found)
+def touched(times, begin, end):
+    """Numbers of the pieces whose gap to the one before touches [begin, end]."""
+    return [k for k in range(1, len(times)) if times[k] > begin and times[k - 1] < end]
+
+
+def gaps(answers, pieces):
+    """Milliseconds before each of those pieces of each answer."""
+    return rounded(1e3 * (a.times[k] - a.times[k - 1]) for a, which in zip(answers, pieces) for k in which)
 
 
 async def long_prompt(r, s, number):
@@ -38,30 +38,45 @@ async def long_prompt(r, s, number):
     return answer
 
 
-async def stall_round(r, s, number):
+@contextlib.asynccontextmanager
+async def streams(r, s, number):
+    """Answers that grow, and that are all alike for the same number; they have begun."""
     most = s.long_ctx - 3 * s.prompt
-    streams = [client.Answer() for _ in range(s.streams)]
+    answers = [client.Answer() for _ in range(s.streams)]
     body = {**r.extra, "max_tokens": most, "ignore_eos": True, "min_tokens": most}
     tasks = [asyncio.create_task(client.ask(r.url, {**body, "prompt": client.words((number, i), s.prompt)}, a))
-             for i, a in enumerate(streams)]
+             for i, a in enumerate(answers)]
     try:
-        for a in streams:
+        for a in answers:
             await a.first.wait()
-        if not all(a.times for a in streams):
-            raise Failed(f"a stream had no answer: {next(a.error for a in streams if not a.times)}")
-        begun = time.monotonic()
-        await asyncio.sleep(s.seconds / 6)
-        answer = await long_prompt(r, s, number)
-        # A gap is known when it has ended.
-        while any(a.times[-1] <= answer.times[0] and not t.done() for a, t in zip(streams, tasks)):
-            await asyncio.sleep(0.01)
-        if any(t.done() for t in tasks):
-            raise Failed(f"a stream ended too early: {next((a.error for a in streams if a.error), 'it was too short')}")
-        return {"before": gaps(streams, begun, answer.begun, True),
-                "during": gaps(streams, answer.begun, answer.times[0], False),
-                "first_ms": answer.first_ms(), "prompt_tokens": (answer.usage or {}).get("prompt_tokens")}
+        yield answers, tasks
     finally:
         await gone(tasks)
+
+
+async def reach(answers, tasks, long_enough):
+    """Waits until every answer is."""
+    while not all(long_enough(i, a) for i, a in enumerate(answers)):
+        if any(t.done() for t in tasks):
+            raise Failed(f"a stream ended too early: {next((a.error for a in answers if a.error), 'it was too short')}")
+        await asyncio.sleep(0.01)
+
+
+async def stall_round(r, s, number):
+    async with streams(r, s, number) as (answers, tasks):
+        await reach(answers, tasks, lambda _, a: a.times)
+        await asyncio.sleep(s.seconds / 6)
+        long = await long_prompt(r, s, number)
+        # A gap is known when it has ended.
+        await reach(answers, tasks, lambda _, a: a.times[-1] > long.times[0])
+        pieces = [touched(a.times, long.begun, long.times[0]) for a in answers]
+        during = gaps(answers, pieces)
+    r.settle()
+    # Contexts grow, and gaps with them: the same pieces of the same streams, without the long prompt.
+    async with streams(r, s, number) as (answers, tasks):
+        await reach(answers, tasks, lambda i, a: len(a.times) > max(pieces[i], default=0))
+        return {"quiet": gaps(answers, pieces), "during": during, "first_ms": long.first_ms(),
+                "prompt_tokens": (long.usage or {}).get("prompt_tokens")}
 
 
 def stall(scene):

@@ -42,8 +42,8 @@ class Goal:
 
 
 GOALS = [
-    Goal("stall", "p99_ratio", "gap p99 of the streams, over that before", most=1.3),
-    Goal("stall", "max_ratio", "their largest gap, over that before", most=2),
+    Goal("stall", "p99_ratio", "gap p99 of the streams, over the same without the prompt", most=1.3),
+    Goal("stall", "max_ratio", "their largest gap, over the same without it", most=2),
     Goal("urgent", "steps_late", "urgent first token p99 above the idle server's, in steps of the batch", most=1),
     Goal("urgent", "failed", "urgent requests that failed", most=0),
     Goal("fair", "ratio", "first token p99 beside the flood, over alone", most=2),
@@ -73,12 +73,12 @@ def over(a, b):
 # Figures: {key: number or None} of a sample. Those in COLUMNS are shown.
 
 def stall(x):
-    before, during = ([g for r in x["rounds"] for g in r[k]] for k in ("before", "during"))
+    quiet, during = ([g for r in x["rounds"] for g in r[k]] for k in ("quiet", "during"))
     f = {"alone": statistics.median(x["alone_ms"]), "first": statistics.median(r["first_ms"] for r in x["rounds"])}
-    for name, values in (("before", before), ("during", during)):
+    for name, values in (("quiet", quiet), ("during", during)):
         f |= {f"{name}_{k}": quantile(values, q) for k, q in (("p50", 0.5), ("p99", 0.99), ("max", 1))}
     return f | {
-        "p99_ratio": over(f["during_p99"], f["before_p99"]), "max_ratio": over(f["during_max"], f["before_max"]),
+        "p99_ratio": over(f["during_p99"], f["quiet_p99"]), "max_ratio": over(f["during_max"], f["quiet_max"]),
         "price": over(f["first"], f["alone"]),
     }
 
@@ -147,7 +147,7 @@ def cancel(x):
 
 FIGURES = {"stall": stall, "urgent": urgent, "fair": fair, "overload": overload, "prefix": prefix, "cancel": cancel}
 COLUMNS = {
-    "stall": {"before_p50": "gap before p50, ms", "before_p99": "p99", "before_max": "max",
+    "stall": {"quiet_p50": "gap without it p50, ms", "quiet_p99": "p99", "quiet_max": "max",
               "during_p50": "during p50, ms", "during_p99": "p99", "during_max": "max",
               "alone": "long prompt's first token alone, ms", "first": "beside the streams, ms", "price": "its price"},
     "urgent": {"idle_p99": "idle first token p99, ms", "loaded_p50": "loaded p50, ms", "loaded_p99": "p99",

@@ -55,7 +55,7 @@ int ag_scenario_machines(ag_scenario *s, uint32_t n, ag_err *err)
 
 #define POINTS_MAX 1024
 
-typedef struct point { double rows, attended, us; } point; /* of one step */
+typedef struct point { double rows, attended, read, us; } point; /* of one step */
 
 static bool positive(const json_t *o, const char *key, double max, double *out)
 {
@@ -71,7 +71,7 @@ static bool prefill_point(const json_t *o, point *p)
     if (!positive(o, "tokens", 1e8, &tokens) || !positive(o, "tok_s", 1e12, &rate) || !positive(o, "step_ms", 1e9, &ms))
         return false;
     double steps = fmax(round(tokens / rate * 1e3 / ms), 1);
-    *p = (point){tokens / steps, tokens * (tokens + 1) / 2 / steps, ms * 1e3};
+    *p = (point){tokens / steps, tokens * (tokens + 1) / 2 / steps, tokens * (steps + 1) / 2 / steps, ms * 1e3};
     return true;
 }
 
@@ -81,7 +81,8 @@ static bool decode_point(const json_t *o, point *p)
     if (!positive(o, "batch", 1e6, &batch) || !positive(o, "step_ms", 1e9, &ms)) return false;
     positive(o, "context", 1e8, &context);
     positive(o, "tokens", 1e8, &tokens); /* the piece of a prompt in it */
-    *p = (point){batch + tokens, batch * (context + 1) + tokens * (tokens + 1) / 2, ms * 1e3};
+    double decoded = batch * (context + 1);
+    *p = (point){batch + tokens, decoded + tokens * (tokens + 1) / 2, decoded + tokens, ms * 1e3};
     return true;
 }
 
@@ -105,20 +106,26 @@ static int by_rows(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* What a key attended to costs: the slope common to all groups of steps with the same rows. */
-static double key_us(const point *p, uint32_t n)
+/* What a key attended to costs, and one read: the slopes common to all groups of steps with the same rows, by least
+ * squares. Where the two go together, as in decodes alone, or one would be negative, the keys attended to bear it. */
+static void keys_us(const point *p, uint32_t n, ag_sim_machine *out)
 {
-    double up = 0, down = 0;
+    double aa = 0, ar = 0, rr = 0, au = 0, ru = 0;
     for (uint32_t i = 0, j; i < n; i = j) {
-        double attended = 0, us = 0;
-        for (j = i; j < n && p[j].rows == p[i].rows; j++) attended += p[j].attended, us += p[j].us;
+        double attended = 0, read = 0, us = 0;
+        for (j = i; j < n && p[j].rows == p[i].rows; j++)
+            attended += p[j].attended, read += p[j].read, us += p[j].us;
         for (uint32_t k = i; k < j; k++) {
-            double a = p[k].attended - attended / (j - i);
-            up += a * (p[k].us - us / (j - i));
-            down += a * a;
+            double a = p[k].attended - attended / (j - i), r = p[k].read - read / (j - i), u = p[k].us - us / (j - i);
+            aa += a * a, ar += a * r, rr += r * r, au += a * u, ru += r * u;
         }
     }
-    return down > 0 ? fmax(up / down, 0) : 0;
+    double det = aa * rr - ar * ar;
+    out->per_key_us = det > 1e-3 * aa * rr ? (au * rr - ru * ar) / det : 0;
+    out->per_read_us = det > 1e-3 * aa * rr ? (ru * aa - au * ar) / det : 0;
+    if (out->per_key_us > 0 && out->per_read_us > 0) return;
+    out->per_key_us = aa > 0 ? fmax(au / aa, 0) : 0;
+    out->per_read_us = 0;
 }
 
 int ag_scenario_bench_of(ag_sim_machine *out, const char *path, ag_str text, ag_err *err)
@@ -132,11 +139,12 @@ int ag_scenario_bench_of(ag_sim_machine *out, const char *path, ag_str text, ag_
     if (n == 0)
         return ag_err_set(err, AG_E_USAGE, "%s: no step times; it should be what `autoglm bench --json` prints", path);
     qsort(p, n, sizeof *p, by_rows);
-    *out = (ag_sim_machine){.per_key_us = key_us(p, n)};
+    *out = (ag_sim_machine){0};
+    keys_us(p, n, out);
     double least = 1; /* more rows never take less time: what measured so is noise */
     for (uint32_t i = 0, j; i < n; i = j) {
         double us = 0;
-        for (j = i; j < n && p[j].rows == p[i].rows; j++) us += p[j].us - out->per_key_us * p[j].attended;
+        for (j = i; j < n && p[j].rows == p[i].rows; j++) us += p[j].us - out->per_key_us * p[j].attended - out->per_read_us * p[j].read;
         least = fmax(least, us / (j - i));
         knots[n_knots++] = (point){.rows = fmax(round(p[i].rows), 1), .us = least};
     }

@@ -330,6 +330,7 @@ static int read_step(reader *r, const word *w, void *out, yaml_event_t *e)
     static const word words[] = {
         {.name = "rows", .read = read_knots, .needed = true},
         {.name = "key_ns", .read = read_double, .at = offsetof(ag_sim_machine, per_key_us), .max = 1e6, .unit = 1e-3},
+        {.name = "read_ns", .read = read_double, .at = offsetof(ag_sim_machine, per_read_us), .max = 1e6, .unit = 1e-3},
         {.name = "logits_us", .read = read_double, .at = offsetof(ag_sim_machine, per_out_us), .max = 1e6, .unit = 1}};
     if (r->has_step) return fail(r, line_of(e), w->name, "step times are given once, by `step` or by `bench`");
     r->has_step = true;

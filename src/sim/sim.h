@@ -14,12 +14,12 @@
 typedef struct ag_sim ag_sim;
 
 /* How long a step takes: over its rows by straight lines between the knots, beyond the last on with its slope; and a
- * rate for the keys attended to and for rows with logits. */
+ * rate for the keys attended to, for those read (see ag_step_shape) and for rows with logits. */
 #define AG_SIM_KNOTS 16
 typedef struct ag_sim_machine {
     struct { uint32_t rows; double us; } knot[AG_SIM_KNOTS];
     uint32_t n_knots;
-    double per_key_us, per_out_us;
+    double per_key_us, per_read_us, per_out_us;
     double noise; /* a step takes up to this share more, by chance */
 } ag_sim_machine;
 double ag_sim_machine_us(const ag_sim_machine *m, const ag_step_shape *shape);

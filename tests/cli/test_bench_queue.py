@@ -46,7 +46,7 @@ def samples():
     counts = {"witnesses": 30, "different": 0, "failed": 0, "whole": 20, "early": 20, "amid": 20, "by id": 10}
     return {
         "stall": {"alone_ms": [1000, 1100, 3000],
-                  "rounds": [{"before": [10.0] * 99 + [20.0], "during": [12.0] * 99 + [30.0], "first_ms": 2200}]},
+                  "rounds": [{"quiet": [10.0] * 99 + [20.0], "during": [12.0] * 99 + [30.0], "first_ms": 2200}]},
         "urgent": {"idle": seen(first=40.0), "batch_alone": seen(), "batch": seen(), "urgent": seen(first=55.0)},
         "fair": {"alone": seen(first=40.0), "flood": seen(), "single": seen(first=70.0),
                  "shares": {"a": seen(), "b": seen(tokens=1100)}},

@@ -112,9 +112,8 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
     ag_step_shape alone = {0}, all = b->shape;
     for (uint32_t i = 0; i < b->n_spans && ag__seq_decodes(b->spans[i].seq); i++) {
         HOLDS(b->spans[i].seq->urgency <= reach);
-        alone.rows++;
         alone.outs += b->spans[i].seq->max_tokens > 0;
-        alone.attended += b->spans[i].pos + 1u;
+        ag_step_shape_add(&alone, b->spans[i].pos, 1);
     }
     for (uint32_t i = 0; i < s->n_running; i++)
         HOLDS(s->running[i]->step_n > 0 || !ag__seq_decodes(s->running[i]) || s->running[i]->urgency > urgency ||
@@ -132,7 +131,8 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
     if (alone.rows == 0) {
         limit = 2 * gap;
     } else if (us < gap) {
-        limit = AG_MAX(limit, ag_cost_us(&s->cost, &(ag_step_shape){full, full, alone.attended / alone.rows * full}));
+        ag_step_shape filled = ag_step_shape_scaled(&alone, full);
+        limit = AG_MAX(limit, ag_cost_us(&s->cost, &filled));
         limit = r->conf.sched.short_us ? gap : AG_MIN(limit, gap);
     }
     all.outs = 0; /* the limit knows no logits of prompts */

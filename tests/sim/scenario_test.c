@@ -47,7 +47,7 @@ static void test_everything(void **state)
     (void)state;
     parse("name: all of it\nseconds: 100.5\nwarmup: 1\ndrain: 2\nseed: 3\n"
           "machines:\n  count: 4\n  choose: two\n  noise: 0.5\n"
-          "  step: {rows: {1: 1.5, 8: 2}, key_ns: 2, logits_us: 3}\n"
+          "  step: {rows: {1: 1.5, 8: 2}, key_ns: 2, read_ns: 4, logits_us: 3}\n"
           "  pages: 7\n  page_tokens: 8\n  running: 9\n  rows: 10\n  reuse: no\n  refuse_late: off\n  step_ratio: 2\n"
           "  gap_ms: 11\n  short_ms: 3\n  rows_min: 12\n"
           "  queue: {requests: 13, tokens: 14, age_seconds: 15, prompt_weight: 16, output_weight: 17}\n"
@@ -61,7 +61,7 @@ static void test_everything(void **state)
     assert_int_equal(s.seconds_us, 100500000);
     assert_int_equal(s.warmup_us, 1000000);
     assert_int_equal(s.choose, AG_CHOOSE_TWO);
-    assert_true(s.machine.per_key_us == 2e-3 && s.machine.per_out_us == 3 && s.machine.noise == 0.5);
+    assert_true(s.machine.per_key_us == 2e-3 && s.machine.per_read_us == 4e-3 && s.machine.per_out_us == 3 && s.machine.noise == 0.5);
     assert_int_equal(s.sched.pages, 7);
     assert_int_equal(s.sched.page_tokens, 8);
     assert_int_equal(s.sched.running_max, 9);
@@ -207,6 +207,20 @@ static void test_bench(void **state)
         ag_step_shape a = {.rows = rows, .attended = 1000};
         assert_true(fabs(ag_sim_machine_us(&m, &a) - (10000 + 1000.0 * rows + 500)) < 60);
     }
+    assert_true(m.per_read_us == 0); /* what decodes alone cannot tell apart */
+    /* Long prompts beside them do: 0.25 us a key that is read, 0.125 for each row that attends to it. */
+    n = snprintf(text, sizeof text, "{\"prefill\":[");
+    for (int tokens = 512; tokens <= 4096; tokens *= 2) { /* in steps of 512 */
+        int steps = tokens / 512;
+        double a = tokens * (tokens + 1.0) / 2 / steps, r = tokens * (steps + 1.0) / 2 / steps;
+        ms = 50 + a * 1.25e-4 + r * 2.5e-4;
+        n += snprintf(text + n, sizeof text - (size_t)n, "%s{\"tokens\":%d,\"tok_s\":%.6f,\"step_ms\":%.6f}",
+                      tokens > 512 ? "," : "", tokens, tokens / (steps * ms) * 1e3, ms);
+    }
+    snprintf(text + n, sizeof text - (size_t)n,
+             "],\"decode\":[{\"batch\":4,\"context\":99,\"step_ms\":5.15},{\"batch\":4,\"context\":1099,\"step_ms\":6.65}]}");
+    assert_int_equal(ag_scenario_bench_of(&m, "b.json", ag_str_of(text), &err), AG_OK);
+    assert_true(fabs(m.per_key_us - 0.125) < 1e-3 && fabs(m.per_read_us - 0.25) < 1e-3);
     assert_int_equal(ag_scenario_bench_of(&m, "b.json", AG_STR("{}"), &err), AG_E_USAGE);
     assert_string_equal(err.text, "b.json: no step times; it should be what `autoglm bench --json` prints");
     ag_err_clear(&err);

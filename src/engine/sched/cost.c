@@ -7,8 +7,8 @@
 #define SEEN_MAX 32.0      /* steps that a figure is founded on at most: it follows changes within about as many */
 #define SEEN_NEW 0.05      /* of a figure that is still guessed from its neighbours */
 #define STALE 0.999        /* each step, of what other knots are founded on */
-#define TOGETHER 0.03      /* share of an error that all figures bear alike: the machine as a whole has another speed */
-#define FORGET 0.998       /* each step, of what the rates are founded on */
+#define TOGETHER 0.005     /* share of an error that all figures bear alike: the machine as a whole has another speed */
+#define FORGET 0.995       /* each step, of what the rates are founded on */
 #define CLIP 1.0           /* a step that took far longer than expected counts as twice the expected */
 #define ROWS_MAX (1u << 24)
 #define US_MAX UINT64_C(600000000) /* a step of ten minutes is a clock that jumped, or a machine that slept */
@@ -63,10 +63,23 @@ static void base_monotone(ag_cost *c)
 
 void ag_cost_init(ag_cost *c) { *c = (ag_cost){0}; }
 
+/* What the rates count: keys that are read and used by one row; what further rows of the same sequence use of them; rows
+ * with logits. In this form decodes say nothing of the second rate, and nothing said of it is held against them. */
+enum { READ, SHARED, OUTS };
+typedef struct counts { double of[AG_COST_RATES]; } counts;
+
+static counts counts_of(const ag_step_shape *s)
+{
+    return (counts){{(double)s->read, (double)(s->attended - s->read), s->outs}};
+}
+
 static double us_by(const ag_cost *c, const double *base, const ag_step_shape *s)
 {
     if (c->steps == 0 || s->rows == 0) return 0;
-    return base_at(c, base, s->rows) + c->per_key * (double)s->attended + c->per_out * s->outs;
+    const counts x = counts_of(s);
+    /* Where no prompt was seen yet, its rows are thought as dear as decodes. */
+    double shared = c->doubt[SHARED] > 0 ? c->rate[SHARED] : c->rate[READ];
+    return base_at(c, base, s->rows) + c->rate[READ] * x.of[READ] + shared * x.of[SHARED] + c->rate[OUTS] * x.of[OUTS];
 }
 
 double ag_cost_us(const ag_cost *c, const ag_step_shape *s) { return us_by(c, c->base, s); }
@@ -99,12 +112,13 @@ static void knots_meet(ag_cost *c, const place *k, double guess)
 
 /* The rates' doubt grows with time, but never over what explains a share of such a step: steps of one kind alone
  * cannot tell their rates from the table, which then has to bear the most of it. */
-static void rates_doubt(ag_cost *c, double us, const double x[2])
+static void rates_doubt(ag_cost *c, double us, const counts *x)
 {
-    static const double share[2] = {0.2, 0.05};
-    for (int i = 0; i < 2; i++) {
-        if (x[i] <= 0) continue;
-        double most = share[i] * us / x[i];
+    static const double share[AG_COST_RATES] = {0.2, 0.2, 0.05};
+    for (int i = 0; i < AG_COST_RATES; i++) {
+        if (x->of[i] <= 0) continue;
+        double most = share[i] * us / x->of[i];
+        if (i == SHARED && c->doubt[i] <= 0) c->rate[SHARED] = c->rate[READ];
         c->doubt[i] = c->doubt[i] > 0 ? AG_MIN(c->doubt[i] / FORGET, most * most) : most * most;
     }
 }
@@ -116,13 +130,12 @@ static void all_scale(ag_cost *c, const place *k, double wrong)
     for (uint32_t i = 0; i < k->n; i++) founded += k->w[i] * c->seen[k->at[i]] / SEEN_MAX;
     double f = 1 + TOGETHER * founded * AG_MAX(AG_MIN(wrong, CLIP), -CLIP / 2);
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++) c->raw[i] *= f;
-    c->per_key *= f;
-    c->per_out *= f;
+    for (int i = 0; i < AG_COST_RATES; i++) c->rate[i] *= f;
 }
 
-/* A Kalman filter's step: the error is shared out between the knots and the two rates by the doubt about each; that about
+/* A Kalman filter's step: the error is shared out between the knots and the rates by the doubt about each; that about
  * a knot follows from `seen`. */
-static void learn(ag_cost *c, const place *k, const double x[2], double real, double guess)
+static void learn(ag_cost *c, const place *k, const counts *x, double real, double guess)
 {
     double e = AG_MIN(real - guess, CLIP * guess), scatter = SCATTER * AG_MIN(real, 2 * guess);
     double p[2] = {0}, sum = scatter * scatter;
@@ -131,7 +144,7 @@ static void learn(ag_cost *c, const place *k, const double x[2], double real, do
         p[i] = doubt * doubt / c->seen[k->at[i]];
         sum += k->w[i] * k->w[i] * p[i];
     }
-    for (int i = 0; i < 2; i++) sum += x[i] * x[i] * c->doubt[i];
+    for (int i = 0; i < AG_COST_RATES; i++) sum += x->of[i] * x->of[i] * c->doubt[i];
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
         if (c->seen[i] > 0) c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
     for (uint32_t i = 0; i < k->n; i++) {
@@ -139,28 +152,27 @@ static void learn(ag_cost *c, const place *k, const double x[2], double real, do
         *raw = AG_MAX(*raw + k->w[i] * p[i] / sum * e, 0.01 * real);
         *seen = AG_MIN(*seen + k->w[i], SEEN_MAX);
     }
-    double *rate[2] = {&c->per_key, &c->per_out};
-    for (int i = 0; i < 2; i++) {
-        double gain = x[i] * c->doubt[i] / sum;
-        *rate[i] = AG_MAX(*rate[i] + gain * e, 0);
-        c->doubt[i] *= 1 - gain * x[i];
+    for (int i = 0; i < AG_COST_RATES; i++) {
+        double gain = x->of[i] * c->doubt[i] / sum;
+        c->rate[i] = AG_MAX(c->rate[i] + gain * e, 0);
+        c->doubt[i] *= 1 - gain * x->of[i];
     }
 }
 
 void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
 {
-    if (s->rows == 0 || s->outs > s->rows || s->attended < s->rows || us == 0 || us > US_MAX) return;
+    if (s->rows == 0 || s->outs > s->rows || s->attended < s->rows || s->attended < s->read || us == 0 || us > US_MAX) return;
     double real = (double)us, guess = ag_cost_us(c, s);
     if (c->steps > 0) c->error += (fabs(guess - real) / real - c->error) / (double)AG_MIN(c->steps, UINT64_C(64));
-    const double x[2] = {(double)s->attended, (double)s->outs};
+    const counts x = counts_of(s);
     const place k = place_of(s->rows);
     knots_meet(c, &k, real);
     c->steps++;
     guess = us_by(c, c->raw, s);
     all_scale(c, &k, (real - guess) / guess);
     guess = us_by(c, c->raw, s);
-    rates_doubt(c, guess, x);
-    learn(c, &k, x, real, guess);
+    rates_doubt(c, guess, &x);
+    learn(c, &k, &x, real, guess);
     base_monotone(c);
 }
 
@@ -170,7 +182,8 @@ uint32_t ag_cost_rows(const ag_cost *c, const ag_step_shape *with, uint32_t pos,
     uint32_t least = 0; /* fits */
     for (uint32_t most = AG_MIN(max, ROWS_MAX); least < most;) {
         uint32_t n = most - (most - least) / 2;
-        ag_step_shape s = {with->rows + n, with->outs, with->attended + ag_cost_attended(pos, n)};
+        ag_step_shape s = *with;
+        ag_step_shape_add(&s, pos, n);
         if (ag_cost_us(c, &s) <= limit_us) least = n;
         else most = n - 1;
     }

@@ -2,21 +2,22 @@
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then
  * prompts under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within
  * `step_ratio` of the same step without them, or within the step that everybody who is here and finds a place will
- * make when they decode, and under gap_us; for prompts that take at most short_us alone, gap_us only. At least one; where the gap cannot be kept anyway, rows_min and what the
- * ratio gives; without limit while nobody decodes. Equal prompts go in the order of admission, but in every other step
- * a much shorter one passes a longer.
+ * make when they decode, and under gap_us; for prompts that take at most short_us alone, gap_us only. At least one;
+ * where the gap cannot be kept anyway, rows_min and what the ratio gives; without limit while nobody decodes. Equal
+ * prompts go in the order of admission, but in every other step a much shorter one passes a longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
  * urgent sit the step out unless its limit leaves room. So do, for two gaps at most, decodes of a tenant that has more
  * than its share for the prompt of one that has much less: a flood may fill the machine, but not slow down who comes
  * to it. Urgency is the band, less one for each age_us that a running sequence has sat out in a row: nobody sits out
  * for ever.
- * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one that
- * does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it by
- * setting back running work: of lower bands, newest first; then, within the band, of the tenant most over its share of
- * places, as long as that tenant still has more for its weight than the newcomer's afterwards (so that the two cannot
- * take turns). When decodes run out of pages the newest of the most over-share tenant in the lowest band goes; the
- * oldest of the most urgent band never does, so that somebody always ends. What is set back keeps its pages while
- * nobody needs them, waits in the queue, and goes on with the same tokens bit for bit.
+ * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one
+ * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
+ * by setting back running work: of bands below the one that it asked for, newest first; then, within the band, of
+ * the tenant most over its share of places, as long as that tenant still has more for its weight than the newcomer's
+ * afterwards (so that the two cannot take turns). When decodes run out of pages the newest of the most over-share
+ * tenant in the lowest band goes; the oldest of the most urgent band never does, so that somebody always ends. What
+ * is set back keeps its pages while nobody needs them, waits in the queue, and goes on with the same tokens bit for
+ * bit.
  * Prefixes are shared through kv.h: a prompt whose beginning another one computes right now waits for it, in its place
  * and without rows; the other one is as urgent as the most urgent of those who wait for it.
  * With refuse_late, a request with a deadline that cannot be met by the estimate is refused at the door, or put out

@@ -211,12 +211,13 @@ bool ag__sched_may_precede(const ag_sched *s, const ag_seq *head, const ag_seq *
     return a < b || (a == b && s->short_first && length_class(head) < length_class(p));
 }
 
-/* May v be set back for the head? Within a band only while its tenant keeps more for its weight than the head's has
- * then: the reverse is never true a moment later. */
+/* May v be set back for the head? What counts is the band that it asked for: by age it has the next place that comes
+ * free, not somebody else's, who would rise in turn. Within a band only while v's tenant keeps more for its weight than
+ * the head's has then: the reverse is never true a moment later. */
 static bool may_go(const ag_seq *v, const ag_seq *head)
 {
     if (v->step_n > 0) return false;
-    if (v->urgency != head->q.level) return v->urgency > head->q.level;
+    if (v->urgency != head->q.band) return v->urgency > head->q.band;
     return v->q.tenant != head->q.tenant && ag__seq_share(head, 1) <= ag__seq_share(v, -1);
 }
 
@@ -226,7 +227,7 @@ static ag_seq *victim(const ag_sched *s, const ag_seq *head)
     for (uint32_t i = 0; i < s->n_running; i++) {
         ag_seq *v = s->running[i];
         if (!may_go(v, head)) continue;
-        bool urgent = v->urgency > head->q.level;
+        bool urgent = v->urgency > head->q.band;
         if (best == NULL) best = v;
         else if (urgent ? v->urgency > best->urgency || (v->urgency == best->urgency && v->q.number > best->q.number)
                         : goes_before(v, best))
@@ -257,7 +258,7 @@ static bool make_room(ag_sched *s, ag_seq *head, uint64_t now_us)
     while (s->n_running == s->conf.running_max || ag_kv_available(s->kv) < pages) {
         ag_seq *v = victim(s, head);
         if (v == NULL) return false;
-        set_back(s, v, now_us, v->urgency > head->q.level ? &s->stats.set_back_urgent : &s->stats.set_back_share);
+        set_back(s, v, now_us, v->urgency > head->q.band ? &s->stats.set_back_urgent : &s->stats.set_back_share);
     }
     return true;
 }

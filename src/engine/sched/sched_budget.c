@@ -43,7 +43,7 @@ static double full_us(const ag_sched *s)
     ag_queue_stats_get(s->queue, &q);
     uint32_t come = s->blocked ? 0 : q.entries; /* there may be places and no pages */
     uint32_t rows = AG_MIN(s->n_running + come, s->conf.running_max);
-    ag_step_shape shape = {.rows = rows, .outs = rows, .attended = s->step.shape.attended / s->step.n_rows * rows};
+    ag_step_shape shape = ag_step_shape_scaled(&s->step.shape, rows);
     return ag_cost_us(&s->cost, &shape);
 }
 
@@ -53,7 +53,8 @@ static bool is_short(const ag_sched *s, const ag_seq *p)
 {
     if (s->conf.short_us == 0) return false;
     uint32_t rows = p->n_tokens - AG_MIN(p->reused, p->n_tokens);
-    ag_step_shape whole = {.rows = rows, .outs = 1, .attended = ag_cost_attended(p->reused, rows)};
+    ag_step_shape whole = {.outs = 1};
+    ag_step_shape_add(&whole, p->reused, rows);
     return ag_cost_us(&s->cost, &whole) <= s->conf.short_us;
 }
 
@@ -108,8 +109,7 @@ bool ag__sched_fits(const ag_sched *s, const ag_seq *q)
 {
     if (s->step.n_rows == s->conf.rows_max || s->step.n_out == s->conf.out_max) return false;
     ag_step_shape with = s->step.shape;
-    with.rows++;
     with.outs++;
-    with.attended += ag_cost_attended(q->computed, 1);
+    ag_step_shape_add(&with, q->computed, 1);
     return s->limit_us <= 0 || ag_cost_us(&s->cost, &with) <= s->limit_us;
 }

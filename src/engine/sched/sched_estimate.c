@@ -17,8 +17,9 @@ uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached)
 /* The shape of a step in which everyone who runs decodes, and one more. */
 static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
 {
-    ag_step_shape shape = {.rows = s->n_running + 1, .outs = s->n_running + 1, .attended = ag_cost_attended(pos, 1)};
-    for (uint32_t i = 0; i < s->n_running; i++) shape.attended += s->running[i]->computed + 1;
+    ag_step_shape shape = {.outs = s->n_running + 1};
+    ag_step_shape_add(&shape, pos, 1);
+    for (uint32_t i = 0; i < s->n_running; i++) ag_step_shape_add(&shape, s->running[i]->computed, 1);
     return shape;
 }
 
@@ -36,7 +37,8 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
     if (decode <= 0) return 0;
     if (s->n_running == 0) {
         uint32_t rows = AG_MIN(rest, s->conf.rows_max);
-        ag_step_shape one = {.rows = rows, .outs = 1, .attended = ag_cost_attended(cached + rest / 2, rows)};
+        ag_step_shape one = {.outs = 1};
+        ag_step_shape_add(&one, cached + rest / 2, rows);
         prompt = ag_cost_us(&s->cost, &one) * rest / rows;
     } else {
         double limit = AG_MAX(decode, AG_MIN(decode * s->conf.step_ratio, (double)s->conf.gap_us));
@@ -57,18 +59,18 @@ static double rate(const ag_sched *s)
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     uint32_t rows = AG_MIN(s->n_running + q.entries + 1, s->conf.running_max);
-    ag_step_shape now = everyone(s, 0), all = {.rows = rows, .outs = rows, .attended = now.attended / now.rows * rows};
+    ag_step_shape now = everyone(s, 0), all = ag_step_shape_scaled(&now, rows);
     double us = ag_cost_us(&s->cost, &all);
     return us > 0 ? AG_MAX(measured, (double)ag_queue_service(s->queue, 0, rows) / us) : measured;
 }
 
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t level)
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t band)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
     bool full = s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0;
     double left = 0;
     for (uint32_t i = 0; full && i < s->n_running; i++) {
-        if (s->running[i]->q.level > level) full = false; /* it will be set back */
+        if (s->running[i]->q.level > band) full = false; /* it will be set back */
         left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
     }
     /* Until the next of those who run ends: they share the rate, and one of n is the first. */
@@ -84,5 +86,5 @@ void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait 
     ag_queue_place place;
     ag_queue_place_get(s->queue, &seq->q, now_us, &place);
     out->position = place.ahead + 1;
-    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq->q.level);
+    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq->q.band);
 }

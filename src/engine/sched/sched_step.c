@@ -16,9 +16,8 @@ static void add_span(ag_sched *s, ag_seq *q, uint32_t n)
         if (scored || sampled) b->outs[b->n_out++] = (ag_sched_out){q, b->n_rows + (i - q->computed), i};
     }
     b->n_rows += n;
-    b->shape.rows += n;
     b->shape.outs = b->n_out;
-    b->shape.attended += ag_cost_attended(q->computed, n);
+    ag_step_shape_add(&b->shape, q->computed, n);
     q->step_n = n;
 }
 

@@ -40,8 +40,7 @@ static void verify_rows(const ag_sched *s)
         AG_ASSERT(a->seq->running && a->n >= 1 && a->n == a->seq->step_n && a->pos == a->seq->computed &&
                   a->row == shape.rows);
         AG_ASSERT(memcmp(b->tokens + a->row, a->seq->tokens + a->pos, a->n * sizeof *b->tokens) == 0);
-        shape.rows += a->n;
-        shape.attended += ag_cost_attended(a->pos, a->n);
+        ag_step_shape_add(&shape, a->pos, a->n);
         if (ag__seq_decodes(a->seq)) decodes++;
         else prompt += a->n;
     }

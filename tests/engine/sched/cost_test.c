@@ -12,13 +12,14 @@ static double rnd(void)
     return (double)(rnd_state >> 11) / 9007199254740992.0;
 }
 
-/* Weights are read in `flat` microseconds; from some rows on arithmetic takes longer; each key and each row of logits
- * costs. */
-typedef struct machine { double flat, per_row, per_key, per_out, noise; } machine;
+/* Weights are read in `flat` microseconds; from some rows on arithmetic takes longer; each key read, each row's
+ * use of it and each row of logits costs. */
+typedef struct machine { double flat, per_row, per_key, per_read, per_out, noise; } machine;
 
 static double truth(const machine *m, const ag_step_shape *s)
 {
-    return AG_MAX(m->flat, m->per_row * s->rows) + m->per_key * (double)s->attended + m->per_out * s->outs;
+    return AG_MAX(m->flat, m->per_row * s->rows) + m->per_key * (double)s->attended + m->per_read * (double)s->read +
+           m->per_out * s->outs;
 }
 
 static void run(ag_cost *c, const machine *m, const ag_step_shape *s)
@@ -31,10 +32,10 @@ static void run(ag_cost *c, const machine *m, const ag_step_shape *s)
 static ag_step_shape some_step(void)
 {
     uint32_t decodes = (uint32_t)(rnd() * 32), prompt = rnd() < 0.6 ? (uint32_t)exp(rnd() * 6.2) : 0;
-    ag_step_shape s = {.rows = decodes + prompt, .outs = decodes + (rnd() < 0.3)};
-    for (uint32_t i = 0; i < decodes; i++) s.attended += 1 + (uint64_t)(rnd() * 3000);
-    s.attended += ag_cost_attended((uint32_t)(rnd() * 3000), prompt);
-    if (s.rows == 0) s = (ag_step_shape){1, 1, 100};
+    ag_step_shape s = {.outs = decodes + (rnd() < 0.3)};
+    for (uint32_t i = 0; i < decodes; i++) ag_step_shape_add(&s, (uint32_t)(rnd() * 3000), 1);
+    ag_step_shape_add(&s, (uint32_t)(rnd() * 3000), prompt);
+    if (s.rows == 0) s = (ag_step_shape){1, 1, 100, 100};
     if (s.outs > s.rows) s.outs = s.rows;
     return s;
 }
@@ -54,6 +55,7 @@ static const machine machines[] = {
     {.flat = 20000, .per_row = 700, .per_key = 0.05, .per_out = 100}, /* memory-bound to 28 rows */
     {.flat = 500, .per_row = 500, .per_key = 0.5, .per_out = 0},      /* arithmetic only, keys dear */
     {.flat = 80000, .per_row = 100, .per_key = 0.01, .per_out = 50},  /* flat almost throughout */
+    {.flat = 2500, .per_row = 300, .per_key = 0.1, .per_read = 0.5},  /* a small model: the cache is what it reads */
 };
 
 static void test_fits(void **state)
@@ -70,7 +72,7 @@ static void test_fits(void **state)
                 ag_step_shape s = some_step();
                 run(&c, &m, &s);
             }
-            double e = error_over(&c, &m, 1000), most = noisy ? 0.13 : 0.09;
+            double e = error_over(&c, &m, 1000), most = noisy ? 0.13 : 0.11;
             if (e > most) fail_msg("machine %zu%s: off by %.3f", k, noisy ? ", noisy" : "", e);
             assert_true(c.error < most + (noisy ? 0.12 : 0.04));
         }
@@ -96,6 +98,7 @@ static void test_follows_change(void **state)
             m.flat *= speed[k];
             m.per_row *= speed[k];
             m.per_key *= speed[k];
+            m.per_read *= speed[k];
             m.per_out *= speed[k];
         }
     }
@@ -123,17 +126,19 @@ static void test_finds_its_budget(void **state)
     machine m = machines[0];
     ag_cost c;
     ag_cost_init(&c);
-    const ag_step_shape decode = {4, 4, 4000};
+    const ag_step_shape decode = {4, 4, 4000, 4000};
     for (int i = 0; i < 50; i++) run(&c, &m, &decode);
     uint32_t n = 0;
     for (int i = 0; i < 200; i++) {
         n = AG_MAX(ag_cost_rows(&c, &decode, 500, 1.3 * ag_cost_us(&c, &decode), 512), 16u);
-        ag_step_shape s = {4 + n, 4, 4000 + ag_cost_attended(500, n)};
+        ag_step_shape s = decode;
+        ag_step_shape_add(&s, 500, n);
         run(&c, &m, &s);
     }
     uint32_t right = 0;
     for (uint32_t i = 1; i <= 512; i++) {
-        ag_step_shape s = {4 + i, 4, 4000 + ag_cost_attended(500, i)};
+        ag_step_shape s = decode;
+        ag_step_shape_add(&s, 500, i);
         if (truth(&m, &s) <= 1.3 * truth(&m, &decode)) right = i;
     }
     if (n < right * 0.75 || n > right * 1.25) fail_msg("a budget of %u rows, right is %u", n, right);
@@ -148,13 +153,13 @@ static void test_rows_agree_with_us(void **state)
     const ag_step_shape none = {0};
     assert_int_equal(ag_cost_rows(&c, &none, 0, 1, 77), 77); /* nothing is known */
     for (int i = 0; i < 300; i++) {
-        machine m = machines[i % 3];
+        machine m = machines[i % AG_ARRAY_LEN(machines)];
         m.noise = 0.5;
         ag_step_shape s = some_step();
         run(&c, &m, &s);
         double before = 0;
         for (uint32_t rows = 1; rows < 700; rows++) { /* more rows never take less */
-            ag_step_shape r = {rows, 1, 1000};
+            ag_step_shape r = {rows, 1, 1000, 1000};
             double us = ag_cost_us(&c, &r);
             assert_true(isfinite(us) && us >= before * (1 - 1e-12));
             before = us;
@@ -164,9 +169,10 @@ static void test_rows_agree_with_us(void **state)
         double limit = ag_cost_us(&c, &with) * (0.9 + rnd());
         uint32_t n = ag_cost_rows(&c, &with, pos, limit, max);
         assert_true(n <= max);
-        ag_step_shape at = {with.rows + n, with.outs, with.attended + ag_cost_attended(pos, n)};
+        ag_step_shape at = with, next = with;
+        ag_step_shape_add(&at, pos, n);
         if (n > 0) assert_true(ag_cost_us(&c, &at) <= limit);
-        ag_step_shape next = {with.rows + n + 1, with.outs, with.attended + ag_cost_attended(pos, n + 1)};
+        ag_step_shape_add(&next, pos, n + 1);
         if (n < max) assert_true(ag_cost_us(&c, &next) > limit);
     }
     assert_int_equal(ag_cost_rows(&c, &none, 0, 0, 512), 0);
@@ -180,15 +186,16 @@ static void test_absurd(void **state)
     (void)state;
     ag_cost c;
     ag_cost_init(&c);
-    const ag_step_shape good = {1, 1, 800};
+    const ag_step_shape good = {1, 1, 800, 800};
     assert_true(ag_cost_us(&c, &good) == 0);
     const struct { ag_step_shape s; uint64_t us; } left_out[] = {
-        {{0, 0, 0}, 100}, {{8, 9, 800}, 100}, {{8, 8, 3}, 100}, {{8, 8, 800}, 0}, {{8, 8, 800}, UINT64_MAX},
+        {{0, 0, 0, 0}, 100}, {{8, 9, 800, 800}, 100}, {{8, 8, 3, 3}, 100}, {{8, 8, 800, 801}, 100}, {{8, 8, 800, 800}, 0}, {{8, 8, 800, 800}, UINT64_MAX},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(left_out); i++) ag_cost_add(&c, &left_out[i].s, left_out[i].us);
     assert_int_equal(c.steps, 0);
     const struct { ag_step_shape s; uint64_t us; } extreme[] = {
-        {{1, 0, 1}, 1}, {{UINT32_MAX, UINT32_MAX, UINT64_MAX}, 600000000}, {{1, 1, UINT64_MAX}, 1}, {{UINT32_MAX, 0, UINT32_MAX}, 1}, {{1, 1, 1}, 600000000},
+        {{1, 0, 1, 1}, 1}, {{UINT32_MAX, UINT32_MAX, UINT64_MAX, UINT64_MAX}, 600000000}, {{1, 1, UINT64_MAX, 1}, 1},
+        {{UINT32_MAX, 0, UINT32_MAX, 0}, 1}, {{1, 1, 1, 1}, 600000000},
     };
     for (int turn = 0; turn < 50; turn++)
         for (size_t i = 0; i < AG_ARRAY_LEN(extreme); i++) {

@@ -74,6 +74,30 @@ static void test_the_head_is_not_passed_by_smaller_ones(void **state)
     finish(b);
 }
 
+/* However long it waits: age gives it the next place, and takes nobody's. */
+static void test_age_sets_nobody_back(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 20;
+    bench *b = begin(&conf);
+    ask *d = ask_for(b, "t", 2, 60, 20); /* 16 pages, 20 in the end */
+    steps(b, 2);
+    ask *w[] = {ask_for(b, "t", 2, 40, 4), ask_for(b, "t", 2, 4, 4)};
+    b->now += conf.queue.age_us; /* both before they are tried, and after */
+    steps(b, 1);
+    b->now += conf.queue.age_us;
+    steps(b, 1);
+    assert_true(w[0]->seq.q.level < 2);
+    assert_int_equal(w[0]->admitted + w[1]->admitted + d->set_back, 0);
+    until_end(b, d);
+    steps(b, 1);
+    assert_int_equal(w[0]->admitted, 1);
+    until_end(b, w[0]);
+    until_end(b, w[1]);
+    finish(b);
+}
+
 /* Everybody's answer outgrows the cache: the newest go back, the oldest is never held up, all end. */
 static void test_out_of_pages(void **state)
 {
@@ -373,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_an_urgent_one_takes_the_newest_place),
         cmocka_unit_test(test_a_tenant_under_its_share_gets_a_place),
         cmocka_unit_test(test_the_head_is_not_passed_by_smaller_ones),
+        cmocka_unit_test(test_age_sets_nobody_back),
         cmocka_unit_test(test_out_of_pages),
         cmocka_unit_test(test_it_can_never_fit),
         cmocka_unit_test(test_a_prefix_is_computed_once),

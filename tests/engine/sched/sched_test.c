@@ -65,7 +65,7 @@ static void test_a_gap_is_a_limit_of_its_own(void **state)
     steps(b, 2);
     ask *p = ask_for(b, "t", 2, 400, 3);
     steps(b, 1);
-    assert_in_range(p->rows, 16, 24);
+    assert_in_range(p->rows, 14, 24);
     finish(b);
 }
 
