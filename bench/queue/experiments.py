@@ -275,5 +275,6 @@ def cancel(scene):
 
 
 ALL = {"stall": stall, "urgent": urgent, "fair": fair, "overload": overload, "prefix": prefix, "cancel": cancel}
-# The same peer once more, set up for small steps.
-VARIANTS = {"stall": {"llama.cpp": ["-b", "256", "-ub", "256"], "vLLM": ["--max-num-batched-tokens", "256"]}}
+# The same server once more: peers set up for small steps, ours for a long prompt that comes sooner.
+VARIANTS = {"stall": {"autoglm": ["--step-ratio=300"], "llama.cpp": ["-b", "256", "-ub", "256"],
+                      "vLLM": ["--max-num-batched-tokens", "256"]}}

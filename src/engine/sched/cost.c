@@ -5,10 +5,13 @@
 /* How far single steps scatter, as a share of their time; only how it compares with the doubt about figures matters. */
 #define SCATTER 0.1
 #define SEEN_MAX 32.0      /* steps that a figure is founded on at most: it follows changes within about as many */
+#define SEEN_FEW 4.0       /* so few, and not long ago, are no proof of a figure that makes no sense */
 #define SEEN_NEW 0.05      /* of a figure that is still guessed from its neighbours */
 #define STALE 0.999        /* each step, of what other knots are founded on */
 #define TOGETHER 0.005     /* share of an error that all figures bear alike: the machine as a whole has another speed */
-#define FORGET 0.995       /* each step, of what the rates are founded on */
+#define USUAL_SHARED 0.125 /* what using a key once more costs, of what reading and using it does */
+#define GIVE_UP 0.002      /* each step */
+#define FORGET 0.99        /* each step, of what the rates are founded on */
 #define CLIP 1.0           /* a step that took far longer than expected counts as twice the expected */
 #define ROWS_MAX (1u << 24)
 #define US_MAX UINT64_C(600000000) /* a step of ten minutes is a clock that jumped, or a machine that slept */
@@ -39,6 +42,29 @@ static double base_at(const ag_cost *c, const double *base, uint32_t rows)
     return base[below] + (base[above] - base[below]) * (rows - at) / (knot_rows[above] - at);
 }
 
+/* The least that rows above knot a cost each, by all that was measured there; in proportion, at most. */
+static double slope_above(const ag_cost *c, uint32_t a, uint32_t from)
+{
+    double slope = c->base[a] / knot_rows[a];
+    for (uint32_t i = from; i < AG_COST_KNOTS; i++)
+        if (c->seen[i] > 0) slope = AG_MIN(slope, (c->base[i] - c->base[a]) / (knot_rows[i] - knot_rows[a]));
+    return AG_MAX(slope, 0);
+}
+
+/* A figure that is founded on little and says that a few rows more are dearer than many more: most likely the machine
+ * was taken away in that step, and who heeds it never takes so many rows again to find out. It is read as lying on
+ * the straight line between its neighbours. */
+static void base_try_again(ag_cost *c)
+{
+    uint32_t founded = AG_COST_KNOTS;
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++) {
+        if (c->seen[i] >= SEEN_FEW) founded = i;
+        else if (c->seen[i] > 0 && founded < AG_COST_KNOTS)
+            c->base[i] = AG_MIN(c->base[i], c->base[founded] + slope_above(c, founded, i + 1) *
+                                                                   (knot_rows[i] - knot_rows[founded]));
+    }
+}
+
 /* More rows never take less time: neighbours that say otherwise are read as their mean, by what they are founded on.
  * What was measured stays as it is, or an error of the rates would hide in it. */
 static void base_monotone(ag_cost *c)
@@ -59,12 +85,13 @@ static void base_monotone(ag_cost *c)
     for (uint32_t k = 0; k < n; k++)
         for (uint32_t i = first[k]; i < (k + 1 < n ? first[k + 1] : AG_COST_KNOTS); i++)
             if (c->seen[i] > 0) c->base[i] = value[k];
+    base_try_again(c);
 }
 
 void ag_cost_init(ag_cost *c) { *c = (ag_cost){0}; }
 
-/* What the rates count: keys that are read and used by one row; what further rows of the same sequence use of them; rows
- * with logits. In this form decodes say nothing of the second rate, and nothing said of it is held against them. */
+/* What the rates count: keys that are read and used by one row; what further rows of the same sequence use of them;
+ * rows with logits. In this form decodes say nothing of the second rate, and nothing said of it is held against them. */
 enum { READ, SHARED, OUTS };
 typedef struct counts { double of[AG_COST_RATES]; } counts;
 
@@ -157,11 +184,15 @@ static void learn(ag_cost *c, const place *k, const counts *x, double real, doub
         c->rate[i] = AG_MAX(c->rate[i] + gain * e, 0);
         c->doubt[i] *= 1 - gain * x->of[i];
     }
+    /* While nobody asks, what was learned of further uses is given up slowly for what is usual: one slow step might
+     * have said it, and whoever heeds that takes one row a step for ever and never learns better. */
+    double usual = USUAL_SHARED * c->rate[READ];
+    if (x->of[SHARED] <= 0 && c->rate[SHARED] > usual) c->rate[SHARED] += GIVE_UP * (usual - c->rate[SHARED]);
 }
 
 void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
 {
-    if (s->rows == 0 || s->outs > s->rows || s->attended < s->rows || s->attended < s->read || us == 0 || us > US_MAX) return;
+    if (s->rows == 0 || s->outs > s->rows || s->attended < AG_MAX(s->rows, s->read) || us == 0 || us > US_MAX) return;
     double real = (double)us, guess = ag_cost_us(c, s);
     if (c->steps > 0) c->error += (fabs(guess - real) / real - c->error) / (double)AG_MIN(c->steps, UINT64_C(64));
     const counts x = counts_of(s);

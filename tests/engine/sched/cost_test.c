@@ -72,7 +72,7 @@ static void test_fits(void **state)
                 ag_step_shape s = some_step();
                 run(&c, &m, &s);
             }
-            double e = error_over(&c, &m, 1000), most = noisy ? 0.13 : 0.11;
+            double e = error_over(&c, &m, 1000), most = noisy ? 0.14 : 0.12;
             if (e > most) fail_msg("machine %zu%s: off by %.3f", k, noisy ? ", noisy" : "", e);
             assert_true(c.error < most + (noisy ? 0.12 : 0.04));
         }
@@ -142,6 +142,34 @@ static void test_finds_its_budget(void **state)
         if (truth(&m, &s) <= 1.3 * truth(&m, &decode)) right = i;
     }
     if (n < right * 0.75 || n > right * 1.25) fail_msg("a budget of %u rows, right is %u", n, right);
+}
+
+/* The largest number of rows that was tried took ten times as long, once: it is tried again. */
+static void test_a_bad_moment_is_forgotten(void **state)
+{
+    (void)state;
+    machine m = {.flat = 2500, .per_row = 300, .per_key = 0.1, .per_read = 0.5, .noise = 0.05};
+    const ag_step_shape decode = {4, 4, 4000, 4000};
+    ag_cost c;
+    ag_cost_init(&c);
+    rnd_state = 8;
+    for (int i = 0; i < 50; i++) run(&c, &m, &decode);
+    uint32_t n = 0, right = 0, lost = 0;
+    for (uint32_t i = 1; i <= 512; i++) {
+        ag_step_shape s = decode;
+        ag_step_shape_add(&s, 300, i);
+        if (truth(&m, &s) <= 1.3 * truth(&m, &decode)) right = i;
+    }
+    for (int i = 0; i < 3000; i++) {
+        n = AG_MAX(ag_cost_rows(&c, &decode, 300, 1.3 * ag_cost_us(&c, &decode), 512), 1u);
+        ag_step_shape s = decode;
+        ag_step_shape_add(&s, 300, n);
+        bool bad = s.rows > 5 && lost < 3;
+        lost += bad;
+        if (bad) ag_cost_add(&c, &s, (uint64_t)(10 * truth(&m, &s)));
+        else run(&c, &m, &s);
+    }
+    if (n < right * 0.7 || n > right * 1.3) fail_msg("a budget of %u rows, right is %u", n, right);
 }
 
 static void test_rows_agree_with_us(void **state)
@@ -215,6 +243,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fits), cmocka_unit_test(test_follows_change), cmocka_unit_test(test_outliers),
         cmocka_unit_test(test_finds_its_budget), cmocka_unit_test(test_rows_agree_with_us), cmocka_unit_test(test_absurd),
+        cmocka_unit_test(test_a_bad_moment_is_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
