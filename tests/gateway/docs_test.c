@@ -74,8 +74,8 @@ static void print_api(ag_buf *b)
                    "[settings.md](settings.md).\n\n"
                    "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
-    ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path, path[sizeof path - 2] == '/' ? "{id}" : "",           \
-                auth ? "yes" : "no", what);
+    ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path,                                                       \
+                sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth ? "yes" : "no", what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
     ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n\n## POST /v1/completions\n\n");
