@@ -71,7 +71,8 @@ static void print_api(ag_buf *b)
                    "[queue.md](queue.md).\n"
                    "- A client that closes its connection ends its generations at once.\n"
                    "- Errors: [errors.md](errors.md). Figures: [metrics.md](metrics.md). Settings: "
-                   "[settings.md](settings.md).\n\n"
+                   "[settings.md](settings.md).\n"
+                   "- The same for programs, with the answers' forms: [openapi.yaml](openapi.yaml).\n\n"
                    "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
     ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path,                                                       \
