@@ -15,6 +15,7 @@
 #include "engine/cpu/pool.h"
 #include "engine/image.h"
 #include "gateway/gateway.h"
+#include "gateway/openapi.h"
 
 extern char **environ;
 
@@ -285,11 +286,11 @@ static int serve(server *s)
     return status;
 }
 
-static int print_markdown(void)
+static int print_page(bool (*write)(ag_buf *out))
 {
     ag_buf b;
     ag_buf_init(&b, 1 << 20);
-    bool ok = ag_conf_markdown(&b);
+    bool ok = write(&b);
     if (ok) fwrite(b.p, 1, b.n, stdout);
     ag_buf_fini(&b);
     return ok ? 0 : 1;
@@ -297,8 +298,11 @@ static int print_markdown(void)
 
 int ag_cmd_serve(int argc, char **argv)
 {
-    bool markdown = false;
-    const ag_opt opts[] = {{"settings-markdown", 0, AG_OPT_FLAG, &markdown, 0, 0, "print docs/settings.md and leave"}};
+    bool markdown = false, openapi = false;
+    const ag_opt opts[] = {
+        {"settings-markdown", 0, AG_OPT_FLAG, &markdown, 0, 0, "print docs/settings.md and leave"},
+        {"openapi", 0, AG_OPT_FLAG, &openapi, 0, 0, "print docs/openapi.yaml and leave"},
+    };
     ag_cli cli = {
         .usage = "serve -m MODEL [SETTINGS]",
         .about =
@@ -313,7 +317,8 @@ int ag_cmd_serve(int argc, char **argv)
         s.conf = cli.conf;
         cli.conf = (ag_conf){0};
         ag_err err = {0};
-        if (markdown) status = print_markdown();
+        if (markdown) status = print_page(ag_conf_markdown);
+        else if (openapi) status = print_page(ag_openapi_write);
         else if (*s.conf.model) status = serve(&s);
         else
             ag_err_set(&err, AG_E_USAGE, "-m MODEL is missing: which GGUF file is to be served?"),

@@ -94,6 +94,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     gw->no_auth = conf->no_auth;
     gw->out_bytes_max = conf->out_bytes_max;
     memcpy(gw->host, conf->host, strlen(conf->host));
+    ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
     gw->guarded = !gw->auth.on && !conf->no_auth;
     if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;

@@ -14,6 +14,7 @@
 #include "gateway/gateway.h"
 #include "gateway/guard.h"
 #include "gateway/ids.h"
+#include "gateway/page.h"
 #include "gateway/shares.h"
 #include "gateway/slots.h"
 #include "gateway/text.h"
@@ -66,6 +67,7 @@ struct ag_gateway {
     uint32_t n_loops;
     ag_ids *ids;
     ag_auth auth;
+    ag_pages pages;
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
     bool no_auth;
@@ -130,6 +132,8 @@ struct ag_req {
     ag_err err;
     char id[AG_ID_MAX + 1], trace[33], method[16], path[128], origin[256], tenant[AG_TENANT_NAME_MAX + 1];
     char asked_id[AG_ID_MAX + 1]; /* of GET, PATCH and DELETE /v1/queue/{id} */
+    const ag_page *page;          /* of the playground */
+    bool page_known;
     ag_ids_link ids;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
@@ -177,6 +181,10 @@ ag_next ag__answer_queue(ag_req *r);
 void ag__queue_take_id(ag_req *r);   /* asked_id out of the head's path */
 void ag__queue_watch(ag_req *r);     /* begins to tell the place in the queue */
 void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
+
+/* page.c: the playground */
+ag_next ag__answer_page(ag_req *r);
+void ag__page_look(ag_req *r);       /* which file, and whether the client has it: by the head */
 
 /* account.c: ACCOUNT */
 ag_next ag__step_account(ag_req *r);

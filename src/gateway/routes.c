@@ -39,7 +39,7 @@ const ag_route *ag__route_find(ag_str path)
 {
     for (uint32_t i = 0; i < N_ROUTES; i++) {
         ag_str want = ag_str_of(routes[i].path);
-        bool open_end = want.p[want.n - 1] == '/';
+        bool open_end = want.n > 1 && want.p[want.n - 1] == '/';
         if (!open_end && ag_str_eq(path, want)) return &routes[i];
         if (open_end && path.n > want.n && ag_str_starts(path, want) && !memchr(path.p + want.n, '/', path.n - want.n))
             return &routes[i];

@@ -61,6 +61,11 @@ class Cli(unittest.TestCase):
         self.assertEqual((ROOT / "docs/settings.md").read_text(), printed,
                          "docs/settings.md is old: build/autoglm serve --settings-markdown > docs/settings.md")
 
+    def test_the_openapi_document_is_current(self):
+        printed = run("serve", "--openapi").stdout
+        self.assertEqual(printed, (ROOT / "docs/openapi.yaml").read_text(),
+                         "docs/openapi.yaml is old: build/autoglm serve --openapi > docs/openapi.yaml")
+
     def test_a_model_that_is_not_there_is_1(self):
         for args in (["tokenize", "x", "-m"], ["detokenize", "1", "-m"], ["render", "-m"], ["bench", "-m"],
                      ["logits", "--tokens", "1", "-m"], ["perplexity", "-f", __file__, "-m"],

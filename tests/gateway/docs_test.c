@@ -71,11 +71,12 @@ static void print_api(ag_buf *b)
                    "[queue.md](queue.md).\n"
                    "- A client that closes its connection ends its generations at once.\n"
                    "- Errors: [errors.md](errors.md). Figures: [metrics.md](metrics.md). Settings: "
-                   "[settings.md](settings.md).\n\n"
+                   "[settings.md](settings.md).\n"
+                   "- The same for programs, with the answers' forms: [openapi.yaml](openapi.yaml).\n\n"
                    "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
-    ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path, path[sizeof path - 2] == '/' ? "{id}" : "",           \
-                auth ? "yes" : "no", what);
+    ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path,                                                       \
+                sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth ? "yes" : "no", what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
     ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n\n## POST /v1/completions\n\n");

@@ -182,7 +182,7 @@ class Http(unittest.TestCase):
         self.assertEqual(w.send(get()).answer()[0], 200)  # and nothing of one is in the way
 
     def test_paths_and_methods(self):
-        self.assertEqual(self.ask(get(b"/"))[0], 404)
+        self.assertEqual(self.ask(get(b"//"))[0], 404)
         self.assertEqual(self.ask(get(b"/v1/completions"))[0], 405)
         self.assertIn("allow", self.ask(get(b"/v1/completions"))[1])
         self.assertEqual(self.ask(b"DELETE /livez HTTP/1.1\r\n" + HOST + b"\r\n")[0], 405)
