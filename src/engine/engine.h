@@ -44,7 +44,7 @@ typedef struct ag_engine_conf {
 } ag_engine_conf;
 #define AG_ENGINE_CONF_DEFAULT \
     ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .band_age_us = 30000000, .prompt_weight = 1, .output_weight = 4, \
-                      .step_ratio = 1.3, .step_gap_us = 50000, .step_short_us = 50000, .step_rows_min = 16, .refuse_late = true})
+                      .step_ratio = 1.3, .step_gap_us = 50000, .step_short_us = 200000, .step_rows_min = 16, .refuse_late = true})
 
 typedef struct ag_engine_stats { /* a snapshot; what has no present tense only grows */
     uint32_t waiting, running, waiting_by_band[AG_BANDS];

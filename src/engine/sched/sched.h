@@ -86,7 +86,7 @@ typedef struct ag_sched_conf {
     uint32_t running_max, rows_max, out_max;
     double step_ratio;      /* 1.3 */
     uint32_t gap_us;        /* 50,000 */
-    uint32_t short_us;      /* 50,000; 0: no prompt is short */
+    uint32_t short_us;      /* 200,000; 0: no prompt is short */
     uint32_t rows_min;      /* 16; where the gap cannot be kept, and, times four, while step times are unknown */
     bool reuse;             /* prefixes are shared */
     bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */
