@@ -57,19 +57,32 @@ static void live_free_all(ag_gateway *gw)
 
 static int check_conf(const ag_gateway_conf *conf, ag_err *err)
 {
-    bool keys = conf->api_key && conf->api_key[0];
+    bool keys = (conf->api_key && conf->api_key[0]) || (conf->keys_db && conf->keys_db[0]);
     if (conf->host == NULL || conf->host[0] == 0 || strlen(conf->host) >= sizeof((ag_gateway *)0)->host)
         return ag_err_set(err, AG_E_USAGE, "The host to listen on must be an address or name.");
     if (!keys && !conf->no_auth && !ag_address_is_loopback(conf->host))
         return ag_err_set(err, AG_E_USAGE,
                           "Listening on '%s' would let anybody on the network in, since no API key is set: set "
-                          "AUTOGLM_API_KEY, or say --no-auth if that is meant, or listen on 127.0.0.1.",
+                          "AUTOGLM_API_KEY or --keys-db, or say --no-auth if that is meant, or listen on 127.0.0.1.",
                           conf->host);
     if (conf->out_bytes_max < 64u << 10)
         return ag_err_set(err, AG_E_USAGE, "The output limit per connection must be at least 64 KiB.");
     if (conf->body_bytes_max < 1 || conf->body_bytes_max > 1u << 30)
         return ag_err_set(err, AG_E_USAGE, "The body limit must be 1 byte to 1 GiB.");
     return AG_OK;
+}
+
+static void note_keys(void *arg, bool bad, const char *text)
+{
+    ag_gateway *gw = arg;
+    AG_LOG(gw->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "keys", AG_LOG_Z("note", text));
+}
+
+static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
+{
+    ag_keyring_conf c = {
+        .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .note_arg = gw};
+    return conf->keys_db && conf->keys_db[0] ? ag_keyring_open(&gw->ring, &c, err) : AG_OK;
 }
 
 static uint32_t loops_of(const ag_gateway_conf *conf)
@@ -96,9 +109,11 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     memcpy(gw->host, conf->host, strlen(conf->host));
     ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
-    gw->guarded = !gw->auth.on && !conf->no_auth;
     if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
     live_push(gw, live);
+    if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
+    gw->keyed = gw->auth.on || gw->ring;
+    gw->guarded = !gw->keyed && !conf->no_auth;
     if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
         ag_err_set(err, rc, "There is no memory for the gateway's requests.");
         goto undo;
@@ -137,6 +152,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     return AG_OK;
 undo_http: ag_http_server_close(gw->http);
 undo:
+    ag_keyring_close(gw->ring);
     ag_ids_close(gw->ids);
     live_free_all(gw);
     ag_mem_free(gw);
@@ -199,6 +215,7 @@ void ag_gateway_close(ag_gateway *gw)
     }
     ag_http_server_close(gw->http);
     ag_mem_free(gw->loops);
+    ag_keyring_close(gw->ring);
     ag_ids_close(gw->ids);
     live_free_all(gw);
     gw->magic = 0;
@@ -214,7 +231,7 @@ void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
     ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
-    if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
+    if (gw->keyed) ag_buf_addz(out, "An API key is needed.");
     else if (gw->guarded)
         ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
     else ag_buf_addz(out, "No API key is set and --no-auth was said: anybody who can reach this address may use it.");

@@ -18,11 +18,13 @@
 typedef struct ag_gateway ag_gateway;
 
 typedef struct ag_gateway_conf {
-    const char *host; /* address or name; not a loopback one only with api_key or no_auth */
+    const char *host; /* address or name; not a loopback one only with keys or no_auth */
     uint16_t port;    /* 0: any free one */
     uint32_t loops;   /* 0: one per four cores, at least one */
 
     const char *api_key; /* NULL or "": no keys, any bearer token is accepted, loopback only */
+    const char *keys_db; /* a file of keys (keys/keys_db.h), made if need be; NULL or "": none */
+    const char *keys_secret; /* what they are hashed under; NULL or "": KEYS_DB.secret */
     bool no_auth;        /* said aloud: listen anywhere without keys */
 
     uint32_t header_bytes_max, headers_max;

@@ -24,7 +24,8 @@ static int no_memory(ag_err *err)
 
 static int check_model(ag_req *r)
 {
-    if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name)) return AG_OK;
+    if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name))
+        return ag__model_check(r, &r->err);
     return ag_request_fail(&r->err, AG_E_MODEL_NOT_FOUND, "model",
                            "There is no model '%.*s' here; this server has '%s'.",
                            (int)AG_MIN(r->request.model.n, 100u), r->request.model.p, r->gw->model_name);
@@ -91,9 +92,9 @@ static int check_urgency(ag_req *r)
 {
     const ag_request *q = &r->request;
     if (q->priority != AG_REQUEST_UNSET) r->band = q->priority;
-    if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, r->live->band_min);
+    if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, ag__band_min(r));
     if (q->timeout_ms != AG_REQUEST_UNSET) r->timeout_ms = q->timeout_ms;
-    return ag__band_check(r->live, r->band, &r->err);
+    return ag__band_check(r, r->band, &r->err);
 }
 
 static int prepare(ag_req *r)
@@ -213,7 +214,7 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .notify = ag_http_loop_mbox(r->loop->loop),
         .msg = c->number,
         .tenant = ag_str_of(r->tenant),
-        .weight = ag_shares_of(&r->live->shares, r->tenant),
+        .weight = ag__weight_of(r),
         .band = (uint8_t)r->band,
         .share_prefix = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),

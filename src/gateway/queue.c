@@ -121,7 +121,7 @@ static ag_next answer_move(ag_req *r)
     uint32_t band = 0;
     move m = {0};
     int rc = ag_openai_parse_move(r->body.p, r->body.n, &band, &r->err);
-    if (rc == AG_OK) rc = ag__band_check(r->live, band, &r->err);
+    if (rc == AG_OK) rc = ag__band_check(r, band, &r->err);
     if (rc != AG_OK) return ag__req_refuse(r, rc, "%s", "");
     m.band = (uint8_t)band;
     return ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_move, &m) ? answer_view(r, &m.view) : not_there(r);

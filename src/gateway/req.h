@@ -19,6 +19,7 @@
 #include "gateway/slots.h"
 #include "gateway/text.h"
 #include "gateway/waiting.h"
+#include "keys/keyring.h"
 #include "net/http.h"
 
 #define AG_GET 1u
@@ -68,6 +69,8 @@ struct ag_gateway {
     ag_ids *ids;
     ag_auth auth;
     ag_pages pages;
+    ag_keyring *ring; /* NULL: no database of keys */
+    bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
     bool no_auth;
@@ -84,7 +87,7 @@ typedef struct ag_route {
     unsigned methods;
     ag_next (*answer)(ag_req *r);
     int kind; /* an ag_request_kind, 0: none */
-    bool auth;
+    uint32_t auth; /* the AG_ROLE_ that a key needs; 0: none is */
 } ag_route;
 
 typedef struct ag_req_prompt {
@@ -134,6 +137,7 @@ struct ag_req {
     char asked_id[AG_ID_MAX + 1]; /* of GET, PATCH and DELETE /v1/queue/{id} */
     const ag_page *page;          /* of the playground */
     bool page_known;
+    ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
     ag_ids_link ids;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
@@ -158,12 +162,18 @@ ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, con
 #define AG_HEADERS_MAX 12
 uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX]); /* those of every response */
 
-/* gatekeep.c: HEAD, AUTH, LIMITS */
+/* gatekeep.c: HEAD, LIMITS */
 ag_next ag__step_head(ag_req *r);
-ag_next ag__step_auth(ag_req *r);
 ag_next ag__step_limits(ag_req *r);
-/* AG_E_FORBIDDEN for a band that this caller may not use. */
-int ag__band_check(const ag_live *live, uint32_t band, ag_err *err);
+
+/* auth.c: AUTH, and what a key may */
+ag_next ag__step_auth(ag_req *r);
+const char *ag__key_name(const ag_req *r); /* for logs and usage: an id; "static", or "" where no key is needed */
+uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this caller may use */
+/* AG_E_FORBIDDEN for a band, or the model served, that this caller may not use. */
+int ag__band_check(const ag_req *r, uint32_t band, ag_err *err);
+int ag__model_check(const ag_req *r, ag_err *err);
+float ag__weight_of(const ag_req *r);
 
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);

@@ -1,0 +1,99 @@
+"""Keys, tenants and limits of the real server, with the real command and the openai package."""
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+import openai
+
+from server import LIMIT_S, Server, binary, tiny_model, wait_for
+
+
+class Keyed:
+    """A server with a file of keys, and the command that makes them."""
+
+    def __init__(self, *flags, **more):
+        self.dir = tempfile.TemporaryDirectory(prefix="autoglm-keys-")
+        self.db = pathlib.Path(self.dir.name, "keys.db")
+        self.s = Server("--keys-db", str(self.db), *flags, **more)
+
+    def keys(self, *args):
+        done = subprocess.run([binary(), "keys", *map(str, args), "--db", str(self.db), "--json"], capture_output=True, text=True,
+                              timeout=LIMIT_S)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def client(self, key):
+        return openai.OpenAI(base_url=self.s.url + "/v1", api_key=key, timeout=LIMIT_S, max_retries=0)
+
+    def key(self, *args):
+        """A key that the server knows already."""
+        made = self.keys("create", *args)
+        wait_for("the key to be known", lambda: self.status(made["key"]) == 200)
+        return made
+
+    def status(self, key):
+        return self.s.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+
+    def __enter__(self):
+        self.s.__enter__()
+        return self
+
+    def __exit__(self, *why):
+        self.s.__exit__(*why)
+        self.dir.cleanup()
+
+
+class Auth(unittest.TestCase):
+    def test_keys_come_and_go_while_the_server_runs(self):
+        with Keyed() as k:
+            with k.client("anything") as stranger, self.assertRaises(openai.AuthenticationError) as caught:
+                stranger.models.list()
+            self.assertEqual(caught.exception.code, "invalid_api_key")
+            made = k.key("--tenant", "gold")
+            with k.client(made["key"]) as client:
+                model = client.models.list().data[0].id
+                answer = client.completions.create(model=model, prompt="Once", max_tokens=4, extra_headers={"x-tenant": "other"})
+                self.assertEqual(answer.usage.completion_tokens, 4)
+                line = next(e for e in k.s.lines() if e.get("path") == "/v1/completions")
+                self.assertEqual((line["tenant"], line["key"]), ("gold", made["id"]))
+                turned = k.keys("rotate", made["id"])
+                wait_for("the old key to end", lambda: k.status(made["key"]) == 401)
+                self.assertEqual(k.status(turned["key"]), 200)
+                with self.assertRaises(openai.AuthenticationError):
+                    client.completions.create(model=model, prompt="Once", max_tokens=4)
+            k.keys("revoke", made["id"])
+            wait_for("the key to end", lambda: k.status(turned["key"]) == 401)
+            text = "\n".join(line for line in k.s.log if line)
+            for secret in (made["key"], turned["key"]):
+                self.assertNotIn(secret[16:], text)
+
+    def test_what_a_key_may_not(self):
+        with Keyed() as k:
+            weak = k.key("--tenant", "free", "--band", 2)["key"]
+            other = k.key("--tenant", "free", "--models", "other")["key"]
+            with k.client(weak) as client:
+                model = client.models.list().data[0].id
+                with self.assertRaises(openai.PermissionDeniedError) as caught:
+                    client.completions.create(model=model, prompt="Once", max_tokens=4, extra_body={"priority": 0})
+                self.assertEqual(caught.exception.param, "priority")
+            with k.client(other) as client:
+                self.assertEqual(client.models.list().data, [])
+                with self.assertRaises(openai.PermissionDeniedError) as caught:
+                    client.completions.create(model=model, prompt="Once", max_tokens=4)
+                self.assertEqual(caught.exception.param, "model")
+
+    def test_a_file_that_will_not_do_is_told_at_the_start(self):
+        with tempfile.TemporaryDirectory(prefix="autoglm-keys-") as folder:
+            path = pathlib.Path(folder, "keys.db")
+            path.write_bytes(os.urandom(20000))
+            done = subprocess.run([binary(), "serve", "-m", tiny_model(), "--port", "0", "--keys-db", str(path)], capture_output=True,
+                                  text=True, timeout=LIMIT_S)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("no database", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()
