@@ -52,6 +52,7 @@ ag_next ag__step_account(ag_req *r)
         r->accounted = true;
         if (r->err.code == AG_E_CANCELLED) r->status = 499;
         ag__choices_release(r);
+        ag__meter_leave(r);
         count(r);
         write_access_line(r);
     }

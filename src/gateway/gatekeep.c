@@ -131,6 +131,8 @@ ag_next ag__step_limits(ag_req *r)
                               type.p ? "The body must be application/json in UTF-8, not '%.*s'."
                                      : "The body must be application/json; no content-type was sent%.*s.",
                               (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
+    if (r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && ag__meter_enter(r) != AG_OK)
+        return ag__req_refuse(r, r->err.code, "%s", "");
     if (r->route->answer) return AG_MORE;
     r->band = AG_REQUEST_UNSET;
     if (take_number(r, "x-request-priority", 0, AG_BANDS - 1, &r->band) != AG_OK ||

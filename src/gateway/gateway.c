@@ -82,7 +82,11 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
 {
     ag_keyring_conf c = {
         .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .note_arg = gw};
-    return conf->keys_db && conf->keys_db[0] ? ag_keyring_open(&gw->ring, &c, err) : AG_OK;
+    if (conf->keys_db == NULL || conf->keys_db[0] == 0) return AG_OK;
+    int rc = ag_keyring_open(&gw->ring, &c, err);
+    if (rc == AG_OK && (rc = ag_meters_open(&gw->meters)) != AG_OK)
+        ag_err_set(err, rc, "There is no memory for the limits of keys.");
+    return rc;
 }
 
 static uint32_t loops_of(const ag_gateway_conf *conf)
@@ -152,6 +156,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     return AG_OK;
 undo_http: ag_http_server_close(gw->http);
 undo:
+    ag_meters_close(gw->meters);
     ag_keyring_close(gw->ring);
     ag_ids_close(gw->ids);
     live_free_all(gw);
@@ -215,6 +220,7 @@ void ag_gateway_close(ag_gateway *gw)
     }
     ag_http_server_close(gw->http);
     ag_mem_free(gw->loops);
+    ag_meters_close(gw->meters);
     ag_keyring_close(gw->ring);
     ag_ids_close(gw->ids);
     live_free_all(gw);

@@ -157,6 +157,7 @@ ag_next ag__step_prepare(ag_req *r)
 
 void ag__choices_release(ag_req *r)
 {
+    ag__meter_output(r);
     if (r->choices) ag_ids_remove(r->gw->ids, &r->ids); /* before what it leads to goes */
     for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
@@ -246,13 +247,18 @@ ag_next ag__step_admit(ag_req *r)
         return ag__req_refuse(r, AG_E_DEADLINE,
                               "The request's timeout of %u ms had passed when its body was read and prepared.",
                               r->timeout_ms);
+    uint64_t prompt_tokens = 0;
+    for (uint32_t i = 0; i < AG_MAX(q->n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
+    if (ag__meter_prompt(r, prompt_tokens) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
     r->n_choices = n;
     for (uint32_t i = 0; i < n; i++) ag_text_init(&r->choices[i].text);
     for (uint32_t i = 0; i < n; i++) {
         int rc = admit_one(r, i, seed);
-        if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
+        if (rc == AG_OK) continue;
+        if (i == 0) ag__meter_prompt_undo(r, prompt_tokens);
+        return ag__req_refuse(r, rc, "The generation could not be started.");
     }
     count_usage(r);
     memcpy(r->reply_id, q->kind == AG_REQUEST_CHAT ? "chatcmpl-" : "cmpl-", q->kind == AG_REQUEST_CHAT ? 10 : 6);

@@ -20,6 +20,7 @@
 #include "gateway/text.h"
 #include "gateway/waiting.h"
 #include "keys/keyring.h"
+#include "keys/meters.h"
 #include "net/http.h"
 
 #define AG_GET 1u
@@ -70,6 +71,7 @@ struct ag_gateway {
     ag_auth auth;
     ag_pages pages;
     ag_keyring *ring; /* NULL: no database of keys */
+    ag_meters *meters; /* with the ring */
     bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
@@ -138,6 +140,10 @@ struct ag_req {
     const ag_page *page;          /* of the playground */
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
+    ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
+    bool metered;
+    uint64_t charged;             /* tokens of its answers that were counted there */
+    char rates[2][3][32];         /* of requests, of tokens: values of x-ratelimit-…; "": not sent */
     ag_ids_link ids;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
@@ -159,7 +165,10 @@ void ag__req_run(ag_req *r);
 /* Sets the sentence (when none is set yet) and goes to where it is answered. */
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4);
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
-#define AG_HEADERS_MAX 12
+#define AG_RATE_HEADERS                                                                                             \
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "                      \
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+#define AG_HEADERS_MAX 24
 uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX]); /* those of every response */
 
 /* gatekeep.c: HEAD, LIMITS */
@@ -174,6 +183,16 @@ uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this cal
 int ag__band_check(const ag_req *r, uint32_t band, ag_err *err);
 int ag__model_check(const ag_req *r, ag_err *err);
 float ag__weight_of(const ag_req *r);
+
+/* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. */
+int ag__meter_enter(ag_req *r);                    /* LIMITS: counts a request; err says why not */
+int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts; err says why not */
+void ag__meter_prompt_undo(ag_req *r, uint64_t tokens); /* none of its generations began */
+void ag__meter_output(ag_req *r);                  /* counts what its generations made since the last time */
+void ag__meter_watch(ag_req *r);                   /* goes on counting while the client takes nothing */
+void ag__meter_leave(ag_req *r);
+uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out); /* at most 6 */
+void ag__meter_names(ag_metrics *m);
 
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);

@@ -69,6 +69,7 @@ void ag__routes_name(ag_metrics *m)
     ag_metrics_values(m, AG_LABELS_ROUTE_STATUS, route_names, N_ROUTES + 1);
     ag_metrics_values(m, AG_LABELS_REASON, bad_names, AG_HTTP_BAD_COUNT);
     ag_metrics_values(m, AG_LABELS_KEY_FATE, fate_names, AG_KEY_FATE_COUNT);
+    ag__meter_names(m);
 }
 
 /* Routes that need no generation. */

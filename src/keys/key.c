@@ -12,7 +12,7 @@
 #define PREFIX "ag-"
 
 const ag_limit_row ag_limit_rows[AG_LIMIT_COUNT] = {
-#define AG_LIMIT(field, flag, max, what) {#field, flag, what, offsetof(ag_limits, field), max},
+#define AG_LIMIT(field, words, flag, max, what) {#field, words, flag, what, offsetof(ag_limits, field), max},
 #include "keys/limits.def"
 #undef AG_LIMIT
 };

@@ -25,23 +25,23 @@
 #define AG_ROLE_ADMIN 2u
 
 typedef struct ag_limits {
-#define AG_LIMIT(field, flag, max, what) uint64_t field;
+#define AG_LIMIT(field, words, flag, max, what) uint64_t field;
 #include "keys/limits.def"
 #undef AG_LIMIT
 } ag_limits;
 
 typedef struct ag_limit_row {
-    const char *name, *flag, *what;
+    const char *name, *words, *flag, *what;
     size_t offset; /* in ag_limits */
     uint64_t max;
 } ag_limit_row;
 
-#define AG_LIMIT(field, flag, max, what) +1
-enum {
-    AG_LIMIT_COUNT = 0
+typedef enum ag_limit_id {
+#define AG_LIMIT(field, words, flag, max, what) AG_LIMIT_##field,
 #include "keys/limits.def"
-};
 #undef AG_LIMIT
+    AG_LIMIT_COUNT
+} ag_limit_id;
 extern const ag_limit_row ag_limit_rows[AG_LIMIT_COUNT];
 static inline uint64_t *ag_limit_at(const ag_limits *l, uint32_t i)
 {

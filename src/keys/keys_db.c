@@ -13,7 +13,7 @@
 #define SCHEMA_VERSION 1
 #define BUSY_MS 2000
 
-#define AG_LIMIT(field, flag, max, what) ", " #field " INTEGER NOT NULL DEFAULT 0"
+#define AG_LIMIT(field, words, flag, max, what) ", " #field " INTEGER NOT NULL DEFAULT 0"
 static const char schema[] =
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
     "CREATE TABLE keys(id TEXT PRIMARY KEY, hash BLOB NOT NULL, name TEXT NOT NULL, tenant TEXT NOT NULL, roles "

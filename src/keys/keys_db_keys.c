@@ -5,20 +5,20 @@
 
 #define KEY_COLUMNS "id, hash, name, tenant, roles, models, band_min, weight, created, rotated, expires, revoked"
 
-#define AG_LIMIT(field, flag, max, what) ", " #field
+#define AG_LIMIT(field, words, flag, max, what) ", " #field
 static const char limit_columns[] = "subject"
 #include "keys/limits.def"
     ;
 #undef AG_LIMIT
 /* A key with its limits; where there are none, NULLs, which read as 0. */
 static const char select_key[] = "SELECT " KEY_COLUMNS
-#define AG_LIMIT(field, flag, max, what) ", " #field
+#define AG_LIMIT(field, words, flag, max, what) ", " #field
 #include "keys/limits.def"
 #undef AG_LIMIT
                                  " FROM keys LEFT JOIN limits ON subject = 'key:' || id ";
 #define COLUMN_LIMITS 12
 
-#define AG_LIMIT(field, flag, max, what) ", ?"
+#define AG_LIMIT(field, words, flag, max, what) ", ?"
 static const char limit_places[] = "?1"
 #include "keys/limits.def"
     ;

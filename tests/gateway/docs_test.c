@@ -129,6 +129,7 @@ static void print_metrics(ag_buf *b)
 #define EVICTED "reason"
 #define TENANT "tenant"
 #define KEY_FATE "result"
+#define LIMIT "limit"
 #define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
 #undef AG_METRIC

@@ -8,7 +8,7 @@ import unittest
 
 import openai
 
-from server import LIMIT_S, Server, binary, tiny_model, wait_for
+from server import LIMIT_S, Server, binary, long_model, tiny_model, wait_for
 
 
 class Keyed:
@@ -36,6 +36,10 @@ class Keyed:
 
     def status(self, key):
         return self.s.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
+
+    def ask(self, key):
+        body = {"prompt": "Once", "max_tokens": 2}
+        return self.s.post("/v1/completions", body, headers={"Authorization": f"Bearer {key}"}).status_code
 
     def __enter__(self):
         self.s.__enter__()
@@ -93,6 +97,42 @@ class Auth(unittest.TestCase):
                                   text=True, timeout=LIMIT_S)
             self.assertEqual(done.returncode, 1)
             self.assertIn("no database", done.stderr)
+
+
+class Limits(unittest.TestCase):
+    def test_the_sdk_sees_limits_as_openais_own(self):
+        with Keyed() as k:
+            made = k.key("--tenant", "gold", "--limit-requests-per-minute", 2, "--limit-tokens-per-minute", 100000)
+            with k.client(made["key"]) as client:
+                model = client.models.list().data[0].id
+                ask = dict(model=model, prompt="Once", max_tokens=4)
+                raw = client.completions.with_raw_response.create(**ask)
+                self.assertEqual(raw.headers["x-ratelimit-limit-requests"], "2")
+                self.assertEqual(raw.headers["x-ratelimit-remaining-requests"], "1")
+                self.assertRegex(raw.headers["x-ratelimit-reset-requests"], r"^(\d+m)?[\d.]+m?s$")
+                self.assertEqual(raw.headers["x-ratelimit-limit-tokens"], "100000")
+                used = raw.parse().usage
+                self.assertEqual(int(raw.headers["x-ratelimit-remaining-tokens"]), 100000 - used.prompt_tokens)
+                self.assertEqual(len([c for c in client.completions.create(stream=True, **ask) if c.choices]) > 0, True)
+                with self.assertRaises(openai.RateLimitError) as caught:
+                    client.completions.create(**ask)
+                self.assertEqual(caught.exception.code, "rate_limit_exceeded")
+                self.assertGreaterEqual(int(caught.exception.response.headers["retry-after"]), 1)
+            self.assertEqual(k.s.metric("autoglm_limited_total", limit="key/requests_per_minute"), 1)
+            k.keys("limits", made["id"], "--limit-requests-per-minute", 0)
+            wait_for("the limit to go", lambda: k.ask(made["key"]) == 200)
+
+    def test_a_key_keeps_within_its_requests_in_flight(self):
+        with Keyed(model=long_model()) as k:
+            made = k.key("--tenant", "gold", "--limit-concurrent", 1)
+            with k.client(made["key"]) as client:
+                ask = dict(model="long", prompt="Once", extra_body={"ignore_eos": True})
+                stream = client.completions.create(stream=True, max_tokens=100000, **ask)
+                next(iter(stream))
+                with self.assertRaises(openai.RateLimitError):
+                    client.completions.create(max_tokens=4, **ask)
+                stream.close()
+                wait_for("the place to be free", lambda: k.ask(made["key"]) == 200)
 
 
 if __name__ == "__main__":
