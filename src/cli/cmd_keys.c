@@ -6,11 +6,12 @@
 #include <time.h>
 
 #include "cli/cli.h"
+#include "cli/keys_http.h"
 #include "keys/admin.h"
 
 typedef struct keys_job {
     const char *command; /* argv[0] */
-    const char *db, *secret;
+    const char *db, *secret, *url;
     const char *tenant, *name, *roles, *models, *expires;
     uint32_t band;
     float weight;
@@ -164,7 +165,7 @@ static int answer(const keys_job *j, const ag_keys_ask *ask, ag_err *err)
     ag_buf out;
     json_error_t e;
     ag_buf_init(&out, AG_KEYS_ANSWER_BYTES);
-    int rc = ask_file(j, ask, &out, err);
+    int rc = j->url ? ag_keys_http(j->url, getenv("AUTOGLM_API_KEY"), ask, &out, err) : ask_file(j, ask, &out, err);
     json_t *o = rc == AG_OK ? json_loadb(out.p, out.n, 0, &e) : NULL;
     if (rc == AG_OK && o == NULL) rc = ag_err_set(err, AG_E_JSON, "the answer is not JSON: %s", e.text);
     if (rc == AG_OK && j->json) printf("%.*s\n", (int)out.n, out.p);
@@ -187,7 +188,8 @@ static int run(keys_job *j, const char *verb, const char *arg, ag_err *err)
         rc = ag_err_set(err, AG_E_USAGE, "'%s' is none of create, list, rotate, revoke and limits", verb);
     else if ((create || list) && arg) rc = ag_err_set(err, AG_E_USAGE, "'%s' is one argument too many", arg);
     else if ((rotate || revoke) && arg == NULL) rc = ag_err_set(err, AG_E_USAGE, "which key? list shows their ids");
-    else if (j->db == NULL) rc = ag_err_set(err, AG_E_USAGE, "--db FILE is missing: the server's --keys-db");
+    else if (j->db == NULL && j->url == NULL)
+        rc = ag_err_set(err, AG_E_USAGE, "--db FILE or --url URL is missing: the server's --keys-db, or its address");
     if (rc == AG_OK && create) rc = create_body(j, &body, err);
     if (rc == AG_OK && limits) {
         bool set = add_limits(&body, j) > 0;
@@ -208,8 +210,9 @@ int ag_cmd_keys(int argc, char **argv)
 {
     keys_job j = {.command = argv[0], .db = getenv("AUTOGLM_KEYS_DB"), .secret = getenv("AUTOGLM_KEYS_SECRET")};
     for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) j.limits[i] = AG_LIMIT_UNSET;
-    ag_opt opts[10 + AG_LIMIT_COUNT] = {
+    ag_opt opts[11 + AG_LIMIT_COUNT] = {
         {"db", 0, AG_OPT_TEXT, &j.db, 0, 0, "the file of keys, the server's --keys-db (also AUTOGLM_KEYS_DB)"},
+        {"url", 0, AG_OPT_TEXT, &j.url, 0, 0, "a running server's address in its place; AUTOGLM_API_KEY is an admin's key"},
         {"keys-secret", 0, AG_OPT_TEXT, &j.secret, 0, 0,
          "the secret that they are hashed under; FILE.secret where not said"},
         {"json", 0, AG_OPT_FLAG, &j.json, 0, 0, "the answer as JSON, as the admin API gives it"},
@@ -223,12 +226,12 @@ int ag_cmd_keys(int argc, char **argv)
         {"expires", 0, AG_OPT_TEXT, &j.expires, 0, 0,
          "create: 12h, 30d or a day such as 2026-12-31; never where not said"},
     };
-    uint32_t n = 10;
+    uint32_t n = 11;
     for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++)
         opts[n++] = (ag_opt){ag_limit_rows[i].flag, 0, AG_OPT_U64, &j.limits[i], 0, (double)ag_limit_rows[i].max,
                              ag_limit_rows[i].what};
     ag_cli cli = {
-        .usage = "keys create|list|rotate|revoke|limits [ID] --db FILE [OPTIONS]",
+        .usage = "keys create|list|rotate|revoke|limits [ID] --db FILE|--url URL [OPTIONS]",
         .about =
             "Makes, lists and ends the keys that a server with --keys-db FILE lets in. create and rotate print the "
             "key,\n"

@@ -78,15 +78,21 @@ static void note_keys(void *arg, bool bad, const char *text)
     AG_LOG(gw->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "keys", AG_LOG_Z("note", text));
 }
 
+/* A budget goes on where an earlier process left it. */
+static void note_used(void *arg, const ag_usage_row *row)
+{
+    ag_gateway *gw = arg;
+    ag__meter_seed(gw, row);
+}
+
 static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
 {
     ag_keyring_conf c = {
-        .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .note_arg = gw};
+        .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .used = note_used, .arg = gw};
     if (conf->keys_db == NULL || conf->keys_db[0] == 0) return AG_OK;
-    int rc = ag_keyring_open(&gw->ring, &c, err);
-    if (rc == AG_OK && (rc = ag_meters_open(&gw->meters)) != AG_OK)
-        ag_err_set(err, rc, "There is no memory for the limits of keys.");
-    return rc;
+    int rc = ag_meters_open(&gw->meters);
+    if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
+    return ag_keyring_open(&gw->ring, &c, err);
 }
 
 static uint32_t loops_of(const ag_gateway_conf *conf)

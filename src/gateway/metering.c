@@ -1,5 +1,5 @@
-/* metering.c - limits: each request counts in the meters of its key, its tenant, the model and its address. A POST is a
- * request; looking something up is not. */
+/* metering.c - limits: each request counts in the meters of its key, its tenant, the model and its address, and in the
+ * usage of its key. A POST is a request; looking something up is not. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <time.h>
@@ -38,6 +38,15 @@ static ag_meter_time time_now(void)
     struct tm tm;
     gmtime_r(&wall, &tm);
     return (ag_meter_time){ag_now_us(), (uint32_t)(tm.tm_year * 12 + tm.tm_mon)};
+}
+
+void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row)
+{
+    uint64_t n = row->prompt_tokens + row->output_tokens;
+    uint32_t month = time_now().month;
+    bool ok = ag_meters_seed(gw->meters, AG_METER_KEY, row->key, month, n) &&
+              ag_meters_seed(gw->meters, AG_METER_TENANT, row->tenant, month, n);
+    if (!ok) AG_LOG(gw->log, AG_LOG_WARN, NULL, "keys", AG_LOG_Z("note", "No memory for what a key used this month."));
 }
 
 /* Who owns one IPv6 address owns its /64 at least, so those count together. */
@@ -166,6 +175,17 @@ void ag__meter_prompt_undo(ag_req *r, uint64_t tokens)
     if (r->metered) ag_meters_prompt_undo(r->gw->meters, &r->ticket, tokens);
 }
 
+static void use(ag_req *r, uint64_t requests, uint64_t prompt_tokens, uint64_t output_tokens)
+{
+    ag_usage_what what = {ag__key_name(r), r->tenant, r->gw->model_name, requests, prompt_tokens, output_tokens};
+    ag_usage_add(ag_keyring_usage(r->gw->ring), ag_wall_us() / 1000000, &what);
+}
+
+void ag__meter_admitted(ag_req *r, uint64_t prompt_tokens)
+{
+    if (r->metered) use(r, 1, prompt_tokens, 0);
+}
+
 void ag__meter_output(ag_req *r)
 {
     uint64_t made = 0;
@@ -173,6 +193,7 @@ void ag__meter_output(ag_req *r)
     for (uint32_t i = 0; i < r->n_choices; i++) made += r->choices[i].gen ? ag_gen_count(r->choices[i].gen) : 0;
     if (made <= r->charged) return;
     ag_meters_output(r->gw->meters, &r->ticket, made - r->charged, time_now());
+    use(r, 0, 0, made - r->charged);
     r->charged = made;
 }
 

@@ -261,6 +261,7 @@ ag_next ag__step_admit(ag_req *r)
         return ag__req_refuse(r, rc, "The generation could not be started.");
     }
     count_usage(r);
+    ag__meter_admitted(r, prompt_tokens);
     memcpy(r->reply_id, q->kind == AG_REQUEST_CHAT ? "chatcmpl-" : "cmpl-", q->kind == AG_REQUEST_CHAT ? 10 : 6);
     ag_random_hex(r->reply_id + strlen(r->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),

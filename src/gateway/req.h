@@ -19,6 +19,7 @@
 #include "gateway/slots.h"
 #include "gateway/text.h"
 #include "gateway/waiting.h"
+#include "keys/admin.h"
 #include "keys/keyring.h"
 #include "keys/meters.h"
 #include "net/http.h"
@@ -28,12 +29,15 @@
 #define AG_PATCH 4u
 #define AG_DELETE 8u
 #define AG_GET_PATCH_DELETE (AG_GET | AG_PATCH | AG_DELETE)
+#define AG_GET_POST (AG_GET | AG_POST)
+#define AG_GET_POST_DELETE (AG_GET | AG_POST | AG_DELETE)
+#define AG_GET_PATCH (AG_GET | AG_PATCH)
 
 /* Parsing and tokenizing up to this size takes well under a millisecond, which the other connections of the loop can
  * wait; above, a worker does it. */
 #define AG_INLINE_BODY_MAX (16u << 10)
 #define AG_BODY_BYTES_MAX (1u << 30) /* the HTTP room bounds a body by body_bytes_max */
-#define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1} */
+#define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1}, a key */
 #define AG_REPLY_BYTES_MAX (256u << 20) /* logprobs make about 3 KiB a token */
 
 #define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(DELIVER) X(ACCOUNT)
@@ -140,6 +144,7 @@ struct ag_req {
     const ag_page *page;          /* of the playground */
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
+    struct ag_admin *admin;       /* of /admin/v1 */
     ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
     bool metered;
     uint64_t charged;             /* tokens of its answers that were counted there */
@@ -188,11 +193,13 @@ float ag__weight_of(const ag_req *r);
 int ag__meter_enter(ag_req *r);                    /* LIMITS: counts a request; err says why not */
 int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts; err says why not */
 void ag__meter_prompt_undo(ag_req *r, uint64_t tokens); /* none of its generations began */
+void ag__meter_admitted(ag_req *r, uint64_t prompt_tokens); /* into the usage of its key */
 void ag__meter_output(ag_req *r);                  /* counts what its generations made since the last time */
 void ag__meter_watch(ag_req *r);                   /* goes on counting while the client takes nothing */
 void ag__meter_leave(ag_req *r);
 uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out); /* at most 6 */
 void ag__meter_names(ag_metrics *m);
+void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row); /* what was used of this month already */
 
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);
@@ -214,6 +221,14 @@ void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
 /* page.c: the playground */
 ag_next ag__answer_page(ag_req *r);
 void ag__page_look(ag_req *r);       /* which file, and whether the client has it: by the head */
+
+/* Printable ASCII without blanks, out of a piece of a URL; false, and "": it is not, or does not fit. */
+bool ag__percent_decode(ag_str p, char *to, size_t size);
+
+/* admin.c: /admin/v1 */
+int ag__admin_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
+ag_next ag__answer_admin(ag_req *r);
+void ag__admin_free(ag_req *r);
 
 /* account.c: ACCOUNT */
 ag_next ag__step_account(ag_req *r);

@@ -58,6 +58,9 @@ ag_str ag__route_allow(const ag_route *route)
     switch (route->methods) {
     case AG_POST: return AG_STR("POST, OPTIONS");
     case AG_GET_PATCH_DELETE: return AG_STR("GET, HEAD, PATCH, DELETE, OPTIONS");
+    case AG_GET_POST: return AG_STR("GET, HEAD, POST, OPTIONS");
+    case AG_GET_POST_DELETE: return AG_STR("GET, HEAD, POST, DELETE, OPTIONS");
+    case AG_GET_PATCH: return AG_STR("GET, HEAD, PATCH, OPTIONS");
     default: return AG_STR("GET, HEAD, OPTIONS");
     }
 }
@@ -153,6 +156,8 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_READY, 0, ready);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
     ag_metric_set(m, AG_M_KEYS, 0, gw->ring ? (double)ag_keyring_keys(gw->ring) : 0);
+    ag_metric_set(m, AG_M_USAGE_WAITING, 0, gw->ring ? (double)ag_usage_waiting(ag_keyring_usage(gw->ring)) : 0);
+    ag_metric_set(m, AG_M_USAGE_LOST, 0, gw->ring ? (double)ag_usage_lost(ag_keyring_usage(gw->ring)) : 0);
     ag_metric_set(m, AG_M_LOG_DROPPED, 0, (double)ag_log_dropped(gw->log));
     for (uint32_t i = 0; i < AG_HTTP_BAD_COUNT; i++)
         ag_metric_set(m, AG_M_REFUSED, i, (double)ag_http_server_bad_count(gw->http, (ag_http_bad)i));

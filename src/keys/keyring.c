@@ -37,11 +37,12 @@ struct ag_keyring {
     pthread_mutex_t lock; /* over t and secret: held for a lookup or a swap */
     table *t;
     _Atomic uint64_t fresh_us; /* when the file was last seen to be as `t` says */
+    ag_usage *usage;
     pthread_mutex_t read_lock; /* over reading the file into a table and putting that in place */
     ag_keys_db *db; /* the keeper's */
     dev_t dev;
     ino_t ino;
-    bool troubled; /* the last look failed, and that was said */
+    bool troubled, unwritten; /* the last look or writing failed, and that was said */
     pthread_mutex_t wake_lock;
     pthread_cond_t wake;
     bool ending;
@@ -147,13 +148,14 @@ static int refresh(ag_keyring *r, ag_keys_db *db, ag_err *err)
 
 static void note(const ag_keyring *r, bool bad, const char *text)
 {
-    if (r->conf.note) r->conf.note(r->conf.note_arg, bad, text);
+    if (r->conf.note) r->conf.note(r->conf.arg, bad, text);
 }
 
 static int open_db(ag_keyring *r, ag_err *err)
 {
     struct stat st;
     int rc = ag_keys_db_open(&r->db, r->path, r->secret_path, err);
+    if (rc == AG_OK) rc = ag_keys_db_relax(r->db, err);
     if (rc != AG_OK) return rc;
     if (stat(r->path, &st) != 0) {
         ag_keys_db_close(r->db);
@@ -200,6 +202,19 @@ static void keep(ag_keyring *r)
     }
 }
 
+static void write_usage(ag_keyring *r)
+{
+    ag_err err = {0};
+    if (r->db == NULL || r->troubled) return; /* which was said; rows wait until the file is well again */
+    if (ag_usage_write(r->usage, r->db, &err) == AG_OK) {
+        if (r->unwritten) note(r, false, "The usage of keys can be written again.");
+        r->unwritten = false;
+    } else if (!r->unwritten) {
+        r->unwritten = true;
+        note(r, true, err.text);
+    }
+}
+
 static void *keeper_main(void *arg)
 {
     ag_keyring *r = arg;
@@ -214,6 +229,7 @@ static void *keeper_main(void *arg)
         if (r->ending) break;
         pthread_mutex_unlock(&r->wake_lock);
         keep(r);
+        write_usage(r);
         pthread_mutex_lock(&r->wake_lock);
     }
     pthread_mutex_unlock(&r->wake_lock);
@@ -234,6 +250,7 @@ static void locks_init(ag_keyring *r)
 
 static void ring_free(ag_keyring *r)
 {
+    ag_usage_close(r->usage);
     ag_keys_db_close(r->db);
     table_free(r->t);
     pthread_cond_destroy(&r->wake);
@@ -247,6 +264,21 @@ static void ring_free(ag_keyring *r)
     ag_mem_free(r);
 }
 
+static bool tell_used(void *arg, const ag_usage_row *row)
+{
+    const ag_keyring *r = arg;
+    r->conf.used(r->conf.arg, row);
+    return true;
+}
+
+static int tell_month(ag_keyring *r, ag_err *err)
+{
+    char day[AG_KEYS_DAY_BYTES + 1];
+    ag_keys_day(ag_wall_us() / 1000000, day);
+    memcpy(day + 8, "01", 2);
+    return r->conf.used ? ag_keys_db_usage_list(r->db, &(ag_usage_filter){.from = day}, tell_used, r, err) : AG_OK;
+}
+
 int ag_keyring_open(ag_keyring **out, const ag_keyring_conf *conf, ag_err *err)
 {
     ag_keyring *r = ag_mem_zalloc(sizeof *r);
@@ -258,12 +290,14 @@ int ag_keyring_open(ag_keyring **out, const ag_keyring_conf *conf, ag_err *err)
     int rc = AG_OK;
     r->path = ag_mem_strndup(conf->path, strlen(conf->path));
     r->secret_path = ag_mem_strndup(secret, strlen(secret));
-    if (r->path == NULL || r->secret_path == NULL) rc = ag_err_set(err, AG_E_NOMEM, "There is no memory for the keys.");
+    if (r->path == NULL || r->secret_path == NULL || ag_usage_open(&r->usage) != AG_OK)
+        rc = ag_err_set(err, AG_E_NOMEM, "There is no memory for the keys.");
     if (rc == AG_OK) rc = open_db(r, err);
     if (rc == AG_OK) {
         r->secret = *ag_keys_db_secret(r->db);
         rc = refresh(r, r->db, err);
     }
+    if (rc == AG_OK) rc = tell_month(r, err);
     if (rc == AG_OK && (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&r->keeper, NULL, keeper_main, r) != 0))
         rc = ag_err_set(err, AG_E_INTERNAL, "The thread that watches the keys could not be started.");
     if (rc == AG_OK) *out = r;
@@ -280,6 +314,8 @@ void ag_keyring_close(ag_keyring *r)
     pthread_cond_signal(&r->wake);
     pthread_mutex_unlock(&r->wake_lock);
     pthread_join(r->keeper, NULL);
+    write_usage(r);
+    if (ag_usage_waiting(r->usage)) note(r, true, "The usage of the last seconds could not be written and is lost.");
     ring_free(r);
 }
 
@@ -344,11 +380,15 @@ uint64_t ag_keyring_keys(ag_keyring *r)
     return n;
 }
 
+ag_usage *ag_keyring_usage(ag_keyring *r) { return r->usage; }
+
 int ag_keyring_job(ag_keyring *r, int (*work)(void *arg, ag_keys_db *db, ag_err *err), void *arg, ag_err *err)
 {
     AG_CHECK(r, RING_MAGIC);
     ag_keys_db *db = NULL;
     int rc = ag_keys_db_open(&db, r->path, r->secret_path, err);
+    /* What waits counts for who asks; where it cannot be written the keeper says so. */
+    if (rc == AG_OK) (void)ag_usage_write(r->usage, db, NULL);
     if (rc == AG_OK) rc = work(arg, db, err);
     if (rc == AG_OK) rc = refresh(r, db, err);
     ag_keys_db_close(db);

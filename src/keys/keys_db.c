@@ -201,6 +201,8 @@ void ag_keys_db_close(ag_keys_db *db)
     ag_mem_free(db);
 }
 
+int ag_keys_db_relax(ag_keys_db *db, ag_err *err) { return ag__db_exec(db, "PRAGMA synchronous = NORMAL", err); }
+
 const ag_key_secret *ag_keys_db_secret(const ag_keys_db *db) { return &db->secret; }
 
 /* data_version tells in microseconds that nobody else wrote; usage is written every second, so the count that only keys

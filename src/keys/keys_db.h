@@ -21,6 +21,8 @@ typedef struct ag_keys_db ag_keys_db;
 /* Makes the file and its tables where there are none, and (with it) the secret's; secret_path NULL: PATH.secret. */
 int ag_keys_db_open(ag_keys_db **out, const char *path, const char *secret_path, ag_err *err);
 void ag_keys_db_close(ag_keys_db *db); /* NULL is fine */
+/* What is written from now on may be lost when the machine loses its power, not when the process ends: for usage. */
+int ag_keys_db_relax(ag_keys_db *db, ag_err *err);
 const ag_key_secret *ag_keys_db_secret(const ag_keys_db *db);
 
 /* Fills in id, hash and created_s of a key whose other fields are checked; its limits are stored too. */

@@ -20,6 +20,9 @@
 #define AG_GET "GET"
 #define AG_POST "POST"
 #define AG_GET_PATCH_DELETE "GET, PATCH, DELETE"
+#define AG_GET_POST "GET, POST"
+#define AG_GET_POST_DELETE "GET, POST, DELETE"
+#define AG_GET_PATCH "GET, PATCH"
 
 static void add_field(ag_buf *b, const char *name, const char *type, const char *doc)
 {

@@ -2,8 +2,11 @@
 import json
 import os
 import pathlib
+import signal
+import sqlite3
 import subprocess
 import tempfile
+import time
 import unittest
 
 import openai
@@ -46,7 +49,10 @@ class Keyed:
         return self
 
     def __exit__(self, *why):
-        self.s.__exit__(*why)
+        if self.s.process.poll() is None:
+            self.s.__exit__(*why)
+        else:
+            self.s.kill()  # a test ended it, and has looked how that went
         self.dir.cleanup()
 
 
@@ -133,6 +139,102 @@ class Limits(unittest.TestCase):
                     client.completions.create(max_tokens=4, **ask)
                 stream.close()
                 wait_for("the place to be free", lambda: k.ask(made["key"]) == 200)
+
+
+class Admin(unittest.TestCase):
+    def over_url(self, k, key, *args):
+        """The command, through the admin API."""
+        done = subprocess.run([binary(), "keys", *map(str, args), "--url", k.s.url, "--json"], capture_output=True, text=True, timeout=LIMIT_S,
+                              env={**os.environ, "AUTOGLM_API_KEY": key})
+        return done.returncode, done.stdout, done.stderr
+
+    def test_the_command_works_through_the_server_as_on_the_file(self):
+        with Keyed() as k:
+            admin = k.keys("create", "--tenant", "ops", "--roles", "admin")["key"]
+            wait_for("the key to be known", lambda: k.status(admin) == 403)
+            code, out, err = self.over_url(k, admin, "create", "--tenant", "gold", "--name", "ü", "--limit-burst", 3)
+            self.assertEqual(code, 0, err)
+            made = json.loads(out)
+            self.assertEqual(k.status(made["key"]), 200, "known at once")
+            self.assertEqual(json.loads(self.over_url(k, admin, "list")[1]), k.keys("list"))
+            self.assertEqual(json.loads(self.over_url(k, admin, "limits", "address:*", "--limit-concurrent", 500)[1])["limits"], {"concurrent": 500})
+            self.assertEqual(json.loads(self.over_url(k, admin, "limits")[1]), k.keys("limits"))
+            turned = json.loads(self.over_url(k, admin, "rotate", made["id"])[1])
+            self.assertEqual((k.status(made["key"]), k.status(turned["key"])), (401, 200))
+            self.assertEqual(self.over_url(k, admin, "revoke", made["id"])[0], 0)
+            self.assertEqual(k.status(turned["key"]), 401)
+            for key, args, part in ((admin, ("rotate", made["id"]), "revoked"), (admin, ("revoke", "0123456789ab"), "no key"),
+                                    ("nobody", ("list",), "not known")):
+                code, out, err = self.over_url(k, key, *args)
+                self.assertEqual((code, out), (1, ""))
+                self.assertIn(part, err)
+            lines = [e for e in k.s.lines() if e.get("msg") == "keys changed"]
+            self.assertEqual(len(lines), 4)
+        code, out, err = self.over_url(k, admin, "list")
+        self.assertEqual((code, out), (1, ""))
+        self.assertIn("onnect", err)
+
+
+def usage(k, admin, **query):
+    r = k.s.get("/admin/v1/usage", params=query, headers={"Authorization": f"Bearer {admin}"})
+    assert r.status_code == 200, r.text
+    return r.json()["data"]
+
+
+def written(db):
+    """What the file itself holds, by key."""
+    rows = sqlite3.connect(f"file:{db}?mode=ro", uri=True).execute("SELECT key, sum(requests), sum(prompt_tokens), sum(output_tokens) FROM usage GROUP BY key")
+    return {key: tuple(rest) for key, *rest in rows}
+
+
+class Usage(unittest.TestCase):
+    def test_usage_is_what_the_answers_said(self):
+        with Keyed() as k:
+            admin = k.keys("create", "--tenant", "ops", "--roles", "admin")["key"]
+            made = k.key("--tenant", "gold")
+            with k.client(made["key"]) as client:
+                model = client.models.list().data[0].id
+                used = [client.completions.create(model=model, prompt="Once upon a time", max_tokens=m).usage for m in (3, 5)]
+                used.append(list(client.completions.create(model=model, prompt="Once", max_tokens=7, n=2, stream=True,
+                                                           stream_options={"include_usage": True}))[-1].usage)
+            row, = usage(k, admin, key=made["id"])
+            self.assertEqual((row["tenant"], row["model"], row["requests"]), ("gold", model, 3))
+            self.assertEqual(row["prompt_tokens"], sum(u.prompt_tokens for u in used))
+            self.assertEqual(row["output_tokens"], sum(u.completion_tokens for u in used))
+            csv = k.s.get("/admin/v1/usage?format=csv", headers={"Authorization": f"Bearer {admin}"})
+            self.assertEqual(csv.headers["content-type"], "text/csv; charset=utf-8")
+            self.assertEqual(csv.text.splitlines()[1], f'{row["day"]},"{made["id"]}","gold","{model}",3,{row["prompt_tokens"]},{row["output_tokens"]}')
+
+    def test_nothing_is_lost_at_SIGTERM(self):
+        with Keyed() as k:
+            made = k.key("--tenant", "gold")
+            with k.client(made["key"]) as client:
+                model = client.models.list().data[0].id
+                used = [client.completions.create(model=model, prompt="Once", max_tokens=4).usage for _ in range(20)]
+            k.s.stop()
+            self.assertEqual(list(k.db.parent.glob("*-wal")), [], "all of it is in the file itself")
+            self.assertEqual(written(k.db)[made["id"]], (20, sum(u.prompt_tokens for u in used), sum(u.completion_tokens for u in used)))
+
+    def test_a_second_at_most_is_lost_at_SIGKILL(self):
+        """What a client had had for a second when the server was killed is in the file, also of an answer that still went on."""
+        with Keyed(model=long_model()) as k:
+            made = k.key("--tenant", "gold")
+            with k.client(made["key"]) as client:
+                stream = client.completions.create(model="long", prompt="Once", max_tokens=1000000, stream=True, extra_body={"ignore_eos": True})
+                got = []  # when each chunk came, and how many there were then
+                for chunk in stream:
+                    got.append(time.monotonic())
+                    if got[-1] - got[0] > 3:
+                        break
+                killed = time.monotonic()
+                k.s.process.kill()
+                self.assertEqual(k.s.wait(), -signal.SIGKILL)
+                stream.close()
+            requests, prompt, output = written(k.db)[made["id"]]
+            self.assertEqual(requests, 1)
+            self.assertGreater(prompt, 0)
+            self.assertGreaterEqual(output, sum(at < killed - 1 for at in got))
+            self.assertGreater(output, 0)
 
 
 if __name__ == "__main__":
