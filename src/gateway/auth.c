@@ -1,4 +1,5 @@
 /* auth.c - whose request it is, and what its key may do. Keys are looked up in memory: nothing here waits. */
+#include "base/mem.h"
 #include "gateway/req.h"
 
 static const char *const not_known = "This API key is not known here.";
@@ -41,8 +42,29 @@ static ag_next check_role(ag_req *r)
     if (r->route->auth == AG_ROLE_ADMIN)
         return ag__req_refuse(r, AG_E_FORBIDDEN, "'%.100s' is for keys with the role 'admin', which this one has not.",
                               r->path);
-    return ag__req_refuse(r, AG_E_FORBIDDEN, "This key has the role 'admin' only; '%.100s' needs 'inference'.",
-                          r->path);
+    return ag__req_refuse(r, AG_E_FORBIDDEN, "This key has not the role 'inference', which '%.100s' needs.", r->path);
+}
+
+/* What a token says is a key for this one request. */
+static ag_key_fate take_token(ag_req *r, ag_str token)
+{
+    ag_err why = {0};
+    ag_jwt_claims c;
+    if (ag_jwt_check(r->live->jwks, &r->live->jwt, token, ag_wall_us() / 1000000, &c, &why) != AG_OK) {
+        ag_log_ctx ctx = {ag_str_of(r->id), ag_str_of(r->trace)};
+        AG_LOG(r->gw->log, AG_LOG_INFO, &ctx, "token refused", AG_LOG_Z("reason", why.text));
+        return AG_KEY_TOKEN;
+    }
+    ag_key *k = ag_mem_zalloc(sizeof *k);
+    if (k == NULL) return AG_KEY_STALE;
+    atomic_init(&k->refs, 1);
+    memcpy(k->id, c.id, sizeof c.id);
+    memcpy(k->tenant, c.tenant, sizeof c.tenant);
+    k->roles = c.roles;
+    k->expires_s = c.expires_s;
+    k->of_token = true;
+    take_key(r, k);
+    return AG_KEY_OK;
 }
 
 static ag_key_fate find_key(ag_req *r)
@@ -52,6 +74,7 @@ static ag_key_fate find_key(ag_req *r)
     if (token.p == NULL) token = ag_http_head_get(r->head, "x-api-key");
     if (token.p == NULL) return authorization.p ? AG_KEY_UNKNOWN : AG_KEY_MISSING;
     if (r->gw->auth.on && ag_auth_check_key(&r->gw->auth, token)) return AG_KEY_OK;
+    if (r->live->jwks && ag_jwt_is(token)) return take_token(r, token);
     if (r->gw->ring == NULL) return AG_KEY_UNKNOWN;
     ag_key_fate fate = ag_keyring_check(r->gw->ring, token, ag_wall_us() / 1000000, &key);
     if (fate == AG_KEY_OK) take_key(r, key);

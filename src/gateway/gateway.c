@@ -14,7 +14,28 @@ static void live_free(ag_live *l)
 {
     ag_origins_fini(&l->origins);
     ag_shares_fini(&l->shares);
+    ag_jwks_free(l->jwks);
+    for (size_t i = 0; i < AG_ARRAY_LEN(l->jwt_texts); i++) ag_mem_free(l->jwt_texts[i]);
     ag_mem_free(l);
+}
+
+static bool is_set(const char *text) { return text && text[0]; }
+
+static int tokens_open(ag_live *l, const ag_gateway_conf *conf, ag_err *err)
+{
+    if (!is_set(conf->jwt_jwks)) return AG_OK;
+    const char *const texts[] = {conf->jwt_issuer, conf->jwt_audience, conf->jwt_tenant_claim, conf->jwt_roles_claim};
+    for (size_t i = 0; i < AG_ARRAY_LEN(texts); i++) {
+        if (!is_set(texts[i]))
+            return ag_err_set(
+                err, AG_E_USAGE,
+                "--jwt-jwks needs --jwt-issuer, --jwt-audience and names of the claims: without them tokens "
+                "that were made for somebody else would be let in.");
+        if ((l->jwt_texts[i] = ag_mem_strndup(texts[i], strlen(texts[i]))) == NULL)
+            return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
+    }
+    l->jwt = (ag_jwt_rules){l->jwt_texts[0], l->jwt_texts[1], l->jwt_texts[2], l->jwt_texts[3]};
+    return ag_jwks_load(&l->jwks, conf->jwt_jwks, err);
 }
 
 static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
@@ -23,6 +44,7 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     if (l == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
     int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
     if (rc == AG_OK) rc = ag_shares_parse(&l->shares, conf->tenant_weights, err);
+    if (rc == AG_OK) rc = tokens_open(l, conf, err);
     if (rc == AG_OK && conf->band_min >= AG_BANDS)
         rc = ag_err_set(err, AG_E_USAGE, "The most urgent band must be 0 to %d, not %u.", AG_BANDS - 1, conf->band_min);
     if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
@@ -57,7 +79,7 @@ static void live_free_all(ag_gateway *gw)
 
 static int check_conf(const ag_gateway_conf *conf, ag_err *err)
 {
-    bool keys = (conf->api_key && conf->api_key[0]) || (conf->keys_db && conf->keys_db[0]);
+    bool keys = is_set(conf->api_key) || is_set(conf->keys_db) || is_set(conf->jwt_jwks);
     if (conf->host == NULL || conf->host[0] == 0 || strlen(conf->host) >= sizeof((ag_gateway *)0)->host)
         return ag_err_set(err, AG_E_USAGE, "The host to listen on must be an address or name.");
     if (!keys && !conf->no_auth && !ag_address_is_loopback(conf->host))
@@ -89,7 +111,7 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
 {
     ag_keyring_conf c = {
         .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .used = note_used, .arg = gw};
-    if (conf->keys_db == NULL || conf->keys_db[0] == 0) return AG_OK;
+    if (!is_set(conf->keys_db)) return AG_OK;
     int rc = ag_meters_open(&gw->meters);
     if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
     return ag_keyring_open(&gw->ring, &c, err);
@@ -122,7 +144,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
     live_push(gw, live);
     if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
-    gw->keyed = gw->auth.on || gw->ring;
+    gw->keyed = gw->auth.on || gw->ring || live->jwks;
     gw->guarded = !gw->keyed && !conf->no_auth;
     if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
         ag_err_set(err, rc, "There is no memory for the gateway's requests.");
@@ -160,7 +182,8 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     ag__routes_name(metrics);
     *out = gw;
     return AG_OK;
-undo_http: ag_http_server_close(gw->http);
+undo_http:
+    ag_http_server_close(gw->http);
 undo:
     ag_meters_close(gw->meters);
     ag_keyring_close(gw->ring);

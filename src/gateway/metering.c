@@ -148,7 +148,7 @@ int ag__meter_enter(ag_req *r)
     ag_keyring_limits(r->gw->ring, "address", address, &limits[AG_METER_ADDRESS]);
     if (served) ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, &limits[AG_METER_MODEL]);
     /* What a key and its tenant use of a month counts also before there is a budget. */
-    if (r->key) names[AG_METER_KEY] = r->key->id;
+    if (r->key && !r->key->of_token) names[AG_METER_KEY] = r->key->id;
     if (r->key || ag_limits_any(&limits[AG_METER_TENANT])) names[AG_METER_TENANT] = r->tenant;
     if (ag_limits_any(&limits[AG_METER_ADDRESS])) names[AG_METER_ADDRESS] = address;
     if (ag_limits_any(&limits[AG_METER_MODEL])) names[AG_METER_MODEL] = r->gw->model_name;

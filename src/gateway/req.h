@@ -20,6 +20,7 @@
 #include "gateway/text.h"
 #include "gateway/waiting.h"
 #include "keys/admin.h"
+#include "keys/jwt.h"
 #include "keys/keyring.h"
 #include "keys/meters.h"
 #include "net/http.h"
@@ -56,6 +57,9 @@ typedef struct ag_live { /* what a reload replaces; old ones stay until close, s
     ag_shares shares;
     uint32_t generations_max, max_tokens_max, retry_after_s, band_min;
     bool share_prefixes;
+    ag_jwks *jwks; /* NULL: no tokens */
+    ag_jwt_rules jwt;
+    char *jwt_texts[4]; /* what the rules point to */
 } ag_live;
 
 typedef struct ag_gw_loop {

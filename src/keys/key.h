@@ -66,6 +66,7 @@ typedef struct ag_key {
     double weight; /* its tenant's share; 0: as --tenant-weights says */
     uint64_t created_s, rotated_s, expires_s, revoked_s; /* since 1970; 0: not */
     ag_limits limits;
+    bool of_token; /* made of a token's claims, for one request: it has no meter of its own */
 } ag_key;
 
 /* The secret that keys are hashed under: 32 bytes in a file of their own, readable by its owner alone. */

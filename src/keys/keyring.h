@@ -29,15 +29,20 @@ int ag_keyring_open(ag_keyring **out, const ag_keyring_conf *conf, ag_err *err);
 void ag_keyring_close(ag_keyring *r); /* writes the usage that waits; NULL is fine */
 
 /* What came of a key, for metrics; callers of ours are told less. */
-#define AG_KEY_FATES(X)                                                                                                \
-    X(OK, "ok")                                                                                                        \
-    X(MISSING, "missing")                                                                                              \
-    X(UNKNOWN, "unknown") X(WRONG, "wrong") X(EXPIRED, "expired") X(REVOKED, "revoked") X(STALE, "unavailable")
+#define AG_KEY_FATES(X)                                                                                              \
+    X(OK, "ok")                                                                                                     \
+    X(MISSING, "missing")                                                                                           \
+    X(UNKNOWN, "unknown")                                                                                           \
+    X(WRONG, "wrong")                                                                                               \
+    X(EXPIRED, "expired")                                                                                           \
+    X(REVOKED, "revoked")                                                                                           \
+    X(TOKEN, "token")       /* a JWT that will not do (jwt.h) */                                                    \
+    X(STALE, "unavailable")
 typedef enum ag_key_fate {
 #define X(name, text) AG_KEY_##name,
     AG_KEY_FATES(X)
 #undef X
-        AG_KEY_FATE_COUNT
+    AG_KEY_FATE_COUNT
 } ag_key_fate;
 
 /* AG_KEY_OK: *out is the key, held until ag_key_put. */

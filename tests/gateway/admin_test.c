@@ -131,7 +131,7 @@ static void wrong_questions_are_answered(void **state)
         expect(403, "GET", paths[i], plain, NULL, "role 'admin'");
         expect(405, "PATCH", paths[i], admin, "{}", "allow: ");
     }
-    expect(403, "POST", PATH, admin, SAY, "needs 'inference'");
+    expect(403, "POST", PATH, admin, SAY, "not the role 'inference'");
     expect(404, "GET", "/admin/v1/keys/0123456789ab", admin, NULL, "key_not_found");
     expect(404, "DELETE", "/admin/v1/keys/%27--", admin, NULL, "key_not_found");
     expect(400, "POST", "/admin/v1/keys", admin, "{\"tenant\":\"\"}", "\"tenant\"");

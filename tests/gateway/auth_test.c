@@ -6,6 +6,7 @@
 #include "gateway/served.h"
 #include "keys/keyring.h"
 #include "keys/store.h"
+#include "keys/tokens.h"
 
 #define PATH "/v1/completions"
 #define SAY "{\"prompt\":\"say:hi\",\"max_tokens\":9}"
@@ -35,7 +36,7 @@ static int teardown_keys(void **state)
 
 static const char *bearer(const char *key, const char *more)
 {
-    static char headers[300];
+    static char headers[1600];
     snprintf(headers, sizeof headers, "Authorization: Bearer %s\r\n%s", key, more);
     return headers;
 }
@@ -131,7 +132,7 @@ static void a_key_may_what_it_may(void **state)
     assert_null(strstr(reply, "\"fake\""));
     free(reply);
     make(&c, "gold");
-    expect(403, "POST", PATH, bearer(text, ""), SAY, "needs 'inference'");
+    expect(403, "POST", PATH, bearer(text, ""), SAY, "not the role 'inference'");
 }
 
 static void a_band_that_is_not_allowed_is_not_the_default(void **state)
@@ -180,6 +181,108 @@ static void the_static_key_stays_one(void **state)
     teardown_keys(state);
 }
 
+/* Tokens. */
+
+static void write_set(const char *path, const issuer *i)
+{
+    ag_buf b;
+    ag_buf_init(&b, 4096);
+    ag_buf_addz(&b, "{\"keys\":[");
+    issuer_add_jwk(i, "", &b);
+    ag_buf_addz(&b, "]}");
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(b.p, 1, b.n, f), b.n);
+    fclose(f);
+    ag_buf_fini(&b);
+}
+
+static const char *token_of(const issuer *i, const char *more)
+{
+    static char out[1200];
+    char claims[400];
+    ag_buf b;
+    ag_buf_init(&b, 4096);
+    snprintf(claims, sizeof claims, "{\"iss\":\"me\",\"aud\":\"you\",\"exp\":%llu,\"sub\":\"me\"%s}",
+             (unsigned long long)(ag_wall_us() / 1000000 + 60), more);
+    issuer_sign(i, AG_STR("{\"alg\":\"EdDSA\"}"), ag_str_of(claims), &b);
+    assert_true(b.n < sizeof out);
+    memcpy(out, b.p, b.n + 1);
+    ag_buf_fini(&b);
+    return out;
+}
+
+static void tokens_are_keys_for_a_while(void **state)
+{
+    store_setup(state);
+    char path[200];
+    ag_err err = {0};
+    issuer mine = issuer_make("EdDSA", "k"), next = issuer_make("EdDSA", "k");
+    snprintf(path, sizeof path, "%s/keys.json", store_folder);
+    write_set(path, &mine);
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.jwt_jwks = path;
+    conf.jwt_issuer = "me";
+    conf.jwt_audience = "you";
+    conf.jwt_tenant_claim = "org";
+    conf.jwt_roles_claim = "roles";
+    serve(conf, true);
+    expect(200, "POST", PATH, bearer(token_of(&mine, ",\"org\":\"gold\""), "x-tenant: other\r\n"), SAY, "\"hi\"");
+    assert_string_equal(fake_engine_seen().tenant, "gold");
+    expect(401, "POST", PATH, bearer(token_of(&mine, ""), ""), SAY, "This API key is not known here.");
+    expect(401, "POST", PATH, bearer(token_of(&next, ",\"org\":\"gold\""), ""), SAY, "This API key is not known here.");
+    expect(401, "POST", PATH, bearer("a.b.c", ""), SAY, "invalid_api_key");
+    expect(401, "POST", PATH, bearer("abc", ""), SAY, "invalid_api_key");
+    expect(403, "POST", PATH, bearer(token_of(&mine, ",\"org\":\"gold\",\"roles\":[]"), ""), SAY, "role 'inference'");
+    expect(404, "GET", "/admin/v1/keys", bearer(token_of(&mine, ",\"org\":\"gold\",\"roles\":\"admin\""), ""), NULL,
+           "--keys-db");
+    assert_int_equal(ag_metric_get(metrics, AG_M_KEYS_CHECKED, AG_KEY_TOKEN), 3);
+
+    write_set(path, &next); /* read again when asked to */
+    expect(200, "POST", PATH, bearer(token_of(&mine, ",\"org\":\"gold\""), ""), SAY, "\"hi\"");
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_OK);
+    expect(401, "POST", PATH, bearer(token_of(&mine, ",\"org\":\"gold\""), ""), SAY, "invalid_api_key");
+    expect(200, "POST", PATH, bearer(token_of(&next, ",\"org\":\"gold\""), ""), SAY, "\"hi\"");
+    assert_int_equal(truncate(path, 10), 0); /* and kept when it will not do */
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_E_USAGE);
+    expect(200, "POST", PATH, bearer(token_of(&next, ",\"org\":\"gold\""), ""), SAY, "\"hi\"");
+    conf.jwt_audience = "";
+    ag_err_clear(&err);
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_E_USAGE);
+    assert_non_null(strstr(err.text, "--jwt-audience"));
+    EVP_PKEY_free(mine.key);
+    EVP_PKEY_free(next.key);
+    teardown(state);
+    store_teardown(state);
+}
+
+static void tokens_keys_and_limits_go_together(void **state)
+{
+    store_setup(state);
+    db = store_open();
+    char path[200];
+    issuer mine = issuer_make("EdDSA", "k");
+    snprintf(path, sizeof path, "%s/keys.json", store_folder);
+    write_set(path, &mine);
+    assert_int_equal(ag_keys_db_limits_set(db, "tenant:gold", &(ag_limits){.requests_per_minute = 1}, NULL), AG_OK);
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.jwt_jwks = path;
+    conf.jwt_issuer = "me";
+    conf.jwt_audience = "you";
+    conf.jwt_tenant_claim = "org";
+    conf.jwt_roles_claim = "roles";
+    conf.keys_db = store_path;
+    serve(conf, true);
+    ag_key a = {0};
+    make(&a, "free");
+    expect(200, "POST", PATH, bearer(text, ""), SAY, "\"hi\"");
+    const char *token = token_of(&mine, ",\"org\":\"gold\"");
+    expect(200, "POST", PATH, bearer(token, ""), SAY, "\"hi\"");
+    expect(429, "POST", PATH, bearer(token, ""), SAY, "the tenant 'gold'");
+    EVP_PKEY_free(mine.key);
+    teardown_keys(state);
+}
+
 static void a_server_does_not_begin_without_its_keys(void **state)
 {
     (void)state;
@@ -202,6 +305,8 @@ int main(void)
         KEYED(a_band_that_is_not_allowed_is_not_the_default),
         KEYED(keys_that_cannot_be_checked_let_nobody_in),
         cmocka_unit_test(the_static_key_stays_one),
+        cmocka_unit_test(tokens_are_keys_for_a_while),
+        cmocka_unit_test(tokens_keys_and_limits_go_together),
         cmocka_unit_test(a_server_does_not_begin_without_its_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

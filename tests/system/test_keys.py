@@ -9,7 +9,9 @@ import tempfile
 import time
 import unittest
 
+import jwt
 import openai
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from server import LIMIT_S, Server, binary, long_model, tiny_model, wait_for
 
@@ -67,8 +69,9 @@ class Auth(unittest.TestCase):
                 model = client.models.list().data[0].id
                 answer = client.completions.create(model=model, prompt="Once", max_tokens=4, extra_headers={"x-tenant": "other"})
                 self.assertEqual(answer.usage.completion_tokens, 4)
-                line = next(e for e in k.s.lines() if e.get("path") == "/v1/completions")
-                self.assertEqual((line["tenant"], line["key"]), ("gold", made["id"]))
+                def logged():
+                    return [(e["tenant"], e["key"]) for e in k.s.lines() if e.get("path") == "/v1/completions"]
+                self.assertEqual(wait_for("the line to be logged", logged), [("gold", made["id"])])
                 turned = k.keys("rotate", made["id"])
                 wait_for("the old key to end", lambda: k.status(made["key"]) == 401)
                 self.assertEqual(k.status(turned["key"]), 200)
@@ -103,6 +106,51 @@ class Auth(unittest.TestCase):
                                   text=True, timeout=LIMIT_S)
             self.assertEqual(done.returncode, 1)
             self.assertIn("no database", done.stderr)
+
+
+class Tokens(unittest.TestCase):
+    """Tokens that PyJWT signed, as an identity provider would."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.private = {"RS256": rsa.generate_private_key(65537, 2048), "ES256": ec.generate_private_key(ec.SECP256R1()),
+                       "EdDSA": ed25519.Ed25519PrivateKey.generate()}
+
+    def jwks(self, path, *algs):
+        keys = [{**json.loads(jwt.get_algorithm_by_name(a).to_jwk(self.private[a].public_key())), "kid": f"my-{a}", "use": "sig"} for a in algs]
+        path.write_text(json.dumps({"keys": keys}))
+
+    def token(self, alg, **claims):
+        now = int(time.time())
+        claims = {"iss": "https://id.example", "aud": ["autoglm"], "sub": "someone", "iat": now, "exp": now + 300, "tenant": "gold", **claims}
+        return jwt.encode({k: v for k, v in claims.items() if v is not None}, self.private[alg], algorithm=alg, headers={"kid": f"my-{alg}"})
+
+    def test_tokens_of_each_algorithm_and_bad_ones(self):
+        with tempfile.TemporaryDirectory(prefix="autoglm-jwks-") as folder:
+            path = pathlib.Path(folder, "keys.json")
+            self.jwks(path, "RS256", "ES256")
+            with Keyed("--jwt-jwks", str(path), "--jwt-issuer", "https://id.example", "--jwt-audience", "autoglm") as k:
+                for alg in ("RS256", "ES256"):
+                    with k.client(self.token(alg)) as client:
+                        model = client.models.list().data[0].id
+                        self.assertEqual(client.completions.create(model=model, prompt="Once", max_tokens=2).usage.completion_tokens, 2)
+                self.assertEqual(k.status(self.token("EdDSA")), 401)
+                self.jwks(path, "ES256", "EdDSA")
+                k.s.signal(signal.SIGHUP)
+                k.s.wait_line("settings reloaded")
+                self.assertEqual([k.status(self.token(a)) for a in self.private], [401, 200, 200])
+                now = int(time.time())
+                for reason, claims in (("expired", {"exp": now - 60}), ("not valid yet", {"nbf": now + 60}), ("issuer", {"iss": "https://evil.example"}),
+                                       ("audience", {"aud": "other"}), ("tenant", {"tenant": None}), ("expiry", {"exp": None})):
+                    self.assertEqual(k.status(self.token("EdDSA", **claims)), 401, reason)
+                    wait_for(f"'{reason}' to be logged", lambda: any(reason in e["reason"] for e in k.s.lines() if e.get("msg") == "token refused"))
+                unsigned = jwt.encode({"tenant": "gold", "exp": now + 60}, None, algorithm="none")
+                self.assertEqual(k.status(unsigned), 401)
+                admin = {"Authorization": "Bearer " + self.token("ES256", roles=["admin"])}
+                self.assertEqual(k.s.get("/admin/v1/keys", headers=admin).status_code, 200)
+                self.assertEqual(k.s.get("/v1/models", headers=admin).status_code, 403)
+                rows = {e["key"]: e["requests"] for e in k.s.get("/admin/v1/usage", headers=admin).json()["data"]}
+                self.assertEqual(rows, {"jwt:someone": 2})
 
 
 class Limits(unittest.TestCase):
@@ -168,8 +216,7 @@ class Admin(unittest.TestCase):
                 code, out, err = self.over_url(k, key, *args)
                 self.assertEqual((code, out), (1, ""))
                 self.assertIn(part, err)
-            lines = [e for e in k.s.lines() if e.get("msg") == "keys changed"]
-            self.assertEqual(len(lines), 4)
+            wait_for("all to be logged", lambda: len([e for e in k.s.lines() if e.get("msg") == "keys changed"]) == 4)
         code, out, err = self.over_url(k, admin, "list")
         self.assertEqual((code, out), (1, ""))
         self.assertIn("onnect", err)
