@@ -70,6 +70,13 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.port = (uint16_t)c->port;
     g.loops = c->loops;
     g.api_key = *c->api_key ? c->api_key : NULL;
+    g.keys_db = *c->keys_db ? c->keys_db : NULL;
+    g.keys_secret = *c->keys_secret ? c->keys_secret : NULL;
+    g.jwt_jwks = *c->jwt_jwks ? c->jwt_jwks : NULL;
+    g.jwt_issuer = c->jwt_issuer;
+    g.jwt_audience = c->jwt_audience;
+    g.jwt_tenant_claim = c->jwt_tenant_claim;
+    g.jwt_roles_claim = c->jwt_roles_claim;
     g.no_auth = c->no_auth;
     g.header_bytes_max = (uint32_t)c->header_bytes;
     g.headers_max = c->headers_max;

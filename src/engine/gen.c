@@ -212,6 +212,8 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     return got;
 }
 
+uint32_t ag_gen_count(const ag_gen *g) { return atomic_load_explicit(&g->n_out, memory_order_acquire); }
+
 int ag_gen_error(ag_gen *g, ag_err *err)
 {
     if (atomic_load(&g->state) != AG_GEN_FAILED) return AG_OK;

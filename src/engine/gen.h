@@ -99,6 +99,7 @@ void ag_gen_cancel(ag_gen *g);
 /* Copies up to `max` tokens from position `from` into out; returns how many. *state (optional) is read before the
  * tokens' count, so that an ended state with a short read means that this was all. */
 uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, ag_gen_state *state);
+uint32_t ag_gen_count(const ag_gen *g); /* tokens so far, without reading them */
 static inline bool ag_gen_ended(ag_gen_state s) { return s >= AG_GEN_STOPPED; }
 /* After the end, when AG_GEN_FAILED: why. */
 int ag_gen_error(ag_gen *g, ag_err *err);

@@ -26,6 +26,7 @@ static void write_access_line(ag_req *r)
     f[n++] = AG_LOG_Z("path", r->path);
     f[n++] = AG_LOG_I("status", r->status);
     f[n++] = AG_LOG_Z("tenant", r->tenant);
+    if (r->key) f[n++] = AG_LOG_Z("key", r->key->id);
     f[n++] = AG_LOG_D("duration_ms", ms_between(r->head_us, ag_now_us()));
     if (generates) {
         f[n++] = AG_LOG_B("stream", r->request.stream);
@@ -51,6 +52,7 @@ ag_next ag__step_account(ag_req *r)
         r->accounted = true;
         if (r->err.code == AG_E_CANCELLED) r->status = 499;
         ag__choices_release(r);
+        ag__meter_leave(r);
         count(r);
         write_access_line(r);
     }

@@ -105,6 +105,7 @@ static bool take_failure(ag_req *r, ag_choice *c)
 
 ag_next ag__step_generate(ag_req *r)
 {
+    ag__meter_output(r);
     if (r->tick) {
         r->tick = false;
         ag__queue_tell(r);
@@ -278,6 +279,7 @@ static bool flush_out(ag_req *r)
 static ag_next wait_writable(ag_req *r)
 {
     r->blocked = true;
+    ag__meter_watch(r);
     ag_http_on_writable(r->s, on_writable);
     return AG_PARKED;
 }

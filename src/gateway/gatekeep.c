@@ -13,14 +13,14 @@ static void copy_text(char *to, size_t size, ag_str from)
 static void take_tenant(ag_req *r)
 {
     ag_str t = ag_http_head_get(r->head, "x-tenant");
-    bool named = !r->gw->auth.on && ag_tenant_name_ok(t);
+    bool named = !r->gw->keyed && ag_tenant_name_ok(t);
     copy_text(r->tenant, sizeof r->tenant, named ? t : AG_STR("default"));
 }
 
 static int check_tenant(ag_req *r)
 {
     ag_str t = ag_http_head_get(r->head, "x-tenant");
-    if (r->gw->auth.on || t.n == 0 || ag_tenant_name_ok(t)) return AG_OK;
+    if (r->gw->keyed || t.n == 0 || ag_tenant_name_ok(t)) return AG_OK;
     return ag_request_fail(&r->err, AG_E_PARAM, "x-tenant",
                            "The header 'x-tenant' must be 1 to %d printable ASCII characters without blanks.",
                            AG_TENANT_NAME_MAX);
@@ -61,7 +61,7 @@ static void check_origin(ag_req *r, ag_str host)
     bool fits = origin.n < sizeof r->origin;
     if (fits && ag_origins_has(&r->live->origins, origin)) {
         copy_text(r->origin, sizeof r->origin, origin);
-    } else if (!r->gw->auth.on && !(fits && ag_origin_is_own(origin, host))) {
+    } else if (!r->gw->keyed && !(fits && ag_origin_is_own(origin, host))) {
         ag__req_refuse(r, AG_E_FORBIDDEN, "Pages of '%.*s' may not use this server; --cors-origin lets them in.",
                        (int)AG_MIN(origin.n, 100u), origin.p);
     }
@@ -117,32 +117,15 @@ ag_next ag__step_head(ag_req *r)
     return AG_MORE;
 }
 
-ag_next ag__step_auth(ag_req *r)
-{
-    ag_str authorization = ag_http_head_get(r->head, "authorization");
-    if (r->route->auth && !ag_auth_check(&r->gw->auth, authorization))
-        return ag__req_refuse(r, AG_E_AUTH,
-                              authorization.p ? "This API key is not known here."
-                                              : "An API key is needed: send 'Authorization: Bearer KEY'.");
-    r->step = AG_STEP_LIMITS;
-    return AG_MORE;
-}
-
-int ag__band_check(const ag_live *live, uint32_t band, ag_err *err)
-{
-    if (band >= live->band_min) return AG_OK;
-    return ag_request_fail(err, AG_E_FORBIDDEN, "priority",
-                           "Priority %u is more urgent than callers may ask for here: %u to %d.", band, live->band_min,
-                           AG_BANDS - 1);
-}
-
 ag_next ag__step_limits(ag_req *r)
 {
     r->step = AG_STEP_BODY;
     if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (r->route->answer == ag__answer_queue) ag__queue_take_id(r);
     if (r->route->answer == ag__answer_page) ag__page_look(r);
-    if (!(method_of(r) & (AG_POST | AG_PATCH))) return AG_MORE;
+    bool admin = r->route->answer == ag__answer_admin;
+    if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (!(method_of(r) & (AG_POST | AG_PATCH)) || (admin && !r->head->has_body)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     ag_str type = ag_http_head_get(r->head, "content-type");
     if (!ag_media_is_json(type))
@@ -150,6 +133,8 @@ ag_next ag__step_limits(ag_req *r)
                               type.p ? "The body must be application/json in UTF-8, not '%.*s'."
                                      : "The body must be application/json; no content-type was sent%.*s.",
                               (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
+    if (r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && ag__meter_enter(r) != AG_OK)
+        return ag__req_refuse(r, r->err.code, "%s", "");
     if (r->route->answer) return AG_MORE;
     r->band = AG_REQUEST_UNSET;
     if (take_number(r, "x-request-priority", 0, AG_BANDS - 1, &r->band) != AG_OK ||

@@ -14,7 +14,28 @@ static void live_free(ag_live *l)
 {
     ag_origins_fini(&l->origins);
     ag_shares_fini(&l->shares);
+    ag_jwks_free(l->jwks);
+    for (size_t i = 0; i < AG_ARRAY_LEN(l->jwt_texts); i++) ag_mem_free(l->jwt_texts[i]);
     ag_mem_free(l);
+}
+
+static bool is_set(const char *text) { return text && text[0]; }
+
+static int tokens_open(ag_live *l, const ag_gateway_conf *conf, ag_err *err)
+{
+    if (!is_set(conf->jwt_jwks)) return AG_OK;
+    const char *const texts[] = {conf->jwt_issuer, conf->jwt_audience, conf->jwt_tenant_claim, conf->jwt_roles_claim};
+    for (size_t i = 0; i < AG_ARRAY_LEN(texts); i++) {
+        if (!is_set(texts[i]))
+            return ag_err_set(
+                err, AG_E_USAGE,
+                "--jwt-jwks needs --jwt-issuer, --jwt-audience and names of the claims: without them tokens "
+                "that were made for somebody else would be let in.");
+        if ((l->jwt_texts[i] = ag_mem_strndup(texts[i], strlen(texts[i]))) == NULL)
+            return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
+    }
+    l->jwt = (ag_jwt_rules){l->jwt_texts[0], l->jwt_texts[1], l->jwt_texts[2], l->jwt_texts[3]};
+    return ag_jwks_load(&l->jwks, conf->jwt_jwks, err);
 }
 
 static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
@@ -23,6 +44,7 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     if (l == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
     int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
     if (rc == AG_OK) rc = ag_shares_parse(&l->shares, conf->tenant_weights, err);
+    if (rc == AG_OK) rc = tokens_open(l, conf, err);
     if (rc == AG_OK && conf->band_min >= AG_BANDS)
         rc = ag_err_set(err, AG_E_USAGE, "The most urgent band must be 0 to %d, not %u.", AG_BANDS - 1, conf->band_min);
     if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
@@ -57,19 +79,42 @@ static void live_free_all(ag_gateway *gw)
 
 static int check_conf(const ag_gateway_conf *conf, ag_err *err)
 {
-    bool keys = conf->api_key && conf->api_key[0];
+    bool keys = is_set(conf->api_key) || is_set(conf->keys_db) || is_set(conf->jwt_jwks);
     if (conf->host == NULL || conf->host[0] == 0 || strlen(conf->host) >= sizeof((ag_gateway *)0)->host)
         return ag_err_set(err, AG_E_USAGE, "The host to listen on must be an address or name.");
     if (!keys && !conf->no_auth && !ag_address_is_loopback(conf->host))
         return ag_err_set(err, AG_E_USAGE,
                           "Listening on '%s' would let anybody on the network in, since no API key is set: set "
-                          "AUTOGLM_API_KEY, or say --no-auth if that is meant, or listen on 127.0.0.1.",
+                          "AUTOGLM_API_KEY or --keys-db, or say --no-auth if that is meant, or listen on 127.0.0.1.",
                           conf->host);
     if (conf->out_bytes_max < 64u << 10)
         return ag_err_set(err, AG_E_USAGE, "The output limit per connection must be at least 64 KiB.");
     if (conf->body_bytes_max < 1 || conf->body_bytes_max > 1u << 30)
         return ag_err_set(err, AG_E_USAGE, "The body limit must be 1 byte to 1 GiB.");
     return AG_OK;
+}
+
+static void note_keys(void *arg, bool bad, const char *text)
+{
+    ag_gateway *gw = arg;
+    AG_LOG(gw->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "keys", AG_LOG_Z("note", text));
+}
+
+/* A budget goes on where an earlier process left it. */
+static void note_used(void *arg, const ag_usage_row *row)
+{
+    ag_gateway *gw = arg;
+    ag__meter_seed(gw, row);
+}
+
+static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
+{
+    ag_keyring_conf c = {
+        .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .used = note_used, .arg = gw};
+    if (!is_set(conf->keys_db)) return AG_OK;
+    int rc = ag_meters_open(&gw->meters);
+    if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
+    return ag_keyring_open(&gw->ring, &c, err);
 }
 
 static uint32_t loops_of(const ag_gateway_conf *conf)
@@ -96,9 +141,11 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     memcpy(gw->host, conf->host, strlen(conf->host));
     ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
-    gw->guarded = !gw->auth.on && !conf->no_auth;
     if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
     live_push(gw, live);
+    if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
+    gw->keyed = gw->auth.on || gw->ring || live->jwks;
+    gw->guarded = !gw->keyed && !conf->no_auth;
     if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
         ag_err_set(err, rc, "There is no memory for the gateway's requests.");
         goto undo;
@@ -135,8 +182,11 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     ag__routes_name(metrics);
     *out = gw;
     return AG_OK;
-undo_http: ag_http_server_close(gw->http);
+undo_http:
+    ag_http_server_close(gw->http);
 undo:
+    ag_meters_close(gw->meters);
+    ag_keyring_close(gw->ring);
     ag_ids_close(gw->ids);
     live_free_all(gw);
     ag_mem_free(gw);
@@ -199,6 +249,8 @@ void ag_gateway_close(ag_gateway *gw)
     }
     ag_http_server_close(gw->http);
     ag_mem_free(gw->loops);
+    ag_meters_close(gw->meters);
+    ag_keyring_close(gw->ring);
     ag_ids_close(gw->ids);
     live_free_all(gw);
     gw->magic = 0;
@@ -214,7 +266,7 @@ void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
     ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
-    if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
+    if (gw->keyed) ag_buf_addz(out, "An API key is needed.");
     else if (gw->guarded)
         ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
     else ag_buf_addz(out, "No API key is set and --no-auth was said: anybody who can reach this address may use it.");

@@ -24,7 +24,8 @@ static int no_memory(ag_err *err)
 
 static int check_model(ag_req *r)
 {
-    if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name)) return AG_OK;
+    if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name))
+        return ag__model_check(r, &r->err);
     return ag_request_fail(&r->err, AG_E_MODEL_NOT_FOUND, "model",
                            "There is no model '%.*s' here; this server has '%s'.",
                            (int)AG_MIN(r->request.model.n, 100u), r->request.model.p, r->gw->model_name);
@@ -91,9 +92,9 @@ static int check_urgency(ag_req *r)
 {
     const ag_request *q = &r->request;
     if (q->priority != AG_REQUEST_UNSET) r->band = q->priority;
-    if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, r->live->band_min);
+    if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, ag__band_min(r));
     if (q->timeout_ms != AG_REQUEST_UNSET) r->timeout_ms = q->timeout_ms;
-    return ag__band_check(r->live, r->band, &r->err);
+    return ag__band_check(r, r->band, &r->err);
 }
 
 static int prepare(ag_req *r)
@@ -156,6 +157,7 @@ ag_next ag__step_prepare(ag_req *r)
 
 void ag__choices_release(ag_req *r)
 {
+    ag__meter_output(r);
     if (r->choices) ag_ids_remove(r->gw->ids, &r->ids); /* before what it leads to goes */
     for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
@@ -213,7 +215,7 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .notify = ag_http_loop_mbox(r->loop->loop),
         .msg = c->number,
         .tenant = ag_str_of(r->tenant),
-        .weight = ag_shares_of(&r->live->shares, r->tenant),
+        .weight = ag__weight_of(r),
         .band = (uint8_t)r->band,
         .share_prefix = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
@@ -245,15 +247,21 @@ ag_next ag__step_admit(ag_req *r)
         return ag__req_refuse(r, AG_E_DEADLINE,
                               "The request's timeout of %u ms had passed when its body was read and prepared.",
                               r->timeout_ms);
+    uint64_t prompt_tokens = 0;
+    for (uint32_t i = 0; i < AG_MAX(q->n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
+    if (ag__meter_prompt(r, prompt_tokens) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
     r->n_choices = n;
     for (uint32_t i = 0; i < n; i++) ag_text_init(&r->choices[i].text);
     for (uint32_t i = 0; i < n; i++) {
         int rc = admit_one(r, i, seed);
-        if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
+        if (rc == AG_OK) continue;
+        if (i == 0) ag__meter_prompt_undo(r, prompt_tokens);
+        return ag__req_refuse(r, rc, "The generation could not be started.");
     }
     count_usage(r);
+    ag__meter_admitted(r, prompt_tokens);
     memcpy(r->reply_id, q->kind == AG_REQUEST_CHAT ? "chatcmpl-" : "cmpl-", q->kind == AG_REQUEST_CHAT ? 10 : 6);
     ag_random_hex(r->reply_id + strlen(r->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),

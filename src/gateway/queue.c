@@ -51,24 +51,28 @@ void ag__queue_tell(ag_req *r)
 
 /* By id. */
 
-/* An id may hold what a path may not, so it is percent-decoded; one that no request can have stays empty. */
-void ag__queue_take_id(ag_req *r)
+bool ag__percent_decode(ag_str p, char *to, size_t size)
 {
-    ag_str p = r->head->path;
     size_t n = 0;
-    for (size_t i = strlen(r->route->path); i < p.n; i++) {
+    bool ok = true;
+    for (size_t i = 0; i < p.n && ok; i++) {
         int c = (unsigned char)p.p[i];
         if (c == '%') {
             c = ag_percent_byte(p.p + i, p.p + p.n);
             i += 2;
         }
-        if (c <= ' ' || c > '~' || n == AG_ID_MAX) {
-            n = 0;
-            break;
-        }
-        r->asked_id[n++] = (char)c;
+        ok = c > ' ' && c <= '~' && n + 1 < size;
+        if (ok) to[n++] = (char)c;
     }
-    r->asked_id[n] = 0;
+    to[ok ? n : 0] = 0;
+    return ok;
+}
+
+/* An id may hold what a path may not, so it is percent-decoded; one that no request can have stays empty. */
+void ag__queue_take_id(ag_req *r)
+{
+    size_t n = AG_MIN(strlen(r->route->path), r->head->path.n);
+    ag__percent_decode((ag_str){r->head->path.p + n, r->head->path.n - n}, r->asked_id, sizeof r->asked_id);
 }
 
 static ag_next not_there(ag_req *r)
@@ -121,7 +125,7 @@ static ag_next answer_move(ag_req *r)
     uint32_t band = 0;
     move m = {0};
     int rc = ag_openai_parse_move(r->body.p, r->body.n, &band, &r->err);
-    if (rc == AG_OK) rc = ag__band_check(r->live, band, &r->err);
+    if (rc == AG_OK) rc = ag__band_check(r, band, &r->err);
     if (rc != AG_OK) return ag__req_refuse(r, rc, "%s", "");
     m.band = (uint8_t)band;
     return ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_move, &m) ? answer_view(r, &m.view) : not_there(r);

@@ -30,6 +30,8 @@ static void req_free(ag_req *r)
     ag_request_fini(&r->request);
     ag_buf_fini(&r->body);
     ag_buf_fini(&r->out);
+    ag_key_put(r->key);
+    ag__admin_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
     r->magic = 0;
     ag_mem_free(r);
@@ -66,9 +68,9 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
     if (r->live->origins.n || r->live->origins.any) out[n++] = (ag_http_header){AG_STR("vary"), AG_STR("origin")};
     if (r->origin[0] && ag_origins_has(&r->live->origins, ag_str_of(r->origin))) {
         out[n++] = (ag_http_header){AG_STR("access-control-allow-origin"), ag_str_of(r->origin)};
-        out[n++] = (ag_http_header){AG_STR("access-control-expose-headers"), AG_STR("x-request-id, retry-after")};
+        out[n++] = (ag_http_header){AG_STR("access-control-expose-headers"), AG_STR("x-request-id, retry-after, " AG_RATE_HEADERS)};
     }
-    return n;
+    return n + ag__meter_headers(r, out + n);
 }
 
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more,

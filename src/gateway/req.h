@@ -19,6 +19,10 @@
 #include "gateway/slots.h"
 #include "gateway/text.h"
 #include "gateway/waiting.h"
+#include "keys/admin.h"
+#include "keys/jwt.h"
+#include "keys/keyring.h"
+#include "keys/meters.h"
 #include "net/http.h"
 
 #define AG_GET 1u
@@ -26,12 +30,15 @@
 #define AG_PATCH 4u
 #define AG_DELETE 8u
 #define AG_GET_PATCH_DELETE (AG_GET | AG_PATCH | AG_DELETE)
+#define AG_GET_POST (AG_GET | AG_POST)
+#define AG_GET_POST_DELETE (AG_GET | AG_POST | AG_DELETE)
+#define AG_GET_PATCH (AG_GET | AG_PATCH)
 
 /* Parsing and tokenizing up to this size takes well under a millisecond, which the other connections of the loop can
  * wait; above, a worker does it. */
 #define AG_INLINE_BODY_MAX (16u << 10)
 #define AG_BODY_BYTES_MAX (1u << 30) /* the HTTP room bounds a body by body_bytes_max */
-#define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1} */
+#define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1}, a key */
 #define AG_REPLY_BYTES_MAX (256u << 20) /* logprobs make about 3 KiB a token */
 
 #define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(DELIVER) X(ACCOUNT)
@@ -50,6 +57,9 @@ typedef struct ag_live { /* what a reload replaces; old ones stay until close, s
     ag_shares shares;
     uint32_t generations_max, max_tokens_max, retry_after_s, band_min;
     bool share_prefixes;
+    ag_jwks *jwks; /* NULL: no tokens */
+    ag_jwt_rules jwt;
+    char *jwt_texts[4]; /* what the rules point to */
 } ag_live;
 
 typedef struct ag_gw_loop {
@@ -68,6 +78,9 @@ struct ag_gateway {
     ag_ids *ids;
     ag_auth auth;
     ag_pages pages;
+    ag_keyring *ring; /* NULL: no database of keys */
+    ag_meters *meters; /* with the ring */
+    bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
     bool no_auth;
@@ -84,7 +97,7 @@ typedef struct ag_route {
     unsigned methods;
     ag_next (*answer)(ag_req *r);
     int kind; /* an ag_request_kind, 0: none */
-    bool auth;
+    uint32_t auth; /* the AG_ROLE_ that a key needs; 0: none is */
 } ag_route;
 
 typedef struct ag_req_prompt {
@@ -134,6 +147,12 @@ struct ag_req {
     char asked_id[AG_ID_MAX + 1]; /* of GET, PATCH and DELETE /v1/queue/{id} */
     const ag_page *page;          /* of the playground */
     bool page_known;
+    ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
+    struct ag_admin *admin;       /* of /admin/v1 */
+    ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
+    bool metered;
+    uint64_t charged;             /* tokens of its answers that were counted there */
+    char rates[2][3][32];         /* of requests, of tokens: values of x-ratelimit-…; "": not sent */
     ag_ids_link ids;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
@@ -155,15 +174,36 @@ void ag__req_run(ag_req *r);
 /* Sets the sentence (when none is set yet) and goes to where it is answered. */
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4);
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
-#define AG_HEADERS_MAX 12
+#define AG_RATE_HEADERS                                                                                             \
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "                      \
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+#define AG_HEADERS_MAX 24
 uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX]); /* those of every response */
 
-/* gatekeep.c: HEAD, AUTH, LIMITS */
+/* gatekeep.c: HEAD, LIMITS */
 ag_next ag__step_head(ag_req *r);
-ag_next ag__step_auth(ag_req *r);
 ag_next ag__step_limits(ag_req *r);
-/* AG_E_FORBIDDEN for a band that this caller may not use. */
-int ag__band_check(const ag_live *live, uint32_t band, ag_err *err);
+
+/* auth.c: AUTH, and what a key may */
+ag_next ag__step_auth(ag_req *r);
+const char *ag__key_name(const ag_req *r); /* for logs and usage: an id; "static", or "" where no key is needed */
+uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this caller may use */
+/* AG_E_FORBIDDEN for a band, or the model served, that this caller may not use. */
+int ag__band_check(const ag_req *r, uint32_t band, ag_err *err);
+int ag__model_check(const ag_req *r, ag_err *err);
+float ag__weight_of(const ag_req *r);
+
+/* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. */
+int ag__meter_enter(ag_req *r);                    /* LIMITS: counts a request; err says why not */
+int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts; err says why not */
+void ag__meter_prompt_undo(ag_req *r, uint64_t tokens); /* none of its generations began */
+void ag__meter_admitted(ag_req *r, uint64_t prompt_tokens); /* into the usage of its key */
+void ag__meter_output(ag_req *r);                  /* counts what its generations made since the last time */
+void ag__meter_watch(ag_req *r);                   /* goes on counting while the client takes nothing */
+void ag__meter_leave(ag_req *r);
+uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out); /* at most 6 */
+void ag__meter_names(ag_metrics *m);
+void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row); /* what was used of this month already */
 
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);
@@ -185,6 +225,14 @@ void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
 /* page.c: the playground */
 ag_next ag__answer_page(ag_req *r);
 void ag__page_look(ag_req *r);       /* which file, and whether the client has it: by the head */
+
+/* Printable ASCII without blanks, out of a piece of a URL; false, and "": it is not, or does not fit. */
+bool ag__percent_decode(ag_str p, char *to, size_t size);
+
+/* admin.c: /admin/v1 */
+int ag__admin_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
+ag_next ag__answer_admin(ag_req *r);
+void ag__admin_free(ag_req *r);
 
 /* account.c: ACCOUNT */
 ag_next ag__step_account(ag_req *r);

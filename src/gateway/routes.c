@@ -32,6 +32,12 @@ static const char *const bad_names[AG_HTTP_BAD_COUNT] = {
 #undef BAD_ROW
 };
 
+static const char *const fate_names[AG_KEY_FATE_COUNT] = {
+#define FATE_ROW(name, text) text,
+    AG_KEY_FATES(FATE_ROW)
+#undef FATE_ROW
+};
+
 _Static_assert(N_ROUTES + 1 <= AG_METRICS_VALUES_MAX && AG_HTTP_BAD_COUNT <= AG_METRICS_VALUES_MAX,
                "one label value each");
 
@@ -52,6 +58,9 @@ ag_str ag__route_allow(const ag_route *route)
     switch (route->methods) {
     case AG_POST: return AG_STR("POST, OPTIONS");
     case AG_GET_PATCH_DELETE: return AG_STR("GET, HEAD, PATCH, DELETE, OPTIONS");
+    case AG_GET_POST: return AG_STR("GET, HEAD, POST, OPTIONS");
+    case AG_GET_POST_DELETE: return AG_STR("GET, HEAD, POST, DELETE, OPTIONS");
+    case AG_GET_PATCH: return AG_STR("GET, HEAD, PATCH, OPTIONS");
     default: return AG_STR("GET, HEAD, OPTIONS");
     }
 }
@@ -62,6 +71,8 @@ void ag__routes_name(ag_metrics *m)
 {
     ag_metrics_values(m, AG_LABELS_ROUTE_STATUS, route_names, N_ROUTES + 1);
     ag_metrics_values(m, AG_LABELS_REASON, bad_names, AG_HTTP_BAD_COUNT);
+    ag_metrics_values(m, AG_LABELS_KEY_FATE, fate_names, AG_KEY_FATE_COUNT);
+    ag__meter_names(m);
 }
 
 /* Routes that need no generation. */
@@ -78,6 +89,7 @@ static bool card_of(const ag_req *r, ag_model_card *card)
 {
     ag_engine *e = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
     if (e == NULL) return false;
+    if (r->key && !ag_key_may_use(r->key, ag_str_of(r->gw->model_name))) return false;
     *card = (ag_model_card){ag_str_of(r->gw->model_name), ag_engine_model(e)->created, ag_engine_ctx_max(e)};
     return true;
 }
@@ -143,6 +155,9 @@ void ag__metrics_copy(ag_gateway *gw)
     bool ready = e != NULL && !atomic_load_explicit(&gw->draining, memory_order_relaxed);
     ag_metric_set(m, AG_M_READY, 0, ready);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
+    ag_metric_set(m, AG_M_KEYS, 0, gw->ring ? (double)ag_keyring_keys(gw->ring) : 0);
+    ag_metric_set(m, AG_M_USAGE_WAITING, 0, gw->ring ? (double)ag_usage_waiting(ag_keyring_usage(gw->ring)) : 0);
+    ag_metric_set(m, AG_M_USAGE_LOST, 0, gw->ring ? (double)ag_usage_lost(ag_keyring_usage(gw->ring)) : 0);
     ag_metric_set(m, AG_M_LOG_DROPPED, 0, (double)ag_log_dropped(gw->log));
     for (uint32_t i = 0; i < AG_HTTP_BAD_COUNT; i++)
         ag_metric_set(m, AG_M_REFUSED, i, (double)ag_http_server_bad_count(gw->http, (ag_http_bad)i));

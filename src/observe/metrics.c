@@ -72,7 +72,7 @@ struct ag_metrics {
     char model[128], isa[64], version[64];
     char tenants[AG_METRICS_TENANTS][AG_METRICS_TENANT_BYTES + 1];
     uint32_t n_tenants;
-    values routes, reasons;
+    values routes, reasons, fates, limits;
     uint32_t first[AG_M_COUNT + 1]; /* where a metric's cells begin */
     _Atomic uint64_t cells[];       /* counter: value; gauge: bits of a double; histogram: buckets…, +Inf, sum */
 };
@@ -81,7 +81,9 @@ static uint32_t labels_count(ag_label_set set)
 {
     switch (set) {
     case AG_LABELS_CODE: return AG_E_COUNT;
-    case AG_LABELS_REASON: return AG_METRICS_VALUES_MAX;
+    case AG_LABELS_REASON:
+    case AG_LABELS_KEY_FATE:
+    case AG_LABELS_LIMIT: return AG_METRICS_VALUES_MAX;
     case AG_LABELS_ROUTE_STATUS: return AG_METRICS_VALUES_MAX * N_STATUSES;
     case AG_LABELS_MODEL_FINISH: return AG_FINISH_COUNT;
     case AG_LABELS_BAND: return AG_METRICS_BANDS;
@@ -146,9 +148,14 @@ void ag_metrics_build_set(ag_metrics *m, const char *isa)
 void ag_metrics_values(ag_metrics *m, ag_label_set set, const char *const *names, uint32_t n)
 {
     if (m == NULL) return;
-    AG_ASSERT(n <= AG_METRICS_VALUES_MAX && (set == AG_LABELS_REASON || set == AG_LABELS_ROUTE_STATUS));
+    values *to = set == AG_LABELS_REASON         ? &m->reasons
+                 : set == AG_LABELS_KEY_FATE     ? &m->fates
+                 : set == AG_LABELS_LIMIT        ? &m->limits
+                 : set == AG_LABELS_ROUTE_STATUS ? &m->routes
+                                                 : NULL;
+    AG_ASSERT(to && n <= AG_METRICS_VALUES_MAX);
     pthread_mutex_lock(&m->lock);
-    *(set == AG_LABELS_REASON ? &m->reasons : &m->routes) = (values){names, n};
+    *to = (values){names, n};
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -279,6 +286,14 @@ static bool add_labels(const ag_metrics *m, ag_buf *out, ag_label_set set, uint3
         return true;
     case AG_LABELS_SET_BACK: add_pair(out, "reason", set_back_names[at]); return true;
     case AG_LABELS_EVICTED: add_pair(out, "reason", evicted_names[at]); return true;
+    case AG_LABELS_KEY_FATE:
+        if (at >= m->fates.n) return false;
+        add_pair(out, "result", m->fates.names[at]);
+        return true;
+    case AG_LABELS_LIMIT:
+        if (at >= m->limits.n) return false;
+        add_pair(out, "limit", m->limits.names[at]);
+        return true;
     case AG_LABELS_TENANT:
         if (at < AG_METRICS_TENANTS && at >= m->n_tenants) return false;
         if (at == AG_METRICS_TENANTS && m->n_tenants < AG_METRICS_TENANTS) return false;
@@ -312,7 +327,10 @@ static void add_hist(const metric_row *r, const char *name, _Atomic uint64_t *c,
 }
 
 /* Sets with many possible series (every route by every status) show those that have happened. */
-static bool shown_when_zero(ag_label_set set) { return set != AG_LABELS_CODE && set != AG_LABELS_ROUTE_STATUS; }
+static bool shown_when_zero(ag_label_set set)
+{
+    return set != AG_LABELS_CODE && set != AG_LABELS_ROUTE_STATUS && set != AG_LABELS_LIMIT;
+}
 
 static void add_metric(const ag_metrics *m, uint32_t id, const char *name, bool alias, ag_buf *scratch, ag_buf *out)
 {

@@ -34,6 +34,8 @@ typedef enum ag_label_set {
     AG_LABELS_SET_BACK,     /* an ag_metric_set_back */
     AG_LABELS_EVICTED,      /* an ag_metric_evicted */
     AG_LABELS_TENANT,       /* of ag_metrics_tenant */
+    AG_LABELS_KEY_FATE,     /* filled in by ag_metrics_values */
+    AG_LABELS_LIMIT,        /* filled in by ag_metrics_values */
 } ag_label_set;
 
 typedef enum ag_metric_finish {

@@ -16,9 +16,13 @@
 #define C 1
 #define H 2
 #define CH 3
+#define AG_ROLE_ADMIN 2u
 #define AG_GET "GET"
 #define AG_POST "POST"
 #define AG_GET_PATCH_DELETE "GET, PATCH, DELETE"
+#define AG_GET_POST "GET, POST"
+#define AG_GET_POST_DELETE "GET, POST, DELETE"
+#define AG_GET_PATCH "GET, PATCH"
 
 static void add_field(ag_buf *b, const char *name, const char *type, const char *doc)
 {
@@ -76,7 +80,7 @@ static void print_api(ag_buf *b)
                    "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
     ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path,                                                       \
-                sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth ? "yes" : "no", what);
+                sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth == AG_ROLE_ADMIN ? "admin" : auth ? "yes" : "no", what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
     ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n\n## POST /v1/completions\n\n");
@@ -127,6 +131,8 @@ static void print_metrics(ag_buf *b)
 #define SET_BACK "reason"
 #define EVICTED "reason"
 #define TENANT "tenant"
+#define KEY_FATE "result"
+#define LIMIT "limit"
 #define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
 #undef AG_METRIC

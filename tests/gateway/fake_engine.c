@@ -322,6 +322,14 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     return n;
 }
 
+uint32_t ag_gen_count(const ag_gen *g)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t n = g->n;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
 int ag_gen_error(ag_gen *g, ag_err *err)
 {
     return ag_err_set(err, g->error ? g->error : AG_E_INTERNAL, "The device caught fire.");

@@ -1,0 +1,122 @@
+/* auth.c - whose request it is, and what its key may do. Keys are looked up in memory: nothing here waits. */
+#include "base/mem.h"
+#include "gateway/req.h"
+
+static const char *const not_known = "This API key is not known here.";
+
+/* A caller is not told whether a key was there once, has ended, or has another secret: the log and the metrics are. */
+static ag_next refuse(ag_req *r, ag_key_fate fate)
+{
+    ag_metric_add(r->gw->metrics, AG_M_KEYS_CHECKED, fate, 1);
+    if (fate == AG_KEY_STALE)
+        return ag__req_refuse(r, AG_E_KEYS, "Keys cannot be checked at present, so nobody is let in; try again later.");
+    return ag__req_refuse(r, AG_E_AUTH, "%s",
+                          fate == AG_KEY_MISSING ? "An API key is needed: send 'Authorization: Bearer KEY'."
+                                                 : not_known);
+}
+
+static void take_key(ag_req *r, ag_key *k)
+{
+    r->key = k;
+    size_t n = strlen(k->tenant);
+    _Static_assert(sizeof k->tenant == sizeof r->tenant, "a key's tenant is a tenant");
+    memcpy(r->tenant, k->tenant, n + 1);
+}
+
+/* Without keys administration is for this machine's programs, wherever the server listens: by the address that they
+ * come from, and by the name that they use, which is another one when a web page sent them here. */
+static bool is_local(const ag_req *r)
+{
+    char peer[64];
+    ag_str p = ag_http_stream_peer(r->s);
+    if (p.n >= sizeof peer) return false;
+    memcpy(peer, p.p, p.n);
+    peer[p.n] = 0;
+    return ag_address_is_loopback(peer) && ag_host_is_loopback(ag_http_head_get(r->head, "host"));
+}
+
+static ag_next check_role(ag_req *r)
+{
+    uint32_t roles = r->key ? r->key->roles : AG_ROLE_INFERENCE;
+    if (roles & r->route->auth) return AG_MORE;
+    if (r->route->auth == AG_ROLE_ADMIN)
+        return ag__req_refuse(r, AG_E_FORBIDDEN, "'%.100s' is for keys with the role 'admin', which this one has not.",
+                              r->path);
+    return ag__req_refuse(r, AG_E_FORBIDDEN, "This key has not the role 'inference', which '%.100s' needs.", r->path);
+}
+
+/* What a token says is a key for this one request. */
+static ag_key_fate take_token(ag_req *r, ag_str token)
+{
+    ag_err why = {0};
+    ag_jwt_claims c;
+    if (ag_jwt_check(r->live->jwks, &r->live->jwt, token, ag_wall_us() / 1000000, &c, &why) != AG_OK) {
+        ag_log_ctx ctx = {ag_str_of(r->id), ag_str_of(r->trace)};
+        AG_LOG(r->gw->log, AG_LOG_INFO, &ctx, "token refused", AG_LOG_Z("reason", why.text));
+        return AG_KEY_TOKEN;
+    }
+    ag_key *k = ag_mem_zalloc(sizeof *k);
+    if (k == NULL) return AG_KEY_STALE;
+    atomic_init(&k->refs, 1);
+    memcpy(k->id, c.id, sizeof c.id);
+    memcpy(k->tenant, c.tenant, sizeof c.tenant);
+    k->roles = c.roles;
+    k->expires_s = c.expires_s;
+    k->of_token = true;
+    take_key(r, k);
+    return AG_KEY_OK;
+}
+
+static ag_key_fate find_key(ag_req *r)
+{
+    ag_str authorization = ag_http_head_get(r->head, "authorization"), token = ag_bearer(authorization);
+    ag_key *key = NULL;
+    if (token.p == NULL) token = ag_http_head_get(r->head, "x-api-key");
+    if (token.p == NULL) return authorization.p ? AG_KEY_UNKNOWN : AG_KEY_MISSING;
+    if (r->gw->auth.on && ag_auth_check_key(&r->gw->auth, token)) return AG_KEY_OK;
+    if (r->live->jwks && ag_jwt_is(token)) return take_token(r, token);
+    if (r->gw->ring == NULL) return AG_KEY_UNKNOWN;
+    ag_key_fate fate = ag_keyring_check(r->gw->ring, token, ag_wall_us() / 1000000, &key);
+    if (fate == AG_KEY_OK) take_key(r, key);
+    return fate;
+}
+
+ag_next ag__step_auth(ag_req *r)
+{
+    r->step = AG_STEP_LIMITS;
+    if (r->route->auth == 0) return AG_MORE;
+    if (!r->gw->keyed) {
+        if (r->route->auth == AG_ROLE_ADMIN && !is_local(r))
+            return ag__req_refuse(r, AG_E_FORBIDDEN, "Without keys '%.100s' answers only to programs on this machine.",
+                                  r->path);
+        return AG_MORE;
+    }
+    ag_key_fate fate = find_key(r);
+    if (fate != AG_KEY_OK) return refuse(r, fate);
+    ag_metric_add(r->gw->metrics, AG_M_KEYS_CHECKED, fate, 1);
+    return check_role(r);
+}
+
+const char *ag__key_name(const ag_req *r) { return r->key ? r->key->id : r->gw->keyed ? "static" : ""; }
+
+uint32_t ag__band_min(const ag_req *r) { return AG_MAX(r->live->band_min, r->key ? r->key->band_min : 0); }
+
+int ag__band_check(const ag_req *r, uint32_t band, ag_err *err)
+{
+    if (band >= ag__band_min(r)) return AG_OK;
+    return ag_request_fail(err, AG_E_FORBIDDEN, "priority",
+                           "Priority %u is more urgent than %s may ask for here: %u to %d.", band,
+                           band >= r->live->band_min ? "this key" : "callers", ag__band_min(r), AG_BANDS - 1);
+}
+
+int ag__model_check(const ag_req *r, ag_err *err)
+{
+    if (r->key == NULL || ag_key_may_use(r->key, ag_str_of(r->gw->model_name))) return AG_OK;
+    return ag_request_fail(err, AG_E_FORBIDDEN, "model", "This key may not use the model '%s'.", r->gw->model_name);
+}
+
+float ag__weight_of(const ag_req *r)
+{
+    bool own = r->key && r->key->weight > 0;
+    return own ? (float)r->key->weight : ag_shares_of(&r->live->shares, r->tenant);
+}

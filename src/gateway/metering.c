@@ -1,0 +1,218 @@
+/* metering.c - limits: each request counts in the meters of its key, its tenant, the model and its address, and in the
+ * usage of its key. A POST is a request; looking something up is not. */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "gateway/req.h"
+
+#define WATCH_MS 500u
+
+static const char *const limited_names[] = {
+#define AG_LIMIT(field, words, flag, max, what) "key/" #field,
+#include "keys/limits.def"
+#undef AG_LIMIT
+#define AG_LIMIT(field, words, flag, max, what) "tenant/" #field,
+#include "keys/limits.def"
+#undef AG_LIMIT
+#define AG_LIMIT(field, words, flag, max, what) "model/" #field,
+#include "keys/limits.def"
+#undef AG_LIMIT
+#define AG_LIMIT(field, words, flag, max, what) "address/" #field,
+#include "keys/limits.def"
+#undef AG_LIMIT
+};
+
+_Static_assert(AG_ARRAY_LEN(limited_names) == AG_METER_KIND_COUNT * AG_LIMIT_COUNT &&
+                   AG_ARRAY_LEN(limited_names) <= AG_METRICS_VALUES_MAX,
+               "a label value for each kind and limit, in the order of both");
+
+void ag__meter_names(ag_metrics *m)
+{
+    ag_metrics_values(m, AG_LABELS_LIMIT, limited_names, AG_ARRAY_LEN(limited_names));
+}
+
+static ag_meter_time time_now(void)
+{
+    time_t wall = (time_t)(ag_wall_us() / 1000000);
+    struct tm tm;
+    gmtime_r(&wall, &tm);
+    return (ag_meter_time){ag_now_us(), (uint32_t)(tm.tm_year * 12 + tm.tm_mon)};
+}
+
+void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row)
+{
+    uint64_t n = row->prompt_tokens + row->output_tokens;
+    uint32_t month = time_now().month;
+    bool ok = ag_meters_seed(gw->meters, AG_METER_KEY, row->key, month, n) &&
+              ag_meters_seed(gw->meters, AG_METER_TENANT, row->tenant, month, n);
+    if (!ok) AG_LOG(gw->log, AG_LOG_WARN, NULL, "keys", AG_LOG_Z("note", "No memory for what a key used this month."));
+}
+
+/* Who owns one IPv6 address owns its /64 at least, so those count together. */
+static void address_of(const ag_req *r, char out[AG_METER_NAME_MAX + 1])
+{
+    struct in6_addr a;
+    ag_str peer = ag_http_stream_peer(r->s);
+    size_t n = AG_MIN(peer.n, (size_t)AG_METER_NAME_MAX);
+    memcpy(out, n ? peer.p : "", n);
+    out[n] = 0;
+    if (inet_pton(AF_INET6, out, &a) != 1 || IN6_IS_ADDR_V4MAPPED(&a)) return;
+    memset(&a.s6_addr[8], 0, 8);
+    inet_ntop(AF_INET6, &a, out, AG_METER_NAME_MAX + 1);
+}
+
+/* What callers are told: as OpenAI sends it. */
+
+static void write_time(char out[32], uint64_t us)
+{
+    uint64_t ms = (us + 999) / 1000, s = ms / 1000;
+    int n = 0;
+    if (ms < 1000) {
+        snprintf(out, 32, "%llums", (unsigned long long)ms);
+        return;
+    }
+    if (s >= 3600) n = snprintf(out, 32, "%lluh", (unsigned long long)(s / 3600));
+    if (s >= 60) n += snprintf(out + n, 32 - (size_t)n, "%llum", (unsigned long long)(s / 60 % 60));
+    snprintf(out + n, 32 - (size_t)n, "%gs", (double)(ms % 60000) / 1000);
+}
+
+static void write_view(char out[3][32], const ag_meter_view *v)
+{
+    if (v->limit == 0) return;
+    snprintf(out[0], 32, "%llu", (unsigned long long)v->limit);
+    snprintf(out[1], 32, "%llu", (unsigned long long)v->left);
+    write_time(out[2], v->reset_us);
+}
+
+static void write_views(ag_req *r, const ag_meter_views *v)
+{
+    write_view(r->rates[0], &v->requests);
+    write_view(r->rates[1], &v->tokens);
+}
+
+uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out)
+{
+    static const char *const names[6] = {"x-ratelimit-limit-requests",   "x-ratelimit-remaining-requests",
+                                         "x-ratelimit-reset-requests",   "x-ratelimit-limit-tokens",
+                                         "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < 6; i++)
+        if (r->rates[i / 3][i % 3][0])
+            out[n++] = (ag_http_header){ag_str_of(names[i]), ag_str_of(r->rates[i / 3][i % 3])};
+    return n;
+}
+
+static void say_whose(const ag_req *r, ag_meter_kind kind, char out[AG_METER_NAME_MAX + 32])
+{
+    switch (kind) {
+    case AG_METER_TENANT: snprintf(out, AG_METER_NAME_MAX + 32, "the tenant '%s'", r->tenant); break;
+    case AG_METER_MODEL: snprintf(out, AG_METER_NAME_MAX + 32, "the model '%s'", r->gw->model_name); break;
+    case AG_METER_KEY: snprintf(out, AG_METER_NAME_MAX + 32, "this key"); break;
+    default: snprintf(out, AG_METER_NAME_MAX + 32, "your address"); break;
+    }
+}
+
+static int refuse(ag_req *r, int rc, const ag_limits *limits, const ag_refusal *why, uint64_t tokens)
+{
+    char whose[AG_METER_NAME_MAX + 32];
+    if (rc == AG_E_NOMEM) return ag_err_set(&r->err, rc, "The server has no memory left to count this request.");
+    const ag_limit_row *row = &ag_limit_rows[why->limit];
+    unsigned long long limit = *ag_limit_at(limits, why->limit), wait_ms = (why->wait_us + 999) / 1000;
+    say_whose(r, why->kind, whose);
+    ag_metric_add(r->gw->metrics, AG_M_LIMITED, why->kind * AG_LIMIT_COUNT + why->limit, 1);
+    r->retry_us = why->wait_us;
+    if (rc == AG_E_BUDGET)
+        return ag_err_set(&r->err, rc, "The budget of %s (%s: %llu) is used up%s; it begins anew on the first (UTC).",
+                          whose, row->words, limit, tokens ? " with this prompt" : "");
+    if (why->never)
+        return ag_err_set(&r->err, AG_E_LIMIT, "The prompt has %llu tokens, more than %s may send at all (%s: %llu).",
+                          (unsigned long long)tokens, whose, row->words, limit);
+    if (why->limit == AG_LIMIT_concurrent)
+        return ag_err_set(&r->err, rc, "The limit of %s (%s: %llu) is reached; one of them must end first.", whose,
+                          row->words, limit);
+    return ag_err_set(&r->err, rc, "The limit of %s (%s: %llu) is reached; try again in %llu.%03llu s.", whose,
+                      row->words, limit, wait_ms / 1000, wait_ms % 1000);
+}
+
+int ag__meter_enter(ag_req *r)
+{
+    if (r->gw->meters == NULL) return AG_OK;
+    const char *names[AG_METER_KIND_COUNT] = {0};
+    ag_limits limits[AG_METER_KIND_COUNT] = {0};
+    char address[AG_METER_NAME_MAX + 1];
+    bool served = atomic_load_explicit(&r->gw->engine, memory_order_acquire) != NULL;
+    address_of(r, address);
+    if (r->key) limits[AG_METER_KEY] = r->key->limits;
+    ag_keyring_limits(r->gw->ring, "tenant", r->tenant, &limits[AG_METER_TENANT]);
+    ag_keyring_limits(r->gw->ring, "address", address, &limits[AG_METER_ADDRESS]);
+    if (served) ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, &limits[AG_METER_MODEL]);
+    /* What a key and its tenant use of a month counts also before there is a budget. */
+    if (r->key && !r->key->of_token) names[AG_METER_KEY] = r->key->id;
+    if (r->key || ag_limits_any(&limits[AG_METER_TENANT])) names[AG_METER_TENANT] = r->tenant;
+    if (ag_limits_any(&limits[AG_METER_ADDRESS])) names[AG_METER_ADDRESS] = address;
+    if (ag_limits_any(&limits[AG_METER_MODEL])) names[AG_METER_MODEL] = r->gw->model_name;
+    ag_refusal why = {0};
+    ag_meter_views views;
+    int rc = ag_meters_enter(r->gw->meters, &r->ticket, names, limits, time_now(), &why, &views);
+    r->metered = rc == AG_OK;
+    write_views(r, &views);
+    return rc == AG_OK ? AG_OK : refuse(r, rc, &limits[why.kind], &why, 0);
+}
+
+int ag__meter_prompt(ag_req *r, uint64_t tokens)
+{
+    if (!r->metered) return AG_OK;
+    ag_refusal why = {0};
+    ag_meter_views views;
+    int rc = ag_meters_prompt(r->gw->meters, &r->ticket, tokens, time_now(), &why, &views);
+    write_views(r, &views);
+    return rc == AG_OK ? AG_OK : refuse(r, rc, &r->ticket.limits[why.kind], &why, tokens);
+}
+
+void ag__meter_prompt_undo(ag_req *r, uint64_t tokens)
+{
+    if (r->metered) ag_meters_prompt_undo(r->gw->meters, &r->ticket, tokens);
+}
+
+static void use(ag_req *r, uint64_t requests, uint64_t prompt_tokens, uint64_t output_tokens)
+{
+    ag_usage_what what = {ag__key_name(r), r->tenant, r->gw->model_name, requests, prompt_tokens, output_tokens};
+    ag_usage_add(ag_keyring_usage(r->gw->ring), ag_wall_us() / 1000000, &what);
+}
+
+void ag__meter_admitted(ag_req *r, uint64_t prompt_tokens)
+{
+    if (r->metered) use(r, 1, prompt_tokens, 0);
+}
+
+void ag__meter_output(ag_req *r)
+{
+    uint64_t made = 0;
+    if (!r->metered || r->choices == NULL) return;
+    for (uint32_t i = 0; i < r->n_choices; i++) made += r->choices[i].gen ? ag_gen_count(r->choices[i].gen) : 0;
+    if (made <= r->charged) return;
+    ag_meters_output(r->gw->meters, &r->ticket, made - r->charged, time_now());
+    use(r, 0, 0, made - r->charged);
+    r->charged = made;
+}
+
+/* Nobody wakes a request whose client does not read, while its generations go on. */
+static void on_watch(void *user, ag_http_stream *s AG_UNUSED)
+{
+    ag_req *r = user;
+    ag__meter_output(r);
+    if (r->blocked) ag__meter_watch(r);
+}
+
+void ag__meter_watch(ag_req *r)
+{
+    if (r->metered && !r->gone) ag_http_timer(r->s, WATCH_MS, on_watch);
+}
+
+void ag__meter_leave(ag_req *r)
+{
+    if (!r->metered) return;
+    ag_meters_leave(r->gw->meters, &r->ticket);
+    r->metered = false;
+}
