@@ -30,13 +30,15 @@ class Place:
         if (begins, ends) != (1, 1) or words.index(self.begin) > words.index(self.end):
             raise SystemExit(f"{path}: there should be one line '{self.begin}' and after it one line '{self.end}'")
 
-    def put(self, path, text, svg, caption):
+    def put(self, path, text, svg=None, caption=""):
         path = pathlib.Path(path)
-        picture = path.with_suffix(".svg")
-        picture.write_text(svg)
+        if svg:
+            picture = path.with_suffix(".svg")
+            picture.write_text(svg)
+            text = f"![{caption}]({picture.name})\n\n{text}"
         words = path.read_text()
         before, after = words.split(self.begin)[0], words.split(self.end)[1]
-        path.write_text(f"{before}{self.begin}\n\n![{caption}]({picture.name})\n\n{text}\n{self.end}{after}")
+        path.write_text(f"{before}{self.begin}\n\n{text}\n{self.end}{after}")
 
 
 def table(head, lines):

@@ -5,7 +5,7 @@
 
 const $ = id => document.getElementById(id);
 const api = path => new URL(path, document.baseURI).href;
-const talk = [];          // exchanges: {question, answer, error, note, figures, node, body}
+const talk = [];          // exchanges: {question, thought, answer, error, figures, node, body}
 let running = null;       // the AbortController of the answer that is being made
 let edited = null;        // the exchange whose question is in the draft
 let kept = '';            // the draft that an edit took the place of
@@ -254,6 +254,8 @@ async function loadModels() {
 function show(x) {
   const title = text => make('h3', 'unseen', text);
   x.text = make('div', 'text');
+  x.thinking = make('div', 'text');
+  x.thoughts = make('details', 'thoughts', [make('summary', '', 'Thoughts'), x.thinking]);
   x.failure = make('div', 'failure');
   x.list = make('dl', 'figures');
   x.actions = make('div', 'actions', [
@@ -262,7 +264,7 @@ function show(x) {
     button('Edit', 'quiet last', () => edit(x)),
   ]);
   const mine = make('article', 'question', [title('You'), make('div', 'text', x.question)]);
-  const theirs = make('article', 'answer', [make('h3', 'who'), x.text, x.failure, x.list, x.actions]);
+  const theirs = make('article', 'answer', [make('h3', 'who'), x.thoughts, x.text, x.failure, x.list, x.actions]);
   x.node = make('section', 'exchange', [mine, theirs]);
   $('talk').append(x.node);
   draw(x);
@@ -271,6 +273,8 @@ function show(x) {
 function draw(x) {
   const low = innerHeight + scrollY > document.documentElement.scrollHeight - 120;
   render(x.text, x.answer);
+  render(x.thinking, x.thought);
+  x.thoughts.hidden = !x.thought;
   x.node.classList.toggle('busy', x.busy);
   x.text.classList.toggle('waiting', x.busy && !x.answer);
   x.text.setAttribute('aria-busy', String(x.busy));
@@ -284,7 +288,7 @@ function draw(x) {
 
 function time(ms) { return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`; }
 
-/* First token: from the request to the first text. Speed: tokens after the first, over the time since it. */
+/* First token: from the request to the first text or thought. Speed: tokens after the first, over the time since it. */
 function figuresOf(x, at) {
   const figures = [];
   if (at.first) figures.push(['First token', time(at.first - at.sent)]);
@@ -303,7 +307,7 @@ function figuresOf(x, at) {
 async function answer(x) {
   if (running || !ready()) return;
   const mine = running = new AbortController(), at = {sent: performance.now()};
-  Object.assign(x, {answer: '', error: '', id: '', figures: [], busy: true});
+  Object.assign(x, {thought: '', answer: '', error: '', id: '', figures: [], busy: true});
   x.body = bodyOf(talk);
   if (!x.node) show(x);
   x.node.querySelector('.who').textContent = x.body.model;
@@ -324,13 +328,15 @@ async function answer(x) {
       const chunk = JSON.parse(event.data);
       if (chunk.error) throw new Refused(r.status, chunk.error, r.headers.get('x-request-id'));
       const choice = chunk.choices && chunk.choices[0];
-      const text = choice && choice.delta && choice.delta.content;
-      if (text) {
+      const delta = (choice && choice.delta) || {}, text = delta.content || '', thought = delta.reasoning_content || '';
+      if (text || thought) {
         at.last = performance.now();
         if (!at.first) {
           at.first = at.last;
-          say('Answering.');
+          say(thought ? 'Thinking.' : 'Answering.');
         }
+        if (text && x.thought && !x.answer) say('Answering.');
+        x.thought += thought;
         x.answer += text;
         later();
       }

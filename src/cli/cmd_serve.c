@@ -16,6 +16,7 @@
 #include "engine/image.h"
 #include "gateway/gateway.h"
 #include "gateway/openapi.h"
+#include "model/null.h"
 
 extern char **environ;
 
@@ -143,7 +144,9 @@ static void load(server *s)
 {
     uint64_t began = ag_now_us();
     const ag_conf *c = &s->conf;
-    int rc = ag_model_open(&s->model, c->model, *c->chat_template ? c->chat_template : NULL, &s->err);
+    const char *chat = *c->chat_template ? c->chat_template : NULL;
+    int rc = ag_model_is_null(c->model) ? ag_model_open_null(&s->model, c->model, chat, &s->err)
+                                        : ag_model_open(&s->model, c->model, chat, &s->err);
     ag_engine_conf conf = engine_conf(c);
     conf.metrics = s->metrics;
     conf.note = note;
@@ -314,7 +317,9 @@ int ag_cmd_serve(int argc, char **argv)
         .usage = "serve -m MODEL [SETTINGS]",
         .about =
             "Serves a GGUF model over HTTP: OpenAI's completions and chat, /v1/models, /metrics, /livez, /readyz.\n"
-            "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.",
+            "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.\n"
+            "-m null is a model without weights, for measuring what is around one: it answers with a fixed text, byte by\n"
+            "byte, as fast as it can; null:rate=1000 with so many tokens a second.",
         .opts = opts,
         .n_opts = AG_ARRAY_LEN(opts),
         .groups = "model,server,engine,limits,queue,log"};

@@ -43,6 +43,7 @@ typedef struct ag_backend_conf {
     const char *image_dir; /* NULL: beside the model */
     void (*note)(void *arg, bool bad, const char *text); /* a sentence for the log; from any thread; NULL: silent */
     void *note_arg;
+    uint32_t null_vocab, null_rate; /* of the null backend: tokens, and how many a second; 0: no pace */
 } ag_backend_conf;
 
 typedef struct ag_weights_info {
@@ -73,6 +74,7 @@ typedef struct ag_backend_ops {
 } ag_backend_ops;
 
 extern const ag_backend_ops ag_backend_cpu;
+extern const ag_backend_ops ag_backend_null; /* computes nothing, of the plan needs out_max alone: model/null.h */
 
 /* Bytes of KV cache that one page takes on the CPU. */
 uint64_t ag_backend_page_bytes(const ag_graph *g, ag_kv_type t);

@@ -29,11 +29,10 @@ uint64_t ag_lm_memory_free(void)
 
 static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
 {
-    uint64_t page = lm->page_bytes = ag_backend_page_bytes(&lm->graph, conf->kv), tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
+    uint64_t page = lm->page_bytes, tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
     if (tokens == 0) {
-        tokens = ag_lm_memory_free() / 2 / page * AG_KV_PAGE;
-        uint64_t most = train * AG_MAX(conf->ctx_sequences, 1u);
-        tokens = AG_MIN(AG_MAX(tokens, (uint64_t)AG_KV_PAGE), most);
+        tokens = train * AG_MAX(conf->ctx_sequences, 1u);
+        if (page) tokens = AG_MIN(tokens, AG_MAX(ag_lm_memory_free() / 2 / page * AG_KV_PAGE, (uint64_t)AG_KV_PAGE));
     }
     uint64_t pages = (tokens + AG_KV_PAGE - 1) / AG_KV_PAGE;
     if (pages > UINT32_MAX / 2)
@@ -47,7 +46,18 @@ static int build(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
 {
     ag_graph_init(&lm->graph, lm->model->gguf);
     int rc = ag_arch_build(&lm->graph, &lm->model->hp, err);
-    return rc == AG_OK ? choose_pages(lm, conf, err) : rc;
+    if (rc != AG_OK) return rc;
+    lm->page_bytes = ag_backend_page_bytes(&lm->graph, conf->kv);
+    if ((rc = choose_pages(lm, conf, err)) != AG_OK) return rc;
+    return ag_passes_run(&lm->plan, &lm->graph, conf->rows_max, conf->out_max, conf->no_pass, conf->report, err);
+}
+
+/* No weights, so no graph: a plan of so many rows. */
+static int build_null(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
+{
+    lm->plan.rows_max = conf->rows_max;
+    lm->plan.out_max = conf->out_max;
+    return choose_pages(lm, conf, err);
 }
 
 /* Activations are touched at once, unlike the KV cache: what cannot be there is refused before the kernel has to. */
@@ -64,14 +74,13 @@ int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *e
     ag_lm *lm = ag_mem_zalloc(sizeof *lm);
     if (lm == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for model %s", m->name);
     lm->model = m;
-    lm->ops = &ag_backend_cpu;
-    int rc = build(lm, conf, err);
-    if (rc == AG_OK) rc = ag_passes_run(&lm->plan, &lm->graph, conf->rows_max, conf->out_max, conf->no_pass, conf->report, err);
+    lm->ops = m->null ? &ag_backend_null : &ag_backend_cpu;
+    int rc = m->null ? build_null(lm, conf, err) : build(lm, conf, err);
     if (rc == AG_OK) rc = check_memory(lm, err);
     if (rc == AG_OK) {
         ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .kv = conf->kv, .progress = conf->progress,
                               .progress_arg = conf->progress_arg, .image = conf->image, .image_dir = conf->image_dir, .note = conf->note,
-                              .note_arg = conf->note_arg};
+                              .note_arg = conf->note_arg, .null_vocab = m->hp.vocab, .null_rate = m->null_rate};
         if (conf->no_pass && bc.image == AG_IMAGE_AUTO) bc.image = AG_IMAGE_READ;
         rc = lm->ops->open(&lm->backend, &lm->plan, &bc, err);
     }

@@ -39,7 +39,7 @@ static int chat_from_file(const char *path, ag_buf *source, ag_err *err)
     return rc;
 }
 
-static int chat_open(ag_model *m, const char *file, ag_err *err)
+int ag__model_chat_open(ag_model *m, const char *file, ag_err *err)
 {
     ag_buf source;
     ag_buf_init(&source, CHAT_TEMPLATE_BYTES_MAX + 4096);
@@ -73,7 +73,7 @@ int ag_model_open(ag_model **out, const char *path, const char *chat_template_fi
     if (rc == AG_OK && ag_tokenizer_size(m->tokenizer) > m->hp.vocab)
         rc = ag_err_set(err, AG_E_FILE, "%s: the tokenizer has %u tokens, the embedding table only %u rows", path,
                         ag_tokenizer_size(m->tokenizer), m->hp.vocab);
-    if (rc == AG_OK) rc = chat_open(m, chat_template_file, err);
+    if (rc == AG_OK) rc = ag__model_chat_open(m, chat_template_file, err);
     if (rc != AG_OK) {
         ag_model_close(m);
         return rc;
@@ -90,5 +90,6 @@ void ag_model_close(ag_model *m)
     ag_template_free(m->chat);
     ag_tokenizer_close(m->tokenizer);
     ag_gguf_close(m->gguf);
+    ag_buf_fini(&m->file);
     ag_mem_free(m);
 }

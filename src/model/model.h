@@ -7,6 +7,7 @@
 #ifndef AG_MODEL_H
 #define AG_MODEL_H
 
+#include "base/buf.h"
 #include "model/arch/arch.h"
 #include "model/gguf/gguf.h"
 #include "model/template/template.h"
@@ -20,6 +21,9 @@ typedef struct ag_model {
     char chat_error[512];   /* why the file's template cannot be used, when chat is NULL; "" when there is none */
     char name[128];         /* for /v1/models: the file's name without folder and .gguf */
     int64_t created;        /* the file's time, seconds */
+    bool null;              /* without weights, see null.h; */
+    uint32_t null_rate;     /* tokens a second, 0: as fast as steps can be taken; */
+    ag_buf file;            /* and what its file would say */
 } ag_model;
 
 /* `chat_template_file` overrides the file's template; NULL: the file's own. */
@@ -31,5 +35,8 @@ void ag_model_close(ag_model *m);
  * parse_special. AG_E_TEMPLATE, AG_E_LIMIT, AG_E_UTF8, AG_E_NOMEM. */
 int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n,
                     ag_err *err);
+
+/* Inside the folder: the chat template of m->gguf, or of the file. */
+int ag__model_chat_open(ag_model *m, const char *file, ag_err *err);
 
 #endif

@@ -133,7 +133,8 @@ class Page(unittest.TestCase):
           }}), {status: 200, headers: {'x-request-id': 'req-page'}}); }""" % json.dumps(text))
 
     def last(self):
-        return self.b.eval("({...talk.at(-1), text: null, failure: null, list: null, actions: null, node: null})")
+        nodes = ("text", "thinking", "thoughts", "failure", "list", "actions", "node")
+        return self.b.eval("({...talk.at(-1), %s})" % ", ".join(f"{name}: null" for name in nodes))
 
     def test_chat(self):
         self.settings(temperature=0, max_tokens=12)
@@ -170,6 +171,21 @@ class Page(unittest.TestCase):
         self.assertIn("Answered with 21 tokens in 2.25 s.", self.b.eval("document.getElementById('status').textContent"))
         self.assertQuiet()
 
+    def test_thoughts(self):
+        def part(**delta):
+            return json.dumps({"choices": [{"delta": delta, "finish_reason": None}]})
+        self.answer_with([part(reasoning_content="Hm, "), part(reasoning_content="<b>so</b>."), part(content="Yes."), "[DONE]"])
+        self.ask("Is it?")
+        self.assertEqual((self.last()["thought"], self.last()["answer"]), ("Hm, <b>so</b>.", "Yes."))
+        self.assertEqual(self.b.eval("document.querySelector('.thoughts .text').textContent"), "Hm, <b>so</b>.")
+        self.assertFalse(self.b.eval("document.querySelector('.thoughts').open"))
+        # Where there are none, nothing of them shows; and they are not sent again.
+        self.answer_with([part(content="No."), "[DONE]"])
+        self.ask("Or not?")
+        self.assertTrue(self.b.eval("document.querySelector('.exchange:last-child .thoughts').hidden"))
+        self.assertEqual([m["content"] for m in self.last()["body"]["messages"]], ["Is it?", "Yes.", "Or not?"])
+        self.assertQuiet()
+
     def test_edit_and_again(self):
         self.settings(temperature=1, max_tokens=8)
         self.ask("First question.")
@@ -201,7 +217,7 @@ class Page(unittest.TestCase):
             with self.subTest(how):
                 self.ask("Tell me a long story.", wait=False)
                 self.b.wait("talk.at(-1).answer.length > 20")
-                self.assertEqual(self.b.eval("document.querySelector('.exchange:last-child .answer .text').getAttribute('aria-busy')"), "true")
+                self.assertEqual(self.b.eval("document.querySelector('.exchange:last-child .answer > .text').getAttribute('aria-busy')"), "true")
                 if how == "Escape":
                     self.b.key("Escape")
                 else:
@@ -375,8 +391,11 @@ class Page(unittest.TestCase):
             self.b.wait("running === null")
             self.assertFalse(self.b.eval(wide))
             # Nothing moves for whoever does not want it.
-            self.assertEqual(self.b.eval("document.querySelector('.text').classList.add('waiting') || getComputedStyle("
-                                         "document.querySelector('.answer .text'), '::after').animationName"), "none")
+            self.b.eval("document.querySelector('.answer > .text').classList.add('waiting')")
+            moves = "getComputedStyle(document.querySelector('.answer > .text'), '::after').animationName"
+            self.assertEqual(self.b.eval(moves), "none")
+            self.b.screen(360, 640, scale=2, touch=True, dark=dark)
+            self.assertEqual(self.b.eval(moves), "breathe")
         self.assertQuiet()
 
     def test_contrast(self):

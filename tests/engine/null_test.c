@@ -1,0 +1,120 @@
+#include "model/null.h"
+
+#include "base/fault.h"
+#include "base/mem.h"
+#include "engine/serving.h"
+
+static ag_model *open_null(const char *path)
+{
+    ag_model *m = NULL;
+    ag_err err = {0};
+    if (ag_model_open_null(&m, path, NULL, &err) != AG_OK) fail_msg("%s", err.text);
+    return m;
+}
+
+static void names(void **state)
+{
+    (void)state;
+    static const char *const yes[] = {"null", "null:", "null:rate=5", "null:x"}, *const no[] = {"", "./null", "nul", "nullx", "x/null"};
+    static const char *const bad[] = {"null:", "null:rate=", "null:rate=0", "null:rate=1000001", "null:rate=5x", "null:speed=5"};
+    for (size_t i = 0; i < AG_ARRAY_LEN(yes); i++) assert_true(ag_model_is_null(yes[i]));
+    for (size_t i = 0; i < AG_ARRAY_LEN(no); i++) assert_false(ag_model_is_null(no[i]));
+    for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
+        ag_model *m = NULL;
+        ag_err err = {0};
+        assert_int_equal(ag_model_open_null(&m, bad[i], NULL, &err), AG_E_USAGE);
+        assert_non_null(strstr(err.text, "tokens a second"));
+    }
+    ag_model *m = open_null("null:rate=1000000");
+    assert_int_equal(m->null_rate, 1000000);
+    ag_model_close(m);
+}
+
+/* A token is a byte, whatever the byte. */
+static void bytes_are_tokens(void **state)
+{
+    (void)state;
+    ag_model *m = open_null("null");
+    const char text[] = "a b\n\x7f\xc3\xa9\xf0\x9f\x99\x82</s>";
+    int32_t *ids = NULL;
+    uint32_t n = 0;
+    ag_err err = {0};
+    if (ag_tokenizer_encode(m->tokenizer, text, sizeof text - 1, true, false, &ids, &n, &err) != AG_OK) fail_msg("%s", err.text);
+    assert_int_equal(n, sizeof text - 1);
+    for (uint32_t i = 0; i < n; i++) assert_int_equal(ids[i], (unsigned char)text[i]);
+    ag_mem_free(ids);
+    assert_true(ag_tokenizer_ends(m->tokenizer, 256));
+    assert_non_null(m->chat);
+    ag_model_close(m);
+}
+
+static int serve_once(const char *path, uint32_t n_want)
+{
+    static int32_t prompt[] = {'H', 'i', ' '}, ids[OUT_MAX];
+    ag_model *m = NULL;
+    ag_engine *e = NULL;
+    ag_gen *g = NULL;
+    ag_err err = {0};
+    ag_engine_conf conf = conf_of(0, 4, 16);
+    ag_gen_spec s = {.prompt = prompt, .n_prompt = 3, .max_tokens = n_want, .top_logprobs = -1, .sampling = AG_SAMPLING_DEFAULT};
+    s.sampling.temperature = 10;
+    int rc = ag_model_open_null(&m, path, NULL, &err);
+    if (rc == AG_OK) rc = ag_engine_open(&e, m, &conf, &err);
+    if (rc == AG_OK) rc = ag_gen_create(&g, e, &s, &err);
+    if (rc == AG_OK) rc = ag_gen_submit(g, NULL, &err);
+    if (rc == AG_OK) {
+        uint32_t n;
+        ag_gen_state state = finish(g, ids, &n);
+        if (state == AG_GEN_FAILED) rc = AG_E_NOMEM;
+        else {
+            assert_int_equal(state, AG_GEN_LENGTH);
+            assert_int_equal(n, n_want);
+            for (uint32_t i = 0; i < n; i++) assert_int_equal(ids[i], AG_NULL_TEXT[(2 + i) % (sizeof AG_NULL_TEXT - 1)]);
+        }
+    }
+    if (g) ag_gen_put(g);
+    if (e) ag_engine_close(e);
+    ag_model_close(m);
+    return rc;
+}
+
+/* The text goes on by position, however improbable tokens are made likely. */
+static void answers(void **state)
+{
+    (void)state;
+    assert_int_equal(serve_once("null", OUT_MAX), AG_OK);
+}
+
+/* Never faster than it was asked to be. */
+static void keeps_pace(void **state)
+{
+    (void)state;
+    uint64_t from = ag_now_us();
+    assert_int_equal(serve_once("null:rate=100", 10), AG_OK);
+    assert_true(ag_now_us() - from >= 10 * 10000);
+}
+
+#ifdef AG_FAULTS
+static void no_memory(void **state)
+{
+    (void)state;
+    for (uint32_t n = 1;; n++) {
+        ag_fault_arm(AG_FAULT_ALLOC, n);
+        int rc = serve_once("null", 3);
+        bool fired = ag_fault_disarm(AG_FAULT_ALLOC);
+        assert_true(rc == AG_OK || (fired && rc == AG_E_NOMEM));
+        if (!fired) break;
+    }
+}
+#endif
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(names), cmocka_unit_test(bytes_are_tokens), cmocka_unit_test(answers),
+                                       cmocka_unit_test(keeps_pace),
+#ifdef AG_FAULTS
+                                       cmocka_unit_test(no_memory),
+#endif
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
