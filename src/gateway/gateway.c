@@ -121,6 +121,11 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .connections_per_address_max = conf->connections_per_address_max,
         .mailbox_cap = MAILBOX_CAP,
         .out_bytes_max = conf->out_bytes_max,
+        .h2_streams_max = conf->h2_streams_max,
+        .h2_window_bytes = conf->h2_window_bytes,
+        .h2_connection_window_bytes = conf->h2_connection_window_bytes,
+        .h2_resets_max = conf->h2_resets_max,
+        .h2_frames_max = conf->h2_frames_max,
     };
     if ((rc = ag_http_server_open(&gw->http, &http, &handler, err)) != AG_OK) goto undo;
     gw->n_loops = ag_http_server_loops(gw->http);

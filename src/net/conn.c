@@ -207,6 +207,38 @@ static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
     b->len = AG_MIN(c->proto->room(c), (size_t)AG__READ_BYTES);
 }
 
+static bool become(ag__conn *c, const ag__proto *p)
+{
+    void *was = c->state;
+    c->state = NULL;
+    if (p->open(c) != AG_OK) {
+        c->state = was;
+        return false;
+    }
+    void *state = c->state;
+    c->state = was;
+    c->proto->close(c);
+    c->proto = p;
+    c->state = state;
+    return true;
+}
+
+/* A connection is HTTP/1's until its first bytes say otherwise; too few to be a request, so nothing has begun. */
+static bool take_input(ag__conn *c, const char *p, size_t n)
+{
+    static const char begins[] = AG__H2_BEGINS;
+    size_t k = 0;
+    if (c->known == AG__KNOWN) return c->proto->input(c, p, n);
+    while (k < n && begins[c->known] && p[k] == begins[c->known]) c->known++, k++;
+    if (begins[c->known]) {
+        if (k < n) c->known = AG__KNOWN;
+        return c->proto->input(c, p, n);
+    }
+    c->known = AG__KNOWN;
+    return become(c, &ag__h2_proto) && c->proto->input(c, begins, sizeof begins - 1) &&
+           (k == n || c->proto->input(c, p + k, n - k));
+}
+
 static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
 {
     ag__conn *c = t->data;
@@ -218,7 +250,7 @@ static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
         c->proto->eof(c);
     } else if (n < 0) {
         c->broken = true;
-    } else if (!c->proto->input(c, b->base, (size_t)n)) {
+    } else if (!take_input(c, b->base, (size_t)n)) {
         ag__count_bad(c->loop, AG_HTTP_BAD_MEMORY);
         c->broken = true;
     }
@@ -290,7 +322,10 @@ void ag__conn_start(ag__conn *c)
     }
     c->fd = -1;
     uv_tcp_nodelay(&c->tcp, 1); /* a token must not wait for the acknowledgement of the one before */
-    if (c->refuse != AG_HTTP_BAD_COUNT) c->proto->refuse(c, c->refuse);
+    if (c->refuse != AG_HTTP_BAD_COUNT) {
+        c->known = AG__KNOWN;
+        c->proto->refuse(c, c->refuse);
+    }
     ag__conn_dirty(c);
     return;
 undo_conn:

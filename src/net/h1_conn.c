@@ -338,6 +338,14 @@ static void h1_gone(ag__conn *c)
     h->n_ended = 0;
 }
 
+static size_t h1_pending(ag_http_stream *s) { return ag__conn_pending(s->conn); }
+
+static bool h1_takes(ag_http_stream *s, size_t n)
+{
+    size_t waits = ag__conn_pending(s->conn);
+    return waits == 0 || waits + n <= s->conn->loop->server->conf.out_bytes_max;
+}
+
 const ag__proto ag__h1_proto = {
     .open = h1_open,
     .close = h1_close,
@@ -351,4 +359,6 @@ const ag__proto ag__h1_proto = {
     .answer = ag__h1_answer,
     .data = ag__h1_data,
     .end = ag__h1_end,
+    .pending = h1_pending,
+    .takes = h1_takes,
 };

@@ -1,4 +1,4 @@
-/* http.h - HTTP/1.1 server connections on event loops.
+/* http.h - HTTP/1.1 and HTTP/2 server connections on event loops.
  * Owns    : a server owns its listening socket, loops (one thread each) and connections. A stream (one request and its
  *           response) belongs to the connection's loop, from on_head until its `done` callback has returned.
  * Threads : open, start, drain, stop and close by the owner's thread. Every callback, and every ag_http_* call on a
@@ -13,6 +13,11 @@
  *           frees a stream, and no ag_http_* call on a stream calls back. Pipelined requests are read one after
  *           another: the next head is parsed once the response before it has been handed over and most of it was taken;
  *           64 KiB of what arrives early are buffered, the rest waits in the socket.
+ * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored) and has up to
+ *           h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it is.
+ *           Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where HTTP/1.1
+ *           ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one is gone;
+ *           one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
  * Gone    : a client that closes or half-closes its side (FIN) while a response is owed counts as gone: the two look
  *           the same until a write fails, and an answer that nobody reads is minutes of work. Responses handed over
  *           before are still written. Behind more early bytes than our kernel takes a FIN cannot be seen.
@@ -52,7 +57,13 @@ typedef struct ag_http_head {
     X(WRITE_TIMEOUT, "write_timeout")         /* closed */                                                             \
     X(CONNECTIONS, "connections")             /* 503 */                                                                \
     X(CONNECTIONS_PER_ADDRESS, "connections_per_address") /* 429 */                                                    \
-    X(MEMORY, "memory")                       /* 503, or closed */
+    X(MEMORY, "memory")                       /* 503, or closed */                                                     \
+    X(H2_STREAMS, "h2_streams")               /* the stream refused, or GOAWAY */                                      \
+    X(H2_SETTINGS, "h2_settings")             /* these: GOAWAY, ENHANCE_YOUR_CALM */                                   \
+    X(H2_PINGS, "h2_pings")                                                                                            \
+    X(H2_RESETS, "h2_resets")                                                                                          \
+    X(H2_EMPTY, "h2_empty")                   /* DATA without data, PRIORITY */                                        \
+    X(H2_CONTINUATIONS, "h2_continuations")
 typedef enum ag_http_bad {
 #define AG_HTTP_BAD_ROW(name, text) AG_HTTP_BAD_##name,
     AG_HTTP_BADS(AG_HTTP_BAD_ROW)
@@ -96,6 +107,10 @@ typedef struct ag_http_conf {
     uint32_t connections_max, connections_per_address_max;
     uint32_t mailbox_cap;          /* messages waiting per loop */
     uint64_t out_bytes_max;        /* bytes of streamed responses waiting to be written per connection */
+    uint32_t h2_streams_max;       /* open at once on a connection */
+    uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
+    uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
+    uint32_t h2_frames_max;        /* SETTINGS within 10 s; as many PINGs; as many empty frames */
 } ag_http_conf;
 
 /* Binds and listens; conf and handler are copied (conf's host is used only here). */
@@ -132,14 +147,14 @@ ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first heade
  * latter `Connection: close` is heeded. After a connection has broken, and until on_gone says so, calls do nothing. */
 void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
                      size_t n_body);
-/* A streamed response: chunked on HTTP/1.1, until close on 1.0. Bytes of several writes that are waiting share one
- * writev; nothing is delayed. ag_http_write returns false when the client is gone or out_bytes_max is reached; then the
- * bytes were not taken: the caller waits for on_writable (below) or gives up. */
+/* A streamed response: chunked on HTTP/1.1, until close on 1.0, DATA frames on HTTP/2. Bytes of several writes that
+ * are waiting share one writev; nothing is delayed. ag_http_write returns false when the client is gone or out_bytes_max
+ * is reached; then the bytes were not taken: the caller waits for on_writable (below) or gives up. */
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);
 /* Breaks a response off: what was written goes out, then the connection is closed without the last chunk (HTTP/1.0, or
- * nothing begun: with a reset), so the client sees an error. done follows, without on_gone. */
+ * nothing begun: with a reset; HTTP/2: RST_STREAM), so the client sees an error. done follows, without on_gone. */
 void ag_http_abort(ag_http_stream *s);
 /* Bytes handed over and not yet taken by the socket. */
 size_t ag_http_pending(ag_http_stream *s);

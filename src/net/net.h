@@ -4,8 +4,8 @@
  * Limits  : the constants below, beside ag_http_conf.
  * Errors  : `broken` on a connection; the pump kills it.
  * Layers  : server (accepts, limits, threads) > loop (one thread: mailbox, work, dirty list) > conn (socket, timers,
- *           bytes in and out) > proto (HTTP/1 in h1_conn.c; HTTP/2 comes beside it, TLS below it) > stream (one request
- *           and its answer, what the user holds).
+ *           bytes in and out) > proto (HTTP/1 in h1_conn.c, HTTP/2 in h2_conn.c) > stream (one request and its answer,
+ *           what the user holds).
  * Rule    : nothing that the user calls calls the user. ag_http_* calls change state and mark the connection dirty; the
  *           loop pumps dirty connections before it leaves its own callback; only the pump parses, writes and calls. */
 #ifndef AG_NET_NET_H
@@ -21,6 +21,9 @@
 #define AG__READ_BYTES 65536
 /* With more than this unwritten the next pipelined request waits, so that a client that does not read costs no more. */
 #define AG__OUT_GATE 65536
+/* What no HTTP/1 request begins with, and HTTP/2's preface does. */
+#define AG__H2_BEGINS "PRI "
+#define AG__KNOWN 255
 /* Answers handed over and not yet written, per connection. */
 #define AG__ENDED_MAX 64
 /* A whole answer may be larger than out_bytes_max, since the user holds it anyway; this is where that ends. */
@@ -62,6 +65,8 @@ typedef struct ag__proto {
     void (*answer)(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
     void (*data)(ag_http_stream *s, const char *p, size_t n);
     void (*end)(ag_http_stream *s);
+    size_t (*pending)(ag_http_stream *s);            /* bytes handed over that wait */
+    bool (*takes)(ag_http_stream *s, size_t n);      /* whether so many more may wait */
 } ag__proto;
 
 struct ag__conn {
@@ -74,6 +79,7 @@ struct ag__conn {
     ag_http_bad refuse;   /* AG_HTTP_BAD_COUNT: none */
     ag__addr addr;
     bool counted;         /* in the table of addresses */
+    uint8_t known;        /* bytes that HTTP/2 would begin with, or AG__KNOWN: the protocol is decided */
     char peer[48];
     uv_tcp_t tcp;
     uv_timer_t timer;
@@ -93,7 +99,7 @@ typedef enum ag__answer { AG__ANSWER_NONE, AG__ANSWER_BEGUN, AG__ANSWER_ENDED, A
 struct ag_http_stream {
     uint32_t magic;
     ag__conn *conn;
-    void *user;
+    void *user, *state;   /* state: the protocol's own */
     ag__answer answer;
     bool gone, is_head, no_body, chunked, keep, read_done;
     uint64_t out_end;     /* conn->out_all when the answer was ended */
@@ -185,8 +191,8 @@ ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char
 void ag__stream_done(ag_http_stream *s);        /* calls done, frees */
 void ag__stream_gone(ag_http_stream *s);        /* calls on_gone, then done, frees */
 
+extern const ag__proto ag__h1_proto, ag__h2_proto;
 /* h1_conn.c, h1_answer.c */
-extern const ag__proto ag__h1_proto;
 void ag__h1_answer(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
 void ag__h1_data(ag_http_stream *s, const char *p, size_t n);
 void ag__h1_end(ag_http_stream *s);

@@ -32,6 +32,11 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
         {"connections_per_address_max", c->connections_per_address_max, 1, UINT32_MAX},
         {"mailbox_cap", c->mailbox_cap, 1, 1 << 24},
         {"out_bytes_max", c->out_bytes_max, 1, AG__OUT_MAX / 2},
+        {"h2_streams_max", c->h2_streams_max, 1, 1000},
+        {"h2_window_bytes", c->h2_window_bytes, 1024, INT32_MAX},
+        {"h2_connection_window_bytes", c->h2_connection_window_bytes, 65535, INT32_MAX},
+        {"h2_resets_max", c->h2_resets_max, 1, 1000},
+        {"h2_frames_max", c->h2_frames_max, 1, 1000000},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++)
         if (rows[i].value < rows[i].min || rows[i].value > rows[i].max)

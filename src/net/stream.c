@@ -96,8 +96,7 @@ bool ag_http_write(ag_http_stream *s, const char *p, size_t n)
     AG_CHECK(s, STREAM_MAGIC);
     if (!live(s)) return false;
     AG_ASSERT(s->answer == AG__ANSWER_BEGUN);
-    size_t pending = ag__conn_pending(s->conn);
-    if (pending && pending + n > s->conn->loop->server->conf.out_bytes_max) return false;
+    if (!s->conn->proto->takes(s, n)) return false;
     if (n) s->conn->proto->data(s, p, n); /* a chunk of no bytes would be the last one */
     return !s->conn->broken;
 }
@@ -124,7 +123,7 @@ void ag_http_abort(ag_http_stream *s)
 size_t ag_http_pending(ag_http_stream *s)
 {
     AG_CHECK(s, STREAM_MAGIC);
-    return ag__conn_pending(s->conn);
+    return s->conn->proto->pending(s);
 }
 
 void ag_http_on_writable(ag_http_stream *s, void (*fn)(void *user, ag_http_stream *s))
