@@ -81,6 +81,10 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.connections_max = c->max_connections;
     g.connections_per_address_max = c->max_connections_per_address;
     g.out_bytes_max = c->out_bytes;
+    g.tls_certs = c->tls_cert;
+    g.tls_keys = c->tls_key;
+    g.tls_client_ca = c->tls_client_ca;
+    g.tls_handshakes_max = c->tls_handshakes;
     g.h2_streams_max = c->h2_streams;
     g.h2_window_bytes = (uint32_t)c->h2_window;
     g.h2_connection_window_bytes = (uint32_t)c->h2_connection_window;

@@ -72,6 +72,11 @@ static int check_conf(const ag_gateway_conf *conf, ag_err *err)
     return AG_OK;
 }
 
+static ag_http_tls tls_of(const ag_gateway_conf *c)
+{
+    return (ag_http_tls){.certs = c->tls_certs, .keys = c->tls_keys, .client_ca = c->tls_client_ca};
+}
+
 static uint32_t loops_of(const ag_gateway_conf *conf)
 {
     if (conf->loops) return conf->loops;
@@ -93,6 +98,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     gw->log = log;
     gw->no_auth = conf->no_auth;
     gw->out_bytes_max = conf->out_bytes_max;
+    gw->tls = conf->tls_certs && conf->tls_certs[0];
     memcpy(gw->host, conf->host, strlen(conf->host));
     ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
@@ -121,6 +127,8 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .connections_per_address_max = conf->connections_per_address_max,
         .mailbox_cap = MAILBOX_CAP,
         .out_bytes_max = conf->out_bytes_max,
+        .tls = tls_of(conf),
+        .tls_handshakes_max = conf->tls_handshakes_max,
         .h2_streams_max = conf->h2_streams_max,
         .h2_window_bytes = conf->h2_window_bytes,
         .h2_connection_window_bytes = conf->h2_connection_window_bytes,
@@ -173,7 +181,11 @@ int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     AG_CHECK(gw, GATEWAY_MAGIC);
     ag_live *live = NULL;
     int rc = live_create(&live, conf, err);
+    if (rc != AG_OK) return rc;
+    ag_http_tls tls = tls_of(conf);
+    rc = ag_http_server_tls(gw->http, &tls, err);
     if (rc == AG_OK) live_push(gw, live);
+    else live_free(live);
     return rc;
 }
 
@@ -218,7 +230,8 @@ uint64_t ag_gateway_requests(const ag_gateway *gw)
 void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
-    ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
+    const char *scheme = gw->tls ? "https" : "http";
+    ag_buf_addf(out, "Listening on %s://%s%s%s:%u. ", scheme, v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
     if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
     else if (gw->guarded)
         ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");

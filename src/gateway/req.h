@@ -70,7 +70,7 @@ struct ag_gateway {
     ag_pages pages;
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
-    bool no_auth;
+    bool no_auth, tls;
     uint64_t out_bytes_max;
     _Atomic(ag_live *) live;
     _Atomic(ag_engine *) engine;

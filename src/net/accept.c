@@ -73,15 +73,43 @@ static ag_http_loop *choose_loop(ag_http_server *s)
     return best;
 }
 
+/* NULL: too many handshakes, or no memory; counted. Whether there is TLS at all never changes. */
+static ag__tls *begin_tls(ag_http_server *s)
+{
+    ag_http_loop *here = &s->loops[0];
+    time_t now = (time_t)(ag_now_us() / 1000000);
+    if (now != s->tls_second) s->tls_begun = 0;
+    s->tls_second = now;
+    if (s->tls_begun == s->conf.tls_handshakes_max) {
+        ag__count_bad(here, AG_HTTP_BAD_TLS_HANDSHAKES);
+        return NULL;
+    }
+    s->tls_begun++;
+    uv_mutex_lock(&s->lock);
+    ag__tls_conf *conf = ag__tls_conf_hold(s->tls);
+    uv_mutex_unlock(&s->lock);
+    ag__tls *t = ag__tls_create(conf);
+    ag__tls_conf_drop(conf);
+    if (t == NULL) ag__count_bad(here, AG_HTTP_BAD_MEMORY);
+    return t;
+}
+
 static void take(ag_http_server *s, int fd, const struct sockaddr *peer)
 {
     ag_http_loop *here = &s->loops[0], *l = choose_loop(s);
-    ag__conn *c = ag__conn_create(l, fd, peer);
-    if (c == NULL) {
-        ag__count_bad(here, AG_HTTP_BAD_MEMORY);
+    ag__tls *tls = NULL;
+    if (s->tls && (tls = begin_tls(s)) == NULL) {
         close(fd);
         return;
     }
+    ag__conn *c = ag__conn_create(l, fd, peer);
+    if (c == NULL) {
+        ag__count_bad(here, AG_HTTP_BAD_MEMORY);
+        ag__tls_free(tls);
+        close(fd);
+        return;
+    }
+    c->tls = tls;
     if (atomic_load(&s->n_conns) >= s->conf.connections_max) c->refuse = AG_HTTP_BAD_CONNECTIONS;
     else if (ag__addrs_get(s->addrs, &c->addr, s->conf.connections_per_address_max)) c->counted = true;
     else c->refuse = AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS;
@@ -89,7 +117,8 @@ static void take(ag_http_server *s, int fd, const struct sockaddr *peer)
     atomic_fetch_add(c->counted ? &s->n_conns : &s->n_refused, 1);
     atomic_fetch_add(&l->n_conns, 1);
     if (!c->counted) ag__count_bad(here, c->refuse);
-    if (!c->counted && atomic_load(&s->n_refused) > REFUSED_MAX) ag__conn_free(c);
+    /* Before a handshake there is nothing to say it in. */
+    if (!c->counted && (c->tls || atomic_load(&s->n_refused) > REFUSED_MAX)) ag__conn_free(c);
     else if (l == here) ag__conn_start(c);
     else if (!ag_mbox_post(l->handoff, c)) ag__conn_free(c);
 }

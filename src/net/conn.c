@@ -23,6 +23,7 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     ag__link_init(&c->dirty);
     ag_buf_init(&c->out, AG__OUT_MAX);
     ag_buf_init(&c->flight, AG__OUT_MAX);
+    ag_buf_init(&c->wire, AG__OUT_MAX);
     ag__addr_of(peer, &c->addr, c->peer, sizeof c->peer);
     return c;
 }
@@ -35,6 +36,8 @@ void ag__conn_free(ag__conn *c)
     ag__link_cut(&c->all);
     ag__link_cut(&c->dirty);
     if (c->fd >= 0) close(c->fd);
+    ag__tls_free(c->tls);
+    ag_buf_fini(&c->wire);
     ag_buf_fini(&c->out);
     ag_buf_fini(&c->flight);
     ag__server_conn_gone(c->loop->server, c);
@@ -72,7 +75,8 @@ void ag__conn_break(ag__conn *c)
 
 size_t ag__conn_pending(const ag__conn *c)
 {
-    return c->out.n + (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
+    return c->out.n - c->sealed + c->wire.n +
+           (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
 }
 
 bool ag__conn_put(ag__conn *c, const char *p, size_t n)
@@ -152,7 +156,12 @@ static void on_timer(uv_timer_t *t)
     }
     if (!c->broken && c->read_due && now >= c->read_due) {
         c->read_due = 0;
-        c->proto->timeout(c);
+        if (c->tls && !c->secured) {
+            ag__count_bad(c->loop, AG_HTTP_BAD_HEADER_TIMEOUT);
+            c->broken = true;
+        } else {
+            c->proto->timeout(c);
+        }
     }
     ag__conn_dirty(c);
     ag__loop_leave(c->loop);
@@ -175,21 +184,24 @@ static void on_written(uv_write_t *w, int status)
  * what is added meanwhile collects in `out` for the next write. True: bytes were taken, or it broke. */
 static bool write_out(ag__conn *c)
 {
-    if (c->writing || c->out.n == 0) return false;
-    uv_buf_t b = {.base = c->out.p, .len = c->out.n};
+    if (c->writing) return false;
+    if (c->tls && !ag__conn_seal(c)) return true;
+    ag_buf *out = c->tls ? &c->wire : &c->out;
+    if (out->n == 0) return false;
+    uv_buf_t b = {.base = out->p, .len = out->n};
     int n = ag_fault_hit(AG_FAULT_WRITE) ? UV_EPIPE : uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
     if (n == UV_EAGAIN) n = 0;
     if (n < 0) {
         c->broken = true;
         return true;
     }
-    if ((size_t)n == c->out.n) {
-        ag_buf_reset(&c->out);
-        if (c->out.cap > AG__KEEP_BYTES) ag_buf_fini(&c->out);
+    if ((size_t)n == out->n) {
+        ag_buf_reset(out);
+        if (out->cap > AG__KEEP_BYTES) ag_buf_fini(out);
         return true;
     }
-    ag_buf waiting = c->out;
-    c->out = c->flight;
+    ag_buf waiting = *out;
+    *out = c->flight;
     c->flight = waiting;
     b.base = c->flight.p + n;
     b.len = c->flight.n - (size_t)n;
@@ -207,38 +219,6 @@ static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
     b->len = AG_MIN(c->proto->room(c), (size_t)AG__READ_BYTES);
 }
 
-static bool become(ag__conn *c, const ag__proto *p)
-{
-    void *was = c->state;
-    c->state = NULL;
-    if (p->open(c) != AG_OK) {
-        c->state = was;
-        return false;
-    }
-    void *state = c->state;
-    c->state = was;
-    c->proto->close(c);
-    c->proto = p;
-    c->state = state;
-    return true;
-}
-
-/* A connection is HTTP/1's until its first bytes say otherwise; too few to be a request, so nothing has begun. */
-static bool take_input(ag__conn *c, const char *p, size_t n)
-{
-    static const char begins[] = AG__H2_BEGINS;
-    size_t k = 0;
-    if (c->known == AG__KNOWN) return c->proto->input(c, p, n);
-    while (k < n && begins[c->known] && p[k] == begins[c->known]) c->known++, k++;
-    if (begins[c->known]) {
-        if (k < n) c->known = AG__KNOWN;
-        return c->proto->input(c, p, n);
-    }
-    c->known = AG__KNOWN;
-    return become(c, &ag__h2_proto) && c->proto->input(c, begins, sizeof begins - 1) &&
-           (k == n || c->proto->input(c, p + k, n - k));
-}
-
 static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
 {
     ag__conn *c = t->data;
@@ -250,7 +230,7 @@ static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
         c->proto->eof(c);
     } else if (n < 0) {
         c->broken = true;
-    } else if (!take_input(c, b->base, (size_t)n)) {
+    } else if (!(c->tls ? ag__conn_open_sealed(c, (size_t)n) : ag__conn_take(c, b->base, (size_t)n))) {
         ag__count_bad(c->loop, AG_HTTP_BAD_MEMORY);
         c->broken = true;
     }
@@ -300,6 +280,14 @@ bool ag__conn_peer_closed(ag__conn *c)
 void ag__conn_shut(ag__conn *c)
 {
     uv_os_fd_t fd;
+    if (c->tls) { /* everything before was taken, so these few bytes are as well */
+        ag__tls_end(c->tls);
+        if (ag__tls_take(c->tls, &c->wire) && c->wire.n) {
+            uv_buf_t b = {.base = c->wire.p, .len = c->wire.n};
+            uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
+        }
+        ag_buf_reset(&c->wire);
+    }
     if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || shutdown(fd, SHUT_WR) != 0) ag__conn_break(c);
 }
 
@@ -322,6 +310,7 @@ void ag__conn_start(ag__conn *c)
     }
     c->fd = -1;
     uv_tcp_nodelay(&c->tcp, 1); /* a token must not wait for the acknowledgement of the one before */
+    if (c->tls) ag__conn_deadline(c, l->server->conf.header_timeout_ms);
     if (c->refuse != AG_HTTP_BAD_COUNT) {
         c->known = AG__KNOWN;
         c->proto->refuse(c, c->refuse);

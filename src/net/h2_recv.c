@@ -45,8 +45,8 @@ static bool seen_frame(ag__h2 *h, const nghttp2_frame_hd *hd)
     }
 }
 
-/* A stream that the client passed over is closed: opening it after all breaks the rules. nghttp2 would pass that over in
- * its turn. The latest gap is remembered; honest clients leave none. */
+/* A stream that the client passed over is closed: opening it after all breaks the rules. nghttp2 would let that pass.
+ * The latest gap is remembered; honest clients leave none. */
 static bool in_order(ag__h2 *h, int32_t id)
 {
     if (id > h->last_id) {

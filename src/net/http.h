@@ -13,11 +13,12 @@
  *           frees a stream, and no ag_http_* call on a stream calls back. Pipelined requests are read one after
  *           another: the next head is parsed once the response before it has been handed over and most of it was taken;
  *           64 KiB of what arrives early are buffered, the rest waits in the socket.
- * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored) and has up to
- *           h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it is.
- *           Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where HTTP/1.1
- *           ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one is gone;
- *           one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored). It has up
+ *           to h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it
+ *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where HTTP/1.1
+ *           ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one is
+ *           gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
  * Gone    : a client that closes or half-closes its side (FIN) while a response is owed counts as gone: the two look
  *           the same until a write fails, and an answer that nobody reads is minutes of work. Responses handed over
  *           before are still written. Behind more early bytes than our kernel takes a FIN cannot be seen.
@@ -57,6 +58,8 @@ typedef struct ag_http_head {
     X(WRITE_TIMEOUT, "write_timeout")         /* closed */                                                             \
     X(CONNECTIONS, "connections")             /* 503 */                                                                \
     X(CONNECTIONS_PER_ADDRESS, "connections_per_address") /* 429 */                                                    \
+    X(TLS, "tls")                             /* a handshake that failed, a record that is none: closed */             \
+    X(TLS_HANDSHAKES, "tls_handshakes")       /* closed */                                                             \
     X(MEMORY, "memory")                       /* 503, or closed */                                                     \
     X(H2_STREAMS, "h2_streams")               /* the stream refused, or GOAWAY */                                      \
     X(H2_SETTINGS, "h2_settings")             /* these: GOAWAY, ENHANCE_YOUR_CALM */                                   \
@@ -93,6 +96,10 @@ typedef struct ag_http_handler {
     void *arg;
 } ag_http_handler;
 
+/* Files of PEM, certificates and keys in pairs: "a.pem,b.pem" and "a.key,b.key". client_ca, where given: only clients
+ * with a certificate of one of these authorities are let in. */
+typedef struct ag_http_tls { const char *certs, *keys, *client_ca; } ag_http_tls;
+
 typedef struct ag_http_conf {
     const char *host;              /* address or name to bind */
     uint16_t port;                 /* 0: any free one; see ag_http_server_port */
@@ -110,13 +117,18 @@ typedef struct ag_http_conf {
     uint32_t h2_streams_max;       /* open at once on a connection */
     uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
     uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
+    ag_http_tls tls;               /* certs NULL or "": cleartext */
+    uint32_t tls_handshakes_max;   /* begun within a second; more are closed */
     uint32_t h2_frames_max;        /* SETTINGS within 10 s; as many PINGs; as many empty frames */
 } ag_http_conf;
 
-/* Binds and listens; conf and handler are copied (conf's host is used only here). */
+/* Binds and listens; conf and handler are copied (conf's host and tls are used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
 int ag_http_server_start(ag_http_server *s, ag_err *err); /* starts the loops' threads; if it fails only close is left */
 uint16_t ag_http_server_port(const ag_http_server *s);
+/* Reads the certificates again, for connections that begin from now on. AG_E_USAGE: nothing changed; a server cannot be
+ * turned from cleartext to TLS or back. */
+int ag_http_server_tls(ag_http_server *s, const ag_http_tls *tls, ag_err *err);
 /* Stops accepting; idle connections close, others close after their response (Connection: close). Returns at once. */
 void ag_http_server_drain(ag_http_server *s);
 /* Drains, waits until every connection is closed or timeout_ms has passed, then closes what is left (on_gone, done),
@@ -148,8 +160,8 @@ ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first heade
 void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
                      size_t n_body);
 /* A streamed response: chunked on HTTP/1.1, until close on 1.0, DATA frames on HTTP/2. Bytes of several writes that
- * are waiting share one writev; nothing is delayed. ag_http_write returns false when the client is gone or out_bytes_max
- * is reached; then the bytes were not taken: the caller waits for on_writable (below) or gives up. */
+ * are waiting share one writev; nothing is delayed. ag_http_write returns false when the client is gone or
+ * out_bytes_max is reached; then the bytes were not taken: the caller waits for on_writable (below) or gives up. */
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);

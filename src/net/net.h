@@ -4,8 +4,8 @@
  * Limits  : the constants below, beside ag_http_conf.
  * Errors  : `broken` on a connection; the pump kills it.
  * Layers  : server (accepts, limits, threads) > loop (one thread: mailbox, work, dirty list) > conn (socket, timers,
- *           bytes in and out) > proto (HTTP/1 in h1_conn.c, HTTP/2 in h2_conn.c) > stream (one request and its answer,
- *           what the user holds).
+ *           bytes in and out, TLS in conn_tls.c) > proto (HTTP/1 in h1_conn.c, HTTP/2 in h2_conn.c) > stream (one
+ *           request and its answer, what the user holds).
  * Rule    : nothing that the user calls calls the user. ag_http_* calls change state and mark the connection dirty; the
  *           loop pumps dirty connections before it leaves its own callback; only the pump parses, writes and calls. */
 #ifndef AG_NET_NET_H
@@ -16,6 +16,7 @@
 
 #include "net/addr.h"
 #include "net/http.h"
+#include "net/tls.h"
 
 /* Bytes that one read takes, and that may wait unparsed while a request is being answered. */
 #define AG__READ_BYTES 65536
@@ -86,6 +87,10 @@ struct ag__conn {
     uv_write_t write;
     int handles;
     ag_buf out, flight;   /* waiting; given to uv_write, which must not move */
+    ag__tls *tls;         /* NULL: cleartext */
+    ag_buf wire;          /* with TLS: sealed, waiting */
+    size_t sealed;        /* of `out` */
+    bool secured;         /* the handshake was seen to be over */
     uint64_t out_all;     /* bytes ever put into out */
     uint64_t read_due, write_due, timer_due; /* ms of the loop's clock, 0: none */
     uint64_t write_mark;  /* bytes taken by the socket when write_due was set */
@@ -140,6 +145,9 @@ struct ag_http_server {
     ag_http_conf conf;
     ag_http_handler handler;
     uint16_t port;
+    ag__tls_conf *tls;    /* under `lock`; NULL: cleartext */
+    time_t tls_second;    /* loop 0: the second in which so many handshakes began */
+    uint32_t tls_begun;
     ag__accept accept;
     ag__addrs *addrs;
     uint32_t n_loops, next_loop;
@@ -185,6 +193,13 @@ void ag__conn_deadline(ag__conn *c, uint64_t ms_from_now); /* 0: none */
 bool ag__conn_peer_closed(ag__conn *c);         /* asks the kernel, for when nothing is being read */
 void ag__conn_shut(ag__conn *c);                /* no more will be written */
 void ag__conn_break(ag__conn *c);               /* killed at the next pump */
+
+/* conn_tls.c */
+bool ag__conn_open_sealed(ag__conn *c, size_t n);      /* n bytes read into the loop's read_bytes; false: no memory */
+bool ag__conn_seal(ag__conn *c);                       /* a piece of what waits, into `wire`; false: broken */
+/* Unsealed bytes; the first ones say which protocol it is. false: no memory. */
+bool ag__conn_take(ag__conn *c, const char *p, size_t n);
+bool ag__conn_become(ag__conn *c, const ag__proto *p); /* false: no memory; before the first request */
 
 /* stream.c */
 ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char *raw, size_t n_raw);

@@ -17,6 +17,32 @@ const char *ag_http_bad_name(ag_http_bad why)
     return bad_names[why];
 }
 
+static bool given(const char *text) { return text && *text; }
+
+static int open_tls(ag__tls_conf **out, const ag_http_tls *t, ag_err *err)
+{
+    *out = NULL;
+    if (!given(t->certs) && !given(t->keys) && !given(t->client_ca)) return AG_OK;
+    if (!given(t->certs) || !given(t->keys))
+        return ag_err_set(err, AG_E_USAGE, "TLS needs both a certificate and its key; only one of them is named");
+    return ag__tls_conf_open(out, t, err);
+}
+
+int ag_http_server_tls(ag_http_server *s, const ag_http_tls *tls, ag_err *err)
+{
+    AG_CHECK(s, SERVER_MAGIC);
+    ag__tls_conf *next, *last;
+    int rc = open_tls(&next, tls, err);
+    if (rc != AG_OK) return rc;
+    uv_mutex_lock(&s->lock);
+    bool fits = (next == NULL) == (s->tls == NULL);
+    last = fits ? s->tls : next;
+    if (fits) s->tls = next;
+    uv_mutex_unlock(&s->lock);
+    ag__tls_conf_drop(last);
+    return fits ? AG_OK : ag_err_set(err, AG_E_USAGE, "a restart is needed to turn TLS on or off");
+}
+
 static int check_conf(const ag_http_conf *c, ag_err *err)
 {
     const struct { const char *name; uint64_t value, min, max; } rows[] = {
@@ -32,6 +58,7 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
         {"connections_per_address_max", c->connections_per_address_max, 1, UINT32_MAX},
         {"mailbox_cap", c->mailbox_cap, 1, 1 << 24},
         {"out_bytes_max", c->out_bytes_max, 1, AG__OUT_MAX / 2},
+        {"tls_handshakes_max", c->tls_handshakes_max, 1, UINT32_MAX},
         {"h2_streams_max", c->h2_streams_max, 1, 1000},
         {"h2_window_bytes", c->h2_window_bytes, 1024, INT32_MAX},
         {"h2_connection_window_bytes", c->h2_connection_window_bytes, 65535, INT32_MAX},
@@ -57,6 +84,7 @@ static void free_server(ag_http_server *s)
 {
     for (uint32_t i = 0; i < s->n_loops; i++) ag__loop_close(&s->loops[i]);
     ag__addrs_close(s->addrs);
+    ag__tls_conf_drop(s->tls);
     uv_cond_destroy(&s->empty);
     uv_mutex_destroy(&s->lock);
     ag_mem_free(s->loops);
@@ -81,6 +109,11 @@ int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag
     if (uv_cond_init(&s->empty) != 0) goto undo_lock;
     s->n_loops = conf->loops;
     rc = ag__addrs_open(&s->addrs, conf->connections_max);
+    int tls_rc = rc == AG_OK ? open_tls(&s->tls, &conf->tls, err) : AG_OK;
+    if (tls_rc != AG_OK) {
+        free_server(s);
+        return tls_rc;
+    }
     for (uint32_t i = 0; i < conf->loops && rc == AG_OK; i++) rc = ag__loop_open(&s->loops[i], s, i);
     if (rc == AG_OK) rc = ag__accept_open(s, err);
     if (rc != AG_OK) {

@@ -78,7 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
             .header_timeout_ms = 1000000, .body_timeout_ms = 1000000, .idle_timeout_ms = 1000000,
             .write_timeout_ms = 1000000, .connections_max = 2, .connections_per_address_max = 2, .mailbox_cap = 1,
             .out_bytes_max = 20000, .h2_streams_max = 5, .h2_window_bytes = 3000, .h2_connection_window_bytes = 65535,
-            .h2_resets_max = 20, .h2_frames_max = 50};
+            .h2_resets_max = 20, .h2_frames_max = 50, .tls_handshakes_max = 1};
         ag_http_handler h = {.on_head = on_head, .on_body = on_body, .on_end = on_end, .on_gone = on_gone, .done = done,
                              .on_message = on_message, .arg = &now};
         ag_err err = {0};

@@ -2,10 +2,11 @@
  * is; elsewhere it is skipped. */
 #include "check.h"
 #include "rig.h"
+#include "tls_files.h"
 
 #define H2SPEC ".cache/h2spec/h2spec"
 
-/* On a port that speaks HTTP/1 as well, a first line that no protocol knows is answered by HTTP/1's 400, in which h2spec
+/* On a port that speaks HTTP/1 as well, a first line that no protocol knows is answered by HTTP/1's 400, where h2spec
  * wants to see a closed connection and no more. */
 #define NOT_CLEARTEXT "Sends invalid connection preface"
 
@@ -47,10 +48,31 @@ static void test_cleartext(void **state)
     rig_stop(&r);
 }
 
+static void test_tls(void **state)
+{
+    (void)state;
+    if (access(H2SPEC, X_OK) != 0) {
+        check_skipped(146, "h2spec is not there: it needs Go");
+        return;
+    }
+    rig r;
+    tls_files f;
+    tls_files_open(&f);
+    tls_made made = tls_make(&f, "a", "localhost", -1, 30, NULL);
+    ag_http_conf conf = rig_conf();
+    conf.tls = (ag_http_tls){.certs = tls_path(&f, "a.pem"), .keys = tls_path(&f, "a.key")};
+    rig_start(&r, &conf);
+    run(ag_http_server_port(r.server), "-t -k", 0);
+    rig_stop(&r);
+    tls_made_free(&made);
+    tls_files_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cleartext),
+        cmocka_unit_test(test_tls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
