@@ -81,6 +81,8 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.connections_max = c->max_connections;
     g.connections_per_address_max = c->max_connections_per_address;
     g.out_bytes_max = c->out_bytes;
+    g.unix_path = c->unix_path;
+    g.trusted_proxies = c->trusted_proxies;
     g.tls_certs = c->tls_cert;
     g.tls_keys = c->tls_key;
     g.tls_client_ca = c->tls_client_ca;

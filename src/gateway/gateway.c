@@ -127,6 +127,8 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .connections_per_address_max = conf->connections_per_address_max,
         .mailbox_cap = MAILBOX_CAP,
         .out_bytes_max = conf->out_bytes_max,
+        .unix_path = conf->unix_path,
+        .trusted_proxies = conf->trusted_proxies,
         .tls = tls_of(conf),
         .tls_handshakes_max = conf->tls_handshakes_max,
         .h2_streams_max = conf->h2_streams_max,

@@ -30,6 +30,7 @@ typedef struct ag_gateway_conf {
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
     uint32_t connections_max, connections_per_address_max;
     uint64_t out_bytes_max;     /* bytes waiting to be written per connection */
+    const char *unix_path, *trusted_proxies; /* as in ag_http_conf */
     uint32_t tls_handshakes_max; /* within a second */
     uint32_t h2_streams_max, h2_window_bytes, h2_connection_window_bytes, h2_resets_max, h2_frames_max;
 

@@ -1,6 +1,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -9,6 +10,8 @@
 #include "net/net.h"
 
 #define CONN_MAGIC 0x434f4e4eu
+/* One read, and what came before it of a proxy's header. */
+#define FIRST_BYTES_MAX (AG__READ_BYTES + 2048)
 
 ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
 {
@@ -24,7 +27,14 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     ag_buf_init(&c->out, AG__OUT_MAX);
     ag_buf_init(&c->flight, AG__OUT_MAX);
     ag_buf_init(&c->wire, AG__OUT_MAX);
-    ag__addr_of(peer, &c->addr, c->peer, sizeof c->peer);
+    ag_buf_init(&c->first, FIRST_BYTES_MAX);
+    ag__ip ip;
+    const ag__trust *trust = &l->server->trust;
+    bool has_ip = ag__ip_of(peer, &ip);
+    if (has_ip) ag__addr_of(&ip, &c->addr, c->peer, sizeof c->peer);
+    else memcpy(c->peer, "unix", 5);
+    c->trusted = has_ip ? ag__trusts(trust, &ip) : trust->local;
+    if (c->trusted) c->addr = (ag__addr){{0}}; /* its clients are counted, as far as it names them */
     return c;
 }
 
@@ -37,6 +47,7 @@ void ag__conn_free(ag__conn *c)
     ag__link_cut(&c->dirty);
     if (c->fd >= 0) close(c->fd);
     ag__tls_free(c->tls);
+    ag_buf_fini(&c->first);
     ag_buf_fini(&c->wire);
     ag_buf_fini(&c->out);
     ag_buf_fini(&c->flight);
@@ -219,6 +230,48 @@ static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
     b->len = AG_MIN(c->proto->room(c), (size_t)AG__READ_BYTES);
 }
 
+static bool take(ag__conn *c, const char *p, size_t n)
+{
+    return c->tls ? ag__conn_open_sealed(c, p, n) : ag__conn_take(c, p, n);
+}
+
+/* The client that a proxy named takes its place, where there is room for one more of its address. */
+static void rename_peer(ag__conn *c, const ag__ip *client)
+{
+    c->trusted = false;
+    ag__addr_of(client, &c->addr, c->peer, sizeof c->peer);
+    if (ag__server_conn_count(c->loop->server, c)) return;
+    ag__count_bad(c->loop, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS);
+    c->known = AG__KNOWN;
+    if (c->tls) c->broken = true;
+    else c->proto->refuse(c, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS);
+}
+
+/* The beginning of a connection from a trusted proxy. */
+static bool take_first(ag__conn *c, const char *p, size_t n)
+{
+    if (!ag_buf_add(&c->first, p, n)) return false;
+    size_t used;
+    bool named;
+    ag__ip client;
+    switch (ag__trust_proxied(c->first.p, c->first.n, &used, &named, &client)) {
+    case AG__PROXIED_MORE:
+        if (c->first.n == n) ag__conn_deadline(c, c->loop->server->conf.header_timeout_ms);
+        return true;
+    case AG__PROXIED_BAD:
+        ag__count_bad(c->loop, AG_HTTP_BAD_PARSE);
+        c->broken = true;
+        return true;
+    case AG__PROXIED_NOT:
+    case AG__PROXIED: break;
+    }
+    c->begun = true;
+    if (named) rename_peer(c, &client);
+    bool ok = used == c->first.n || take(c, c->first.p + used, c->first.n - used);
+    ag_buf_fini(&c->first);
+    return ok;
+}
+
 static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
 {
     ag__conn *c = t->data;
@@ -230,7 +283,7 @@ static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
         c->proto->eof(c);
     } else if (n < 0) {
         c->broken = true;
-    } else if (!(c->tls ? ag__conn_open_sealed(c, (size_t)n) : ag__conn_take(c, b->base, (size_t)n))) {
+    } else if (!(c->begun ? take(c, b->base, (size_t)n) : take_first(c, b->base, (size_t)n))) {
         ag__count_bad(c->loop, AG_HTTP_BAD_MEMORY);
         c->broken = true;
     }
@@ -273,7 +326,10 @@ bool ag__conn_peer_closed(ag__conn *c)
     socklen_t n = sizeof info;
     uv_os_fd_t fd;
     if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0) return false;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) return false;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) { /* a Unix socket */
+        struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+        return poll(&p, 1, 0) == 1;
+    }
     return info.tcpi_state == TCP_CLOSE_WAIT || info.tcpi_state == TCP_CLOSE;
 }
 
@@ -310,6 +366,7 @@ void ag__conn_start(ag__conn *c)
     }
     c->fd = -1;
     uv_tcp_nodelay(&c->tcp, 1); /* a token must not wait for the acknowledgement of the one before */
+    c->begun = !c->trusted;
     if (c->tls) ag__conn_deadline(c, l->server->conf.header_timeout_ms);
     if (c->refuse != AG_HTTP_BAD_COUNT) {
         c->known = AG__KNOWN;

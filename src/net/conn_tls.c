@@ -45,10 +45,10 @@ static bool secure(ag__conn *c)
     return true;
 }
 
-bool ag__conn_open_sealed(ag__conn *c, size_t n)
+bool ag__conn_open_sealed(ag__conn *c, const char *p, size_t n)
 {
-    char *bytes = c->loop->read_bytes; /* copied by put, so the place is free again */
-    if (!ag__tls_put(c->tls, bytes, n)) return false;
+    char *bytes = c->loop->read_bytes; /* where p may lie: put copies */
+    if (!ag__tls_put(c->tls, p, n)) return false;
     while (!c->eof && !c->broken) {
         size_t k = 0;
         ag__tls_ev ev = ag__tls_read(c->tls, bytes, AG__READ_BYTES, &k);

@@ -19,6 +19,8 @@
  *           ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one is
  *           gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
  * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
+ * Proxies : a trusted one names its client, by the PROXY protocol's header before anything else (counted and limited
+ *           like one that came itself) or by X-Forwarded-For for one request. From all others both mean nothing.
  * Gone    : a client that closes or half-closes its side (FIN) while a response is owed counts as gone: the two look
  *           the same until a write fails, and an answer that nobody reads is minutes of work. Responses handed over
  *           before are still written. Behind more early bytes than our kernel takes a FIN cannot be seen.
@@ -117,12 +119,14 @@ typedef struct ag_http_conf {
     uint32_t h2_streams_max;       /* open at once on a connection */
     uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
     uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
+    const char *unix_path;         /* a Unix socket to listen on as well, unlinked at the end; NULL or "": none */
+    const char *trusted_proxies;   /* networks, "10.0.0.0/8,unix": PROXY v2 and X-Forwarded-For are believed from there */
     ag_http_tls tls;               /* certs NULL or "": cleartext */
     uint32_t tls_handshakes_max;   /* begun within a second; more are closed */
     uint32_t h2_frames_max;        /* SETTINGS within 10 s; as many PINGs; as many empty frames */
 } ag_http_conf;
 
-/* Binds and listens; conf and handler are copied (conf's host and tls are used only here). */
+/* Binds and listens; conf and handler are copied (what conf points to is used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
 int ag_http_server_start(ag_http_server *s, ag_err *err); /* starts the loops' threads; if it fails only close is left */
 uint16_t ag_http_server_port(const ag_http_server *s);
@@ -150,7 +154,7 @@ bool ag_http_loop_work(ag_http_loop *l, void (*work)(void *), void (*after)(void
 
 /* Streams. */
 ag_http_loop *ag_http_stream_loop(ag_http_stream *s);
-ag_str ag_http_stream_peer(ag_http_stream *s);                    /* "127.0.0.1" */
+ag_str ag_http_stream_peer(ag_http_stream *s); /* "127.0.0.1", "unix"; as a trusted proxy says */
 ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first header of this name, p NULL: none */
 
 /* A whole response: status, extra headers (Content-Length, Date and Connection are added), body (copied; not bounded by

@@ -17,6 +17,7 @@
 #include "net/addr.h"
 #include "net/http.h"
 #include "net/tls.h"
+#include "net/trust.h"
 
 /* Bytes that one read takes, and that may wait unparsed while a request is being answered. */
 #define AG__READ_BYTES 65536
@@ -79,7 +80,10 @@ struct ag__conn {
     int fd;               /* until the loop has it in tcp; then -1 */
     ag_http_bad refuse;   /* AG_HTTP_BAD_COUNT: none */
     ag__addr addr;
-    bool counted;         /* in the table of addresses */
+    bool counted;         /* among the server's connections; in the table of addresses, where it has one */
+    bool trusted;         /* a proxy that may say who its client is */
+    bool begun;           /* what stood before the first byte of a protocol was read */
+    ag_buf first;         /* a proxy's header, while it is not whole */
     uint8_t known;        /* bytes that HTTP/2 would begin with, or AG__KNOWN: the protocol is decided */
     char peer[48];
     uv_tcp_t tcp;
@@ -108,6 +112,7 @@ struct ag_http_stream {
     ag__answer answer;
     bool gone, is_head, no_body, chunked, keep, read_done;
     uint64_t out_end;     /* conn->out_all when the answer was ended */
+    char peer[48];        /* by X-Forwarded-For; "": the connection's */
     ag_http_stream *next;
     uv_timer_t timer;
     bool has_timer;
@@ -133,11 +138,18 @@ struct ag_http_loop {
     char date[32];
 };
 
-typedef struct ag__accept { /* on loop 0 */
-    int fd;
+typedef struct ag__listener {
+    int fd; /* -1: none */
     uv_poll_t poll;
+    bool has_poll;
+    ag_http_server *server;
+} ag__listener;
+
+typedef struct ag__accept { /* on loop 0 */
+    ag__listener inet, local;
     uv_timer_t pause;
-    bool has_poll, closed;
+    bool has_pause, closed;
+    char path[108];       /* of the Unix socket; "": none, or not ours */
 } ag__accept;
 
 struct ag_http_server {
@@ -145,6 +157,7 @@ struct ag_http_server {
     ag_http_conf conf;
     ag_http_handler handler;
     uint16_t port;
+    ag__trust trust;
     ag__tls_conf *tls;    /* under `lock`; NULL: cleartext */
     time_t tls_second;    /* loop 0: the second in which so many handshakes began */
     uint32_t tls_begun;
@@ -166,6 +179,8 @@ static inline void ag__count_bad(ag_http_loop *l, ag_http_bad why)
 {
     atomic_fetch_add_explicit(&l->server->bad[why], 1, memory_order_relaxed);
 }
+/* Any thread: counts c under its address; false: that one has too many, and c is counted under none. */
+bool ag__server_conn_count(ag_http_server *s, ag__conn *c);
 void ag__server_conn_gone(ag_http_server *s, ag__conn *c); /* any thread: gives its places back */
 
 /* loop.c */
@@ -195,8 +210,8 @@ void ag__conn_shut(ag__conn *c);                /* no more will be written */
 void ag__conn_break(ag__conn *c);               /* killed at the next pump */
 
 /* conn_tls.c */
-bool ag__conn_open_sealed(ag__conn *c, size_t n);      /* n bytes read into the loop's read_bytes; false: no memory */
-bool ag__conn_seal(ag__conn *c);                       /* a piece of what waits, into `wire`; false: broken */
+bool ag__conn_open_sealed(ag__conn *c, const char *p, size_t n); /* bytes from the socket; false: no memory */
+bool ag__conn_seal(ag__conn *c);                                 /* a piece of what waits, into `wire`; false: broken */
 /* Unsealed bytes; the first ones say which protocol it is. false: no memory. */
 bool ag__conn_take(ag__conn *c, const char *p, size_t n);
 bool ag__conn_become(ag__conn *c, const ag__proto *p); /* false: no memory; before the first request */

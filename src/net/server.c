@@ -102,17 +102,18 @@ int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag
     s->magic = SERVER_MAGIC;
     s->conf = *conf;
     s->handler = *h;
-    s->accept.fd = -1;
+    s->accept.inet.fd = s->accept.local.fd = -1;
     s->loops = ag_mem_array(conf->loops, sizeof *s->loops);
     if (s->loops == NULL) goto undo_server;
     if (uv_mutex_init(&s->lock) != 0) goto undo_loops;
     if (uv_cond_init(&s->empty) != 0) goto undo_lock;
     s->n_loops = conf->loops;
     rc = ag__addrs_open(&s->addrs, conf->connections_max);
-    int tls_rc = rc == AG_OK ? open_tls(&s->tls, &conf->tls, err) : AG_OK;
-    if (tls_rc != AG_OK) {
+    int said = rc == AG_OK ? ag__trust_parse(&s->trust, conf->trusted_proxies, err) : AG_OK;
+    if (said == AG_OK && rc == AG_OK) said = open_tls(&s->tls, &conf->tls, err);
+    if (said != AG_OK) {
         free_server(s);
-        return tls_rc;
+        return said;
     }
     for (uint32_t i = 0; i < conf->loops && rc == AG_OK; i++) rc = ag__loop_open(&s->loops[i], s, i);
     if (rc == AG_OK) rc = ag__accept_open(s, err);
@@ -170,6 +171,13 @@ void ag_http_server_drain(ag_http_server *s)
 }
 
 static uint64_t open_now(ag_http_server *s) { return atomic_load(&s->n_conns) + atomic_load(&s->n_refused); }
+
+bool ag__server_conn_count(ag_http_server *s, ag__conn *c)
+{
+    if (ag__addrs_get(s->addrs, &c->addr, s->conf.connections_per_address_max)) return true;
+    c->addr = (ag__addr){{0}};
+    return false;
+}
 
 void ag__server_conn_gone(ag_http_server *s, ag__conn *c)
 {

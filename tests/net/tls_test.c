@@ -36,6 +36,7 @@ typedef struct hello {
     const char *name, *alpn; /* alpn with its lengths */
     int max_version;
     const char *cert, *key;
+    ag_str before; /* in cleartext, a proxy's */
 } hello;
 
 typedef struct secure { int fd; SSL *ssl; SSL_CTX *ctx; bool ok; } secure;
@@ -54,6 +55,7 @@ static secure greet(rig *r, hello h)
     if (h.name) SSL_set_tlsext_host_name(c.ssl, h.name);
     if (h.alpn) SSL_set_alpn_protos(c.ssl, (const unsigned char *)h.alpn, (unsigned)strlen(h.alpn));
     SSL_set_fd(c.ssl, c.fd);
+    if (h.before.n) assert_true(send_n(c.fd, h.before.p, h.before.n));
     c.ok = SSL_connect(c.ssl) == 1;
     return c;
 }
@@ -163,6 +165,26 @@ static void test_choices(void **state)
     assert_false(c.ok);
     part(&c);
     RIG_UNTIL(rig_bads(&x.r, AG_HTTP_BAD_TLS) == 2);
+    rig_stop(&x.r);
+    close_fixture(&x);
+}
+
+/* A trusted proxy's header stands before the handshake. */
+static void test_behind_proxy(void **state)
+{
+    (void)state;
+    fixture x;
+    open_fixture(&x);
+    x.conf.trusted_proxies = "127.0.0.1";
+    rig_start(&x.r, &x.conf);
+    static const char named[] = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x7f\0\0\1\x11\x11\0\x50";
+    secure c = greet(&x.r, (hello){.before = {named, sizeof named - 1}});
+    assert_true(c.ok);
+    size_t n;
+    char *said = ask(&c, RIG_GET("/peer"), "203.0.113.9", &n);
+    assert_non_null(strstr(said, "\r\n\r\n203.0.113.9"));
+    free(said);
+    part(&c);
     rig_stop(&x.r);
     close_fixture(&x);
 }
@@ -345,6 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_requests),
         cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_behind_proxy),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_client_certificates),
         cmocka_unit_test(test_reload),

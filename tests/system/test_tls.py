@@ -69,7 +69,7 @@ class Tls(unittest.TestCase):
         self.assertEqual(len(said), 1)
         done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{s.port}", "-CAfile", self.cert, "-alpn", "h2",
                                "-servername", "localhost", "-verify_return_error"], input="", stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=LIMIT_S)
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=LIMIT_S)
         self.assertIn("Verify return code: 0 (ok)", done.stdout)
         self.assertIn("ALPN protocol: h2", done.stdout)
         context = ssl.create_default_context(cafile=self.cert)
