@@ -22,6 +22,7 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     c->proto = &ag__h1_proto;
     c->fd = fd;
     c->refuse = AG_HTTP_BAD_COUNT;
+    c->noted = AG_HTTP_STATE_COUNT;
     ag__link_init(&c->all);
     ag__link_init(&c->dirty);
     ag_buf_init(&c->out, AG__OUT_MAX);
@@ -38,10 +39,20 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     return c;
 }
 
+static void note(ag__conn *c, ag_http_state now)
+{
+    _Atomic uint64_t *states = c->loop->states;
+    if (c->noted == now) return;
+    if (c->noted != AG_HTTP_STATE_COUNT) atomic_fetch_sub_explicit(&states[c->noted], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&states[now], 1, memory_order_relaxed);
+    c->noted = now;
+}
+
 void ag__conn_free(ag__conn *c)
 {
     AG_CHECK(c, CONN_MAGIC);
     AG_ASSERT(c->handles == 0);
+    if (c->noted != AG_HTTP_STATE_COUNT) note(c, AG_HTTP_STATE_CLOSED);
     if (c->state) c->proto->close(c);
     ag__link_cut(&c->all);
     ag__link_cut(&c->dirty);
@@ -318,6 +329,7 @@ void ag__conn_pump(ag__conn *c)
     choose_reading(c);
     watch_writes(c);
     arm(c);
+    note(c, c->loop->draining ? AG_HTTP_STATE_DRAINING : c->proto->state(c));
 }
 
 bool ag__conn_peer_closed(ag__conn *c)
@@ -360,6 +372,7 @@ void ag__conn_start(ag__conn *c)
     c->tcp.data = c->timer.data = c;
     c->handles = 2;
     ag__link_add(&l->conns, &c->all);
+    note(c, AG_HTTP_STATE_NEW);
     if (uv_tcp_open(&c->tcp, c->fd) != 0) {
         ag__conn_kill(c); /* c->fd is still ours and goes with c */
         return;

@@ -324,6 +324,18 @@ static void h2_gone(ag__conn *c)
     h->n_ended = 0;
 }
 
+static ag_http_state h2_state(const ag__conn *c)
+{
+    const ag__h2 *h = c->state;
+    if (h->phase != AG__H2_OPEN || h->goaway) return AG_HTTP_STATE_DRAINING;
+    for (ag__link *i = h->streams.next; i != &h->streams; i = i->next) {
+        const ag_http_stream *s = stream_at(i)->s;
+        if (s && s->answer == AG__ANSWER_BEGUN) return AG_HTTP_STATE_STREAMING;
+    }
+    if (h->n_streams || h->n_ended) return AG_HTTP_STATE_ACTIVE;
+    return h->last_id ? AG_HTTP_STATE_IDLE : AG_HTTP_STATE_NEW;
+}
+
 const ag__proto ag__h2_proto = {
     .open = h2_open,
     .close = h2_close,
@@ -337,6 +349,7 @@ const ag__proto ag__h2_proto = {
     .answer = ag__h2_answer,
     .data = ag__h2_data,
     .end = ag__h2_end,
+    .state = h2_state,
     .pending = ag__h2_pending,
     .takes = ag__h2_takes,
 };

@@ -77,6 +77,21 @@ typedef enum ag_http_bad {
 } ag_http_bad;
 const char *ag_http_bad_name(ag_http_bad why);
 
+/* What connections are doing. */
+#define AG_HTTP_STATES(X)                                                                                              \
+    X(NEW, "new")             /* no request yet */                                                                     \
+    X(ACTIVE, "active")       /* a request is read, or an answer made or written */                                    \
+    X(IDLE, "idle")           /* between two requests */                                                               \
+    X(STREAMING, "streaming") /* an answer has begun and goes on */                                                    \
+    X(DRAINING, "draining")   /* no further request is taken */                                                        \
+    X(CLOSED, "closed")       /* those that have ended, since the start */
+typedef enum ag_http_state {
+#define AG_HTTP_STATE_ROW(name, text) AG_HTTP_STATE_##name,
+    AG_HTTP_STATES(AG_HTTP_STATE_ROW)
+#undef AG_HTTP_STATE_ROW
+    AG_HTTP_STATE_COUNT
+} ag_http_state;
+
 typedef struct ag_http_handler {
     /* The head is complete; not a byte of the body has been read. Respond now (or begin to) to refuse: the body is then
      * not handed over, nor on_end called, and the connection closes after the response, in a way that lets a client
@@ -143,6 +158,7 @@ void ag_http_server_close(ag_http_server *s); /* after stop, or never started; N
 uint32_t ag_http_server_loops(const ag_http_server *s);
 ag_http_loop *ag_http_server_loop(ag_http_server *s, uint32_t i);
 uint64_t ag_http_server_connections(const ag_http_server *s);               /* open now */
+uint64_t ag_http_server_in_state(const ag_http_server *s, ag_http_state state); /* any thread */
 uint64_t ag_http_server_bad_count(const ag_http_server *s, ag_http_bad why); /* any thread */
 
 /* The loop's mailbox; posting wakes the loop (uv_async), which calls on_message for each. Any thread. */

@@ -67,6 +67,7 @@ typedef struct ag__proto {
     void (*answer)(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
     void (*data)(ag_http_stream *s, const char *p, size_t n);
     void (*end)(ag_http_stream *s);
+    ag_http_state (*state)(const ag__conn *c);       /* while it takes requests, or ends */
     size_t (*pending)(ag_http_stream *s);            /* bytes handed over that wait */
     bool (*takes)(ag_http_stream *s, size_t n);      /* whether so many more may wait */
 } ag__proto;
@@ -76,6 +77,7 @@ struct ag__conn {
     ag_http_loop *loop;
     const ag__proto *proto;
     void *state;
+    ag_http_state noted;  /* as counted; AG_HTTP_STATE_COUNT: not started */
     ag__link all, dirty;
     int fd;               /* until the loop has it in tcp; then -1 */
     ag_http_bad refuse;   /* AG_HTTP_BAD_COUNT: none */
@@ -132,6 +134,7 @@ struct ag_http_loop {
     ag_mbox *mbox, *handoff;
     ag__link conns, dirty;
     _Atomic uint32_t n_conns;
+    _Atomic uint64_t states[AG_HTTP_STATE_COUNT]; /* written by the loop's thread */
     ag_http_header *slots;
     char *read_bytes;
     time_t date_at;

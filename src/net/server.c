@@ -236,6 +236,16 @@ uint64_t ag_http_server_connections(const ag_http_server *s)
     return atomic_load(&s->n_conns);
 }
 
+uint64_t ag_http_server_in_state(const ag_http_server *s, ag_http_state state)
+{
+    AG_CHECK(s, SERVER_MAGIC);
+    AG_ASSERT(state < AG_HTTP_STATE_COUNT);
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < s->n_loops; i++)
+        n += atomic_load_explicit(&s->loops[i].states[state], memory_order_relaxed);
+    return n;
+}
+
 uint64_t ag_http_server_bad_count(const ag_http_server *s, ag_http_bad why)
 {
     AG_CHECK(s, SERVER_MAGIC);

@@ -130,9 +130,7 @@ ag__proxied ag__trust_proxied(const char *p, size_t n, size_t *used, bool *named
     uint8_t command = b[12], family = b[13];
     if ((command != 0x20 && command != 0x21) || size > PROXIED_BYTES_MAX) return AG__PROXIED_BAD;
     if (n < 16 + size) return AG__PROXIED_MORE;
-    *used = 16 + size;
-    if (command == 0x20) return AG__PROXIED; /* the proxy speaks for itself */
-    switch (family) {
+    switch (command == 0x20 ? 0x00 : family) { /* 0x20: the proxy speaks for itself */
     case 0x11: /* TCP over IPv4: two addresses, two ports */
         if (size < 12) return AG__PROXIED_BAD;
         of_v4(client, b + 16);
@@ -148,5 +146,6 @@ ag__proxied ag__trust_proxied(const char *p, size_t n, size_t *used, bool *named
         break;
     default: return AG__PROXIED_BAD;
     }
+    *used = 16 + size;
     return AG__PROXIED;
 }

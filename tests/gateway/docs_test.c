@@ -126,6 +126,7 @@ static void print_metrics(ag_buf *b)
 #define BAND "band"
 #define SET_BACK "reason"
 #define EVICTED "reason"
+#define CONN_STATE "state"
 #define TENANT "tenant"
 #define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
