@@ -233,7 +233,8 @@ void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
     const char *scheme = gw->tls ? "https" : "http";
-    ag_buf_addf(out, "Listening on %s://%s%s%s:%u. ", scheme, v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
+    ag_buf_addf(out, "Listening on %s://%s%s%s:%u. ", scheme, v6 ? "[" : "", gw->host, v6 ? "]" : "",
+                ag_gateway_port(gw));
     if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
     else if (gw->guarded)
         ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");

@@ -264,6 +264,7 @@ static void h2_eof(ag__conn *c)
         ag__h2s *x = stream_at(i);
         if (!x->ended) ag__h2_cut(h, x, NGHTTP2_CANCEL);
     }
+    ag_buf_fini(&h->in); /* what waits there would begin more */
     h->goaway = true;
     ag__h2_ok(h, nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE,
                                        nghttp2_session_get_last_proc_stream_id(h->session), NGHTTP2_NO_ERROR, NULL, 0));

@@ -15,9 +15,9 @@
  *           64 KiB of what arrives early are buffered, the rest waits in the socket.
  * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored). It has up
  *           to h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it
- *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where HTTP/1.1
- *           ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one is
- *           gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where
+ *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one
+ *           is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
  * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
  * Proxies : a trusted one names its client, by the PROXY protocol's header before anything else (counted and limited
  *           like one that came itself) or by X-Forwarded-For for one request. From all others both mean nothing.
@@ -135,7 +135,7 @@ typedef struct ag_http_conf {
     uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
     uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
     const char *unix_path;         /* a Unix socket to listen on as well, unlinked at the end; NULL or "": none */
-    const char *trusted_proxies;   /* networks, "10.0.0.0/8,unix": PROXY v2 and X-Forwarded-For are believed from there */
+    const char *trusted_proxies;   /* networks whose PROXY v2 and X-Forwarded-For are believed: "10.0.0.0/8,unix" */
     ag_http_tls tls;               /* certs NULL or "": cleartext */
     uint32_t tls_handshakes_max;   /* begun within a second; more are closed */
     uint32_t h2_frames_max;        /* SETTINGS within 10 s; as many PINGs; as many empty frames */

@@ -1,5 +1,5 @@
-/* What proxies say, on anything: the first byte says whether the rest is a list of networks, X-Forwarded-For or the PROXY
- * protocol's header, in memory of exactly its size. */
+/* What proxies say, on anything: the first byte says whether the rest is a list of networks, X-Forwarded-For or the
+ * PROXY protocol's header, in memory of exactly its size. */
 #include <stdlib.h>
 
 #include "base/mem.h"

@@ -36,8 +36,8 @@ static void test_networks(void **state)
     assert_false(ag__trusts(&t, &any));
     assert_int_equal(ag__trust_parse(&t, NULL, &err), AG_OK);
     assert_false(ag__trusts(&t, &any) || t.local);
-    static const char *const wrong[] = {"10.0.0.0/33", "::/129", "10.0.0", "10.0.0.0/", "10.0.0.0/x", "10.0.0.0/-1", "x",
-                                        "10.0.0.0/0008", "10.0.0.1 ", ",", "[::1]", "1.2.3.4/8/8"};
+    static const char *const wrong[] = {"10.0.0.0/33", "::/129", "10.0.0", "10.0.0.0/", "10.0.0.0/x", "10.0.0.0/-1",
+                                        "x", "10.0.0.0/0008", "10.0.0.1 ", ",", "[::1]", "1.2.3.4/8/8"};
     for (size_t i = 0; i < AG_ARRAY_LEN(wrong); i++) {
         if (ag__trust_parse(&t, wrong[i], &err) != AG_E_USAGE) fail_msg("%s", wrong[i]);
         assert_non_null(strstr(err.text, "is not a network of trusted proxies"));
@@ -70,12 +70,14 @@ static void test_forwarded(void **state)
     ag_err err = {0};
     assert_int_equal(ag__trust_parse(&t, "10.0.0.0/8", &err), AG_OK);
     for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++) {
-        ag_http_header h[3] = {{AG_STR("X-Forwarded-For"), ag_str_of(rows[i].one)}, {AG_STR("x"), AG_STR("203.0.113.1")},
+        ag_http_header h[3] = {{AG_STR("X-Forwarded-For"), ag_str_of(rows[i].one)},
+                               {AG_STR("x"), AG_STR("203.0.113.1")},
                                {AG_STR("x-forwarded-for"), ag_str_of(rows[i].two)}};
         ag_http_head head = {.headers = rows[i].one ? h : h + 1, .n_headers = rows[i].two ? 3 : rows[i].one ? 2 : 1};
         ag__ip got, want = rows[i].client ? ip_of(rows[i].client) : (ag__ip){{0}};
         bool named = ag__trust_forwarded(&t, &head, &got);
-        if (named != (rows[i].client != NULL) || (named && memcmp(&got, &want, sizeof got) != 0)) fail_msg("row %zu", i);
+        bool same = !named || memcmp(&got, &want, sizeof got) == 0;
+        if (named != (rows[i].client != NULL) || !same) fail_msg("row %zu", i);
     }
 }
 
@@ -114,7 +116,7 @@ static void test_proxied(void **state)
         ag__ip got, want = rows[i].client ? ip_of(rows[i].client) : (ag__ip){{0}};
         ag__proxied verdict = ag__trust_proxied(exact, rows[i].n, &used, &named, &got);
         if (verdict != rows[i].verdict) fail_msg("row %zu: %d", i, verdict);
-        if (verdict == AG__PROXIED && (used != rows[i].used || named != (rows[i].client != NULL))) fail_msg("row %zu", i);
+        if (used != rows[i].used || named != (rows[i].client != NULL)) fail_msg("row %zu", i);
         if (named && memcmp(&got, &want, sizeof got) != 0) fail_msg("row %zu: another client", i);
         free(exact);
     }
