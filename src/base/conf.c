@@ -9,7 +9,6 @@
 #include "base/near.h"
 #include "base/utf8.h"
 
-_Static_assert(AG_CONF_COUNT <= 64, "ag_conf_diff has a bit for each setting");
 
 static const ag_conf_row rows[AG_CONF_COUNT] = {
 #define AG_CONF(t, field, flag_, group_, def_, min_, max_, unit_, reload_, from_, help_)                               \
@@ -293,21 +292,21 @@ int ag_conf_load(ag_conf *c, const ag_conf_input *in, ag_err *err)
     return rc;
 }
 
-int ag_conf_diff(const ag_conf *now, const ag_conf *next, uint64_t *changed, ag_err *err)
+int ag_conf_diff(const ag_conf *now, const ag_conf *next, uint32_t *changed, ag_err *err)
 {
     char names[300];
     size_t used = 0;
-    uint64_t bits = 0;
+    uint32_t differ = 0;
     for (size_t i = 0; i < AG_CONF_COUNT; i++) {
         const ag_conf_row *r = &rows[i];
         bool same = is_text(r) ? strcmp(*(char **)field_of(now, r), *(char **)field_of(next, r)) == 0
                                : number_of(now, r) == number_of(next, r);
         if (same) continue;
-        bits |= 1ull << i;
+        differ++;
         if (r->reload == AG_CONF_LIVE || used >= sizeof names) continue;
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s.%s", used ? ", " : "", r->group, r->flag);
     }
     if (used) return ag_err_set(err, AG_E_USAGE, "a restart is needed to change %s; nothing was changed", names);
-    *changed = bits;
+    *changed = differ;
     return AG_OK;
 }

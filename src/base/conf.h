@@ -79,9 +79,8 @@ typedef struct ag_conf_input {
  * lists add up. */
 int ag_conf_load(ag_conf *c, const ag_conf_input *in, ag_err *err);
 
-/* Which LIVE settings differ, as bits of *changed (AG_CONF_COUNT <= 64); AG_E_USAGE names every RESTART one that does.
- */
-int ag_conf_diff(const ag_conf *now, const ag_conf *next, uint64_t *changed, ag_err *err);
+/* *changed: how many LIVE settings differ; AG_E_USAGE names every RESTART one that does. */
+int ag_conf_diff(const ag_conf *now, const ag_conf *next, uint32_t *changed, ag_err *err);
 
 /* One setting by its text. `source` stands in front of the sentence ("--port"). */
 int ag_conf_set(ag_conf *c, ag_conf_id id, const char *source, ag_str value, ag_err *err);

@@ -89,6 +89,17 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.connections_max = c->max_connections;
     g.connections_per_address_max = c->max_connections_per_address;
     g.out_bytes_max = c->out_bytes;
+    g.unix_path = c->unix_path;
+    g.trusted_proxies = c->trusted_proxies;
+    g.tls_certs = c->tls_cert;
+    g.tls_keys = c->tls_key;
+    g.tls_client_ca = c->tls_client_ca;
+    g.tls_handshakes_max = c->tls_handshakes;
+    g.h2_streams_max = c->h2_streams;
+    g.h2_window_bytes = (uint32_t)c->h2_window;
+    g.h2_connection_window_bytes = (uint32_t)c->h2_connection_window;
+    g.h2_resets_max = c->h2_resets;
+    g.h2_frames_max = c->h2_frames;
     g.cors_origins = *c->cors_origin ? c->cors_origin : NULL;
     g.generations_max = c->max_generations;
     g.max_tokens_max = c->max_tokens;
@@ -169,7 +180,7 @@ static void reload(server *s)
 {
     ag_conf next = {0};
     ag_err err = {0};
-    uint64_t changed = 0;
+    uint32_t changed = 0;
     ag_conf_input in = {.argc = s->argc - 1, .argv = s->argv + 1, .env = environ};
     int rc = ag_conf_load(&next, &in, &err);
     if (rc == AG_OK) rc = ag_conf_diff(&s->conf, &next, &changed, &err);
@@ -185,7 +196,7 @@ static void reload(server *s)
     ag_conf_fini(&s->conf);
     s->conf = next;
     AG_LOG(s->log, AG_LOG_INFO, NULL, "settings reloaded",
-           AG_LOG_U("changed", (uint64_t)__builtin_popcountll(changed)));
+           AG_LOG_U("changed", changed));
 }
 
 /* Waits for a signal or for the task to end. Returns the signal, or 0. */

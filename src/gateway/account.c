@@ -27,6 +27,7 @@ static void write_access_line(ag_req *r)
     f[n++] = AG_LOG_I("status", r->status);
     f[n++] = AG_LOG_Z("tenant", r->tenant);
     if (r->key) f[n++] = AG_LOG_Z("key", r->key->id);
+    f[n++] = AG_LOG_S("client", ag_http_stream_peer(r->s));
     f[n++] = AG_LOG_D("duration_ms", ms_between(r->head_us, ag_now_us()));
     if (generates) {
         f[n++] = AG_LOG_B("stream", r->request.stream);

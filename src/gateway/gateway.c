@@ -115,6 +115,9 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     int rc = ag_meters_open(&gw->meters);
     if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
     return ag_keyring_open(&gw->ring, &c, err);
+static ag_http_tls tls_of(const ag_gateway_conf *c)
+{
+    return (ag_http_tls){.certs = c->tls_certs, .keys = c->tls_keys, .client_ca = c->tls_client_ca};
 }
 
 static uint32_t loops_of(const ag_gateway_conf *conf)
@@ -138,6 +141,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     gw->log = log;
     gw->no_auth = conf->no_auth;
     gw->out_bytes_max = conf->out_bytes_max;
+    gw->tls = conf->tls_certs && conf->tls_certs[0];
     memcpy(gw->host, conf->host, strlen(conf->host));
     ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
@@ -168,6 +172,15 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .connections_per_address_max = conf->connections_per_address_max,
         .mailbox_cap = MAILBOX_CAP,
         .out_bytes_max = conf->out_bytes_max,
+        .unix_path = conf->unix_path,
+        .trusted_proxies = conf->trusted_proxies,
+        .tls = tls_of(conf),
+        .tls_handshakes_max = conf->tls_handshakes_max,
+        .h2_streams_max = conf->h2_streams_max,
+        .h2_window_bytes = conf->h2_window_bytes,
+        .h2_connection_window_bytes = conf->h2_connection_window_bytes,
+        .h2_resets_max = conf->h2_resets_max,
+        .h2_frames_max = conf->h2_frames_max,
     };
     if ((rc = ag_http_server_open(&gw->http, &http, &handler, err)) != AG_OK) goto undo;
     gw->n_loops = ag_http_server_loops(gw->http);
@@ -218,7 +231,11 @@ int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     AG_CHECK(gw, GATEWAY_MAGIC);
     ag_live *live = NULL;
     int rc = live_create(&live, conf, err);
+    if (rc != AG_OK) return rc;
+    ag_http_tls tls = tls_of(conf);
+    rc = ag_http_server_tls(gw->http, &tls, err);
     if (rc == AG_OK) live_push(gw, live);
+    else live_free(live);
     return rc;
 }
 
@@ -267,6 +284,10 @@ void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
     bool v6 = strchr(gw->host, ':') != NULL;
     ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
     if (gw->keyed) ag_buf_addz(out, "An API key is needed.");
+    const char *scheme = gw->tls ? "https" : "http";
+    ag_buf_addf(out, "Listening on %s://%s%s%s:%u. ", scheme, v6 ? "[" : "", gw->host, v6 ? "]" : "",
+                ag_gateway_port(gw));
+    if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
     else if (gw->guarded)
         ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
     else ag_buf_addz(out, "No API key is set and --no-auth was said: anybody who can reach this address may use it.");

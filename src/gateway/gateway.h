@@ -33,8 +33,12 @@ typedef struct ag_gateway_conf {
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
     uint32_t connections_max, connections_per_address_max;
     uint64_t out_bytes_max;     /* bytes waiting to be written per connection */
+    const char *unix_path, *trusted_proxies; /* as in ag_http_conf */
+    uint32_t tls_handshakes_max; /* within a second */
+    uint32_t h2_streams_max, h2_window_bytes, h2_connection_window_bytes, h2_resets_max, h2_frames_max;
 
     /* These may be changed while running (ag_gateway_reload). */
+    const char *tls_certs, *tls_keys, *tls_client_ca; /* ag_http_tls: read again at each reload; NULL: none */
     const char *cors_origins;   /* "https://a.example,http://localhost:3000" or "*"; NULL: none */
     uint32_t generations_max;   /* of one request: prompts x n, 1..128 */
     uint32_t max_tokens_max;    /* of one generation; 0: what the context holds */
@@ -49,8 +53,10 @@ typedef struct ag_gateway_conf {
     ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 32u << 10, .headers_max = 100,        \
                        .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,           \
                        .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                \
-                       .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .generations_max = 128,      \
-                       .retry_after_s = 1})
+                       .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .tls_handshakes_max = 1000,  \
+                       .h2_streams_max = 100,                                                                       \
+                       .h2_window_bytes = 256u << 10, .h2_connection_window_bytes = 1u << 20,                       \
+                       .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1})
 
 /* Binds and listens. `log` and `metrics` may be NULL. */
 int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *metrics, ag_log *log, ag_err *err);

@@ -83,7 +83,7 @@ struct ag_gateway {
     bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
-    bool no_auth;
+    bool no_auth, tls;
     uint64_t out_bytes_max;
     _Atomic(ag_live *) live;
     _Atomic(ag_engine *) engine;

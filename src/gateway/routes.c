@@ -158,6 +158,10 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_KEYS, 0, gw->ring ? (double)ag_keyring_keys(gw->ring) : 0);
     ag_metric_set(m, AG_M_USAGE_WAITING, 0, gw->ring ? (double)ag_usage_waiting(ag_keyring_usage(gw->ring)) : 0);
     ag_metric_set(m, AG_M_USAGE_LOST, 0, gw->ring ? (double)ag_usage_lost(ag_keyring_usage(gw->ring)) : 0);
+    _Static_assert((int)AG_CONN_DRAINING == (int)AG_HTTP_STATE_DRAINING, "both lists say the same");
+    for (uint32_t i = 0; i < AG_CONN_STATE_COUNT; i++)
+        ag_metric_set(m, AG_M_CONNECTION_STATES, i, (double)ag_http_server_in_state(gw->http, (ag_http_state)i));
+    ag_metric_set(m, AG_M_CONNECTIONS_CLOSED, 0, (double)ag_http_server_in_state(gw->http, AG_HTTP_STATE_CLOSED));
     ag_metric_set(m, AG_M_LOG_DROPPED, 0, (double)ag_log_dropped(gw->log));
     for (uint32_t i = 0; i < AG_HTTP_BAD_COUNT; i++)
         ag_metric_set(m, AG_M_REFUSED, i, (double)ag_http_server_bad_count(gw->http, (ag_http_bad)i));

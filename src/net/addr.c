@@ -124,24 +124,27 @@ uint32_t ag__addrs_count(ag__addrs *t)
     return n;
 }
 
-void ag__addr_of(const struct sockaddr *sa, ag__addr *a, char *text, size_t n_text)
+bool ag__ip_of(const struct sockaddr *sa, ag__ip *ip)
 {
+    *ip = (ag__ip){{0}};
+    if (sa->sa_family == AF_INET6) memcpy(ip->b, &((const struct sockaddr_in6 *)sa)->sin6_addr, 16);
+    if (sa->sa_family != AF_INET) return sa->sa_family == AF_INET6;
+    ip->b[10] = ip->b[11] = 0xFF;
+    memcpy(ip->b + 12, &((const struct sockaddr_in *)sa)->sin_addr, 4);
+    return true;
+}
+
+void ag__addr_of(const ag__ip *ip, ag__addr *a, char *text, size_t n_text)
+{
+    struct in6_addr in;
+    memcpy(&in, ip->b, 16);
     *a = (ag__addr){{0}};
-    snprintf(text, n_text, "?");
-    if (sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)sa;
-        a->b[10] = a->b[11] = 0xFF;
-        memcpy(a->b + 12, &in->sin_addr, 4);
-        inet_ntop(AF_INET, &in->sin_addr, text, (socklen_t)n_text);
-    } else if (sa->sa_family == AF_INET6) {
-        const struct in6_addr *in = &((const struct sockaddr_in6 *)sa)->sin6_addr;
-        if (IN6_IS_ADDR_V4MAPPED(in)) {
-            memcpy(a->b, in, 16);
-            inet_ntop(AF_INET, in->s6_addr + 12, text, (socklen_t)n_text);
-            return;
-        }
-        memcpy(a->b, in, 8);
+    if (IN6_IS_ADDR_V4MAPPED(&in)) {
+        memcpy(a->b, ip->b, 16);
+        inet_ntop(AF_INET, ip->b + 12, text, (socklen_t)n_text);
+    } else {
+        memcpy(a->b, ip->b, 8);
         a->b[15] = 1; /* apart from `none`, which ::1 would be without its last half */
-        inet_ntop(AF_INET6, in, text, (socklen_t)n_text);
+        inet_ntop(AF_INET6, ip->b, text, (socklen_t)n_text);
     }
 }

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "base/err.h"
+#include "net/trust.h"
 
 typedef struct ag__addrs ag__addrs;
 typedef struct ag__addr { uint8_t b[16]; } ag__addr; /* all zeros: not an internet address, not counted */
@@ -20,7 +21,9 @@ bool ag__addrs_get(ag__addrs *t, const ag__addr *a, uint32_t max); /* one more; 
 void ag__addrs_put(ag__addrs *t, const ag__addr *a);               /* one less */
 uint32_t ag__addrs_count(ag__addrs *t);                            /* different addresses now */
 
-/* What to count a peer under, and its text. */
-void ag__addr_of(const struct sockaddr *sa, ag__addr *a, char *text, size_t n_text);
+/* The address of a peer; false: it has none (a Unix socket). */
+bool ag__ip_of(const struct sockaddr *sa, ag__ip *ip);
+/* What to count it under, and its text. */
+void ag__addr_of(const ag__ip *ip, ag__addr *a, char *text, size_t n_text);
 
 #endif

@@ -1,6 +1,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -9,6 +10,8 @@
 #include "net/net.h"
 
 #define CONN_MAGIC 0x434f4e4eu
+/* One read, and what came before it of a proxy's header. */
+#define FIRST_BYTES_MAX (AG__READ_BYTES + 2048)
 
 ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
 {
@@ -19,22 +22,44 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     c->proto = &ag__h1_proto;
     c->fd = fd;
     c->refuse = AG_HTTP_BAD_COUNT;
+    c->noted = AG_HTTP_STATE_COUNT;
     ag__link_init(&c->all);
     ag__link_init(&c->dirty);
     ag_buf_init(&c->out, AG__OUT_MAX);
     ag_buf_init(&c->flight, AG__OUT_MAX);
-    ag__addr_of(peer, &c->addr, c->peer, sizeof c->peer);
+    ag_buf_init(&c->wire, AG__OUT_MAX);
+    ag_buf_init(&c->first, FIRST_BYTES_MAX);
+    ag__ip ip;
+    const ag__trust *trust = &l->server->trust;
+    bool has_ip = ag__ip_of(peer, &ip);
+    if (has_ip) ag__addr_of(&ip, &c->addr, c->peer, sizeof c->peer);
+    else memcpy(c->peer, "unix", 5);
+    c->trusted = has_ip ? ag__trusts(trust, &ip) : trust->local;
+    if (c->trusted) c->addr = (ag__addr){{0}}; /* its clients are counted, as far as it names them */
     return c;
+}
+
+static void note(ag__conn *c, ag_http_state now)
+{
+    _Atomic uint64_t *states = c->loop->states;
+    if (c->noted == now) return;
+    if (c->noted != AG_HTTP_STATE_COUNT) atomic_fetch_sub_explicit(&states[c->noted], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&states[now], 1, memory_order_relaxed);
+    c->noted = now;
 }
 
 void ag__conn_free(ag__conn *c)
 {
     AG_CHECK(c, CONN_MAGIC);
     AG_ASSERT(c->handles == 0);
+    if (c->noted != AG_HTTP_STATE_COUNT) note(c, AG_HTTP_STATE_CLOSED);
     if (c->state) c->proto->close(c);
     ag__link_cut(&c->all);
     ag__link_cut(&c->dirty);
     if (c->fd >= 0) close(c->fd);
+    ag__tls_free(c->tls);
+    ag_buf_fini(&c->first);
+    ag_buf_fini(&c->wire);
     ag_buf_fini(&c->out);
     ag_buf_fini(&c->flight);
     ag__server_conn_gone(c->loop->server, c);
@@ -72,7 +97,8 @@ void ag__conn_break(ag__conn *c)
 
 size_t ag__conn_pending(const ag__conn *c)
 {
-    return c->out.n + (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
+    return c->out.n - c->sealed + c->wire.n +
+           (c->writing ? uv_stream_get_write_queue_size((const uv_stream_t *)&c->tcp) : 0);
 }
 
 bool ag__conn_put(ag__conn *c, const char *p, size_t n)
@@ -152,7 +178,12 @@ static void on_timer(uv_timer_t *t)
     }
     if (!c->broken && c->read_due && now >= c->read_due) {
         c->read_due = 0;
-        c->proto->timeout(c);
+        if (c->tls && !c->secured) {
+            ag__count_bad(c->loop, AG_HTTP_BAD_HEADER_TIMEOUT);
+            c->broken = true;
+        } else {
+            c->proto->timeout(c);
+        }
     }
     ag__conn_dirty(c);
     ag__loop_leave(c->loop);
@@ -175,21 +206,24 @@ static void on_written(uv_write_t *w, int status)
  * what is added meanwhile collects in `out` for the next write. True: bytes were taken, or it broke. */
 static bool write_out(ag__conn *c)
 {
-    if (c->writing || c->out.n == 0) return false;
-    uv_buf_t b = {.base = c->out.p, .len = c->out.n};
+    if (c->writing) return false;
+    if (c->tls && !ag__conn_seal(c)) return true;
+    ag_buf *out = c->tls ? &c->wire : &c->out;
+    if (out->n == 0) return false;
+    uv_buf_t b = {.base = out->p, .len = out->n};
     int n = ag_fault_hit(AG_FAULT_WRITE) ? UV_EPIPE : uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
     if (n == UV_EAGAIN) n = 0;
     if (n < 0) {
         c->broken = true;
         return true;
     }
-    if ((size_t)n == c->out.n) {
-        ag_buf_reset(&c->out);
-        if (c->out.cap > AG__KEEP_BYTES) ag_buf_fini(&c->out);
+    if ((size_t)n == out->n) {
+        ag_buf_reset(out);
+        if (out->cap > AG__KEEP_BYTES) ag_buf_fini(out);
         return true;
     }
-    ag_buf waiting = c->out;
-    c->out = c->flight;
+    ag_buf waiting = *out;
+    *out = c->flight;
     c->flight = waiting;
     b.base = c->flight.p + n;
     b.len = c->flight.n - (size_t)n;
@@ -207,6 +241,48 @@ static void on_alloc(uv_handle_t *h, size_t want, uv_buf_t *b)
     b->len = AG_MIN(c->proto->room(c), (size_t)AG__READ_BYTES);
 }
 
+static bool take(ag__conn *c, const char *p, size_t n)
+{
+    return c->tls ? ag__conn_open_sealed(c, p, n) : ag__conn_take(c, p, n);
+}
+
+/* The client that a proxy named takes its place, where there is room for one more of its address. */
+static void rename_peer(ag__conn *c, const ag__ip *client)
+{
+    c->trusted = false;
+    ag__addr_of(client, &c->addr, c->peer, sizeof c->peer);
+    if (ag__server_conn_count(c->loop->server, c)) return;
+    ag__count_bad(c->loop, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS);
+    c->known = AG__KNOWN;
+    if (c->tls) c->broken = true;
+    else c->proto->refuse(c, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS);
+}
+
+/* The beginning of a connection from a trusted proxy. */
+static bool take_first(ag__conn *c, const char *p, size_t n)
+{
+    if (!ag_buf_add(&c->first, p, n)) return false;
+    size_t used;
+    bool named;
+    ag__ip client;
+    switch (ag__trust_proxied(c->first.p, c->first.n, &used, &named, &client)) {
+    case AG__PROXIED_MORE:
+        if (c->first.n == n) ag__conn_deadline(c, c->loop->server->conf.header_timeout_ms);
+        return true;
+    case AG__PROXIED_BAD:
+        ag__count_bad(c->loop, AG_HTTP_BAD_PARSE);
+        c->broken = true;
+        return true;
+    case AG__PROXIED_NOT:
+    case AG__PROXIED: break;
+    }
+    c->begun = true;
+    if (named) rename_peer(c, &client);
+    bool ok = used == c->first.n || take(c, c->first.p + used, c->first.n - used);
+    ag_buf_fini(&c->first);
+    return ok;
+}
+
 static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
 {
     ag__conn *c = t->data;
@@ -218,7 +294,7 @@ static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
         c->proto->eof(c);
     } else if (n < 0) {
         c->broken = true;
-    } else if (!c->proto->input(c, b->base, (size_t)n)) {
+    } else if (!(c->begun ? take(c, b->base, (size_t)n) : take_first(c, b->base, (size_t)n))) {
         ag__count_bad(c->loop, AG_HTTP_BAD_MEMORY);
         c->broken = true;
     }
@@ -253,6 +329,7 @@ void ag__conn_pump(ag__conn *c)
     choose_reading(c);
     watch_writes(c);
     arm(c);
+    note(c, c->loop->draining ? AG_HTTP_STATE_DRAINING : c->proto->state(c));
 }
 
 bool ag__conn_peer_closed(ag__conn *c)
@@ -261,13 +338,24 @@ bool ag__conn_peer_closed(ag__conn *c)
     socklen_t n = sizeof info;
     uv_os_fd_t fd;
     if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0) return false;
-    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) return false;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) != 0) { /* a Unix socket */
+        struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+        return poll(&p, 1, 0) == 1;
+    }
     return info.tcpi_state == TCP_CLOSE_WAIT || info.tcpi_state == TCP_CLOSE;
 }
 
 void ag__conn_shut(ag__conn *c)
 {
     uv_os_fd_t fd;
+    if (c->tls) { /* everything before was taken, so these few bytes are as well */
+        ag__tls_end(c->tls);
+        if (ag__tls_take(c->tls, &c->wire) && c->wire.n) {
+            uv_buf_t b = {.base = c->wire.p, .len = c->wire.n};
+            uv_try_write((uv_stream_t *)&c->tcp, &b, 1);
+        }
+        ag_buf_reset(&c->wire);
+    }
     if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || shutdown(fd, SHUT_WR) != 0) ag__conn_break(c);
 }
 
@@ -284,13 +372,19 @@ void ag__conn_start(ag__conn *c)
     c->tcp.data = c->timer.data = c;
     c->handles = 2;
     ag__link_add(&l->conns, &c->all);
+    note(c, AG_HTTP_STATE_NEW);
     if (uv_tcp_open(&c->tcp, c->fd) != 0) {
         ag__conn_kill(c); /* c->fd is still ours and goes with c */
         return;
     }
     c->fd = -1;
     uv_tcp_nodelay(&c->tcp, 1); /* a token must not wait for the acknowledgement of the one before */
-    if (c->refuse != AG_HTTP_BAD_COUNT) c->proto->refuse(c, c->refuse);
+    c->begun = !c->trusted;
+    if (c->tls) ag__conn_deadline(c, l->server->conf.header_timeout_ms);
+    if (c->refuse != AG_HTTP_BAD_COUNT) {
+        c->known = AG__KNOWN;
+        c->proto->refuse(c, c->refuse);
+    }
     ag__conn_dirty(c);
     return;
 undo_conn:

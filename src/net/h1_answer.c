@@ -1,11 +1,6 @@
 #include <stdio.h>
 
-#include "net/head.h"
-#include "net/net.h"
-
-/* The body of an error that this room answers itself. */
-#define BAD_BODY_MAX 16384
-#define BAD_ID_MAX 256
+#include "net/answer.h"
 
 static const char *reason(int status)
 {
@@ -46,17 +41,6 @@ static const char *reason(int status)
 
 static void putz(ag__conn *c, const char *z) { ag__conn_put(c, z, strlen(z)); }
 
-/* Whether a header may go out as given. Values may come from a request (an id that is echoed), so one that would end
- * the line is left out; those that frame the message are ours alone. */
-static bool may_send(const ag_http_header *h)
-{
-    static const char *const ours[] = {"content-length", "transfer-encoding", "connection", "date"};
-    if (!ag__is_token(h->name) || !ag__is_field_value(h->value)) return false;
-    for (size_t i = 0; i < AG_ARRAY_LEN(ours); i++)
-        if (ag_str_ieq(h->name, ag_str_of(ours[i]))) return false;
-    return true;
-}
-
 static void put_head(ag__conn *c, int status, const ag_http_header *h, uint32_t n)
 {
     char line[96];
@@ -65,7 +49,7 @@ static void put_head(ag__conn *c, int status, const ag_http_header *h, uint32_t 
     putz(c, ag__loop_date(c->loop));
     putz(c, "\r\n");
     for (uint32_t i = 0; i < n; i++) {
-        if (!may_send(&h[i])) continue;
+        if (!ag__may_send(&h[i])) continue;
         ag__conn_put(c, h[i].name.p, h[i].name.n);
         putz(c, ": ");
         ag__conn_put(c, h[i].value.p, h[i].value.n);
@@ -124,21 +108,11 @@ void ag__h1_end(ag_http_stream *s)
 
 void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence, bool is_head)
 {
-    const ag_http_handler *h = &c->loop->server->handler;
-    const ag_err_row *row = ag_err_find(err);
-    ag_buf body, id;
-    ag_buf_init(&body, BAD_BODY_MAX);
-    ag_buf_init(&id, BAD_ID_MAX);
-    if (h->on_bad) h->on_bad(h->arg, why, err, sentence, &body, &id);
-    if (body.failed) ag_buf_reset(&body); /* half an answer is worse than none */
-    ag_http_header extra[3] = {{AG_STR("Content-Type"), AG_STR("application/json")}};
-    uint32_t n = 1;
-    if (row->retry == AG_RETRY_AFTER) extra[n++] = (ag_http_header){AG_STR("Retry-After"), AG_STR("1")};
-    if (id.n && !id.failed) extra[n++] = (ag_http_header){AG_STR("x-request-id"), ag_buf_str(&id)};
-    put_head(c, row->http, extra, n);
-    put_length(c, (int64_t)body.n);
+    ag__bad b;
+    ag__bad_make(&b, c->loop, why, err, sentence);
+    put_head(c, b.status, b.headers, b.n_headers);
+    put_length(c, (int64_t)b.body.n);
     putz(c, "Connection: close\r\n\r\n");
-    if (!is_head) ag__conn_put(c, body.p, body.n);
-    ag_buf_fini(&body);
-    ag_buf_fini(&id);
+    if (!is_head) ag__conn_put(c, b.body.p, b.body.n);
+    ag__bad_fini(&b);
 }

@@ -34,7 +34,7 @@ typedef struct h1c {
     ag_http_stream *ended, *newest; /* handed over, not yet taken by the socket; oldest first */
     uint32_t n_ended;
     uint64_t body_got, body_mark, dropped;
-    bool linger_long;
+    bool linger_long, asked; /* asked: there was a request */
 } h1c;
 
 static int h1_open(ag__conn *c)
@@ -149,6 +149,7 @@ static void begin_request(ag__conn *c, const char *raw)
     bool has_body = head->pub.has_body, expect = head->expect_continue;
     s->keep = head->persistent;
     h->open = s;
+    h->asked = true;
     h->body_got = h->body_mark = 0;
     enter(c, has_body ? BODY : ANSWER);
     if (!has_body) {
@@ -338,6 +339,23 @@ static void h1_gone(ag__conn *c)
     h->n_ended = 0;
 }
 
+static ag_http_state h1_state(const ag__conn *c)
+{
+    const h1c *h = c->state;
+    if (h->phase >= LAST) return AG_HTTP_STATE_DRAINING;
+    if (h->open) return h->open->answer == AG__ANSWER_BEGUN ? AG_HTTP_STATE_STREAMING : AG_HTTP_STATE_ACTIVE;
+    if (h->ended || h->phase != IDLE) return AG_HTTP_STATE_ACTIVE;
+    return h->asked ? AG_HTTP_STATE_IDLE : AG_HTTP_STATE_NEW;
+}
+
+static size_t h1_pending(ag_http_stream *s) { return ag__conn_pending(s->conn); }
+
+static bool h1_takes(ag_http_stream *s, size_t n)
+{
+    size_t waits = ag__conn_pending(s->conn);
+    return waits == 0 || waits + n <= s->conn->loop->server->conf.out_bytes_max;
+}
+
 const ag__proto ag__h1_proto = {
     .open = h1_open,
     .close = h1_close,
@@ -351,4 +369,7 @@ const ag__proto ag__h1_proto = {
     .answer = ag__h1_answer,
     .data = ag__h1_data,
     .end = ag__h1_end,
+    .state = h1_state,
+    .pending = h1_pending,
+    .takes = h1_takes,
 };

@@ -1,4 +1,4 @@
-/* http.h - HTTP/1.1 server connections on event loops.
+/* http.h - HTTP/1.1 and HTTP/2 server connections on event loops.
  * Owns    : a server owns its listening socket, loops (one thread each) and connections. A stream (one request and its
  *           response) belongs to the connection's loop, from on_head until its `done` callback has returned.
  * Threads : open, start, drain, stop and close by the owner's thread. Every callback, and every ag_http_* call on a
@@ -13,6 +13,14 @@
  *           frees a stream, and no ag_http_* call on a stream calls back. Pipelined requests are read one after
  *           another: the next head is parsed once the response before it has been handed over and most of it was taken;
  *           64 KiB of what arrives early are buffered, the rest waits in the socket.
+ * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored). It has up
+ *           to h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it
+ *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where
+ *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one
+ *           is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
+ * Proxies : a trusted one names its client, by the PROXY protocol's header before anything else (counted and limited
+ *           like one that came itself) or by X-Forwarded-For for one request. From all others both mean nothing.
  * Gone    : a client that closes or half-closes its side (FIN) while a response is owed counts as gone: the two look
  *           the same until a write fails, and an answer that nobody reads is minutes of work. Responses handed over
  *           before are still written. Behind more early bytes than our kernel takes a FIN cannot be seen.
@@ -52,7 +60,15 @@ typedef struct ag_http_head {
     X(WRITE_TIMEOUT, "write_timeout")         /* closed */                                                             \
     X(CONNECTIONS, "connections")             /* 503 */                                                                \
     X(CONNECTIONS_PER_ADDRESS, "connections_per_address") /* 429 */                                                    \
-    X(MEMORY, "memory")                       /* 503, or closed */
+    X(TLS, "tls")                             /* a handshake that failed, a record that is none: closed */             \
+    X(TLS_HANDSHAKES, "tls_handshakes")       /* closed */                                                             \
+    X(MEMORY, "memory")                       /* 503, or closed */                                                     \
+    X(H2_STREAMS, "h2_streams")               /* the stream refused, or GOAWAY */                                      \
+    X(H2_SETTINGS, "h2_settings")             /* these: GOAWAY, ENHANCE_YOUR_CALM */                                   \
+    X(H2_PINGS, "h2_pings")                                                                                            \
+    X(H2_RESETS, "h2_resets")                                                                                          \
+    X(H2_EMPTY, "h2_empty")                   /* DATA without data, PRIORITY */                                        \
+    X(H2_CONTINUATIONS, "h2_continuations")
 typedef enum ag_http_bad {
 #define AG_HTTP_BAD_ROW(name, text) AG_HTTP_BAD_##name,
     AG_HTTP_BADS(AG_HTTP_BAD_ROW)
@@ -60,6 +76,21 @@ typedef enum ag_http_bad {
     AG_HTTP_BAD_COUNT
 } ag_http_bad;
 const char *ag_http_bad_name(ag_http_bad why);
+
+/* What connections are doing. */
+#define AG_HTTP_STATES(X)                                                                                              \
+    X(NEW, "new")             /* no request yet */                                                                     \
+    X(ACTIVE, "active")       /* a request is read, or an answer made or written */                                    \
+    X(IDLE, "idle")           /* between two requests */                                                               \
+    X(STREAMING, "streaming") /* an answer has begun and goes on */                                                    \
+    X(DRAINING, "draining")   /* no further request is taken */                                                        \
+    X(CLOSED, "closed")       /* those that have ended, since the start */
+typedef enum ag_http_state {
+#define AG_HTTP_STATE_ROW(name, text) AG_HTTP_STATE_##name,
+    AG_HTTP_STATES(AG_HTTP_STATE_ROW)
+#undef AG_HTTP_STATE_ROW
+    AG_HTTP_STATE_COUNT
+} ag_http_state;
 
 typedef struct ag_http_handler {
     /* The head is complete; not a byte of the body has been read. Respond now (or begin to) to refuse: the body is then
@@ -82,6 +113,10 @@ typedef struct ag_http_handler {
     void *arg;
 } ag_http_handler;
 
+/* Files of PEM, certificates and keys in pairs: "a.pem,b.pem" and "a.key,b.key". client_ca, where given: only clients
+ * with a certificate of one of these authorities are let in. */
+typedef struct ag_http_tls { const char *certs, *keys, *client_ca; } ag_http_tls;
+
 typedef struct ag_http_conf {
     const char *host;              /* address or name to bind */
     uint16_t port;                 /* 0: any free one; see ag_http_server_port */
@@ -96,12 +131,23 @@ typedef struct ag_http_conf {
     uint32_t connections_max, connections_per_address_max;
     uint32_t mailbox_cap;          /* messages waiting per loop */
     uint64_t out_bytes_max;        /* bytes of streamed responses waiting to be written per connection */
+    uint32_t h2_streams_max;       /* open at once on a connection */
+    uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
+    uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
+    const char *unix_path;         /* a Unix socket to listen on as well, unlinked at the end; NULL or "": none */
+    const char *trusted_proxies;   /* networks whose PROXY v2 and X-Forwarded-For are believed: "10.0.0.0/8,unix" */
+    ag_http_tls tls;               /* certs NULL or "": cleartext */
+    uint32_t tls_handshakes_max;   /* begun within a second; more are closed */
+    uint32_t h2_frames_max;        /* SETTINGS within 10 s; as many PINGs; as many empty frames */
 } ag_http_conf;
 
-/* Binds and listens; conf and handler are copied (conf's host is used only here). */
+/* Binds and listens; conf and handler are copied (what conf points to is used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
 int ag_http_server_start(ag_http_server *s, ag_err *err); /* starts the loops' threads; if it fails only close is left */
 uint16_t ag_http_server_port(const ag_http_server *s);
+/* Reads the certificates again, for connections that begin from now on. AG_E_USAGE: nothing changed; a server cannot be
+ * turned from cleartext to TLS or back. */
+int ag_http_server_tls(ag_http_server *s, const ag_http_tls *tls, ag_err *err);
 /* Stops accepting; idle connections close, others close after their response (Connection: close). Returns at once. */
 void ag_http_server_drain(ag_http_server *s);
 /* Drains, waits until every connection is closed or timeout_ms has passed, then closes what is left (on_gone, done),
@@ -112,6 +158,7 @@ void ag_http_server_close(ag_http_server *s); /* after stop, or never started; N
 uint32_t ag_http_server_loops(const ag_http_server *s);
 ag_http_loop *ag_http_server_loop(ag_http_server *s, uint32_t i);
 uint64_t ag_http_server_connections(const ag_http_server *s);               /* open now */
+uint64_t ag_http_server_in_state(const ag_http_server *s, ag_http_state state); /* any thread */
 uint64_t ag_http_server_bad_count(const ag_http_server *s, ag_http_bad why); /* any thread */
 
 /* The loop's mailbox; posting wakes the loop (uv_async), which calls on_message for each. Any thread. */
@@ -123,7 +170,7 @@ bool ag_http_loop_work(ag_http_loop *l, void (*work)(void *), void (*after)(void
 
 /* Streams. */
 ag_http_loop *ag_http_stream_loop(ag_http_stream *s);
-ag_str ag_http_stream_peer(ag_http_stream *s);                    /* "127.0.0.1" */
+ag_str ag_http_stream_peer(ag_http_stream *s); /* "127.0.0.1", "unix"; as a trusted proxy says */
 ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first header of this name, p NULL: none */
 
 /* A whole response: status, extra headers (Content-Length, Date and Connection are added), body (copied; not bounded by
@@ -132,14 +179,14 @@ ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first heade
  * latter `Connection: close` is heeded. After a connection has broken, and until on_gone says so, calls do nothing. */
 void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
                      size_t n_body);
-/* A streamed response: chunked on HTTP/1.1, until close on 1.0. Bytes of several writes that are waiting share one
- * writev; nothing is delayed. ag_http_write returns false when the client is gone or out_bytes_max is reached; then the
- * bytes were not taken: the caller waits for on_writable (below) or gives up. */
+/* A streamed response: chunked on HTTP/1.1, until close on 1.0, DATA frames on HTTP/2. Bytes of several writes that
+ * are waiting share one writev; nothing is delayed. ag_http_write returns false when the client is gone or
+ * out_bytes_max is reached; then the bytes were not taken: the caller waits for on_writable (below) or gives up. */
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);
 /* Breaks a response off: what was written goes out, then the connection is closed without the last chunk (HTTP/1.0, or
- * nothing begun: with a reset), so the client sees an error. done follows, without on_gone. */
+ * nothing begun: with a reset; HTTP/2: RST_STREAM), so the client sees an error. done follows, without on_gone. */
 void ag_http_abort(ag_http_stream *s);
 /* Bytes handed over and not yet taken by the socket. */
 size_t ag_http_pending(ag_http_stream *s);

@@ -4,8 +4,8 @@
  * Limits  : the constants below, beside ag_http_conf.
  * Errors  : `broken` on a connection; the pump kills it.
  * Layers  : server (accepts, limits, threads) > loop (one thread: mailbox, work, dirty list) > conn (socket, timers,
- *           bytes in and out) > proto (HTTP/1 in h1_conn.c; HTTP/2 comes beside it, TLS below it) > stream (one request
- *           and its answer, what the user holds).
+ *           bytes in and out, TLS in conn_tls.c) > proto (HTTP/1 in h1_conn.c, HTTP/2 in h2_conn.c) > stream (one
+ *           request and its answer, what the user holds).
  * Rule    : nothing that the user calls calls the user. ag_http_* calls change state and mark the connection dirty; the
  *           loop pumps dirty connections before it leaves its own callback; only the pump parses, writes and calls. */
 #ifndef AG_NET_NET_H
@@ -16,11 +16,16 @@
 
 #include "net/addr.h"
 #include "net/http.h"
+#include "net/tls.h"
+#include "net/trust.h"
 
 /* Bytes that one read takes, and that may wait unparsed while a request is being answered. */
 #define AG__READ_BYTES 65536
 /* With more than this unwritten the next pipelined request waits, so that a client that does not read costs no more. */
 #define AG__OUT_GATE 65536
+/* What no HTTP/1 request begins with, and HTTP/2's preface does. */
+#define AG__H2_BEGINS "PRI "
+#define AG__KNOWN 255
 /* Answers handed over and not yet written, per connection. */
 #define AG__ENDED_MAX 64
 /* A whole answer may be larger than out_bytes_max, since the user holds it anyway; this is where that ends. */
@@ -62,6 +67,9 @@ typedef struct ag__proto {
     void (*answer)(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
     void (*data)(ag_http_stream *s, const char *p, size_t n);
     void (*end)(ag_http_stream *s);
+    ag_http_state (*state)(const ag__conn *c);       /* while it takes requests, or ends */
+    size_t (*pending)(ag_http_stream *s);            /* bytes handed over that wait */
+    bool (*takes)(ag_http_stream *s, size_t n);      /* whether so many more may wait */
 } ag__proto;
 
 struct ag__conn {
@@ -69,17 +77,26 @@ struct ag__conn {
     ag_http_loop *loop;
     const ag__proto *proto;
     void *state;
+    ag_http_state noted;  /* as counted; AG_HTTP_STATE_COUNT: not started */
     ag__link all, dirty;
     int fd;               /* until the loop has it in tcp; then -1 */
     ag_http_bad refuse;   /* AG_HTTP_BAD_COUNT: none */
     ag__addr addr;
-    bool counted;         /* in the table of addresses */
+    bool counted;         /* among the server's connections; in the table of addresses, where it has one */
+    bool trusted;         /* a proxy that may say who its client is */
+    bool begun;           /* what stood before the first byte of a protocol was read */
+    ag_buf first;         /* a proxy's header, while it is not whole */
+    uint8_t known;        /* bytes that HTTP/2 would begin with, or AG__KNOWN: the protocol is decided */
     char peer[48];
     uv_tcp_t tcp;
     uv_timer_t timer;
     uv_write_t write;
     int handles;
     ag_buf out, flight;   /* waiting; given to uv_write, which must not move */
+    ag__tls *tls;         /* NULL: cleartext */
+    ag_buf wire;          /* with TLS: sealed, waiting */
+    size_t sealed;        /* of `out` */
+    bool secured;         /* the handshake was seen to be over */
     uint64_t out_all;     /* bytes ever put into out */
     uint64_t read_due, write_due, timer_due; /* ms of the loop's clock, 0: none */
     uint64_t write_mark;  /* bytes taken by the socket when write_due was set */
@@ -93,10 +110,11 @@ typedef enum ag__answer { AG__ANSWER_NONE, AG__ANSWER_BEGUN, AG__ANSWER_ENDED, A
 struct ag_http_stream {
     uint32_t magic;
     ag__conn *conn;
-    void *user;
+    void *user, *state;   /* state: the protocol's own */
     ag__answer answer;
     bool gone, is_head, no_body, chunked, keep, read_done;
     uint64_t out_end;     /* conn->out_all when the answer was ended */
+    char peer[48];        /* by X-Forwarded-For; "": the connection's */
     ag_http_stream *next;
     uv_timer_t timer;
     bool has_timer;
@@ -116,17 +134,25 @@ struct ag_http_loop {
     ag_mbox *mbox, *handoff;
     ag__link conns, dirty;
     _Atomic uint32_t n_conns;
+    _Atomic uint64_t states[AG_HTTP_STATE_COUNT]; /* written by the loop's thread */
     ag_http_header *slots;
     char *read_bytes;
     time_t date_at;
     char date[32];
 };
 
-typedef struct ag__accept { /* on loop 0 */
-    int fd;
+typedef struct ag__listener {
+    int fd; /* -1: none */
     uv_poll_t poll;
+    bool has_poll;
+    ag_http_server *server;
+} ag__listener;
+
+typedef struct ag__accept { /* on loop 0 */
+    ag__listener inet, local;
     uv_timer_t pause;
-    bool has_poll, closed;
+    bool has_pause, closed;
+    char path[108];       /* of the Unix socket; "": none, or not ours */
 } ag__accept;
 
 struct ag_http_server {
@@ -134,6 +160,10 @@ struct ag_http_server {
     ag_http_conf conf;
     ag_http_handler handler;
     uint16_t port;
+    ag__trust trust;
+    ag__tls_conf *tls;    /* under `lock`; NULL: cleartext */
+    time_t tls_second;    /* loop 0: the second in which so many handshakes began */
+    uint32_t tls_begun;
     ag__accept accept;
     ag__addrs *addrs;
     uint32_t n_loops, next_loop;
@@ -152,6 +182,8 @@ static inline void ag__count_bad(ag_http_loop *l, ag_http_bad why)
 {
     atomic_fetch_add_explicit(&l->server->bad[why], 1, memory_order_relaxed);
 }
+/* Any thread: counts c under its address; false: that one has too many, and c is counted under none. */
+bool ag__server_conn_count(ag_http_server *s, ag__conn *c);
 void ag__server_conn_gone(ag_http_server *s, ag__conn *c); /* any thread: gives its places back */
 
 /* loop.c */
@@ -180,13 +212,20 @@ bool ag__conn_peer_closed(ag__conn *c);         /* asks the kernel, for when not
 void ag__conn_shut(ag__conn *c);                /* no more will be written */
 void ag__conn_break(ag__conn *c);               /* killed at the next pump */
 
+/* conn_tls.c */
+bool ag__conn_open_sealed(ag__conn *c, const char *p, size_t n); /* bytes from the socket; false: no memory */
+bool ag__conn_seal(ag__conn *c);                                 /* a piece of what waits, into `wire`; false: broken */
+/* Unsealed bytes; the first ones say which protocol it is. false: no memory. */
+bool ag__conn_take(ag__conn *c, const char *p, size_t n);
+bool ag__conn_become(ag__conn *c, const ag__proto *p); /* false: no memory; before the first request */
+
 /* stream.c */
 ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char *raw, size_t n_raw);
 void ag__stream_done(ag_http_stream *s);        /* calls done, frees */
 void ag__stream_gone(ag_http_stream *s);        /* calls on_gone, then done, frees */
 
+extern const ag__proto ag__h1_proto, ag__h2_proto;
 /* h1_conn.c, h1_answer.c */
-extern const ag__proto ag__h1_proto;
 void ag__h1_answer(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
 void ag__h1_data(ag_http_stream *s, const char *p, size_t n);
 void ag__h1_end(ag_http_stream *s);

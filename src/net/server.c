@@ -17,6 +17,32 @@ const char *ag_http_bad_name(ag_http_bad why)
     return bad_names[why];
 }
 
+static bool given(const char *text) { return text && *text; }
+
+static int open_tls(ag__tls_conf **out, const ag_http_tls *t, ag_err *err)
+{
+    *out = NULL;
+    if (!given(t->certs) && !given(t->keys) && !given(t->client_ca)) return AG_OK;
+    if (!given(t->certs) || !given(t->keys))
+        return ag_err_set(err, AG_E_USAGE, "TLS needs both a certificate and its key; only one of them is named");
+    return ag__tls_conf_open(out, t, err);
+}
+
+int ag_http_server_tls(ag_http_server *s, const ag_http_tls *tls, ag_err *err)
+{
+    AG_CHECK(s, SERVER_MAGIC);
+    ag__tls_conf *next, *last;
+    int rc = open_tls(&next, tls, err);
+    if (rc != AG_OK) return rc;
+    uv_mutex_lock(&s->lock);
+    bool fits = (next == NULL) == (s->tls == NULL);
+    last = fits ? s->tls : next;
+    if (fits) s->tls = next;
+    uv_mutex_unlock(&s->lock);
+    ag__tls_conf_drop(last);
+    return fits ? AG_OK : ag_err_set(err, AG_E_USAGE, "a restart is needed to turn TLS on or off");
+}
+
 static int check_conf(const ag_http_conf *c, ag_err *err)
 {
     const struct { const char *name; uint64_t value, min, max; } rows[] = {
@@ -32,6 +58,12 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
         {"connections_per_address_max", c->connections_per_address_max, 1, UINT32_MAX},
         {"mailbox_cap", c->mailbox_cap, 1, 1 << 24},
         {"out_bytes_max", c->out_bytes_max, 1, AG__OUT_MAX / 2},
+        {"tls_handshakes_max", c->tls_handshakes_max, 1, UINT32_MAX},
+        {"h2_streams_max", c->h2_streams_max, 1, 1000},
+        {"h2_window_bytes", c->h2_window_bytes, 1024, INT32_MAX},
+        {"h2_connection_window_bytes", c->h2_connection_window_bytes, 65535, INT32_MAX},
+        {"h2_resets_max", c->h2_resets_max, 1, 1000},
+        {"h2_frames_max", c->h2_frames_max, 1, 1000000},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++)
         if (rows[i].value < rows[i].min || rows[i].value > rows[i].max)
@@ -52,6 +84,7 @@ static void free_server(ag_http_server *s)
 {
     for (uint32_t i = 0; i < s->n_loops; i++) ag__loop_close(&s->loops[i]);
     ag__addrs_close(s->addrs);
+    ag__tls_conf_drop(s->tls);
     uv_cond_destroy(&s->empty);
     uv_mutex_destroy(&s->lock);
     ag_mem_free(s->loops);
@@ -69,13 +102,19 @@ int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag
     s->magic = SERVER_MAGIC;
     s->conf = *conf;
     s->handler = *h;
-    s->accept.fd = -1;
+    s->accept.inet.fd = s->accept.local.fd = -1;
     s->loops = ag_mem_array(conf->loops, sizeof *s->loops);
     if (s->loops == NULL) goto undo_server;
     if (uv_mutex_init(&s->lock) != 0) goto undo_loops;
     if (uv_cond_init(&s->empty) != 0) goto undo_lock;
     s->n_loops = conf->loops;
     rc = ag__addrs_open(&s->addrs, conf->connections_max);
+    int said = rc == AG_OK ? ag__trust_parse(&s->trust, conf->trusted_proxies, err) : AG_OK;
+    if (said == AG_OK && rc == AG_OK) said = open_tls(&s->tls, &conf->tls, err);
+    if (said != AG_OK) {
+        free_server(s);
+        return said;
+    }
     for (uint32_t i = 0; i < conf->loops && rc == AG_OK; i++) rc = ag__loop_open(&s->loops[i], s, i);
     if (rc == AG_OK) rc = ag__accept_open(s, err);
     if (rc != AG_OK) {
@@ -133,6 +172,13 @@ void ag_http_server_drain(ag_http_server *s)
 
 static uint64_t open_now(ag_http_server *s) { return atomic_load(&s->n_conns) + atomic_load(&s->n_refused); }
 
+bool ag__server_conn_count(ag_http_server *s, ag__conn *c)
+{
+    if (ag__addrs_get(s->addrs, &c->addr, s->conf.connections_per_address_max)) return true;
+    c->addr = (ag__addr){{0}};
+    return false;
+}
+
 void ag__server_conn_gone(ag_http_server *s, ag__conn *c)
 {
     if (c->counted) ag__addrs_put(s->addrs, &c->addr);
@@ -188,6 +234,16 @@ uint64_t ag_http_server_connections(const ag_http_server *s)
 {
     AG_CHECK(s, SERVER_MAGIC);
     return atomic_load(&s->n_conns);
+}
+
+uint64_t ag_http_server_in_state(const ag_http_server *s, ag_http_state state)
+{
+    AG_CHECK(s, SERVER_MAGIC);
+    AG_ASSERT(state < AG_HTTP_STATE_COUNT);
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < s->n_loops; i++)
+        n += atomic_load_explicit(&s->loops[i].states[state], memory_order_relaxed);
+    return n;
 }
 
 uint64_t ag_http_server_bad_count(const ag_http_server *s, ag_http_bad why)

@@ -31,6 +31,10 @@ ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char
     }
     s->is_head = ag_str_eqz(s->head.method, "HEAD");
     s->read_done = !h->has_body;
+    ag__ip client;
+    ag__addr counted;
+    if (c->trusted && ag__trust_forwarded(&c->loop->server->trust, &s->head, &client))
+        ag__addr_of(&client, &counted, s->peer, sizeof s->peer);
     return s;
 }
 
@@ -65,7 +69,7 @@ ag_http_loop *ag_http_stream_loop(ag_http_stream *s)
 ag_str ag_http_stream_peer(ag_http_stream *s)
 {
     AG_CHECK(s, STREAM_MAGIC);
-    return ag_str_of(s->conn->peer);
+    return ag_str_of(s->peer[0] ? s->peer : s->conn->peer);
 }
 
 void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
@@ -96,8 +100,7 @@ bool ag_http_write(ag_http_stream *s, const char *p, size_t n)
     AG_CHECK(s, STREAM_MAGIC);
     if (!live(s)) return false;
     AG_ASSERT(s->answer == AG__ANSWER_BEGUN);
-    size_t pending = ag__conn_pending(s->conn);
-    if (pending && pending + n > s->conn->loop->server->conf.out_bytes_max) return false;
+    if (!s->conn->proto->takes(s, n)) return false;
     if (n) s->conn->proto->data(s, p, n); /* a chunk of no bytes would be the last one */
     return !s->conn->broken;
 }
@@ -124,7 +127,7 @@ void ag_http_abort(ag_http_stream *s)
 size_t ag_http_pending(ag_http_stream *s)
 {
     AG_CHECK(s, STREAM_MAGIC);
-    return ag__conn_pending(s->conn);
+    return s->conn->proto->pending(s);
 }
 
 void ag_http_on_writable(ag_http_stream *s, void (*fn)(void *user, ag_http_stream *s))

@@ -59,6 +59,7 @@ static const int statuses[] = {0,   200, 204, 400, 401, 403, 404, 405, 408, 413,
 
 static const char *const finish_names[AG_FINISH_COUNT] = {"stop", "length", "abort", "error"};
 static const char *const set_back_names[AG_SET_BACK_COUNT] = {"pages", "urgent", "share"};
+static const char *const conn_state_names[AG_CONN_STATE_COUNT] = {"new", "active", "idle", "streaming", "draining"};
 static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full", "refused_late"};
 
 typedef struct values {
@@ -89,6 +90,7 @@ static uint32_t labels_count(ag_label_set set)
     case AG_LABELS_BAND: return AG_METRICS_BANDS;
     case AG_LABELS_SET_BACK: return AG_SET_BACK_COUNT;
     case AG_LABELS_EVICTED: return AG_EVICTED_COUNT;
+    case AG_LABELS_CONN_STATE: return AG_CONN_STATE_COUNT;
     case AG_LABELS_TENANT: return AG_METRICS_TENANTS + 1;
     default: return 1;
     }
@@ -285,6 +287,7 @@ static bool add_labels(const ag_metrics *m, ag_buf *out, ag_label_set set, uint3
         add_pair(out, "band", status);
         return true;
     case AG_LABELS_SET_BACK: add_pair(out, "reason", set_back_names[at]); return true;
+    case AG_LABELS_CONN_STATE: add_pair(out, "state", conn_state_names[at]); return true;
     case AG_LABELS_EVICTED: add_pair(out, "reason", evicted_names[at]); return true;
     case AG_LABELS_KEY_FATE:
         if (at >= m->fates.n) return false;

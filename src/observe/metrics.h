@@ -33,6 +33,7 @@ typedef enum ag_label_set {
     AG_LABELS_BAND,         /* 0 to AG_METRICS_BANDS - 1 */
     AG_LABELS_SET_BACK,     /* an ag_metric_set_back */
     AG_LABELS_EVICTED,      /* an ag_metric_evicted */
+    AG_LABELS_CONN_STATE,   /* an ag_metric_conn_state */
     AG_LABELS_TENANT,       /* of ag_metrics_tenant */
     AG_LABELS_KEY_FATE,     /* filled in by ag_metrics_values */
     AG_LABELS_LIMIT,        /* filled in by ag_metrics_values */
@@ -56,6 +57,15 @@ typedef enum ag_metric_evicted {
     AG_EVICTED_REFUSED_LATE,
     AG_EVICTED_COUNT
 } ag_metric_evicted;
+
+typedef enum ag_metric_conn_state {
+    AG_CONN_NEW,
+    AG_CONN_ACTIVE,
+    AG_CONN_IDLE,
+    AG_CONN_STREAMING,
+    AG_CONN_DRAINING,
+    AG_CONN_STATE_COUNT
+} ag_metric_conn_state;
 
 #define AG_METRICS_VALUES_MAX 32
 #define AG_METRICS_BANDS 4

@@ -335,7 +335,7 @@ static void a_reload_names_what_needs_a_restart(void **state)
     (void)state;
     ag_conf now, next;
     ag_err err = {0};
-    uint64_t changed = 0;
+    uint32_t changed = 0;
     for (ag_conf_id i = 0; i < AG_CONF_COUNT; i++) {
         const ag_conf_row *r = ag_conf_row_at(i);
         char value[64];
@@ -348,7 +348,7 @@ static void a_reload_names_what_needs_a_restart(void **state)
         assert_int_equal(ag_conf_set(&next, i, "x", ag_str_of(value), &err), AG_OK);
         int rc = ag_conf_diff(&now, &next, &changed, &err);
         assert_int_equal(rc, r->reload == AG_CONF_LIVE ? AG_OK : AG_E_USAGE);
-        if (rc == AG_OK) assert_true(changed == 1ull << i);
+        if (rc == AG_OK) assert_int_equal(changed, 1);
         else assert_non_null(strstr(err.text, r->flag));
         ag_conf_fini(&now);
         ag_conf_fini(&next);

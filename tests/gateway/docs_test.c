@@ -130,6 +130,7 @@ static void print_metrics(ag_buf *b)
 #define BAND "band"
 #define SET_BACK "reason"
 #define EVICTED "reason"
+#define CONN_STATE "state"
 #define TENANT "tenant"
 #define KEY_FATE "result"
 #define LIMIT "limit"

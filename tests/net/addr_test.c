@@ -70,9 +70,11 @@ static ag__addr of(const char *text, char out[48])
     struct sockaddr_in v4 = {.sin_family = AF_INET};
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
     ag__addr a;
-    if (inet_pton(AF_INET, text, &v4.sin_addr) == 1) ag__addr_of((struct sockaddr *)&v4, &a, out, 48);
-    else if (inet_pton(AF_INET6, text, &v6.sin6_addr) == 1) ag__addr_of((struct sockaddr *)&v6, &a, out, 48);
+    ag__ip ip;
+    if (inet_pton(AF_INET, text, &v4.sin_addr) == 1) assert_true(ag__ip_of((struct sockaddr *)&v4, &ip));
+    else if (inet_pton(AF_INET6, text, &v6.sin6_addr) == 1) assert_true(ag__ip_of((struct sockaddr *)&v6, &ip));
     else fail();
+    ag__addr_of(&ip, &a, out, 48);
     return a;
 }
 

@@ -157,12 +157,20 @@ static void rig_inject(rig_req *q)
 
 static const ag_http_header rig_close = {{"Connection", 10}, {"close", 5}};
 
+static void rig_length(rig_req *q)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%zu bytes", q->n_body);
+    rig_ok(q, text);
+}
+
 /* What is done at the end of the request. */
 static void rig_answer(rig_req *q)
 {
     ag_http_stream *s = q->s;
     if (rig_is(q, "/hello")) rig_ok(q, "hello");
     else if (rig_is(q, "/echo")) ag_http_respond(s, 200, NULL, 0, q->body, q->n_body);
+    else if (rig_is(q, "/length")) rig_length(q);
     else if (rig_is(q, "/peer")) ag_http_respond(s, 200, NULL, 0, ag_http_stream_peer(s).p, ag_http_stream_peer(s).n);
     else if (rig_is(q, "/query")) ag_http_respond(s, 200, NULL, 0, q->query.p, q->query.n);
     else if (rig_is(q, "/none")) ag_http_respond(s, 204, NULL, 0, NULL, 0);
@@ -291,6 +299,8 @@ static ag_http_conf rig_conf(void)
         .host = "127.0.0.1", .loops = 1, .header_bytes_max = 4096, .headers_max = 32, .body_bytes_max = 1 << 20,
         .header_timeout_ms = 20000, .body_timeout_ms = 20000, .idle_timeout_ms = 20000, .write_timeout_ms = 20000,
         .connections_max = 2000, .connections_per_address_max = 2000, .mailbox_cap = 64, .out_bytes_max = 1 << 16,
+        .h2_streams_max = 100, .h2_window_bytes = 1 << 18, .h2_connection_window_bytes = 1 << 20,
+        .tls_handshakes_max = 1000000, .h2_resets_max = 1000, .h2_frames_max = 10000,
     };
 }
 
