@@ -115,6 +115,8 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     int rc = ag_meters_open(&gw->meters);
     if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
     return ag_keyring_open(&gw->ring, &c, err);
+}
+
 static ag_http_tls tls_of(const ag_gateway_conf *c)
 {
     return (ag_http_tls){.certs = c->tls_certs, .keys = c->tls_keys, .client_ca = c->tls_client_ca};
