@@ -125,7 +125,7 @@ static bool date_at(const json_t *o, const char *name, double *out)
 
 static int check_times(const json_t *o, uint64_t now_s, ag_jwt_claims *c, ag_err *err)
 {
-    double exp, nbf;
+    double exp = 0, nbf = 0;
     if (!date_at(o, "exp", &exp)) return refuse(err, "the token has no date of expiry (exp)");
     if (exp + AG_JWT_LEEWAY_S <= (double)now_s) return refuse(err, "the token has expired");
     if (json_object_get(o, "nbf") && !date_at(o, "nbf", &nbf)) return refuse(err, "the token's nbf is no date");
