@@ -107,6 +107,8 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.band_min = c->most_urgent_band;
     g.tenant_weights = *c->tenant_weights ? c->tenant_weights : NULL;
     g.share_prefixes = c->share_prefixes;
+    g.strict = c->strict;
+    g.aliases = c->alias;
     return g;
 }
 

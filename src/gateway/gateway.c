@@ -16,6 +16,7 @@ static void live_free(ag_live *l)
     ag_shares_fini(&l->shares);
     ag_jwks_free(l->jwks);
     for (size_t i = 0; i < AG_ARRAY_LEN(l->jwt_texts); i++) ag_mem_free(l->jwt_texts[i]);
+    ag_mem_free(l->aliases);
     ag_mem_free(l);
 }
 
@@ -38,6 +39,19 @@ static int tokens_open(ag_live *l, const ag_gateway_conf *conf, ag_err *err)
     return ag_jwks_load(&l->jwks, conf->jwt_jwks, err);
 }
 
+static int copy_aliases(ag_live *l, const char *aliases, ag_err *err)
+{
+    ag_str rest = ag_str_of(aliases ? aliases : ""), name;
+    if ((l->aliases = ag_mem_strndup(rest.p, rest.n)) == NULL)
+        return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
+    for (uint32_t n = 1; ag__alias_next(&rest, &name); n++) {
+        if (name.n == 0 || name.n > AG_ALIAS_BYTES_MAX)
+            return ag_err_set(err, AG_E_USAGE, "An alias must have 1 to %d bytes, not %zu.", AG_ALIAS_BYTES_MAX, name.n);
+        if (n > AG_ALIASES_MAX) return ag_err_set(err, AG_E_USAGE, "There may be %d aliases at most.", AG_ALIASES_MAX);
+    }
+    return AG_OK;
+}
+
 static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
 {
     ag_live *l = ag_mem_zalloc(sizeof *l);
@@ -45,6 +59,7 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
     if (rc == AG_OK) rc = ag_shares_parse(&l->shares, conf->tenant_weights, err);
     if (rc == AG_OK) rc = tokens_open(l, conf, err);
+    if (rc == AG_OK) rc = copy_aliases(l, conf->aliases, err);
     if (rc == AG_OK && conf->band_min >= AG_BANDS)
         rc = ag_err_set(err, AG_E_USAGE, "The most urgent band must be 0 to %d, not %u.", AG_BANDS - 1, conf->band_min);
     if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
@@ -56,6 +71,7 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     }
     l->band_min = conf->band_min;
     l->share_prefixes = conf->share_prefixes;
+    l->strict = conf->strict;
     l->generations_max = conf->generations_max;
     l->max_tokens_max = conf->max_tokens_max;
     l->retry_after_s = conf->retry_after_s;
@@ -115,6 +131,8 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     int rc = ag_meters_open(&gw->meters);
     if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
     return ag_keyring_open(&gw->ring, &c, err);
+}
+
 static ag_http_tls tls_of(const ag_gateway_conf *c)
 {
     return (ag_http_tls){.certs = c->tls_certs, .keys = c->tls_keys, .client_ca = c->tls_client_ca};

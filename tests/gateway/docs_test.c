@@ -13,9 +13,12 @@
 
 #define PRINTED "<!-- Printed from the source by tests/gateway/docs_test.c; changes belong there. -->\n\n"
 
-#define C 1
-#define H 2
-#define CH 3
+#define C AG_REQUEST_COMPLETION
+#define H AG_REQUEST_CHAT
+#define T AG_REQUEST_TOKENIZE
+#define D AG_REQUEST_DETOKENIZE
+#define M AG_REQUEST_MESSAGES
+#define N AG_REQUEST_COUNT
 #define AG_ROLE_ADMIN 2u
 #define AG_GET "GET"
 #define AG_POST "POST"
@@ -29,38 +32,42 @@ static void add_field(ag_buf *b, const char *name, const char *type, const char 
     ag_buf_addf(b, "| `%s` | %s | %s |\n", name, type, doc);
 }
 
-static void add_fields(ag_buf *b, int dialect)
+static void add_fields(ag_buf *b, const char *path, unsigned kind)
 {
     char type[80];
-    ag_buf_addz(b, "| field | type | meaning |\n| --- | --- | --- |\n");
-#define AG_FIELD_BOOL(name, member, dialects, doc) if (dialects & dialect) add_field(b, #name, "boolean", doc);
-#define AG_FIELD_U32(name, member, min, max, dialects, doc)                                                     \
-    if (dialects & dialect) {                                                                                   \
+    ag_buf_addf(b, "\n## POST %s\n\n| field | type | meaning |\n| --- | --- | --- |\n", path);
+#define AG_FIELD_BOOL(name, member, kinds, doc) if ((kinds) & kind) add_field(b, #name, "boolean", doc);
+#define AG_FIELD_U32(name, member, min, max, kinds, doc)                                                     \
+    if ((kinds) & kind) {                                                                                   \
         snprintf(type, sizeof type, "integer, %u to %u", (unsigned)(min), (unsigned)(max));                     \
         add_field(b, #name, type, doc);                                                                         \
     }
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc)                                               \
-    if (dialects & dialect) {                                                                                   \
+#define AG_FIELD_F32(name, member, min, max, open, kinds, doc)                                               \
+    if ((kinds) & kind) {                                                                                   \
         snprintf(type, sizeof type, "number, %s%g to %g", open ? "above " : "", (double)(min), (double)(max));  \
         add_field(b, #name, type, doc);                                                                         \
     }
-#define AG_FIELD_OTHER(name, words, dialects, doc) if (dialects & dialect) add_field(b, #name, words, doc);
+#define AG_FIELD_OTHER(name, words, kinds, doc) if ((kinds) & kind) add_field(b, #name, words, doc);
 #include "gateway/dialects/fields.def"
 }
 
 static void print_api(ag_buf *b)
 {
     ag_buf_addz(b, "# The HTTP API\n\n" PRINTED
-                   "Requests and answers have OpenAI's form, so its clients work: base URL `http://HOST:PORT/v1`.\n\n"
-                   "- Bodies are `application/json` in UTF-8, nested at most 100 levels, with no key twice. Fields "
-                   "that are not listed are\n"
-                   "  ignored; `null` counts as absent.\n"
+                   "Requests and answers have OpenAI's form, so its clients work: base URL `http://HOST:PORT/v1`. What is "
+                   "below\n`/v1/messages` has Anthropic's, for its clients: base URL `http://HOST:PORT`.\n\n"
+                   "- Bodies are `application/json` in UTF-8, nested at most 100 levels, with no key twice. `null` counts as "
+                   "absent. Fields that are\n"
+                   "  not listed are ignored, and told in the header `x-autoglm-ignored-fields`; with `--strict` they "
+                   "are refused.\n"
+                   "- `model` may be left out, or be the model's name or one of its aliases (`--alias`).\n"
                    "- Every answer has `x-request-id`: the client's own when it is printable ASCII of at most 128 "
                    "bytes, else a new one. A\n"
                    "  valid `traceparent` (W3C) gives the log lines their trace id. `x-tenant` names the tenant while "
                    "no key is set.\n"
                    "- With `AUTOGLM_API_KEY` set, `Authorization: Bearer KEY` is asked for where the table says so. "
-                   "Without it any token is\n"
+                   "`x-api-key: KEY` is taken as well.\n"
+                   "  Without a key set any token is\n"
                    "  taken, the server listens on loopback only (unless `--no-auth` is said), `Host` must be "
                    "`localhost`, `127.x.y.z` or\n"
                    "  `[::1]`, and a request with the `Origin` of another site gets 403. The server's own origin "
@@ -83,10 +90,16 @@ static void print_api(ag_buf *b)
                 sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth == AG_ROLE_ADMIN ? "admin" : auth ? "yes" : "no", what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
-    ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n\n## POST /v1/completions\n\n");
-    add_fields(b, C);
-    ag_buf_addz(b, "\n## POST /v1/chat/completions\n\n");
-    add_fields(b, H);
+    ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n");
+    add_fields(b, "/v1/completions", C);
+    add_fields(b, "/v1/chat/completions", H);
+    add_fields(b, "/v1/messages", M);
+    add_fields(b, "/v1/messages/count_tokens", N);
+    ag_buf_addz(b, "\nThe answer is `{\"input_tokens\"}`.\n");
+    add_fields(b, "/tokenize", T);
+    ag_buf_addz(b, "\nThe answer is `{\"tokens\", \"count\", \"max_model_len\", \"token_strs\"}`.\n");
+    add_fields(b, "/detokenize", D);
+    ag_buf_addz(b, "\nThe answer is `{\"content\", \"prompt\"}`, the text under both names.\n");
 }
 
 static void print_errors(ag_buf *b)

@@ -9,6 +9,8 @@
 
 #include "gateway/dialects/openai.h"
 
+#define STOP (&(ag_reply_end){.reason = AG_END_STOP})
+
 static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false};
 static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true};
 
@@ -35,19 +37,19 @@ static void whole_answers_read_as_documented(void **state)
     ag_buf b;
     ag_usage u = {3, 2, 1};
     ag_buf_init(&b, 1 << 16);
-    ag_openai_begin(&b, &completion);
-    ag_openai_choice(&b, &completion, 0, AG_STR("x\xffy"), NULL, &(ag_reply_end){"stop", NULL});
-    ag_openai_choice(&b, &completion, 1, AG_STR(""), NULL, &(ag_reply_end){"length", "timeout"});
-    ag_openai_end(&b, &u);
+    ag_openai.begin(&b, &completion);
+    ag_openai.choice(&b, &completion, 0, AG_STR("x\xffy"), NULL, STOP);
+    ag_openai.choice(&b, &completion, 1, AG_STR(""), NULL, &(ag_reply_end){.reason = AG_END_LENGTH, .timed_out = true});
+    ag_openai.end(&b, &chat, &u);
     expect(&b, "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":0,\"text\":\"x\xEF\xBF\xBDy\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
                "{\"index\":1,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\",\"autoglm\":{\"stopped_by\":"
                "\"timeout\"}}],"
                "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{"
                "\"cached_tokens\":1}}}");
-    ag_openai_begin(&b, &chat);
-    ag_openai_choice(&b, &chat, 0, AG_STR("a\"b"), NULL, &(ag_reply_end){"stop", NULL});
-    ag_openai_end(&b, &u);
+    ag_openai.begin(&b, &chat);
+    ag_openai.choice(&b, &chat, 0, AG_STR("a\"b"), NULL, STOP);
+    ag_openai.end(&b, &chat, &u);
     expect(&b, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"x\","
                "\"choices\":["
                "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\",\"refusal\":null},\"logprobs\":"
@@ -62,28 +64,29 @@ static void chunks_read_as_documented(void **state)
     (void)state;
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
-    ag_openai_chunk(&b, &completion, 2, AG_STR("hi"), NULL, NULL);
+    ag_openai.chunk(&b, &completion, &(ag_place){.index = 2}, AG_STR("hi"), NULL, NULL, NULL);
     expect(&b, "data: "
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":2,\"text\":\"hi\",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
-    ag_openai_role_chunk(&b, &chat, 0);
+    ag_openai.open(&b, &completion, &(ag_place){0}, NULL);
+    ag_openai.open(&b, &chat, &(ag_place){0}, NULL);
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":["
                "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
                "null}],\"usage\":null}\n\n");
-    ag_openai_chunk(&b, &chat, 0, AG_STR(""), NULL, &(ag_reply_end){"stop", NULL});
+    ag_openai.chunk(&b, &chat, &(ag_place){0}, AG_STR(""), NULL, STOP, NULL);
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":["
                "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n");
-    ag_openai_usage_chunk(&b, &chat, &(ag_usage){1, 2, 0});
+    ag_openai.close(&b, &chat, &(ag_usage){1, 2, 0});
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":[],"
                "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3,\"prompt_tokens_details\":{"
-               "\"cached_tokens\":0}}}\n\n");
-    ag_openai_done(&b);
+               "\"cached_tokens\":0}}}\n\ndata: [DONE]\n\n");
+    ag_openai.close(&b, &completion, NULL);
     expect(&b, "data: [DONE]\n\n");
     ag_buf_fini(&b);
 }
@@ -92,9 +95,9 @@ static json_t *logprobs_of(const ag_reply *r, ag_reply_logprobs *lp)
 {
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
-    ag_openai_begin(&b, r);
-    ag_openai_choice(&b, r, 0, AG_STR(""), lp, &(ag_reply_end){"stop", NULL});
-    ag_openai_end(&b, &(ag_usage){0});
+    ag_openai.begin(&b, r);
+    ag_openai.choice(&b, r, 0, AG_STR(""), lp, STOP);
+    ag_openai.end(&b, r, &(ag_usage){0});
     json_t *j = json_loadb(b.p, b.n, JSON_REJECT_DUPLICATES, NULL);
     if (j == NULL) fail_msg("%.*s", (int)b.n, b.p);
     json_t *out = json_incref(json_object_get(json_array_get(json_object_get(j, "choices"), 0), "logprobs"));
@@ -156,10 +159,10 @@ static void errors_and_models(void **state)
                "\"request_id\":\"req-1\"}}");
     ag_err_clear(&err);
     ag_err_set(&err, AG_E_INTERNAL, "x");
-    ag_openai_error_event(&b, &err, (ag_str){0});
+    ag_openai.break_off(&b, &err, (ag_str){0});
     expect(&b,
            "event: error\ndata: "
-           "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\n");
+           "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\ndata: [DONE]\n\n");
     ag_openai_models(&b, (ag_model_card[]){{AG_STR("m"), 5, 2048}}, 1);
     expect(&b, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":5,\"owned_by\":"
                "\"autoglm\",\"max_model_len\":2048}]}");
@@ -167,8 +170,8 @@ static void errors_and_models(void **state)
     expect(&b, "{\"object\":\"list\",\"data\":[]}");
     ag_buf_fini(&b);
     ag_buf_init(&b, 20);
-    ag_openai_done(&b);
-    ag_openai_done(&b);
+    ag_openai.close(&b, &completion, NULL);
+    ag_openai.close(&b, &completion, NULL);
     assert_true(b.failed);
     ag_buf_fini(&b);
 }

@@ -18,7 +18,7 @@ static json_t *vars_of(ag_request *r)
     return r->vars;
 }
 
-static int set_var(ag_request *r, const char *name, const json_t *v, ag_err *err)
+int ag__set_var(ag_request *r, const char *name, const json_t *v, ag_err *err)
 {
     if (vars_of(r) == NULL || json_object_set(r->vars, name, (json_t *)v) != 0) return ag__no_memory(r, err);
     return AG_OK;
@@ -130,11 +130,12 @@ int ag__parse_messages(ag_request *r, const json_t *v, ag_err *err)
     if (n > MESSAGES_MAX)
         return ag_request_fail(err, AG_E_PARAM, "messages", "'messages' has %zu messages; at most %d are taken.", n,
                                MESSAGES_MAX);
+    if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_messages(r, v, err);
     for (size_t i = 0; i < n; i++) {
         int rc = parse_message(r, json_array_get(v, i), i, err);
         if (rc != AG_OK) return rc;
     }
-    return set_var(r, "messages", v, err);
+    return ag__set_var(r, "messages", v, err);
 }
 
 int ag__parse_tools(ag_request *r, const json_t *v, ag_err *err)
@@ -145,7 +146,7 @@ int ag__parse_tools(ag_request *r, const json_t *v, ag_err *err)
         snprintf(param, sizeof param, "tools[%zu]", i);
         if (!json_is_object(json_array_get(v, i))) return ag__wrong_type(err, param, "an object", json_array_get(v, i));
     }
-    return json_array_size(v) ? set_var(r, "tools", v, err) : AG_OK;
+    return json_array_size(v) ? ag__set_var(r, "tools", v, err) : AG_OK;
 }
 
 int ag__parse_tool_choice(ag_request *r, const json_t *v, ag_err *err)
@@ -170,7 +171,7 @@ int ag__parse_chat_template_kwargs(ag_request *r, const json_t *v, ag_err *err)
         if (strcmp(key, "messages") == 0 || strcmp(key, "tools") == 0)
             return ag_request_fail(err, AG_E_PARAM, "chat_template_kwargs",
                                    "'chat_template_kwargs' cannot set '%s'; that is a field of its own.", key);
-        int rc = set_var(r, key, value, err);
+        int rc = ag__set_var(r, key, value, err);
         if (rc != AG_OK) return rc;
     }
     return AG_OK;

@@ -3,6 +3,7 @@
 
 #include "base/utf8.h"
 #include "gateway/dialects/openai.h"
+#include "gateway/dialects/tokens.h"
 
 /* What stands for a probability of zero, where JSON has no word for minus infinity. */
 #define LOGPROB_FLOOR -9999.0
@@ -21,9 +22,10 @@ static void add_head(ag_buf *out, const ag_reply *r, const char *object)
 
 static void add_finish(ag_buf *out, const ag_reply_end *end)
 {
-    if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", end->finish);
+    static const char *const finish[] = {[AG_END_STOP] = "stop", [AG_END_LENGTH] = "length"};
+    if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", finish[end->reason]);
     else ag_buf_addz(out, ",\"finish_reason\":null");
-    if (end && end->stopped_by) ag_buf_addf(out, ",\"autoglm\":{\"stopped_by\":\"%s\"}", end->stopped_by);
+    if (end && end->timed_out) ag_buf_addz(out, ",\"autoglm\":{\"stopped_by\":\"timeout\"}");
 }
 
 static void add_usage(ag_buf *out, const ag_usage *u)
@@ -161,13 +163,13 @@ static void add_logprobs(ag_buf *out, const ag_reply *r, ag_reply_logprobs *lp)
 
 /* Whole answers. */
 
-void ag_openai_begin(ag_buf *out, const ag_reply *r)
+static void begin(ag_buf *out, const ag_reply *r)
 {
     add_head(out, r, is_chat(r) ? "chat.completion" : "text_completion");
 }
 
-void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                      const ag_reply_end *end)
+static void choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
+                   const ag_reply_end *end)
 {
     ag_buf_addf(out, "%s{\"index\":%u,", index ? "," : "", index);
     if (is_chat(r)) {
@@ -183,7 +185,7 @@ void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str tex
     ag_buf_addc(out, '}');
 }
 
-void ag_openai_end(ag_buf *out, const ag_usage *usage)
+static void end_all(ag_buf *out, const ag_reply *r AG_UNUSED, const ag_usage *usage)
 {
     ag_buf_addz(out, "],");
     add_usage(out, usage);
@@ -200,24 +202,25 @@ static void begin_chunk(ag_buf *out, const ag_reply *r)
 
 static void end_chunk(ag_buf *out, const ag_reply *r)
 {
-    ag_buf_addz(out, r->usage_null ? "],\"usage\":null}\n\n" : "]}\n\n");
+    ag_buf_addz(out, r->with_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
-void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index)
+static void open_choice(ag_buf *out, const ag_reply *r, ag_place *at, const ag_usage *usage AG_UNUSED)
 {
+    if (!is_chat(r)) return;
     begin_chunk(out, r);
     ag_buf_addf(
         out,
         "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
-        index);
+        at->index);
     end_chunk(out, r);
 }
 
-void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                     const ag_reply_end *end)
+static void chunk(ag_buf *out, const ag_reply *r, ag_place *at, ag_str text, ag_reply_logprobs *lp,
+                  const ag_reply_end *end, const ag_usage *usage AG_UNUSED)
 {
     begin_chunk(out, r);
-    ag_buf_addf(out, "{\"index\":%u,", index);
+    ag_buf_addf(out, "{\"index\":%u,", at->index);
     if (is_chat(r)) {
         ag_buf_addz(out, "\"delta\":{");
         if (text.n || !end) ag_buf_addz(out, "\"content\":"), add_str(out, text);
@@ -232,15 +235,16 @@ void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text
     end_chunk(out, r);
 }
 
-void ag_openai_usage_chunk(ag_buf *out, const ag_reply *r, const ag_usage *usage)
+static void close_all(ag_buf *out, const ag_reply *r, const ag_usage *usage)
 {
-    begin_chunk(out, r);
-    ag_buf_addz(out, "],");
-    add_usage(out, usage);
-    ag_buf_addz(out, "}\n\n");
+    if (r->with_usage) {
+        begin_chunk(out, r);
+        ag_buf_addz(out, "],");
+        add_usage(out, usage);
+        ag_buf_addz(out, "}\n\n");
+    }
+    ag_buf_addz(out, "data: [DONE]\n\n");
 }
-
-void ag_openai_done(ag_buf *out) { ag_buf_addz(out, "data: [DONE]\n\n"); }
 
 /* The queue. */
 
@@ -274,7 +278,7 @@ void ag_openai_queue_event(ag_buf *out, const ag_reply *r, const ag_queue_view *
     begin_chunk(out, r);
     ag_buf_addz(out, "],\"queue\":{");
     add_view(out, v);
-    ag_buf_addz(out, r->usage_null ? "},\"usage\":null}\n\n" : "}}\n\n");
+    ag_buf_addz(out, r->with_usage ? "},\"usage\":null}\n\n" : "}}\n\n");
 }
 
 /* Errors and models. */
@@ -295,11 +299,11 @@ void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id)
     ag_buf_addz(out, "}}");
 }
 
-void ag_openai_error_event(ag_buf *out, const ag_err *err, ag_str request_id)
+static void break_off(ag_buf *out, const ag_err *err, ag_str request_id)
 {
     ag_buf_addz(out, "event: error\ndata: ");
     ag_openai_error(out, err, request_id);
-    ag_buf_addz(out, "\n\n");
+    ag_buf_addz(out, "\n\ndata: [DONE]\n\n");
 }
 
 void ag_openai_model(ag_buf *out, const ag_model_card *card)
@@ -319,3 +323,8 @@ void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
     }
     ag_buf_addz(out, "]}");
 }
+
+#define OPENAI(id)                                                                                                  \
+    {.reply_id = id, .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all, .open = open_choice, \
+     .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error, .break_off = break_off}
+const ag_dialect ag_openai = OPENAI("chatcmpl-"), ag_openai_completions = OPENAI("cmpl-");
