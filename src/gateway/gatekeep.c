@@ -27,13 +27,14 @@ static int check_tenant(ag_req *r)
                            AG_TENANT_NAME_MAX);
 }
 
-/* An older one has streams of another form. */
+/* Those before the first have streams of another form; those after it read what we send. */
 static int check_version(ag_req *r)
 {
     ag_str v = ag_http_head_get(r->head, "anthropic-version");
-    if (v.p == NULL || ag_str_eqz(v, AG_ANTHROPIC_VERSION)) return AG_OK;
+    static const char first[] = AG_ANTHROPIC_VERSION;
+    if (v.p == NULL || (v.n == sizeof first - 1 && memcmp(v.p, first, v.n) >= 0)) return AG_OK;
     return ag_request_fail(&r->err, AG_E_PARAM, "anthropic-version",
-                           "The header 'anthropic-version' must be '" AG_ANTHROPIC_VERSION "', not '%.*s'.",
+                           "The header 'anthropic-version' must be " AG_ANTHROPIC_VERSION " or a later date, not '%.*s'.",
                            (int)AG_MIN(v.n, 40u), v.p);
 }
 
@@ -119,7 +120,8 @@ ag_next ag__step_head(ag_req *r)
     r->route = ag__route_find(r->head->path);
     if (r->route == NULL)
         return ag__req_refuse(r, AG_E_NOT_FOUND,
-                              "There is no '%.100s' here; POST /v1/chat/completions and /v1/completions answer.",
+                              "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions and /v1/messages "
+                              "answer.",
                               r->path);
     r->dialect = ag_dialect_of(r->route->kind);
     if (method_is(r, "OPTIONS")) return answer_options(r);

@@ -234,11 +234,30 @@ int ag_gateway_start(ag_gateway *gw, ag_err *err)
 
 uint16_t ag_gateway_port(const ag_gateway *gw) { return ag_http_server_port(gw->http); }
 
+/* Control tokens leave no trace in an answer's text, but for those that tell what its parts are. */
+static void show_markers(ag_gateway *gw, const ag_tokenizer *t, const char *markers)
+{
+    for (const char *at = markers; *at && gw->n_shown < AG_GEN_SHOWN_MAX; at += strspn(at, " ")) {
+        size_t n = strcspn(at, " ");
+        int32_t id = ag_tokenizer_find(t, (ag_str){at, n});
+        if (id >= 0 && ag_tokenizer_kind(t, id) == AG_TOKEN_CONTROL) gw->shown[gw->n_shown++] = id;
+        at += n;
+    }
+}
+
+static void learn_form(ag_gateway *gw, const ag_model *m)
+{
+    gw->form = ag_form_of(ag_str_of(m->chat_source));
+    if (gw->form.thinks) show_markers(gw, m->tokenizer, "<think> </think>");
+    if (gw->form.calls != AG_CALLS_NONE) show_markers(gw, m->tokenizer, ag_calls_row_of(gw->form.calls)->markers);
+}
+
 void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
 {
     AG_CHECK(gw, GATEWAY_MAGIC);
     AG_ASSERT(atomic_load(&gw->engine) == NULL);
     snprintf(gw->model_name, sizeof gw->model_name, "%s", name && name[0] ? name : ag_engine_model(e)->name);
+    learn_form(gw, ag_engine_model(e));
     ag_metrics_model_set(gw->metrics, gw->model_name);
     ag_metrics_build_set(gw->metrics, ag_engine_isa(e));
     atomic_store_explicit(&gw->engine, e, memory_order_release);

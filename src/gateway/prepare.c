@@ -30,15 +30,66 @@ static int check_model(ag_req *r)
                            (int)AG_MIN(r->request.model.n, 100u), r->request.model.p, r->gw->model_name);
 }
 
+/* Whether the prompt ends in the middle of reasoning that the template began. */
+static bool opens_thinking(const ag_model *m, const ag_req_prompt *p)
+{
+    static const ag_str word = {"<think>", 7};
+    char end[64];
+    size_t n = 0;
+    for (uint32_t i = p->n - AG_MIN(p->n, 16u); i < p->n; i++) {
+        ag_str piece = ag_tokenizer_piece(m->tokenizer, p->ids[i], true);
+        if (piece.n > sizeof end - n) n = 0;
+        if (piece.n > sizeof end) continue;
+        memcpy(end + n, piece.p ? piece.p : "", piece.n);
+        n += piece.n;
+    }
+    while (n && (end[n - 1] == '\n' || end[n - 1] == ' ')) n--;
+    return n >= word.n && memcmp(end + n - word.n, word.p, word.n) == 0;
+}
+
+/* What the prompt ends with beyond the template's own: a call up to its arguments, where one is forced; ahead of it, as of
+ * any JSON object, reasoning that the template has begun is ended, as templates themselves do it. */
+static int add_tail(ag_req *r, ag_buf *tail)
+{
+    const ag_request *q = &r->request;
+    if (r->thinking) ag_buf_addz(tail, "\n</think>\n\n");
+    r->thinking = false;
+    if (q->forced_tool.p == NULL) return AG_OK;
+    const char *forced = r->gw->form.calls == AG_CALLS_NONE ? NULL : ag_calls_row_of(r->gw->form.calls)->forced;
+    if (forced == NULL)
+        return ag_request_fail(&r->err, AG_E_UNSUPPORTED, "tool_choice",
+                               "A call of '%.100s' cannot be enforced with the form in which this model writes calls; "
+                               "\"auto\" and \"none\" can.",
+                               q->forced_tool.p);
+    const char *at = strstr(forced, "%s");
+    ag_buf_add(tail, forced, (size_t)(at - forced));
+    ag_buf_add(tail, q->forced_tool.p, q->forced_tool.n);
+    ag_buf_addz(tail, at + 2);
+    return AG_OK;
+}
+
 static int tokens_of_chat(ag_req *r, const ag_model *m)
 {
+    const ag_request *q = &r->request;
+    ag_req_prompt *p = &r->prompts[0];
     if (m->chat == NULL)
         return ag_err_set(&r->err, AG_E_UNSUPPORTED,
                           "The model '%s' has no chat template; use /v1/completions, or serve it with "
                           "--chat-template FILE.",
                           r->gw->model_name);
-    return ag_model_prompt(m, r->request.vars, r->request.prefill, r->request.parse_special, &r->prompts[0].ids,
-                           &r->prompts[0].n, &r->err);
+    int rc = ag_model_prompt(m, q->vars, q->prefill, q->parse_special, &p->ids, &p->n, &r->err);
+    if (rc != AG_OK) return rc;
+    r->thinking = r->gw->form.thinks && opens_thinking(m, p);
+    if (q->forced_tool.p == NULL && !(q->json && r->thinking)) return rc;
+    ag_buf tail;
+    ag_buf_init(&tail, PROMPT_BYTES_MAX);
+    rc = add_tail(r, &tail);
+    ag_mem_free(p->ids);
+    p->ids = NULL;
+    if (rc == AG_OK && tail.failed) rc = no_memory(&r->err);
+    if (rc == AG_OK) rc = ag_model_prompt(m, q->vars, ag_buf_str(&tail), q->parse_special, &p->ids, &p->n, &r->err);
+    ag_buf_fini(&tail);
+    return rc;
 }
 
 static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_req_prompt *to)
@@ -185,6 +236,7 @@ void ag__choices_release(ag_req *r)
             ag_gen_put(c->gen);
         }
         ag_text_fini(&c->text);
+        ag_parts_fini(&c->parts);
     }
     ag_mem_free(r->choices);
     r->choices = NULL;
@@ -224,9 +276,12 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .n_stop_tokens = q->n_stop_tokens,
         .stops = q->stops,
         .n_stops = q->n_stops,
+        .shown = r->gw->shown,
+        .n_shown = q->kind == AG_REQUEST_COMPLETION ? 0 : r->gw->n_shown,
         .bias = q->bias,
         .n_bias = q->n_bias,
         .sampling = q->sampling,
+        .json = q->json || q->forced_tool.p,
         .top_logprobs = q->top_logprobs,
         .prompt_logprobs = q->echo && q->top_logprobs >= 0,
         .notify = ag_http_loop_mbox(r->loop->loop),
@@ -254,6 +309,13 @@ static void count_usage(ag_req *r)
     }
 }
 
+static void parts_init(const ag_req *r, ag_parts *p)
+{
+    bool chat = r->request.kind != AG_REQUEST_COMPLETION;
+    ag_parts_init(p, chat ? r->gw->form : (ag_form){0}, r->request.tools, r->thinking, !r->request.parallel_calls);
+    if (r->request.forced_tool.p) ag_parts_force(p, r->request.forced_tool);
+}
+
 ag_next ag__step_admit(ag_req *r)
 {
     const ag_request *q = &r->request;
@@ -272,6 +334,7 @@ ag_next ag__step_admit(ag_req *r)
     r->n_choices = n;
     for (uint32_t i = 0; i < n; i++) {
         ag_text_init(&r->choices[i].text);
+        parts_init(r, &r->choices[i].parts);
         r->choices[i].place.index = i;
     }
     for (uint32_t i = 0; i < n; i++) {

@@ -91,7 +91,10 @@ struct ag_gateway {
     uint64_t out_bytes_max;
     _Atomic(ag_live *) live;
     _Atomic(ag_engine *) engine;
-    char model_name[128]; /* written before engine is published */
+    char model_name[128]; /* written before engine is published, as is what follows */
+    ag_form form;
+    int32_t shown[AG_GEN_SHOWN_MAX]; /* the control tokens that such answers are marked by */
+    uint32_t n_shown;
     atomic_bool draining, started;
     _Atomic uint64_t requests;
 };
@@ -118,6 +121,7 @@ typedef struct ag_choice {
     uint32_t prompt;
     uint32_t read; /* tokens taken from the generation */
     ag_text text;
+    ag_parts parts;
     uint64_t offset; /* for logprobs: characters that the caller has been shown */
     ag_gen_state state;
     bool dirty;  /* a message said that there is news */
@@ -169,6 +173,7 @@ struct ag_req {
     ag_buf body, out;
     ag_request request;
     ag_req_prompt *prompts;
+    bool thinking; /* the prompt has opened the reasoning */
     ag_choice *choices;
     uint32_t n_choices, n_ended;
     ag_reply reply;

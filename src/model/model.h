@@ -18,6 +18,7 @@ typedef struct ag_model {
     ag_hparams hp;
     ag_tokenizer *tokenizer;
     ag_template *chat;      /* NULL: the file has none and none was given; chat is then refused with a sentence */
+    char *chat_source;      /* the template's text; "" when there is none */
     char chat_error[512];   /* why the file's template cannot be used, when chat is NULL; "" when there is none */
     char name[128];         /* for /v1/models: the file's name without folder and .gguf */
     int64_t created;        /* the file's time, seconds */

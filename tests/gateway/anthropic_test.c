@@ -60,6 +60,11 @@ static void conversations_become_what_templates_take(void **state)
             "[{\"role\":\"user\",\"content\":\"a\\n\\nb\"},{\"role\":\"assistant\",\"content\":\"c\"},"
             "{\"role\":\"user\",\"content\":\"d\"}]",
             "");
+    becomes("{\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"b\"},"
+            "{\"role\":\"user\",\"content\":\"c\"}]}",
+            "[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"b\"},"
+            "{\"role\":\"user\",\"content\":\"c\"}]",
+            "");
     becomes(BOT("\"It is\""), "[{\"role\":\"user\",\"content\":\"a\"}]", "It is");
     becomes("{\"max_tokens\":5,\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":["
             "{\"type\":\"thinking\",\"thinking\":\"hm\",\"signature\":\"s\"},{\"type\":\"redacted_thinking\",\"data\":\"x\"},"
@@ -94,6 +99,19 @@ static void fields_arrive(void **state)
     assert_true(json_is_true(json_object_get(r.vars, "add_generation_prompt")));
     assert_string_equal(r.ignored, "service_tier");
     ag_request_fini(&r);
+    parse_ok(&r, M,
+             "{\"max_tokens\":7,\"tools\":[{\"name\":\"f\",\"description\":\"d\",\"input_schema\":{\"type\":\"object\"}},"
+             "{\"type\":\"custom\",\"name\":\"g\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"auto\","
+             "\"disable_parallel_tool_use\":true}," MSG "}");
+    json_t *want = json_loads("[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":\"d\",\"parameters\":{"
+                              "\"type\":\"object\"}}},{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{}}}]",
+                              0, NULL);
+    assert_true(json_equal(want, r.tools) && json_equal(want, json_object_get(r.vars, "tools")) && !r.parallel_calls);
+    json_decref(want);
+    ag_request_fini(&r);
+    parse_ok(&r, M, "{\"max_tokens\":7,\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"none\"}," MSG "}");
+    assert_true(r.tools == NULL && json_is_null(json_object_get(r.vars, "tools")));
+    ag_request_fini(&r);
     parse_ok(&r, N, "{\"model\":\"m\",\"thinking\":{\"type\":\"enabled\",\"budget_tokens\":9}," MSG "}");
     assert_true(json_is_true(json_object_get(r.vars, "enable_thinking")));
     ag_request_fini(&r);
@@ -114,7 +132,7 @@ static const struct bad_case {
     {M, "{\"max_tokens\":5,\"messages\":[]}", AG_E_PARAM, "messages", "empty"},
     {M, "{\"max_tokens\":5,\"messages\":[5]}", AG_E_PARAM, "messages[0]", "an object"},
     {M, "{\"max_tokens\":5,\"messages\":[{\"content\":\"x\"}]}", AG_E_PARAM_MISSING, "messages[0]", "\"user\" or"},
-    {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]}", AG_E_PARAM, "messages[0]", "'system'"},
+    {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", AG_E_PARAM, "messages[0]", "\"user\" or"},
     {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"user\"}]}", AG_E_PARAM_MISSING, "messages[0]", "content"},
     {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"assistant\",\"content\":\"x\"}]}", AG_E_PARAM, "messages", "user's"},
     {M, USER("5"), AG_E_PARAM, "messages[0]", "content"},
@@ -141,6 +159,19 @@ static const struct bad_case {
     {M, "{\"max_tokens\":5,\"stop_sequences\":[\"\"]," MSG "}", AG_E_PARAM, "stop_sequences", "empty"},
     {M, "{\"max_tokens\":5,\"thinking\":5," MSG "}", AG_E_PARAM, "thinking", "an object"},
     {M, "{\"max_tokens\":5,\"thinking\":{\"type\":\"x\"}," MSG "}", AG_E_PARAM, "thinking", "\"disabled\""},
+    {M, "{\"max_tokens\":5,\"tools\":5," MSG "}", AG_E_PARAM, "tools", "an array"},
+    {M, "{\"max_tokens\":5,\"tools\":[5]," MSG "}", AG_E_PARAM, "tools[0]", "an object"},
+    {M, "{\"max_tokens\":5,\"tools\":[{}]," MSG "}", AG_E_PARAM, "tools[0]", "'name'"},
+    {M, "{\"max_tokens\":5,\"tools\":[{\"name\":\"f\"}]," MSG "}", AG_E_PARAM, "tools[0]", "'input_schema'"},
+    {M, "{\"max_tokens\":5,\"tools\":[{\"type\":\"bash_20250124\",\"name\":\"f\"}]," MSG "}", AG_E_UNSUPPORTED, "tools[0]", "bash_"},
+    {M, "{\"max_tokens\":5,\"tool_choice\":\"auto\"," MSG "}", AG_E_PARAM, "tool_choice", "an object"},
+    {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"x\"}," MSG "}", AG_E_PARAM, "tool_choice", "must be"},
+    {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"any\"}," MSG "}", AG_E_UNSUPPORTED, "tool_choice", "of the 0"},
+    {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"tool\"}," MSG "}", AG_E_PARAM, "tool_choice", "must name"},
+    {M, "{\"max_tokens\":1,\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\"}," MSG "}",
+     AG_E_PARAM, "max_tokens", "at least 2"},
+    {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"auto\",\"disable_parallel_tool_use\":1}," MSG "}", AG_E_PARAM,
+     "tool_choice.disable_parallel_tool_use", "a boolean"},
     {M, "{\"max_tokens\":5,\"temperature\":11," MSG "}", AG_E_PARAM, "temperature", "between 0"},
 };
 
@@ -157,6 +188,7 @@ static void every_mistake_gets_its_sentence(void **state)
     }
 }
 
+#define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
 static const ag_reply reply = {M, {"msg_1", 5}, 1700000000, {"m", 1}, false};
 
 static void expect(ag_buf *b, const char *want)
@@ -174,13 +206,13 @@ static void answers_read_as_documented(void **state)
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
     d->begin(&b, &reply);
-    d->choice(&b, &reply, 0, AG_STR("a\"b"), NULL, &(ag_reply_end){.reason = AG_END_STOP});
+    d->choice(&b, &reply, 0, TEXT("a\"b"), 1, NULL, &(ag_reply_end){.reason = AG_END_STOP});
     d->end(&b, &reply, &(ag_usage){10, 3, 4});
     expect(&b, "{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[{\"type\":\"text\","
                "\"text\":\"a\\\"b\"}],\"stop_reason\":\"end_turn\",\"stop_sequence\":null,\"usage\":{\"input_tokens\":6,"
                "\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":4,\"output_tokens\":3}}");
     d->begin(&b, &reply);
-    d->choice(&b, &reply, 0, (ag_str){0}, NULL, &(ag_reply_end){.reason = AG_END_STOP, .stop = {"X\n", 2}});
+    d->choice(&b, &reply, 0, NULL, 0, NULL, &(ag_reply_end){.reason = AG_END_STOP, .stop = {"X\n", 2}});
     d->end(&b, &reply, &(ag_usage){0});
     ag_buf_zterm(&b);
     assert_non_null(strstr(b.p, "\"content\":[],\"stop_reason\":\"stop_sequence\",\"stop_sequence\":\"X\\n\""));
@@ -200,14 +232,14 @@ static void events_read_as_documented(void **state)
                "\"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{"
                "\"input_tokens\":6,\"cache_creation_input_tokens\":0,\"cache_read_input_tokens\":4,\"output_tokens\":0}}}\n\n"
                "event: ping\ndata: {\"type\":\"ping\"}\n\n");
-    d->chunk(&b, &reply, &at, (ag_str){0}, NULL, NULL, &u);
+    d->chunk(&b, &reply, &at, NULL, NULL, NULL, &u);
     expect(&b, "");
-    d->chunk(&b, &reply, &at, AG_STR("hi"), NULL, NULL, &u);
+    d->chunk(&b, &reply, &at, TEXT("hi"), NULL, NULL, &u);
     expect(&b, "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":"
                "\"text\",\"text\":\"\"}}\n\n"
                "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":"
                "\"text_delta\",\"text\":\"hi\"}}\n\n");
-    d->chunk(&b, &reply, &at, (ag_str){0}, NULL, &(ag_reply_end){.reason = AG_END_LENGTH}, &u);
+    d->chunk(&b, &reply, &at, NULL, NULL, &(ag_reply_end){.reason = AG_END_LENGTH}, &u);
     expect(&b, "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n"
                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"max_tokens\","
                "\"stop_sequence\":null},\"usage\":{\"input_tokens\":6,\"cache_creation_input_tokens\":0,"
@@ -219,6 +251,51 @@ static void events_read_as_documented(void **state)
     d->break_off(&b, &err, AG_STR("req-1"));
     expect(&b, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"x\"},"
                "\"request_id\":\"req-1\"}\n\n");
+    ag_buf_fini(&b);
+}
+
+static void parts_become_blocks(void **state)
+{
+    (void)state;
+    static const ag_part parts[] = {{.kind = AG_PART_THINKING, .text = {"hm", 2}},
+                                    {.kind = AG_PART_TEXT, .text = {"so", 2}},
+                                    {.kind = AG_PART_CALL, .id = "toolu_1", .name = {"f", 1}, .text = {"{\"x\": 1}", 8}},
+                                    {.kind = AG_PART_CALL, .id = "toolu_2", .name = {"f", 1}, .text = {"{}", 2}}};
+    const ag_dialect *d = &ag_anthropic;
+    const ag_reply_end end = {.reason = AG_END_CALLS};
+    ag_buf b;
+    ag_buf_init(&b, 1 << 16);
+    d->choice(&b, &reply, 0, parts, 4, NULL, &end);
+    expect(&b, "{\"type\":\"thinking\",\"signature\":\"\",\"thinking\":\"hm\"},{\"type\":\"text\",\"text\":\"so\"},"
+               "{\"type\":\"tool_use\",\"id\":\"toolu_1\",\"name\":\"f\",\"input\":{\"x\": 1}},"
+               "{\"type\":\"tool_use\",\"id\":\"toolu_2\",\"name\":\"f\",\"input\":{}}],"
+               "\"stop_reason\":\"tool_use\",\"stop_sequence\":null,");
+    ag_place at = {0};
+    for (int i = 0; i < 4; i++) d->chunk(&b, &reply, &at, &parts[i], NULL, NULL, NULL);
+    d->chunk(&b, &reply, &at, NULL, NULL, &end, &(ag_usage){0});
+    ag_buf_zterm(&b);
+    static const char *const order[] = {
+        "\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"thinking\",\"signature\":\"\",\"thinking\":\"\"}}",
+        "\"index\":0,\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"hm\"}}",
+        "\"content_block_stop\",\"index\":0}",
+        "\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}",
+        "\"index\":1,\"delta\":{\"type\":\"text_delta\",\"text\":\"so\"}}",
+        "\"content_block_stop\",\"index\":1}",
+        "\"content_block_start\",\"index\":2,\"content_block\":{\"type\":\"tool_use\",\"id\":\"toolu_1\",\"name\":\"f\","
+        "\"input\":{}}}",
+        "\"index\":2,\"delta\":{\"type\":\"input_json_delta\",\"partial_json\":\"{\\\"x\\\": 1}\"}}",
+        "\"content_block_stop\",\"index\":2}",
+        "\"content_block_start\",\"index\":3,",
+        "\"partial_json\":\"{}\"}}",
+        "\"content_block_stop\",\"index\":3}",
+        "\"message_delta\",\"delta\":{\"stop_reason\":\"tool_use\"",
+    };
+    const char *rest = b.p;
+    for (size_t i = 0; i < AG_ARRAY_LEN(order); i++) {
+        const char *hit = strstr(rest, order[i]);
+        if (hit == NULL) fail_msg("no %s in its place: %s", order[i], rest);
+        rest = hit + strlen(order[i]);
+    }
     ag_buf_fini(&b);
 }
 
@@ -253,6 +330,7 @@ static void no_memory_is_an_answer(void **state)
 #ifdef AG_FAULTS
     const char *body =
         "{\"max_tokens\":5,\"system\":[{\"type\":\"text\",\"text\":\"s\"}],\"thinking\":{\"type\":\"enabled\"},"
+        "\"tools\":[{\"name\":\"f\",\"description\":\"d\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"none\"},"
         "\"stop_sequences\":[\"x\"],\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"user\",\"content\":\"b\"},"
         "{\"role\":\"assistant\",\"content\":[{\"type\":\"thinking\",\"thinking\":\"hm\"},{\"type\":\"tool_use\",\"id\":\"1\","
         "\"name\":\"f\",\"input\":{\"x\":1}}]},{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":"
@@ -276,7 +354,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversations_become_what_templates_take), cmocka_unit_test(fields_arrive),
         cmocka_unit_test(every_mistake_gets_its_sentence),          cmocka_unit_test(answers_read_as_documented),
-        cmocka_unit_test(events_read_as_documented),                cmocka_unit_test(errors_have_its_types),
+        cmocka_unit_test(events_read_as_documented),                cmocka_unit_test(parts_become_blocks),
+                    cmocka_unit_test(errors_have_its_types),
         cmocka_unit_test(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

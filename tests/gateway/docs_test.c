@@ -32,6 +32,21 @@ static void add_field(ag_buf *b, const char *name, const char *type, const char 
     ag_buf_addf(b, "| `%s` | %s | %s |\n", name, type, doc);
 }
 
+/* A bar would end the cell. */
+static void add_cell(ag_buf *b, const char *z)
+{
+    ag_buf_addz(b, "| `");
+    for (; *z; z++) *z == '|' ? ag_buf_addz(b, "\\|") : ag_buf_addc(b, *z);
+    ag_buf_addz(b, "` ");
+}
+
+static void add_call_form(ag_buf *b, const char *has, const char *form, const char *forced)
+{
+    add_cell(b, has);
+    add_cell(b, form);
+    ag_buf_addf(b, "| %s |\n", forced ? "yes" : "no");
+}
+
 static void add_fields(ag_buf *b, const char *path, unsigned kind)
 {
     char type[80];
@@ -93,6 +108,13 @@ static void print_api(ag_buf *b)
     ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n");
     add_fields(b, "/v1/completions", C);
     add_fields(b, "/v1/chat/completions", H);
+    ag_buf_addz(b, "\nForms of calls, each known by words in the chat template; in all of them the name must be a tool's. "
+                   "Reasoning between\n`<think>` and `</think>` comes apart as `reasoning_content` where the template has "
+                   "these words.\n\n| template has | a call is | can be forced |\n| --- | --- | --- |\n");
+#define AG_CALLS(id, has, not_, opener, markers, id_bytes, forced, form)                                              \
+    add_call_form(b, has, form, forced);
+#include "gateway/dialects/calls.def"
+#undef AG_CALLS
     add_fields(b, "/v1/messages", M);
     add_fields(b, "/v1/messages/count_tokens", N);
     ag_buf_addz(b, "\nThe answer is `{\"input_tokens\"}`.\n");

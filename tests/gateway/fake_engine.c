@@ -136,9 +136,12 @@ ag_engine *fake_engine_open(void)
     model.chat = (ag_template *)&model;
     model.created = 1700000000;
     strcpy(model.name, "fake");
+    model.chat_source = (char *)"";
     if (pthread_create(&thread, NULL, engine_main, NULL) != 0) abort();
     return (ag_engine *)&model;
 }
+
+void fake_engine_template(const char *source) { model.chat_source = (char *)source; }
 
 void fake_engine_close(void)
 {
@@ -361,6 +364,7 @@ void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
     pthread_mutex_unlock(&lock);
 }
 
+ag_str ag_gen_piece(const ag_gen *g AG_UNUSED, int32_t id) { return ag_tokenizer_piece(model.tokenizer, id, false); }
 uint64_t ag_gen_text_bytes(ag_gen *g) { return g->cut ? AG_MIN(g->n, g->cut) : g->n; }
 const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
@@ -420,4 +424,6 @@ bool ag_tokenizer_decode(const ag_tokenizer *t, const int32_t *ids, uint32_t n, 
     return !out->failed;
 }
 
+int32_t ag_tokenizer_find(const ag_tokenizer *t AG_UNUSED, ag_str piece AG_UNUSED) { return -1; }
+ag_token_kind ag_tokenizer_kind(const ag_tokenizer *t AG_UNUSED, int32_t id AG_UNUSED) { return AG_TOKEN_NORMAL; }
 uint32_t ag_tokenizer_size(const ag_tokenizer *t AG_UNUSED) { return VOCAB; }

@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 
 ag_engine *fake_engine_open(void);
+void fake_engine_template(const char *source); /* the model's; before the gateway has the engine */
 void fake_engine_close(void);
 uint32_t fake_engine_live(void);      /* generations not yet freed */
 void fake_engine_release(void);       /* those that wait run */

@@ -275,6 +275,44 @@ static void message_streams_are_anthropics(void **state)
            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\"");
 }
 
+#define TOOL "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
+
+static void calls_and_reasoning_are_told_apart(void **state)
+{
+    (void)state;
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    serve(conf, false);
+    fake_engine_template("<tool_call> <think> </think>");
+    ag_gateway_set_engine(gw, engine, NULL);
+    static const char say[] = "say:<think>hm</think>\\n\\nso <tool_call>{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}</tool_call>";
+    char body[1024];
+    snprintf(body, sizeof body, "{\"n\":2," TOOL ",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", say);
+    json_t *j = post_json("/v1/chat/completions", body, 200);
+    for (size_t i = 0; i < 2; i++) {
+        json_t *m = json_object_get(choice_at(j, i), "message");
+        assert_string_equal(str_at(m, "content"), "so");
+        assert_string_equal(str_at(m, "reasoning_content"), "hm");
+        json_t *call = json_array_get(json_object_get(m, "tool_calls"), 0);
+        assert_string_equal(str_at(json_object_get(call, "function"), "name"), "f");
+        assert_string_equal(str_at(json_object_get(call, "function"), "arguments"), "{}");
+        assert_string_equal(str_at(choice_at(j, i), "finish_reason"), "tool_calls");
+    }
+    json_decref(j);
+    snprintf(body, sizeof body, "{\"stream\":true,\"logprobs\":true," TOOL ",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", say);
+    char *reply = ask("POST", "/v1/chat/completions", "", body);
+    assert_non_null(strstr(reply, "\"finish_reason\":\"tool_calls\""));
+    size_t told = 0; /* every token's log probability once, also of those that no text came of */
+    for (const char *at = reply; (at = strstr(at, "\"top_logprobs\"")); at++) told++;
+    assert_int_equal(told, strlen("<think>hm</think>\n\nso <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>"));
+    free(reply);
+    snprintf(body, sizeof body, "{\"prompt\":\"%s\",\"max_tokens\":100}", say); /* a completion is text and nothing else */
+    j = post_json("/v1/completions", body, 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"),
+                        "<think>hm</think>\n\nso <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>");
+    json_decref(j);
+    teardown(NULL);
+}
+
 static void refusals_speak_the_callers_dialect(void **state)
 {
     (void)state;
@@ -644,6 +682,7 @@ int main(void)
         SERVED(messages_are_anthropics),
         SERVED(a_stop_string_is_named),
         SERVED(message_streams_are_anthropics),
+        cmocka_unit_test(calls_and_reasoning_are_told_apart),
         SERVED(refusals_speak_the_callers_dialect),
         SERVED(aliases_and_strictness_are_settings),
         SERVED(every_refusal_has_its_status),

@@ -8,7 +8,7 @@
 
 #include "gateway/dialects/dialect.h"
 
-#define AG_ANTHROPIC_VERSION "2023-06-01"
+#define AG_ANTHROPIC_VERSION "2023-06-01" /* the first whose form this is */
 
 extern const ag_dialect ag_anthropic;
 

@@ -7,7 +7,8 @@
 
 /* A message's blocks, put together. */
 typedef struct turn {
-    bool assistant;
+    const char *role;
+    bool assistant, user;
     ag_buf text, thinking;
     json_t *calls;    /* the assistant's, in OpenAI's form; NULL: none */
     json_t *messages; /* where results of tools go, ahead of the rest */
@@ -47,7 +48,8 @@ static int block_type(const json_t *block, const char *param, const char **type,
 
 static int wrong_block(const char *type, const char *param, ag_err *err)
 {
-    return ag_request_fail(err, AG_E_UNSUPPORTED, param, "'%s' is of type \"%.40s\", which is not taken here.", param, type);
+    return ag_request_fail(err, AG_E_UNSUPPORTED, param, "'%s' is of type \"%.40s\", which is not taken here.", param,
+                           type);
 }
 
 /* A string, or an array of blocks of text. */
@@ -93,7 +95,8 @@ static int take_call(ag_request *r, turn *t, const json_t *block, const char *pa
     if (!json_is_object(input))
         return ag_request_fail(err, AG_E_PARAM, param, "'%s' must have an object 'input'.", param);
     if (t->calls == NULL) t->calls = json_array();
-    json_t *call = json_pack("{s:O,s:s,s:{s:O,s:O}}", "id", id, "type", "function", "function", "name", name, "arguments", input);
+    json_t *call = json_pack("{s:O,s:s,s:{s:O,s:O}}", "id", id, "type", "function", "function", "name", name,
+                             "arguments", input);
     if (t->calls == NULL || call == NULL || json_array_append(t->calls, call) != 0) rc = ag__no_memory(r, err);
     json_decref(call);
     return rc;
@@ -111,7 +114,8 @@ static int take_result(ag_request *r, turn *t, const json_t *block, const char *
         rc = text_of(r, content, at, &text, err);
     }
     if (rc == AG_OK) rc = push(r, t->messages, "tool", &text, err);
-    if (rc == AG_OK && json_object_set(last_of(t->messages), "tool_call_id", (json_t *)id) != 0) rc = ag__no_memory(r, err);
+    if (rc == AG_OK && json_object_set(last_of(t->messages), "tool_call_id", (json_t *)id) != 0)
+        rc = ag__no_memory(r, err);
     ag_buf_fini(&text);
     return rc;
 }
@@ -123,7 +127,7 @@ static int take_block(ag_request *r, turn *t, const json_t *block, const char *p
     int rc = block_type(block, param, &type, err);
     if (rc != AG_OK) return rc;
     if (strcmp(type, "text") == 0) return add_text(r, block, param, &t->text, err);
-    if (!t->assistant && strcmp(type, "tool_result") == 0) return take_result(r, t, block, param, err);
+    if (t->user && strcmp(type, "tool_result") == 0) return take_result(r, t, block, param, err);
     if (t->assistant && strcmp(type, "tool_use") == 0) return take_call(r, t, block, param, err);
     if (t->assistant && strcmp(type, "redacted_thinking") == 0) return AG_OK; /* nothing that we could read */
     if (!t->assistant || strcmp(type, "thinking") != 0) return wrong_block(type, param, err);
@@ -134,10 +138,9 @@ static int take_block(ag_request *r, turn *t, const json_t *block, const char *p
 /* What is left of a turn when its results have gone ahead. */
 static int end_turn(ag_request *r, turn *t, ag_err *err)
 {
-    const char *role = t->assistant ? "assistant" : "user";
     json_t *last = last_of(t->messages);
     const char *before = json_string_value(json_object_get(last, "role"));
-    if (before && strcmp(before, role) == 0 && t->calls == NULL && json_object_get(last, "tool_calls") == NULL) {
+    if (before && strcmp(before, t->role) == 0 && t->calls == NULL && json_object_get(last, "tool_calls") == NULL) {
         const json_t *old = json_object_get(last, "content");
         ag_buf both;
         ag_buf_init(&both, 2 * TEXT_BYTES_MAX);
@@ -147,8 +150,8 @@ static int end_turn(ag_request *r, turn *t, ag_err *err)
         ag_buf_fini(&both);
         return ok ? AG_OK : ag__no_memory(r, err);
     }
-    if (!t->assistant && t->text.n == 0 && before && strcmp(before, "tool") == 0) return AG_OK; /* it was results alone */
-    int rc = push(r, t->messages, role, &t->text, err);
+    if (t->user && t->text.n == 0 && before && strcmp(before, "tool") == 0) return AG_OK; /* it was results alone */
+    int rc = push(r, t->messages, t->role, &t->text, err);
     last = last_of(t->messages);
     if (rc == AG_OK && t->calls && json_object_set(last, "tool_calls", t->calls) != 0) rc = ag__no_memory(r, err);
     if (rc == AG_OK && t->thinking.n &&
@@ -163,14 +166,16 @@ static int take_message(ag_request *r, json_t *messages, const json_t *m, size_t
     snprintf(param, sizeof param, "messages[%zu]", index);
     if (!json_is_object(m)) return ag__wrong_type(err, param, "an object", m);
     const char *role = json_string_value(json_object_get(m, "role"));
-    if (role == NULL || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0))
+    turn t = {.role = role, .messages = messages};
+    t.assistant = role && strcmp(role, "assistant") == 0;
+    t.user = role && strcmp(role, "user") == 0;
+    if (!t.assistant && !t.user && (role == NULL || strcmp(role, "system") != 0))
         return ag_request_fail(err, role ? AG_E_PARAM : AG_E_PARAM_MISSING, param,
-                               "'%s.role' must be \"user\" or \"assistant\"; instructions go into 'system'.", param);
+                               "'%s.role' must be \"user\" or \"assistant\", or \"system\".", param);
     const json_t *content = json_object_get(m, "content");
     if (!json_is_string(content) && !json_is_array(content))
         return ag_request_fail(err, content ? AG_E_PARAM : AG_E_PARAM_MISSING, param,
                                "'%s.content' must be a string or an array of blocks.", param);
-    turn t = {.assistant = role[0] == 'a', .messages = messages};
     ag_buf_init(&t.text, TEXT_BYTES_MAX);
     ag_buf_init(&t.thinking, TEXT_BYTES_MAX);
     int rc = json_is_string(content) ? add_line(r, &t.text, content, err) : AG_OK;
@@ -209,6 +214,60 @@ int ag__anthropic_messages(ag_request *r, const json_t *v, ag_err *err)
     if (rc == AG_OK) rc = ag__set_var(r, "messages", messages, err);
     json_decref(messages);
     return rc;
+}
+
+/* {"name", "description", "input_schema"} becomes OpenAI's function. */
+static int take_tool(ag_request *r, json_t *tools, const json_t *tool, size_t index, ag_err *err)
+{
+    char param[40];
+    snprintf(param, sizeof param, "tools[%zu]", index);
+    const json_t *name, *type = json_object_get(tool, "type"), *about = json_object_get(tool, "description");
+    json_t *schema = json_object_get(tool, "input_schema");
+    if (!json_is_object(tool)) return ag__wrong_type(err, param, "an object", tool);
+    if (json_is_string(type) && strcmp(json_string_value(type), "custom") != 0)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, param,
+                               "'%s' is of type \"%.40s\"; only tools of the caller's own are called here.", param,
+                               json_string_value(type));
+    int rc = string_of(tool, "name", param, &name, err);
+    if (rc != AG_OK) return rc;
+    if (!json_is_object(schema))
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must have an object 'input_schema'.", param);
+    json_t *one = json_pack("{s:s,s:{s:O,s:O}}", "type", "function", "function", "name", name, "parameters", schema);
+    bool ok = one != NULL;
+    if (ok && json_is_string(about))
+        ok = json_object_set(json_object_get(one, "function"), "description", (json_t *)about) == 0;
+    ok = ok && json_array_append(tools, one) == 0;
+    json_decref(one);
+    return ok ? AG_OK : ag__no_memory(r, err);
+}
+
+int ag__anthropic_tools(ag_request *r, const json_t *v, ag_err *err)
+{
+    json_t *tools = json_array();
+    int rc = tools ? AG_OK : ag__no_memory(r, err);
+    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++) rc = take_tool(r, tools, json_array_get(v, i), i, err);
+    if (rc == AG_OK) rc = ag__set_tools(r, tools, err); /* which keeps them in the template's variables */
+    json_decref(tools);
+    return rc;
+}
+
+int ag__anthropic_tool_choice(ag_request *r, const json_t *v, ag_err *err)
+{
+    const char *type = json_string_value(json_object_get(v, "type"));
+    const json_t *single = json_object_get(v, "disable_parallel_tool_use");
+    bool no = false;
+    if (!json_is_object(v)) return ag__wrong_type(err, "tool_choice", "an object", v);
+    int rc = AG_OK;
+    if (single && !json_is_null(single))
+        rc = ag__json_bool(single, "tool_choice.disable_parallel_tool_use", &no, err);
+    if (rc != AG_OK) return rc;
+    r->parallel_calls = !no;
+    if (type && strcmp(type, "tool") == 0) return ag__force_tool(r, json_object_get(v, "name"), err);
+    r->no_tools = type && strcmp(type, "none") == 0;
+    r->any_tool = type && strcmp(type, "any") == 0;
+    if (r->no_tools || r->any_tool || (type && strcmp(type, "auto") == 0)) return AG_OK;
+    return ag_request_fail(err, AG_E_PARAM, "tool_choice",
+                           "'tool_choice.type' must be \"auto\", \"none\", \"any\" or \"tool\".");
 }
 
 int ag__parse_system(ag_request *r, const json_t *v, ag_err *err)
@@ -257,5 +316,7 @@ int ag_anthropic_parse(ag_request *r, const char *body, size_t n, ag_err *err)
     if (r->kind == AG_REQUEST_MESSAGES && r->max_tokens == AG_REQUEST_UNSET)
         return ag_request_fail(err, AG_E_PARAM_MISSING, "max_tokens",
                                "'max_tokens' is missing: how long the answer may be.");
-    return ag__set_prompt_end(r, err);
+    rc = ag__choose_tools(r, err);
+    if (rc == AG_OK && r->kind == AG_REQUEST_MESSAGES) rc = ag__check_json(r, err);
+    return rc == AG_OK ? ag__set_prompt_end(r, err) : rc;
 }

@@ -14,7 +14,8 @@ static void add_usage(ag_buf *out, const ag_usage *u)
 
 static void add_stop(ag_buf *out, const ag_reply_end *end)
 {
-    static const char *const reason[] = {[AG_END_STOP] = "end_turn", [AG_END_LENGTH] = "max_tokens"};
+    static const char *const reason[] = {[AG_END_STOP] = "end_turn", [AG_END_LENGTH] = "max_tokens",
+                                         [AG_END_CALLS] = "tool_use"};
     ag_buf_addf(out, "\"stop_reason\":\"%s\",\"stop_sequence\":", end->stop.p ? "stop_sequence" : reason[end->reason]);
     if (end->stop.p) add_str(out, end->stop);
     else ag_buf_addz(out, "null");
@@ -33,13 +34,38 @@ static void add_head(ag_buf *out, const ag_reply *r)
 
 static void begin(ag_buf *out, const ag_reply *r) { add_head(out, r); }
 
-static void choice(ag_buf *out, const ag_reply *r AG_UNUSED, uint32_t index AG_UNUSED, ag_str text,
-                   ag_reply_logprobs *lp AG_UNUSED, const ag_reply_end *end)
+/* A block, whole, or as it stands at the beginning of a stream. */
+static void add_block(ag_buf *out, const ag_part *part, bool whole)
 {
-    if (text.n) {
+    ag_str text = whole ? part->text : (ag_str){0};
+    switch (part->kind) {
+    case AG_PART_TEXT:
         ag_buf_addz(out, "{\"type\":\"text\",\"text\":");
         add_str(out, text);
-        ag_buf_addc(out, '}');
+        break;
+    case AG_PART_THINKING:
+        ag_buf_addz(out, "{\"type\":\"thinking\",\"signature\":\"\",\"thinking\":");
+        add_str(out, text);
+        break;
+    case AG_PART_CALL:
+        ag_buf_addz(out, "{\"type\":\"tool_use\",\"id\":");
+        add_str(out, ag_str_of(part->id));
+        ag_buf_addz(out, ",\"name\":");
+        add_str(out, part->name);
+        ag_buf_addz(out, ",\"input\":");
+        if (whole) ag_buf_add(out, text.p, text.n);
+        else ag_buf_addz(out, "{}");
+        break;
+    }
+    ag_buf_addc(out, '}');
+}
+
+static void choice(ag_buf *out, const ag_reply *r AG_UNUSED, uint32_t index AG_UNUSED, const ag_part *parts, uint32_t n,
+                   ag_reply_logprobs *lp AG_UNUSED, const ag_reply_end *end)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (i) ag_buf_addc(out, ',');
+        add_block(out, &parts[i], true);
     }
     ag_buf_addz(out, "],");
     add_stop(out, end);
@@ -83,24 +109,33 @@ static void end_block(ag_buf *out, ag_place *at)
     at->in_block = false;
 }
 
-static void begin_block(ag_buf *out, ag_place *at)
+/* Each call is a block of its own; text goes on in the block that is there. */
+static void begin_block(ag_buf *out, ag_place *at, const ag_part *part)
 {
+    if (at->in_block && at->block == part->kind && part->kind != AG_PART_CALL) return;
+    end_block(out, at);
     begin_event(out, "content_block_start");
-    ag_buf_addf(out, ",\"index\":%u,\"content_block\":{\"type\":\"text\",\"text\":\"\"}", at->blocks++);
+    ag_buf_addf(out, ",\"index\":%u,\"content_block\":", at->blocks++);
+    add_block(out, part, false);
     end_event(out);
     at->in_block = true;
+    at->block = part->kind;
 }
 
-static void chunk(ag_buf *out, const ag_reply *r AG_UNUSED, ag_place *at, ag_str text, ag_reply_logprobs *lp AG_UNUSED,
-                  const ag_reply_end *end, const ag_usage *usage)
+static void chunk(ag_buf *out, const ag_reply *r AG_UNUSED, ag_place *at, const ag_part *part,
+                  ag_reply_logprobs *lp AG_UNUSED, const ag_reply_end *end, const ag_usage *usage)
 {
-    if (text.n) {
-        if (!at->in_block) begin_block(out, at);
+    static const char *const delta[] = {[AG_PART_TEXT] = "\"text_delta\",\"text\":",
+                                        [AG_PART_THINKING] = "\"thinking_delta\",\"thinking\":",
+                                        [AG_PART_CALL] = "\"input_json_delta\",\"partial_json\":"};
+    if (part && part->text.n) {
+        begin_block(out, at, part);
         begin_event(out, "content_block_delta");
-        ag_buf_addf(out, ",\"index\":%u,\"delta\":{\"type\":\"text_delta\",\"text\":", at->blocks - 1);
-        add_str(out, text);
+        ag_buf_addf(out, ",\"index\":%u,\"delta\":{\"type\":%s", at->blocks - 1, delta[part->kind]);
+        add_str(out, part->text);
         ag_buf_addc(out, '}');
         end_event(out);
+        if (part->kind == AG_PART_CALL) at->calls++;
     }
     if (end == NULL) return;
     end_block(out, at);
@@ -161,6 +196,7 @@ static void break_off(ag_buf *out, const ag_err *err, ag_str request_id)
     end_event(out);
 }
 
-const ag_dialect ag_anthropic = {.reply_id = "msg_", .id_header = "request-id", .parse = ag_anthropic_parse, .begin = begin,
-                                 .choice = choice, .end = end_all, .open = open_choice, .chunk = chunk, .close = close_all,
-                                 .tokens = tokens, .error = error, .break_off = break_off};
+const ag_dialect ag_anthropic = {.reply_id = "msg_", .call_id = "toolu_", .id_header = "request-id",
+                                 .parse = ag_anthropic_parse, .begin = begin, .choice = choice, .end = end_all,
+                                 .open = open_choice, .chunk = chunk, .close = close_all, .tokens = tokens, .error = error,
+                                 .break_off = break_off};

@@ -6,7 +6,8 @@
 #define ARGUMENTS_BYTES_MAX (1u << 20)
 
 static const ag_calls_row rows[AG_CALLS_COUNT] = {
-#define AG_CALLS(id, has, not_, opener, markers, id_bytes, form) [AG_CALLS_##id] = {has, not_, opener, markers, id_bytes},
+#define AG_CALLS(id, has, not_, opener, markers, id_bytes, forced, form) \
+    [AG_CALLS_##id] = {has, not_, opener, markers, id_bytes, forced},
 #include "gateway/dialects/calls.def"
 #undef AG_CALLS
 };
@@ -26,7 +27,7 @@ const ag_calls_row *ag_calls_row_of(ag_calls_form form)
     return &rows[form];
 }
 
-/* The name as the tools have it, which lives as long as the request; p NULL: none of them has it. */
+/* The name as the tools have it, and the tool. */
 static ag_str name_in(const json_t *tools, ag_str name, const json_t **function)
 {
     for (size_t i = 0; i < json_array_size(tools); i++) {
@@ -38,6 +39,8 @@ static ag_str name_in(const json_t *tools, ag_str name, const json_t **function)
     }
     return (ag_str){0};
 }
+
+ag_str ag_tool_name(const json_t *tools, ag_str name) { return name_in(tools, name, NULL); }
 
 /* Whether some tool's name begins so. */
 static bool begins_name(const json_t *tools, ag_str begin)
@@ -204,12 +207,12 @@ static ag_scan scan_llama3(walk *w, const json_t *tools, ag_arena *mem, ag_calls
     rc = take_json(w, '{', &json);
     if (rc != AG_SCAN_CALLS) return rc;
     if (!call_of(json, tools, mem, &call)) return AG_SCAN_NO;
-    while (w->at < w->s.n && (is_space(w->s.p[w->at]) || w->s.p[w->at] == ';')) w->at++;
     return found_one(w, call, mem, out);
 }
 
 /* A name, then `behind` (or, with `or_json`, at once the object), then the arguments. */
-static ag_scan scan_named(walk *w, const char *behind, bool or_json, const json_t *tools, ag_arena *mem, ag_calls_found *out)
+static ag_scan scan_named(walk *w, const char *behind, bool or_json, const json_t *tools, ag_arena *mem,
+                          ag_calls_found *out)
 {
     size_t from = w->at;
     while (w->at < w->s.n && w->s.p[w->at] != behind[0] && !(or_json && w->s.p[w->at] == '{')) w->at++;
@@ -218,7 +221,10 @@ static ag_scan scan_named(walk *w, const char *behind, bool or_json, const json_
     if (w->at == w->s.n) return begins_name(tools, name) ? AG_SCAN_MORE : AG_SCAN_NO;
     name = name_in(tools, name, NULL);
     if (name.p == NULL) return AG_SCAN_NO;
-    ag_scan rc = take_word(w, behind);
+    ag_scan rc = or_json ? take_word(w, "[CALL_ID]") : AG_SCAN_NO;
+    if (rc == AG_SCAN_MORE) return rc;
+    while (rc == AG_SCAN_CALLS && w->at < w->s.n && w->s.p[w->at] != '[') w->at++;
+    rc = take_word(w, behind);
     if (rc == AG_SCAN_MORE || (rc == AG_SCAN_NO && !or_json)) return rc;
     skip_space(w);
     rc = take_json(w, '{', &json);
@@ -270,9 +276,11 @@ static ag_scan take_until(walk *w, const char *z, ag_str *out)
 
 static bool wants_string(const json_t *function, ag_str key)
 {
-    const json_t *all = json_object_get(json_object_get(function, "parameters"), "properties");
-    const json_t *type = json_object_get(json_object_getn(all, key.p, key.n), "type");
-    return json_is_string(type) && strcmp(json_string_value(type), "string") == 0;
+    json_t *all = json_object_get(json_object_get(function, "parameters"), "properties"), *one;
+    const char *name, *type = NULL;
+    json_object_foreach(all, name, one)
+        if (ag_str_eqz(key, name)) type = json_string_value(json_object_get(one, "type"));
+    return type && strcmp(type, "string") == 0;
 }
 
 /* A value that the tool wants as a string is one; another is JSON where it can be read so. */
@@ -323,7 +331,8 @@ static ag_scan scan_glm45(walk *w, const json_t *tools, ag_arena *mem, ag_calls_
     ag_scan rc = take_pairs(w, function, &arguments);
     ag_buf_addc(&arguments, '}');
     ag_call call = {.name = name};
-    json_t *valid = rc == AG_SCAN_CALLS && !arguments.failed ? load_object(ag_buf_str(&arguments)) : NULL; /* no key twice */
+    bool built = rc == AG_SCAN_CALLS && !arguments.failed;
+    json_t *valid = built ? load_object(ag_buf_str(&arguments)) : NULL; /* no key twice */
     if (valid) call.arguments = keep(mem, arguments.p, arguments.n);
     json_decref(valid);
     ag_buf_fini(&arguments);
@@ -331,7 +340,8 @@ static ag_scan scan_glm45(walk *w, const json_t *tools, ag_arena *mem, ag_calls_
     return call.arguments.p ? found_one(w, call, mem, out) : AG_SCAN_NO;
 }
 
-ag_scan ag_calls_scan(ag_calls_form form, ag_str text, bool last, const json_t *tools, ag_arena *mem, ag_calls_found *out)
+ag_scan ag_calls_scan(ag_calls_form form, ag_str text, bool last, const json_t *tools, ag_arena *mem,
+                      ag_calls_found *out)
 {
     walk w = {text, rows[form].opener ? strlen(rows[form].opener) : 0, last};
     ag_scan rc = AG_SCAN_NO;

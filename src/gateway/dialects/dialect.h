@@ -1,5 +1,5 @@
-/* dialect.h - what the gateway asks of a dialect: bodies taken apart, answers, events and errors put together. A route's kind
- * says which one is spoken (ag_dialect_of); whoever calls these functions does not know.
+/* dialect.h - what the gateway asks of a dialect: bodies taken apart, answers, events and errors put together. A route's
+ * kind says which one is spoken (ag_dialect_of); whoever calls these functions does not know.
  * Owns    : nothing; requests are filled for the caller, answers are appended to the caller's buffer.
  * Threads : any; one at a time per request or buffer.
  * Limits  : those of request.h; a buffer's ceiling shows in its `failed`.
@@ -9,6 +9,7 @@
 #define AG_DIALECT_H
 
 #include "base/buf.h"
+#include "gateway/dialects/parts.h"
 #include "gateway/dialects/request.h"
 
 /* What all parts of one answer have in common. */
@@ -33,7 +34,7 @@ typedef struct ag_reply_logprobs {
     uint64_t offset; /* in characters, of the first token within the text that the caller sees; moved on */
 } ag_reply_logprobs;
 
-typedef enum ag_end_reason { AG_END_STOP, AG_END_LENGTH } ag_end_reason;
+typedef enum ag_end_reason { AG_END_STOP, AG_END_LENGTH, AG_END_CALLS } ag_end_reason;
 typedef struct ag_reply_end {
     ag_end_reason reason;
     bool timed_out;  /* by the request's own deadline, which no client's enum has a word for */
@@ -43,8 +44,10 @@ typedef struct ag_reply_end {
 /* Where a streamed choice is. */
 typedef struct ag_place {
     uint32_t index;
-    uint32_t blocks; /* Anthropic's: begun so far */
-    bool in_block;   /* the last of them has not ended */
+    uint32_t calls;     /* told so far */
+    uint32_t blocks;    /* Anthropic's: begun so far */
+    bool in_block;      /* the last of them has not ended, */
+    ag_part_kind block; /* and is of this kind */
 } ag_place;
 
 typedef struct ag_tokens_reply { /* what was prepared, where that is the answer */
@@ -56,7 +59,8 @@ typedef struct ag_tokens_reply { /* what was prepared, where that is the answer 
 } ag_tokens_reply;
 
 typedef struct ag_dialect {
-    const char *reply_id;  /* what an answer's id begins with */
+    const char *reply_id;  /* what an answer's id begins with, */
+    const char *call_id;   /* and a call's */
     const char *id_header; /* the request's id under one more name; NULL: none */
 
     /* Fills *r, which ag_request_init has prepared; fini is the caller's on success and failure alike. */
@@ -64,13 +68,14 @@ typedef struct ag_dialect {
 
     /* A whole answer: begin, the choices in order, end. logprobs NULL: none were asked for. */
     void (*begin)(ag_buf *out, const ag_reply *r);
-    void (*choice)(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                   const ag_reply_end *end);
+    void (*choice)(ag_buf *out, const ag_reply *r, uint32_t index, const ag_part *parts, uint32_t n,
+                   ag_reply_logprobs *lp, const ag_reply_end *end);
     void (*end)(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 
-    /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. */
+    /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. part NULL: it
+     * has nothing to say but its end, or its tokens' log probabilities. */
     void (*open)(ag_buf *out, const ag_reply *r, ag_place *at, const ag_usage *usage);
-    void (*chunk)(ag_buf *out, const ag_reply *r, ag_place *at, ag_str text, ag_reply_logprobs *lp,
+    void (*chunk)(ag_buf *out, const ag_reply *r, ag_place *at, const ag_part *part, ag_reply_logprobs *lp,
                   const ag_reply_end *end, const ag_usage *usage);
     void (*close)(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 

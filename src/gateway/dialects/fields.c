@@ -51,6 +51,7 @@ void ag_request_init(ag_request *r, ag_request_kind kind)
                       .timeout_ms = AG_REQUEST_UNSET,
                       .add_special = true,
                       .add_generation_prompt = true,
+                      .parallel_calls = true,
                       .top_logprobs = -1,
                       .sampling = AG_SAMPLING_DEFAULT};
     ag_arena_init(&r->mem, REQUEST_BYTES_MAX);

@@ -33,7 +33,16 @@ int ag__add_ids(ag_request *r, ag_prompt *to, const json_t *array, const char *f
 /* A variable of the template. */
 int ag__set_var(ag_request *r, const char *name, const json_t *v, ag_err *err);
 int ag__add_stops(ag_request *r, const json_t *array, const char *field, ag_err *err);
+int ag__force_tool(ag_request *r, const json_t *name, ag_err *err); /* one of those that were set */
+int ag__set_tools(ag_request *r, const json_t *tools, ag_err *err); /* OpenAI's, an array */
 int ag__anthropic_messages(ag_request *r, const json_t *v, ag_err *err); /* an array that is not empty */
+int ag__anthropic_tools(ag_request *r, const json_t *v, ag_err *err);    /* an array */
+int ag__anthropic_tool_choice(ag_request *r, const json_t *v, ag_err *err);
+/* What tool_choice comes to: with "none" tools are neither told to the template nor called; where any is to be called,
+ * there must be one alone. */
+int ag__choose_tools(ag_request *r, ag_err *err);
+/* Whether all that is asked for can be had of an answer that is kept to JSON, if it is. */
+int ag__check_json(ag_request *r, ag_err *err);
 /* The template's add_generation_prompt, unless chat_template_kwargs has set it. */
 int ag__set_prompt_end(ag_request *r, ag_err *err);
 

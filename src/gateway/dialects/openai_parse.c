@@ -14,6 +14,36 @@ int ag__set_prompt_end(ag_request *r, ag_err *err)
     return AG_OK;
 }
 
+int ag__choose_tools(ag_request *r, ag_err *err)
+{
+    if (r->any_tool && json_array_size(r->tools) != 1)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, "tool_choice",
+                               "That some tool is called can be enforced where there is one; name the one of the %zu.",
+                               json_array_size(r->tools));
+    if (r->any_tool)
+        return ag__force_tool(r, json_object_get(json_object_get(json_array_get(r->tools, 0), "function"), "name"), err);
+    if (!r->no_tools) return AG_OK;
+    r->tools = NULL;
+    return json_object_set_new(r->vars, "tools", json_null()) == 0 ? AG_OK : ag__no_memory(r, err);
+}
+
+int ag__check_json(ag_request *r, ag_err *err)
+{
+    const char *field = r->json ? "response_format" : "tool_choice";
+    if (!r->json && r->forced_tool.p == NULL) return AG_OK;
+    if (r->min_tokens || r->ignore_eos || r->n_stop_tokens || r->n_stops)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, field,
+                               "A JSON object ends where it is whole; it cannot go with stop strings, 'stop_token_ids', "
+                               "'min_tokens' or 'ignore_eos'.");
+    if (r->json && r->tools)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, field,
+                               "With 'tools' the answer may be a call, which is no JSON object; leave one of both away.");
+    if (r->max_tokens < 2)
+        return ag_request_fail(err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; a JSON object takes at least 2.",
+                               r->max_tokens);
+    return AG_OK;
+}
+
 /* What no single field can tell. */
 static int check_together(ag_request *r, ag_err *err)
 {
@@ -33,9 +63,9 @@ static int check_together(ag_request *r, ag_err *err)
     if (r->max_tokens != AG_REQUEST_UNSET && r->min_tokens > r->max_tokens)
         return ag_request_fail(err, AG_E_PARAM, "min_tokens", "'min_tokens' (%u) is more than 'max_tokens' (%u).",
                                r->min_tokens, r->max_tokens);
-    if (r->kind != AG_REQUEST_CHAT) return AG_OK;
-    if (r->no_tools && json_object_set_new(r->vars, "tools", json_null()) != 0) return ag__no_memory(r, err);
-    return ag__set_prompt_end(r, err);
+    int rc = ag__choose_tools(r, err);
+    if (rc == AG_OK) rc = ag__check_json(r, err);
+    return rc == AG_OK && r->kind == AG_REQUEST_CHAT ? ag__set_prompt_end(r, err) : rc;
 }
 
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err)

@@ -22,7 +22,8 @@ static void add_head(ag_buf *out, const ag_reply *r, const char *object)
 
 static void add_finish(ag_buf *out, const ag_reply_end *end)
 {
-    static const char *const finish[] = {[AG_END_STOP] = "stop", [AG_END_LENGTH] = "length"};
+    static const char *const finish[] = {[AG_END_STOP] = "stop", [AG_END_LENGTH] = "length",
+                                         [AG_END_CALLS] = "tool_calls"};
     if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", finish[end->reason]);
     else ag_buf_addz(out, ",\"finish_reason\":null");
     if (end && end->timed_out) ag_buf_addz(out, ",\"autoglm\":{\"stopped_by\":\"timeout\"}");
@@ -168,17 +169,70 @@ static void begin(ag_buf *out, const ag_reply *r)
     add_head(out, r, is_chat(r) ? "chat.completion" : "text_completion");
 }
 
-static void choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                   const ag_reply_end *end)
+/* All parts of a kind as one string. */
+static void add_joined(ag_buf *out, const ag_part *parts, uint32_t n, ag_part_kind kind)
+{
+    ag_buf all;
+    ag_buf_init(&all, SIZE_MAX / 2);
+    uint32_t of_kind = 0;
+    ag_str first = {"", 0};
+    for (uint32_t i = 0; i < n; i++)
+        if (parts[i].kind == kind && of_kind++ == 0) first = parts[i].text;
+    for (uint32_t i = 0; i < n && of_kind > 1; i++)
+        if (parts[i].kind == kind) ag_buf_add(&all, parts[i].text.p, parts[i].text.n);
+    add_str(out, of_kind > 1 ? ag_buf_str(&all) : first);
+    out->failed = out->failed || all.failed;
+    ag_buf_fini(&all);
+}
+
+static bool has(const ag_part *parts, uint32_t n, ag_part_kind kind)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (parts[i].kind == kind) return true;
+    return false;
+}
+
+static void add_call(ag_buf *out, const ag_part *call, ag_str arguments)
+{
+    ag_buf_addz(out, "\"id\":");
+    add_str(out, ag_str_of(call->id));
+    ag_buf_addz(out, ",\"type\":\"function\",\"function\":{\"name\":");
+    add_str(out, call->name);
+    ag_buf_addz(out, ",\"arguments\":");
+    add_str(out, arguments);
+    ag_buf_addc(out, '}');
+}
+
+static void add_message(ag_buf *out, const ag_part *parts, uint32_t n)
+{
+    bool calls = has(parts, n, AG_PART_CALL);
+    uint32_t told = 0;
+    ag_buf_addz(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+    if (calls && !has(parts, n, AG_PART_TEXT)) ag_buf_addz(out, "null");
+    else add_joined(out, parts, n, AG_PART_TEXT);
+    ag_buf_addz(out, ",\"refusal\":null");
+    if (has(parts, n, AG_PART_THINKING)) {
+        ag_buf_addz(out, ",\"reasoning_content\":");
+        add_joined(out, parts, n, AG_PART_THINKING);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (parts[i].kind != AG_PART_CALL) continue;
+        ag_buf_addz(out, told++ ? ",{" : ",\"tool_calls\":[{");
+        add_call(out, &parts[i], parts[i].text);
+        ag_buf_addc(out, '}');
+    }
+    ag_buf_addz(out, told ? "]}" : "}");
+}
+
+static void choice(ag_buf *out, const ag_reply *r, uint32_t index, const ag_part *parts, uint32_t n,
+                   ag_reply_logprobs *lp, const ag_reply_end *end)
 {
     ag_buf_addf(out, "%s{\"index\":%u,", index ? "," : "", index);
     if (is_chat(r)) {
-        ag_buf_addz(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-        add_str(out, text);
-        ag_buf_addz(out, ",\"refusal\":null}");
+        add_message(out, parts, n);
     } else {
         ag_buf_addz(out, "\"text\":");
-        add_str(out, text);
+        add_joined(out, parts, n, AG_PART_TEXT);
     }
     add_logprobs(out, r, lp);
     add_finish(out, end);
@@ -216,23 +270,59 @@ static void open_choice(ag_buf *out, const ag_reply *r, ag_place *at, const ag_u
     end_chunk(out, r);
 }
 
-static void chunk(ag_buf *out, const ag_reply *r, ag_place *at, ag_str text, ag_reply_logprobs *lp,
-                  const ag_reply_end *end, const ag_usage *usage AG_UNUSED)
+/* A call's first event names it, a second has its arguments, as clients put them together. */
+static void add_delta(ag_buf *out, const ag_place *at, const ag_part *part, bool more)
+{
+    if (part == NULL) return;
+    switch (part->kind) {
+    case AG_PART_TEXT:
+        ag_buf_addz(out, "\"content\":");
+        add_str(out, part->text);
+        break;
+    case AG_PART_THINKING:
+        ag_buf_addz(out, "\"reasoning_content\":");
+        add_str(out, part->text);
+        break;
+    case AG_PART_CALL:
+        ag_buf_addf(out, "\"tool_calls\":[{\"index\":%u,", at->calls);
+        if (more) {
+            ag_buf_addz(out, "\"function\":{\"arguments\":");
+            add_str(out, part->text);
+            ag_buf_addc(out, '}');
+        } else {
+            add_call(out, part, (ag_str){0});
+        }
+        ag_buf_addz(out, "}]");
+        break;
+    }
+}
+
+static void add_chunk(ag_buf *out, const ag_reply *r, const ag_place *at, const ag_part *part, bool more,
+                      ag_reply_logprobs *lp, const ag_reply_end *end)
 {
     begin_chunk(out, r);
     ag_buf_addf(out, "{\"index\":%u,", at->index);
     if (is_chat(r)) {
         ag_buf_addz(out, "\"delta\":{");
-        if (text.n || !end) ag_buf_addz(out, "\"content\":"), add_str(out, text);
+        add_delta(out, at, part, more);
         ag_buf_addc(out, '}');
     } else {
         ag_buf_addz(out, "\"text\":");
-        add_str(out, text);
+        add_str(out, part ? part->text : (ag_str){0});
     }
     add_logprobs(out, r, lp);
     add_finish(out, end);
     ag_buf_addc(out, '}');
     end_chunk(out, r);
+}
+
+static void chunk(ag_buf *out, const ag_reply *r, ag_place *at, const ag_part *part, ag_reply_logprobs *lp,
+                  const ag_reply_end *end, const ag_usage *usage AG_UNUSED)
+{
+    add_chunk(out, r, at, part, false, lp, end);
+    if (part == NULL || part->kind != AG_PART_CALL) return;
+    add_chunk(out, r, at, part, true, NULL, NULL);
+    at->calls++;
 }
 
 static void close_all(ag_buf *out, const ag_reply *r, const ag_usage *usage)
@@ -325,6 +415,7 @@ void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
 }
 
 #define OPENAI(id)                                                                                                  \
-    {.reply_id = id, .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all, .open = open_choice, \
-     .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error, .break_off = break_off}
+    {.reply_id = id, .call_id = "call_", .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all, \
+     .open = open_choice, .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error,   \
+     .break_off = break_off}
 const ag_dialect ag_openai = OPENAI("chatcmpl-"), ag_openai_completions = OPENAI("cmpl-");

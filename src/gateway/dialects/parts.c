@@ -15,8 +15,8 @@ ag_form ag_form_of(ag_str t)
 
 void ag_parts_init(ag_parts *p, ag_form form, const json_t *tools, bool thinking, bool one_call)
 {
-    *p = (ag_parts){.form = form, .thinking = thinking, .begun = !form.thinks || thinking, .skip = thinking, .one_call = one_call,
-                    .tools = form.calls == AG_CALLS_NONE ? NULL : tools};
+    *p = (ag_parts){.form = form, .thinking = thinking, .begun = !form.thinks || thinking, .skip = thinking,
+                    .one_call = one_call, .tools = form.calls == AG_CALLS_NONE ? NULL : tools};
     ag_buf_init(&p->held, HELD_BYTES_MAX);
     ag_arena_init(&p->mem, CALLS_BYTES_MAX);
 }
@@ -36,6 +36,12 @@ bool ag_parts_add(ag_parts *p, ag_str bytes)
 }
 
 static bool is_blank(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
+/* What may stand between calls, and around reasoning. */
+static bool is_between(const ag_parts *p, char c)
+{
+    return is_blank(c) || (c == ';' && p->n_calls && p->form.calls == AG_CALLS_LLAMA3);
+}
+
 static ag_str rest_of(const ag_parts *p) { return (ag_str){p->held.p + p->at, p->held.n - p->at}; }
 
 /* Where `word` begins in s, or, at its end, might begin; s.n: nowhere. */
@@ -117,20 +123,24 @@ static size_t call_begin(const ag_parts *p, ag_str s)
 static bool next_text(ag_parts *p, bool last, ag_part *out)
 {
     ag_str s = rest_of(p);
-    if (p->tools == NULL || p->n_calls >= AG_CALLS_MAX) return s.n && tell(p, AG_PART_TEXT, s.n, out);
+    if (p->tools == NULL || p->n_calls + p->n_refused >= AG_CALLS_MAX) return s.n && tell(p, AG_PART_TEXT, s.n, out);
     size_t begin = call_begin(p, s), blank = without_blanks((ag_str){s.p, begin});
     if (blank) return tell(p, AG_PART_TEXT, last && begin == s.n ? s.n : blank, out);
     if (begin == s.n) return last && s.n && tell(p, AG_PART_TEXT, s.n, out);
     /* Only blanks are ahead of it now. */
-    ag_str call = {s.p + begin, s.n - begin};
+    ag_str call = {s.p + begin, AG_MIN(s.n - begin, AG_CALL_BYTES_MAX)};
+    bool whole = last && call.n == s.n - begin;
     const char *opener = ag_calls_row_of(p->form.calls)->opener;
-    ag_scan scan = opener && call.n < strlen(opener) ? (last ? AG_SCAN_NO : AG_SCAN_MORE)
-                                                     : ag_calls_scan(p->form.calls, call, last, p->tools, &p->mem, &p->found);
-    if (scan == AG_SCAN_MORE && call.n <= AG_CALL_BYTES_MAX) return false;
+    ag_scan scan = whole ? AG_SCAN_NO : AG_SCAN_MORE;
+    if (opener == NULL || call.n >= strlen(opener))
+        scan = ag_calls_scan(p->form.calls, call, whole, p->tools, &p->mem, &p->found);
+    if (scan == AG_SCAN_MORE && call.n < AG_CALL_BYTES_MAX) return false;
     if (scan != AG_SCAN_CALLS) {
+        size_t n = opener ? begin + 1 : s.n; /* an opener's first byte is a character */
         p->found.n = 0;
-        p->plain = p->at + begin + 1;
-        return tell(p, AG_PART_TEXT, begin + 1, out);
+        p->n_refused++;
+        p->plain = p->at + n;
+        return tell(p, AG_PART_TEXT, n, out);
     }
     p->at += begin + p->found.bytes;
     p->said = false;
@@ -138,15 +148,28 @@ static bool next_text(ag_parts *p, bool last, ag_part *out)
     return next_call(p, out);
 }
 
+void ag_parts_force(ag_parts *p, ag_str tool) { p->forced = tool; }
+
+static bool next_forced(ag_parts *p, bool last, ag_part *out)
+{
+    if (!last || p->at == p->held.n) return false;
+    *out = (ag_part){.kind = AG_PART_CALL, .text = rest_of(p), .name = p->forced};
+    p->at = p->held.n;
+    p->n_calls++;
+    return true;
+}
+
 bool ag_parts_next(ag_parts *p, bool last, ag_part *out)
 {
+    if (p->forced.p) return next_forced(p, last, out);
     if (p->one_call && p->n_calls) {
         p->at = p->held.n;
         return false;
     }
     if (p->found.n) return next_call(p, out);
+    if (p->at == p->held.n) return false;
     if (!p->begun && !take_opening(p, last)) return false;
-    while (p->skip && p->at < p->held.n && is_blank(p->held.p[p->at])) p->at++;
+    while (p->skip && p->at < p->held.n && is_between(p, p->held.p[p->at])) p->at++;
     if (p->at == p->held.n) return false;
     p->skip = false;
     return p->thinking ? next_thinking(p, last, out) : next_text(p, last, out);

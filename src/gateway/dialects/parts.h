@@ -1,9 +1,9 @@
 /* parts.h - a model's text taken apart as it comes: its reasoning, what it says, the tools that it calls.
- * A call is told when it is whole and known to be one; what only looks like a call stays text, to the byte. Blanks between the
- * reasoning, the text and the calls are nobody's and go.
+ * A call is told when it is whole and known to be one; what only looks like a call stays text, to the byte. Blanks between
+ * the reasoning, the text and the calls are nobody's and go.
  * Owns    : bytes that cannot be judged yet, and the calls found.
  * Threads : one at a time; pure: no clock, no chance.
- * Limits  : AG_CALL_BYTES_MAX for a call, AG_CALLS_MAX calls; what is longer is text.
+ * Limits  : AG_CALL_BYTES_MAX for a call, AG_CALLS_MAX calls and what looked like ones; what is more is text.
  * Errors  : ag_parts_add: false without memory. */
 #ifndef AG_PARTS_H
 #define AG_PARTS_H
@@ -12,7 +12,6 @@
 #include "gateway/dialects/calls.h"
 
 #define AG_CALL_BYTES_MAX (64u << 10)
-#define AG_FORM_SHOWN_MAX 12
 
 /* How a model's answers are to be read, by its chat template. */
 typedef struct ag_form {
@@ -33,12 +32,13 @@ typedef struct ag_part {
 typedef struct ag_parts {
     ag_form form;
     const json_t *tools; /* NULL: none may be called */
+    ag_str forced;       /* all that comes are the arguments of a call of this tool; p NULL: it is as it comes */
     bool one_call;       /* what follows a first call is dropped */
     bool thinking;       /* inside of reasoning */
     bool said;           /* text was told since the beginning or the last call */
     bool begun;          /* reasoning can no longer begin */
     bool skip;           /* blanks that come now are dropped */
-    uint32_t n_calls;
+    uint32_t n_calls, n_refused;
     ag_calls_found found;
     uint32_t told;       /* of found */
     ag_buf held;
@@ -49,9 +49,10 @@ typedef struct ag_parts {
 
 /* tools: OpenAI's, an array; NULL: none. thinking: the prompt has opened the reasoning. */
 void ag_parts_init(ag_parts *p, ag_form form, const json_t *tools, bool thinking, bool one_call);
+void ag_parts_force(ag_parts *p, ag_str tool); /* before the first add; the name lives as long as *p */
 void ag_parts_fini(ag_parts *p);
 bool ag_parts_add(ag_parts *p, ag_str bytes);
-/* The next part that is sure; last: nothing more will be added. Its text lives until the next add, a call's until fini.
+/* The next part that is sure; last: nothing more will be added. Its text lives until the next add.
  * false: none for now. A text may come in several parts. */
 bool ag_parts_next(ag_parts *p, bool last, ag_part *out);
 

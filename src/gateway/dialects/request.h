@@ -51,6 +51,11 @@ typedef struct ag_request {
     bool stream, include_usage, position_events, echo, ignore_eos, add_special, parse_special, add_generation_prompt;
     bool with_pieces, token_strs;
     bool no_tools;      /* tool_choice "none" */
+    bool parallel_calls;
+    bool any_tool;      /* tool_choice asks for a call, of whichever */
+    ag_str forced_tool; /* the one that is to be called; p NULL: none is */
+    bool json;          /* response_format json_object */
+    const json_t *tools; /* that may be called, in OpenAI's form; NULL: none */
     bool seed_set;
     uint32_t n, min_tokens;
     uint32_t max_tokens, max_completion_tokens; /* AG_REQUEST_UNSET: not given; after parsing only max_tokens counts */

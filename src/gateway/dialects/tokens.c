@@ -28,8 +28,8 @@ int ag__parse_tokens(ag_request *r, const json_t *v, ag_err *err)
 int ag_tokens_check(ag_request *r, ag_err *err)
 {
     if (r->kind == AG_REQUEST_DETOKENIZE)
-        return r->n_prompts ? AG_OK
-                            : ag_request_fail(err, AG_E_PARAM_MISSING, "tokens", "'tokens' is missing: an array of token ids.");
+        return r->n_prompts ? AG_OK : ag_request_fail(err, AG_E_PARAM_MISSING, "tokens",
+                                                      "'tokens' is missing: an array of token ids.");
     bool messages = r->vars && json_object_get(r->vars, "messages");
     if (messages && r->n_prompts)
         return ag_request_fail(err, AG_E_PARAM, "messages", "Either a text or 'messages' can be tokenized, not both.");

@@ -12,8 +12,8 @@
 /* What no single field can tell. */
 int ag_tokens_check(ag_request *r, ag_err *err);
 
-/* {"tokens", "count", "max_model_len"}, with pieces where the request asks for them; {"content", "prompt"} for ids, the same
- * text under both names. */
+/* {"tokens", "count", "max_model_len"}, with pieces where the request asks for them; {"content", "prompt"} for ids, the
+ * same text under both names. */
 void ag_tokens_write(ag_buf *out, const ag_request *q, const ag_tokens_reply *t);
 
 #endif
