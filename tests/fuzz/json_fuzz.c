@@ -31,18 +31,18 @@ static void close_it(ag_json j, ag_buf *text)
     AG_ASSERT(ag_json_done(&j));
 }
 
-/* Half a pair or NUL in an escape, deep nests, long blanks, long numbers. */
+/* Half a pair or NUL in an escape, deep nests, long blanks, long numbers; and a NUL byte, which jansson lets pass. */
 static bool ruled_out(const char *p, size_t n)
 {
     uint32_t depth = 0, blanks = 0, digits = 0;
     char ahead = 0; /* of the digits */
     for (size_t i = 0; i < n; i++) {
         depth += p[i] == '{' || p[i] == '[';
-        blanks = strchr(" \t\r\n", p[i]) && p[i] ? blanks + 1 : 0;
+        blanks = strchr(" \t\r\n", p[i]) ? blanks + 1 : 0;
         bool digit = p[i] >= '0' && p[i] <= '9';
         if (digit && digits == 0) ahead = i ? p[i - 1] : 0;
         digits = digit ? digits + 1 : 0;
-        if (digits > AG_JSON_DIGITS_MAX || (digits > 2 && ahead && strchr("eE+-", ahead))) return true;
+        if (p[i] == 0 || digits > AG_JSON_DIGITS_MAX || (digits > 2 && ahead && strchr("eE+-", ahead))) return true;
         if (i + 4 < n && memcmp(p + i, "u0000", 5) == 0) return true;
         if (depth > AG_JSON_NEST_MAX || blanks > AG_JSON_BLANKS_MAX) return true;
         if (i + 2 < n && p[i] == 'u' && (p[i + 1] | 32) == 'd' && p[i + 2] >= '8') return true;

@@ -2,6 +2,7 @@
  * the same parts come of it, every call is one of the tools' with an object for arguments, and text loses nothing but blanks. */
 #include <stdlib.h>
 
+#include "base/utf8.h"
 #include "gateway/dialects/openai.h"
 #include "gateway/dialects/parts.h"
 
@@ -14,13 +15,14 @@ static size_t take_apart(const uint8_t *data, size_t n, size_t step, ag_buf *out
     ag_part part;
     int open = -1;
     size_t visible = 0;
+    bool text = step == n && ag_utf8_check((const char *)data + 2, n - 2) == SIZE_MAX; /* then the parts are as well */
     ag_parts_init(&p, (ag_form){(ag_calls_form)(data[0] % AG_CALLS_COUNT), data[0] & 64}, tools, (data[0] & 192) == 192, data[0] & 32);
     for (size_t at = 2; at <= n; at += step) {
         size_t k = AG_MIN(step, n - at);
         bool last = at + step > n;
         AG_ASSERT(ag_parts_add(&p, (ag_str){(const char *)data + at, k}));
         while (ag_parts_next(&p, last, &part)) {
-            AG_ASSERT(part.text.n > 0);
+            AG_ASSERT(part.text.n > 0 && (!text || ag_utf8_check(part.text.p, part.text.n) == SIZE_MAX));
             if (part.kind == AG_PART_CALL) {
                 json_t *j = json_loadb(part.text.p, part.text.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
                 AG_ASSERT(json_is_object(j) && (ag_str_eqz(part.name, "f") || ag_str_eqz(part.name, "get_weather")));

@@ -7,6 +7,7 @@
 
 #include "base/fault.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 #include "gateway/dialects/openai.h"
 #include "gateway/dialects/parts.h"
 #include "check.h"
@@ -136,6 +137,7 @@ static void take_apart(const case_ *c, const size_t *cut, uint32_t n_cuts, ag_bu
         free(copy);
         while (ag_parts_next(&p, i == n_cuts, &part)) {
             assert_true(part.text.n > 0);
+            assert_true(n_cuts || ag_utf8_check(part.text.p, part.text.n) == SIZE_MAX);
             add_part(out, &part, &open);
         }
         from = to;

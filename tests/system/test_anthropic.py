@@ -4,16 +4,9 @@ import unittest
 
 import anthropic
 
-from server import LIMIT_S, Server
+from server import LIMIT_S, Server, strictly
 
 MESSAGES = [{"role": "user", "content": "Begin."}]
-
-
-def strictly(test, model):
-    """The package takes what comes; its models tell whether it was right."""
-    again = type(model).model_validate(model.model_dump(), strict=True)
-    test.assertEqual(again, model)
-    test.assertFalse(model.model_extra, f"{type(model).__name__} has fields that it does not know")
 
 
 class Anthropic(unittest.TestCase):
@@ -36,14 +29,14 @@ class Anthropic(unittest.TestCase):
 
     def test_messages(self):
         a = self.client.messages.create(**self.ask)
-        strictly(self, a)
+        strictly(a)
         self.assertEqual((a.type, a.role, a.stop_reason, a.stop_sequence), ("message", "assistant", "max_tokens", None))
         self.assertEqual([b.type for b in a.content], ["text"])
         self.assertEqual(a.content[0].text, self.chat())
         self.assertEqual(a.usage.output_tokens, 12)
         self.assertTrue(a._request_id)
         counted = self.client.messages.count_tokens(model="claude", messages=MESSAGES)
-        strictly(self, counted)
+        strictly(counted)
         self.assertEqual(a.usage.input_tokens + a.usage.cache_read_input_tokens, counted.input_tokens)
 
     def test_system_and_blocks(self):
@@ -72,7 +65,7 @@ class Anthropic(unittest.TestCase):
         whole = self.client.messages.create(**self.ask)
         events = list(self.client.messages.create(stream=True, **self.ask))
         for event in events:
-            strictly(self, event)
+            strictly(event)
         kinds = [e.type for e in events if e.type != "content_block_delta"]
         self.assertEqual(kinds, ["message_start", "content_block_start", "content_block_stop", "message_delta", "message_stop"])
         self.assertEqual("".join(e.delta.text for e in events if e.type == "content_block_delta"), whole.content[0].text)

@@ -9,7 +9,7 @@ import anthropic
 import openai
 
 import recite
-from server import LIMIT_S, Server
+from server import LIMIT_S, Server, strictly
 
 WORDS = {"hermes": "<tool_call>", "glm45": "<tool_call><arg_key>", "mistral": "[TOOL_CALLS]", "llama3": "<|python_tag|>", "glm4": "[gMASK]<sop>"}
 CALLS = [("get_weather", {"city": "Köln", "days": 3}), ("add", {"a": [1, 2.5], "note": "x < \"y\" 🙂"})]
@@ -62,6 +62,7 @@ class Talk:
         said = {"content": "", "reasoning": "", "calls": []}
         finish = None
         for chunk in self.chat(stream=True, **more):
+            strictly(chunk)
             choice = chunk.choices[0]
             assert finish is None, "nothing comes after the end"
             finish = choice.finish_reason
@@ -90,7 +91,8 @@ class Tools(unittest.TestCase):
         for form, text in ANSWERS.items():
             said = "Both." if text.startswith("Both.") else None
             with self.subTest(form=form), reciting(form, text, WORDS[form], CONTROL.get(form, ())) as s, Talk(s) as talk:
-                whole = talk.chat().choices[0]
+                whole = strictly(talk.chat()).choices[0]
+                strictly(whole.message)
                 calls = [(c.id, c.function.name, c.function.arguments) for c in whole.message.tool_calls]
                 self.called(calls)
                 self.assertEqual((whole.finish_reason, whole.message.content), ("tool_calls", said))
@@ -100,7 +102,7 @@ class Tools(unittest.TestCase):
                 self.called(streamed["calls"])
                 self.assertEqual((finish, streamed["content"]), ("tool_calls", said or ""))
 
-                for m in (talk.message(), talk.message_streamed()):
+                for m in (strictly(talk.message()), talk.message_streamed()):
                     uses = [b for b in m.content if b.type == "tool_use"]
                     self.assertEqual([(b.name, b.input) for b in uses], CALLS)
                     self.assertEqual((m.stop_reason, [b.text for b in m.content if b.type == "text"]), ("tool_use", [said] if said else []))
