@@ -68,6 +68,15 @@ static int add_tail(ag_req *r, ag_buf *tail)
     return AG_OK;
 }
 
+/* The tools as a first message, without words of its own. */
+static bool put_tools_first(const ag_request *q)
+{
+    json_t *first = json_pack("{s:s,s:O}", "role", "system", "tools", q->tools);
+    bool ok = first && json_array_insert(json_object_get(q->vars, "messages"), 0, first) == 0;
+    json_decref(first);
+    return ok;
+}
+
 static int tokens_of_chat(ag_req *r, const ag_model *m)
 {
     const ag_request *q = &r->request;
@@ -77,6 +86,7 @@ static int tokens_of_chat(ag_req *r, const ag_model *m)
                           "The model '%s' has no chat template; use /v1/completions, or serve it with "
                           "--chat-template FILE.",
                           r->gw->model_name);
+    if (r->gw->form.tools_in_message && q->tools && !put_tools_first(q)) return no_memory(&r->err);
     int rc = ag_model_prompt(m, q->vars, q->prefill, q->parse_special, &p->ids, &p->n, &r->err);
     if (rc != AG_OK) return rc;
     r->thinking = r->gw->form.thinks && opens_thinking(m, p);

@@ -16,7 +16,7 @@ static size_t take_apart(const uint8_t *data, size_t n, size_t step, ag_buf *out
     int open = -1;
     size_t visible = 0;
     bool text = step == n && ag_utf8_check((const char *)data + 2, n - 2) == SIZE_MAX; /* then the parts are as well */
-    ag_parts_init(&p, (ag_form){(ag_calls_form)(data[0] % AG_CALLS_COUNT), data[0] & 64}, tools, (data[0] & 192) == 192, data[0] & 32);
+    ag_parts_init(&p, (ag_form){.calls = (ag_calls_form)(data[0] % AG_CALLS_COUNT), .thinks = data[0] & 64}, tools, (data[0] & 192) == 192, data[0] & 32);
     for (size_t at = 2; at <= n; at += step) {
         size_t k = AG_MIN(step, n - at);
         bool last = at + step > n;

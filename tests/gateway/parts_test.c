@@ -127,7 +127,7 @@ static void take_apart(const case_ *c, const size_t *cut, uint32_t n_cuts, ag_bu
     ag_part part;
     int open = -1;
     size_t n = strlen(c->text), from = 0;
-    ag_parts_init(&p, (ag_form){c->calls, c->thinks}, tools, c->thinking, c->one);
+    ag_parts_init(&p, (ag_form){.calls = c->calls, .thinks = c->thinks}, tools, c->thinking, c->one);
     ag_buf_reset(out);
     for (uint32_t i = 0; i <= n_cuts; i++) {
         size_t to = i < n_cuts ? cut[i] : n;
@@ -185,7 +185,7 @@ static void text_is_not_held_back_for_nothing(void **state)
     (void)state;
     ag_parts p;
     ag_part part;
-    ag_parts_init(&p, (ag_form){AG_CALLS_HERMES, true}, tools, false, false);
+    ag_parts_init(&p, (ag_form){.calls = AG_CALLS_HERMES, .thinks = true}, tools, false, false);
     assert_true(ag_parts_add(&p, AG_STR("Hello, w")) && ag_parts_next(&p, false, &part));
     assert_true(ag_str_eqz(part.text, "Hello, w") && !ag_parts_next(&p, false, &part));
     assert_true(ag_parts_add(&p, AG_STR("orld <to")) && ag_parts_next(&p, false, &part));
@@ -258,6 +258,7 @@ static void forms_are_known_by_their_templates(void **state)
         size_t n = fread(source, 1, sizeof source, f);
         fclose(f);
         ag_form form = ag_form_of((ag_str){source, n});
+        assert_int_equal(form.tools_in_message, strcmp(known[i].name, "GLM-4-9B-Chat") == 0);
         if (form.calls != known[i].calls || form.thinks != known[i].thinks)
             fail_msg("%s: %d, %d", known[i].name, form.calls, form.thinks);
     }
@@ -275,7 +276,7 @@ static void no_memory_is_told(void **state)
         ag_part part;
         uint32_t calls = 0;
         ag_fault_arm(AG_FAULT_ALLOC, n);
-        ag_parts_init(&p, (ag_form){c->calls, c->thinks}, tools, c->thinking, c->one);
+        ag_parts_init(&p, (ag_form){.calls = c->calls, .thinks = c->thinks}, tools, c->thinking, c->one);
         if (ag_parts_add(&p, ag_str_of(c->text)))
             while (ag_parts_next(&p, true, &part)) calls += part.kind == AG_PART_CALL;
         bool fired = ag_fault_disarm(AG_FAULT_ALLOC);

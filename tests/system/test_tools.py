@@ -1,6 +1,7 @@
 """Calls of tools and reasoning, in every form that families write, through the vendors' own packages. The model recites what a
 large one might say."""
 import json
+import os
 import pathlib
 import tempfile
 import unittest
@@ -118,6 +119,21 @@ class Tools(unittest.TestCase):
                 self.assertEqual((other.tool_calls, other.content), (None, none.message.content))
                 short = talk.chat(max_tokens=5).choices[0]
                 self.assertEqual((short.finish_reason, short.message.tool_calls), ("length", None))
+
+    def test_templates_as_they_are_published(self):
+        """The tools are in the prompt, and calls of the family's form are read."""
+        folder = pathlib.Path(os.environ["AUTOGLM_TEST_DATA"], "templates")
+        for name, form in (("GLM-4-9B-Chat", "glm4"), ("Qwen-Qwen2.5-7B-Instruct", "hermes"), ("NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", "hermes")):
+            source = folder / f"{name}.jinja"
+            if not source.exists():
+                self.skipTest("no published templates")
+            path = recite.write(str(pathlib.Path(_folder.name, f"{name}.gguf")), ANSWERS[form], source.read_text())
+            with self.subTest(name=name), Server(model=path) as s, Talk(s) as talk:
+                self.called([(c.id, c.function.name, c.function.arguments) for c in talk.chat().choices[0].message.tool_calls])
+                tokens = s.post("/tokenize", {"messages": MESSAGES, "tools": OPENAI_TOOLS}).json()["tokens"]
+                prompt = s.post("/detokenize", {"tokens": tokens}).json()["content"]
+                self.assertIn("get_weather", prompt)
+                self.assertLess(prompt.index("get_weather"), prompt.index("What now?"))
 
     def test_a_forced_choice_is_kept(self):
         """The model, which wants to say something else, is held to a call; what its arguments are is its own affair."""

@@ -7,10 +7,11 @@
 /* Blanks that may turn out to stand ahead of a call or the end of the reasoning; more are somebody's layout. */
 #define BLANKS_MAX 64u
 
+static bool holds(ag_str s, ag_str word) { return s.n && memmem(s.p, s.n, word.p, word.n) != NULL; }
+
 ag_form ag_form_of(ag_str t)
 {
-    bool thinks = t.n && memmem(t.p, t.n, THINK.p, THINK.n) && memmem(t.p, t.n, THINK_END.p, THINK_END.n);
-    return (ag_form){ag_calls_find(t), thinks};
+    return (ag_form){ag_calls_find(t), holds(t, THINK) && holds(t, THINK_END), holds(t, AG_STR("item['tools']"))};
 }
 
 void ag_parts_init(ag_parts *p, ag_form form, const json_t *tools, bool thinking, bool one_call)

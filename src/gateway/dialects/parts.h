@@ -17,6 +17,7 @@
 typedef struct ag_form {
     ag_calls_form calls;
     bool thinks;
+    bool tools_in_message; /* GLM-4's template looks for the tools in a message, not beside them */
 } ag_form;
 ag_form ag_form_of(ag_str chat_template);
 
