@@ -134,7 +134,7 @@ static int prompt_of(ag_chat *c, const char *text, size_t n, int32_t **ids, uint
     json_t *vars = ok ? json_pack("{s:O, s:b, s:n, s:n}", "messages", c->messages, "add_generation_prompt", 1, "tools",
                                   "documents")
                       : NULL;
-    int rc = vars ? ag_model_prompt(c->model, vars, false, ids, n_ids, err)
+    int rc = vars ? ag_model_prompt(c->model, vars, (ag_str){0}, false, ids, n_ids, err)
                   : ag_err_set(err, AG_E_NOMEM, "no memory for the conversation");
     json_decref(vars);
     return rc;

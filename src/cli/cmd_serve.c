@@ -107,6 +107,8 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.band_min = c->most_urgent_band;
     g.tenant_weights = *c->tenant_weights ? c->tenant_weights : NULL;
     g.share_prefixes = c->share_prefixes;
+    g.strict = c->strict;
+    g.aliases = c->alias;
     return g;
 }
 
@@ -327,7 +329,7 @@ int ag_cmd_serve(int argc, char **argv)
     ag_cli cli = {
         .usage = "serve -m MODEL [SETTINGS]",
         .about =
-            "Serves a GGUF model over HTTP: OpenAI's completions and chat, /v1/models, /metrics, /livez, /readyz.\n"
+            "Serves a GGUF model over HTTP: OpenAI's completions and chat, Anthropic's messages, /v1/models, /metrics.\n"
             "SIGTERM and SIGINT let running answers finish, a further SIGINT does not; SIGHUP reads the settings again.\n"
             "-m null is a model without weights, for measuring what is around one: it answers with a fixed text, byte by\n"
             "byte, as fast as it can; null:rate=1000 with so many tokens a second.",

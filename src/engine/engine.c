@@ -39,9 +39,10 @@ static void sample_rows(void *arg, uint32_t worker, uint32_t from, uint32_t to)
             continue;
         }
         uint32_t n_out = atomic_load_explicit(&g->n_out, memory_order_relaxed);
-        bool no_end = g->ignore_eos || n_out < g->min_tokens;
+        bool no_end = g->ignore_eos || n_out < g->min_tokens || g->json; /* some are spelled like text */
         ag_sample_in in = {.logits = x, .sampling = &g->sampling, .position = n_out, .bias = g->bias, .n_bias = g->n_bias, .counts = g->counts,
-                           .in_prompt = g->in_prompt, .banned = e->banned, .n_banned = no_end ? e->n_banned : 0, .top_logprobs = g->top_logprobs};
+                           .in_prompt = g->in_prompt, .banned = e->banned, .n_banned = no_end ? e->n_banned : 0, .json = g->json, .json_at = &g->json_at,
+                           .left = g->seq.max_tokens - n_out, .top_logprobs = g->top_logprobs};
         e->sample_rc[i] = ag_sampler_sample(e->samplers[worker], &in, &e->samples[i]);
     }
 }
@@ -72,6 +73,18 @@ static bool keep_token(ag_gen *g, int32_t id)
     return true;
 }
 
+/* true: the object is whole. */
+static bool take_json(ag_gen *g, ag_str piece, uint32_t left)
+{
+    if (g->json == NULL) return false;
+    g->json_closing = g->json_closing || left <= ag_json_cost(&g->json_at) + 1;
+    for (size_t i = 0; i < piece.n; i++) {
+        bool fits = ag_json_take(&g->json_at, (unsigned char)piece.p[i]);
+        AG_ASSERT(fits); /* no other was allowed */
+    }
+    return ag_json_done(&g->json_at);
+}
+
 /* One new token of the answer: kept, shown, and a reason to end looked for. */
 static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now)
 {
@@ -93,21 +106,25 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     }
     uint64_t safe;
     bool found;
-    bool ok = ag_stops_add(&g->stops, ag_tokenizer_piece(e->model->tokenizer, s->id, false), may_end, &safe, &found);
+    ag_str piece = ag_gen_piece(g, s->id);
+    bool whole = take_json(g, piece, g->seq.max_tokens - n_out);
+    bool ok = ag_stops_add(&g->stops, piece, may_end, &safe, &found);
+    if (whole && !found) safe = g->stops.total; /* nothing comes any more that could make it a stop */
     g->last_safe = AG_MAX(g->last_safe, safe);
     ag_gen_token t = {.id = s->id, .logprob = s->logprob, .top = s->top, .n_top = s->n_top, .text_safe = g->last_safe};
     atomic_store(&g->text_bytes, g->last_safe);
     if (!ok || !keep_token(g, s->id) || ag__gen_append(g, &t) != AG_OK) ag__door_fail(&e->door, g, AG_E_NOMEM, "out of memory in the middle of the answer");
     else if (found) ag__door_end(&e->door, g, AG_GEN_STOPPED);
-    else if (n_out + 1 == g->seq.max_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
+    else if (whole && !g->json_closing) ag__door_end(&e->door, g, AG_GEN_STOPPED);
+    else if (whole || n_out + 1 == g->seq.max_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
     else ag__door_tell(&e->door, g);
 }
 
 static const char *why_unsampled(int code)
 {
     return code == AG_E_UNSUPPORTED
-               ? "every token that this model knows ends an answer, and ignore_eos or min_tokens forbids those here: there is "
-                 "nothing to answer with"
+               ? "every token that this model knows ends an answer or is no JSON, and ignore_eos, min_tokens or json forbids "
+                 "those here: there is nothing to answer with"
                : "the model computed values that are not finite: its file is damaged, or its weights are too large";
 }
 
@@ -196,6 +213,18 @@ static void run_step(ag_engine *e, const ag_sched_step *step)
     heed_damage(e, damage);
     take_samples(e);
     for (uint32_t i = 0; i < step->n_out; i++) ag_gen_put(ag__gen_of(step->outs[i].seq));
+}
+
+/* ---- JSON ---- */
+
+int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err)
+{
+    AG_CHECK(e, AG_ENGINE_MAGIC);
+    pthread_mutex_lock(&e->json_lock);
+    int rc = e->json ? AG_OK : ag_json_vocab_open(&e->json, e->model->tokenizer, err);
+    *out = e->json;
+    pthread_mutex_unlock(&e->json_lock);
+    return rc;
 }
 
 /* ---- the thread ---- */
@@ -341,6 +370,7 @@ int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *con
     e->conf = *conf;
     sem_init(&e->bell, 0, 0);
     sem_init(&e->opened, 0, 0);
+    pthread_mutex_init(&e->json_lock, NULL);
     if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&e->thread, NULL, thread_main, e) != 0) {
         rc = ag_err_set(err, AG_E_INTERNAL, "the engine's thread could not be started");
     } else {
@@ -374,6 +404,8 @@ void ag_engine_close(ag_engine *e)
     if (e->started) pthread_join(e->thread, NULL);
     sem_destroy(&e->bell);
     sem_destroy(&e->opened);
+    pthread_mutex_destroy(&e->json_lock);
+    ag_json_vocab_close(e->json);
     e->magic = 0;
     ag_mem_free(e);
 }

@@ -1,6 +1,7 @@
 /* engine_inner.h - an engine from inside: the door where work comes in, and what its thread computes with.
  * Owns    : see engine.h.
- * Threads : "set" is constant after open; the door has a lock of its own; "step" is the engine's thread's alone. */
+ * Threads : "set" is constant after open; the door and the vocabulary for JSON have locks of their own; "step" is the
+ *           engine's thread's alone. */
 #ifndef AG_ENGINE_INNER_H
 #define AG_ENGINE_INNER_H
 
@@ -30,6 +31,9 @@ struct ag_engine {
     _Atomic bool closing;
     _Atomic uint64_t steps, output_tokens;
 
+    pthread_mutex_t json_lock;
+    ag_json_vocab *json;      /* made for the first answer that is to be JSON */
+
     /* step */
     ag_sampler **samplers;    /* one per worker */
     uint32_t n_samplers;
@@ -42,5 +46,8 @@ struct ag_engine {
     size_t logits_stride;
     uint32_t damage_seen;     /* of ag_weights_info */
 };
+
+/* The vocabulary as answers that are JSON need it; it stays. Any thread. AG_E_UNSUPPORTED, AG_E_NOMEM. */
+int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err);
 
 #endif

@@ -29,12 +29,14 @@ static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
     uint32_t ctx = ag_engine_ctx_max(e), vocab = ag_engine_model(e)->hp.vocab;
     if (s->n_prompt == 0) return ag_err_set(err, AG_E_PARAM, "the prompt is empty; it needs at least one token");
     if (s->max_tokens == 0 && !s->prompt_logprobs) return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
+    if (s->json && s->max_tokens < 2) return ag_err_set(err, AG_E_PARAM, "max_tokens is %u; a JSON object takes at least 2", s->max_tokens);
     if (s->n_prompt > ctx || s->max_tokens > ctx - s->n_prompt)
         return ag_err_set(err, AG_E_CTX_LENGTH, "%u prompt tokens and %u to answer do not fit the context of %u tokens", s->n_prompt, s->max_tokens, ctx);
     for (uint32_t i = 0; i < s->n_prompt; i++)
         if ((uint32_t)s->prompt[i] >= vocab)
             return ag_err_set(err, AG_E_PARAM, "prompt token %d at position %u is not in the vocabulary of %u", s->prompt[i], i, vocab);
     if (s->n_stop_tokens > AG_GEN_STOPS_MAX) return ag_err_set(err, AG_E_PARAM, "%u stop tokens; at most %u are taken", s->n_stop_tokens, AG_GEN_STOPS_MAX);
+    if (s->n_shown > AG_GEN_SHOWN_MAX) return ag_err_set(err, AG_E_PARAM, "%u tokens to show; at most %u are taken", s->n_shown, AG_GEN_SHOWN_MAX);
     if (s->n_bias > AG_GEN_BIAS_MAX) return ag_err_set(err, AG_E_PARAM, "%u logit biases; at most %u are taken", s->n_bias, AG_GEN_BIAS_MAX);
     for (uint32_t i = 0; i < s->n_bias; i++) {
         if ((uint32_t)s->bias[i].id >= vocab)
@@ -97,6 +99,7 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
     memcpy(g->tokens, s->prompt, s->n_prompt * sizeof *g->tokens);
     if (s->n_bias) memcpy(g->bias, s->bias, s->n_bias * sizeof *g->bias);
     if (s->n_stop_tokens) memcpy(g->stop_tokens, s->stop_tokens, s->n_stop_tokens * sizeof *g->stop_tokens);
+    if (s->n_shown) memcpy(g->shown, s->shown, s->n_shown * sizeof *g->shown);
     for (uint32_t i = 0; i < s->n_prompt; i++) {
         if (g->in_prompt) g->in_prompt[s->prompt[i] / 8] |= (unsigned char)(1u << s->prompt[i] % 8);
         if (g->prompt_tokens) g->prompt_tokens[i] = (ag_gen_token){.id = s->prompt[i], .logprob = NAN};
@@ -127,6 +130,8 @@ static void gen_free(ag_gen *g)
 int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *s, ag_err *err)
 {
     int rc = check_spec(e, s, err);
+    const ag_json_vocab *json = NULL;
+    if (rc == AG_OK && s->json) rc = ag__engine_json(e, &json, err);
     if (rc) return rc;
     ag_gen *g = ag_mem_zalloc(sizeof *g);
     if (g == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a generation");
@@ -137,7 +142,10 @@ int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *s, ag_err *err)
     g->min_tokens = s->min_tokens;
     g->n_stop_tokens = s->n_stop_tokens;
     g->n_bias = s->n_bias;
+    g->n_shown = s->n_shown;
     g->ignore_eos = s->ignore_eos;
+    g->json = json;
+    ag_json_init(&g->json_at);
     g->top_logprobs = s->top_logprobs;
     g->sampling = s->sampling;
     g->notify = s->notify;
@@ -218,6 +226,13 @@ int ag_gen_error(ag_gen *g, ag_err *err)
 {
     if (atomic_load(&g->state) != AG_GEN_FAILED) return AG_OK;
     return ag_err_set(err, g->fail_code, "%s", g->fail_text);
+}
+
+ag_str ag_gen_piece(const ag_gen *g, int32_t id)
+{
+    bool shown = false;
+    for (uint32_t i = 0; i < g->n_shown && !shown; i++) shown = g->shown[i] == id;
+    return ag_tokenizer_piece(ag_engine_model(g->engine)->tokenizer, id, shown);
 }
 
 uint64_t ag_gen_text_bytes(ag_gen *g) { return atomic_load(&g->text_bytes); }

@@ -4,7 +4,8 @@
  *           count; readers on any thread see a prefix that never changes. The reader's progress never holds the engine.
  * Limits  : tokens are bounded by max_tokens (stored in chunks as they come), stop strings AG_GEN_STOPS_MAX of
  *           AG_GEN_STOP_BYTES_MAX bytes, bias AG_GEN_BIAS_MAX, top log probabilities AG_GEN_TOP_MAX.
- * Errors  : create: AG_E_PARAM, AG_E_CTX_LENGTH (prompt + max_tokens over the context), AG_E_NOMEM. A generation that
+ * Errors  : create: AG_E_PARAM, AG_E_CTX_LENGTH (prompt + max_tokens over the context), AG_E_UNSUPPORTED (json, for a
+ *           vocabulary that cannot), AG_E_NOMEM. A generation that
  *           failed while running ends in AG_GEN_FAILED with its code and sentence. */
 #ifndef AG_GEN_H
 #define AG_GEN_H
@@ -18,6 +19,7 @@
 #define AG_GEN_STOP_BYTES_MAX 1024
 #define AG_GEN_BIAS_MAX 1024
 #define AG_GEN_TOP_MAX 20
+#define AG_GEN_SHOWN_MAX 16
 
 typedef struct ag_engine ag_engine;
 typedef struct ag_gen ag_gen;
@@ -49,9 +51,12 @@ typedef struct ag_gen_spec {
     uint32_t n_stop_tokens;    /* at most AG_GEN_STOPS_MAX */
     const ag_str *stops;
     uint32_t n_stops;
+    const int32_t *shown;      /* control tokens that are written out in the answer's text, as other tokens are */
+    uint32_t n_shown;          /* at most AG_GEN_SHOWN_MAX */
     const ag_logit_bias *bias;
     uint32_t n_bias;
     ag_sampling sampling;
+    bool json;                 /* the answer is one JSON object, whole also when max_tokens, 2 at least, ends it */
     int32_t top_logprobs;      /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
     bool prompt_logprobs;      /* of the prompt's tokens as well (echo) */
     /* After each step that appended tokens or ended it, `msg` is posted to `notify`, unless ag_gen_read has not been called
@@ -67,7 +72,7 @@ typedef struct ag_gen_spec {
     bool sure;                 /* not refused by an estimate: another answer of the same request was taken */
 } ag_gen_spec;
 
-typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string */,
+typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string, end of json */,
     AG_GEN_LENGTH /* max_tokens or context */, AG_GEN_CANCELLED, AG_GEN_FAILED } ag_gen_state;
 
 typedef struct ag_gen_top { int32_t id; float logprob; } ag_gen_top;
@@ -77,7 +82,7 @@ typedef struct ag_gen_token {
     float logprob;             /* of the distribution before temperature and filters; NAN when not asked for or unknown */
     const ag_gen_top *top;     /* n_top of them, best first; lives as long as the generation */
     uint32_t n_top;
-    /* Bytes of the answer's text (pieces without special tokens, put together) that are known to be outside any stop
+    /* Bytes of the answer's text (ag_gen_piece of each token, put together) that are known to be outside any stop
      * string after this token: a streamed text may be sent up to here. */
     uint64_t text_safe;
 } ag_gen_token;
@@ -103,6 +108,8 @@ uint32_t ag_gen_count(const ag_gen *g); /* tokens so far, without reading them *
 static inline bool ag_gen_ended(ag_gen_state s) { return s >= AG_GEN_STOPPED; }
 /* After the end, when AG_GEN_FAILED: why. */
 int ag_gen_error(ag_gen *g, ag_err *err);
+/* The bytes that one of its tokens stands for in its text. */
+ag_str ag_gen_piece(const ag_gen *g, int32_t id);
 /* Bytes of the answer's text, final after the end. A token that ended the answer (end token) is not in the list; a stop
  * string is in the list of tokens but not in these bytes. */
 uint64_t ag_gen_text_bytes(ag_gen *g);

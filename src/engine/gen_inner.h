@@ -7,6 +7,7 @@
 #define AG_GEN_INNER_H
 
 #include "engine/gen.h"
+#include "engine/json.h"
 #include "engine/sched/sched.h"
 #include "engine/stops.h"
 
@@ -26,10 +27,11 @@ struct ag_gen {
     char tenant[AG_TENANT_NAME_MAX + 1];
     double weight;
     uint32_t tenant_label;   /* of metrics */
-    uint32_t min_tokens, n_stop_tokens, n_bias;
+    uint32_t min_tokens, n_stop_tokens, n_bias, n_shown;
     bool ignore_eos, penalties;
+    const ag_json_vocab *json; /* the engine's; NULL: the answer need not be JSON */
     int32_t top_logprobs;
-    int32_t stop_tokens[AG_GEN_STOPS_MAX];
+    int32_t stop_tokens[AG_GEN_STOPS_MAX], shown[AG_GEN_SHOWN_MAX];
     ag_logit_bias *bias;
     ag_sampling sampling;
     ag_mbox *notify;
@@ -49,6 +51,8 @@ struct ag_gen {
     uint16_t *counts;        /* with penalties: tokens of the answer */
     unsigned char *in_prompt;
     ag_stops stops;
+    ag_json json_at;
+    bool json_closing;       /* the length was so near that it could only be closed */
     uint64_t last_safe;
     /* shared */
     ag__gen_chunk *_Atomic *chunks; /* answer; max_tokens / AG_GEN_CHUNK + 1 of them, made as tokens come */

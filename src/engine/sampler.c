@@ -19,6 +19,7 @@ struct ag_sampler {
     float *work;   /* vocab */
     cand *cands;   /* vocab */
     cand *picked;  /* vocab */
+    uint64_t *allowed; /* a bit for each of vocab */
 };
 
 int ag_sampler_open(ag_sampler **out, const ag_cpu_ops *ops, uint32_t vocab, ag_err *err)
@@ -31,8 +32,9 @@ int ag_sampler_open(ag_sampler **out, const ag_cpu_ops *ops, uint32_t vocab, ag_
         s->work = ag_mem_aligned(64, vocab * sizeof *s->work);
         s->cands = ag_mem_array(vocab, sizeof *s->cands);
         s->picked = ag_mem_array(vocab, sizeof *s->picked);
+        s->allowed = ag_mem_array((vocab + 63) / 64, sizeof *s->allowed);
     }
-    if (s == NULL || !s->work || !s->cands || !s->picked) {
+    if (s == NULL || !s->work || !s->cands || !s->picked || !s->allowed) {
         if (s) ag_sampler_close(s);
         return ag_err_set(err, AG_E_NOMEM, "no memory to sample from %u tokens", vocab);
     }
@@ -48,6 +50,7 @@ void ag_sampler_close(ag_sampler *s)
     ag_mem_free(s->work);
     ag_mem_free(s->cands);
     ag_mem_free(s->picked);
+    ag_mem_free(s->allowed);
     ag_mem_free(s);
 }
 
@@ -147,11 +150,23 @@ int ag_sampler_score(ag_sampler *s, const float *logits, int32_t id, int32_t top
     return AG_OK;
 }
 
+/* Takes away what is no JSON, 64 tokens at a time: inside of a string nearly all are. */
+static void keep_json(ag_sampler *s, const ag_sample_in *in, float *x)
+{
+    ag_json_allow(in->json, in->json_at, in->left, s->allowed, s->vocab);
+    for (uint32_t i = 0; i < s->vocab; i += 64) {
+        uint64_t bits = s->allowed[i / 64];
+        if (bits == UINT64_MAX) continue;
+        for (uint32_t k = 0; k < 64 && i + k < s->vocab; k++)
+            if (!(bits >> k & 1)) x[i + k] = -INFINITY;
+    }
+}
+
 /* The logits with biases, penalties and bans, in s->work where anything changes them. */
 static const float *adjust(ag_sampler *s, const ag_sample_in *in)
 {
     const ag_sampling *p = in->sampling;
-    if (in->n_bias == 0 && in->counts == NULL && in->n_banned == 0) return in->logits;
+    if (in->n_bias == 0 && in->counts == NULL && in->n_banned == 0 && in->json == NULL) return in->logits;
     float *x = s->work;
     memcpy(x, in->logits, s->vocab * sizeof *x);
     for (uint32_t i = 0; i < in->n_bias; i++) x[in->bias[i].id] += in->bias[i].bias;
@@ -164,6 +179,7 @@ static const float *adjust(ag_sampler *s, const ag_sample_in *in)
             if (n > 0) x[i] -= (float)n * p->frequency_penalty + p->presence_penalty;
         }
     for (uint32_t i = 0; i < in->n_banned; i++) x[in->banned[i]] = -INFINITY;
+    if (in->json) keep_json(s, in, x);
     return x;
 }
 

@@ -4,10 +4,10 @@
  * Limits  : the vocabulary given at open.
  * Errors  : open: AG_E_NOMEM. sample and score: AG_E_INTERNAL when a logit is no number or infinite, or none is finite
  *           (a damaged model's weights); a logit of minus infinity is a token that never comes. sample: AG_E_UNSUPPORTED
- *           when every token that has a finite logit is banned.
- * Order   : bias and penalties on the logits; temperature; then top_k, top_p, min_p, typical_p, each over what the one
- *           before it left, renormalised (as Hugging Face and vLLM order them); one draw. Equal logits rank by id.
- *           Log probabilities are those of the logits as the model gave them.
+ *           when every token that has a finite logit is banned, or no JSON.
+ * Order   : bias and penalties on the logits, those away that are banned or no JSON; temperature; then top_k, top_p,
+ *           min_p, typical_p, each over what the one before it left, renormalised (as Hugging Face and vLLM order
+ *           them); one draw. Equal logits rank by id. Log probabilities are those of the logits as the model gave them.
  * Chance  : the random number is a function of (seed, choice, position) alone, so that batching, preemption and failover
  *           never change a seeded answer. Source: SplitMix64 (Steele, Lea, Flood 2014) over the three numbers. */
 #ifndef AG_SAMPLER_H
@@ -15,6 +15,7 @@
 
 #include "engine/cpu/cpu.h"
 #include "engine/gen.h"
+#include "engine/json.h"
 
 typedef struct ag_sampler ag_sampler;
 
@@ -28,6 +29,9 @@ typedef struct ag_sample_in {
     const unsigned char *in_prompt; /* a bit per token, with counts */
     const int32_t *banned;        /* tokens that may not be chosen now (end tokens before min_tokens) */
     uint32_t n_banned;
+    const ag_json_vocab *json;    /* the answer is one JSON object; NULL: it is what it is */
+    const ag_json *json_at;       /* what it has of it */
+    uint32_t left;                /* tokens to the answer's end, with json */
     int32_t top_logprobs;         /* -1: no log probabilities */
 } ag_sample_in;
 

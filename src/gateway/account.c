@@ -7,7 +7,7 @@ static void count(ag_req *r)
     ag_metrics *m = r->gw->metrics;
     ag_metric_add(m, AG_M_REQUESTS, ag_metric_route_status(ag__route_index(r->route), r->status), 1);
     if (r->err.code != AG_OK) ag_metric_add(m, AG_M_ERRORS, (uint32_t)r->err.code, 1);
-    if (r->engine == NULL || r->status != 200) return;
+    if (r->engine == NULL || !ag_request_generates(r->request.kind) || r->status != 200) return;
     ag_metric_observe_us(m, AG_M_DURATION, 0, ag_now_us() - r->head_us);
     if (r->first_us > r->body_us) ag_metric_observe_us(m, AG_M_TTFT, 0, r->first_us - r->body_us);
 }
@@ -15,7 +15,7 @@ static void count(ag_req *r)
 /* Never the body, never the Authorization header. */
 static void write_access_line(ag_req *r)
 {
-    bool generates = r->route && r->route->kind;
+    bool generates = r->route && ag_request_generates(r->route->kind);
     ag_log_level level = r->err.code == AG_E_INTERNAL  ? AG_LOG_ERROR
                          : r->route && !r->route->auth ? AG_LOG_DEBUG
                                                        : AG_LOG_INFO;

@@ -6,10 +6,15 @@
 #define READ_TOKENS 64                   /* taken from a generation at a time */
 #define WRITE_PIECE (32u << 10)          /* never more at once, so that it fits out_bytes_max */
 
-/* Clients' strict enums know no finish_reason for a timeout. */
-static ag_reply_end end_of(const ag_choice *c)
+/* `rest` is what the model wrote behind the text that is shown: nothing, or what a stop string cut off. */
+static ag_reply_end end_of(const ag_req *r, const ag_choice *c, ag_str rest)
 {
-    return (ag_reply_end){c->state == AG_GEN_LENGTH ? "length" : "stop", c->timed_out ? "timeout" : NULL};
+    const ag_request *q = &r->request;
+    ag_reply_end end = {.timed_out = c->timed_out};
+    end.reason = c->state == AG_GEN_LENGTH ? AG_END_LENGTH : c->parts.n_calls ? AG_END_CALLS : AG_END_STOP;
+    for (uint32_t i = 0; i < q->n_stops && end.reason == AG_END_STOP && end.stop.p == NULL; i++)
+        if (ag_str_starts(rest, q->stops[i])) end.stop = q->stops[i];
+    return end;
 }
 
 static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
@@ -22,7 +27,8 @@ static const ag_tokenizer *tokenizer_of(const ag_req *r) { return ag_engine_mode
 static void take_reused(ag_req *r, ag_choice *c)
 {
     ag_req_prompt *p = &r->prompts[c->prompt];
-    if (c->unbegun) return;
+    if (c->unbegun || c->reused_taken) return;
+    c->reused_taken = true;
     uint32_t n = AG_MIN(ag_gen_reused(c->gen), p->n);
     if (p->counted++) n = AG_MIN(n, p->reused);
     r->usage.cached_tokens = r->usage.cached_tokens - p->reused + n;
@@ -36,7 +42,7 @@ static void count_end(ag_req *r, ag_choice *c)
     ag_metrics *m = r->gw->metrics;
     static const ag_metric_finish finish[] = {[AG_GEN_STOPPED] = AG_FINISH_STOP, [AG_GEN_LENGTH] = AG_FINISH_LENGTH,
                                               [AG_GEN_CANCELLED] = AG_FINISH_ABORT, [AG_GEN_FAILED] = AG_FINISH_ERROR};
-    r->finish = c->timed_out ? "timeout" : end_of(c).finish;
+    r->finish = c->timed_out ? "timeout" : c->state == AG_GEN_LENGTH ? "length" : c->parts.n_calls ? "tool_calls" : "stop";
     take_reused(r, c);
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
     ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
@@ -143,11 +149,54 @@ static ag_reply_logprobs logprobs_of(const ag_req *r, const ag_choice *c, const 
     return lp;
 }
 
+/* Mistral's templates take back no id but of nine letters and digits. */
+static void name_call(const ag_req *r, ag_part *part)
+{
+    uint32_t short_id = ag_calls_row_of(r->gw->form.calls)->id_bytes;
+    char hex[25];
+    ag_random_hex(hex, 12);
+    if (short_id) snprintf(part->id, sizeof part->id, "%.*s", (int)short_id, hex);
+    else snprintf(part->id, sizeof part->id, "%s%s", r->dialect->call_id, hex);
+}
+
+static bool next_part(const ag_req *r, ag_choice *c, bool last, ag_part *part)
+{
+    if (!ag_parts_next(&c->parts, last, part)) return false;
+    if (part->kind == AG_PART_CALL) name_call(r, part);
+    return true;
+}
+
+/* All of a text's parts (ag_mem_free). NULL: no memory. */
+static ag_part *parts_of(const ag_req *r, ag_choice *c, ag_str text, uint32_t *n)
+{
+    ag_part part, *all = ag_mem_array(1, sizeof *all);
+    *n = 0;
+    if (all == NULL || !ag_parts_add(&c->parts, text)) goto fail;
+    while (next_part(r, c, true, &part)) {
+        ag_part *before = *n ? &all[*n - 1] : NULL;
+        if (before && part.kind != AG_PART_CALL && before->kind == part.kind &&
+            before->text.p + before->text.n == part.text.p) {
+            before->text.n += part.text.n;
+            continue;
+        }
+        ag_part *more = ag_mem_resize(all, *n + 1, sizeof *all);
+        if (more == NULL) goto fail;
+        all = more;
+        all[(*n)++] = part;
+    }
+    return all;
+fail:
+    ag_mem_free(all);
+    return NULL;
+}
+
 static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
 {
     ag_choice *c = &r->choices[index];
     const ag_req_prompt *p = &r->prompts[c->prompt];
     ag_gen_token *tokens = NULL;
+    ag_part *parts = NULL;
+    uint32_t n_parts;
     bool ok = false;
     ag_buf text;
     ag_buf_init(&text, AG_REPLY_BYTES_MAX);
@@ -159,21 +208,23 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
         tokens = more;
         k = ag_gen_read(c->gen, c->read, tokens + c->read, READ_TOKENS, NULL);
         for (uint32_t i = 0; i < k; i++) {
-            ag_str piece = ag_tokenizer_piece(tokenizer_of(r), tokens[c->read + i].id, false);
+            ag_str piece = ag_gen_piece(c->gen, tokens[c->read + i].id);
             ag_buf_add(&text, piece.p, piece.n);
         }
         c->read += k;
     }
     if (text.failed) goto out;
-    text.n = AG_MIN(text.n, begin + ag_gen_text_bytes(c->gen));
+    size_t shown = AG_MIN(text.n, begin + ag_gen_text_bytes(c->gen));
+    if ((parts = parts_of(r, c, (ag_str){text.p ? text.p : "", shown}, &n_parts)) == NULL) goto out;
     ag_reply_logprobs lp = logprobs_of(r, c, tokens, c->read, r->request.echo);
-    ag_reply_end end = end_of(c);
-    ag_openai_choice(out, &r->reply, index, ag_buf_str(&text), r->request.top_logprobs >= 0 ? &lp : NULL, &end);
+    ag_reply_end end = end_of(r, c, (ag_str){text.p + shown, text.n - shown});
+    r->dialect->choice(out, &r->reply, index, parts, n_parts, r->request.top_logprobs >= 0 ? &lp : NULL, &end);
     r->usage.completion_tokens += c->read;
     count_end(r, c);
     ok = !out->failed;
 out:
     ag_mem_free(tokens);
+    ag_mem_free(parts);
     ag_buf_fini(&text);
     return ok;
 }
@@ -182,10 +233,10 @@ static ag_next deliver_whole(ag_req *r)
 {
     ag_buf out;
     ag_buf_init(&out, AG_REPLY_BYTES_MAX);
-    ag_openai_begin(&out, &r->reply);
+    r->dialect->begin(&out, &r->reply);
     bool ok = true;
     for (uint32_t i = 0; i < r->n_choices && ok; i++) ok = whole_choice(r, i, &out);
-    ag_openai_end(&out, &r->usage);
+    r->dialect->end(&out, &r->reply, &r->usage);
     ag_next next = ok && !out.failed
                        ? ag__req_answer(r, 200, "application/json", ag_buf_str(&out), NULL, 0)
                        : ag__req_refuse(r, AG_E_NOMEM, "The answer is larger than the server has memory for.");
@@ -207,22 +258,22 @@ static void begin_stream(ag_req *r)
     if (!r->gone) ag_http_begin(r->s, 200, headers, n);
 }
 
-static void begin_choice(ag_req *r, uint32_t index)
+static void begin_choice(ag_req *r, ag_choice *c)
 {
-    ag_choice *c = &r->choices[index];
     const ag_req_prompt *p = &r->prompts[c->prompt];
     c->begun = true;
-    if (r->request.kind == AG_REQUEST_CHAT) ag_openai_role_chunk(&r->out, &r->reply, index);
+    take_reused(r, c);
+    r->dialect->open(&r->out, &r->reply, &c->place, &r->usage);
     if (!r->request.echo) return;
     ag_reply_logprobs lp = logprobs_of(r, c, NULL, 0, true);
-    ag_openai_chunk(&r->out, &r->reply, index, p->echo, r->request.top_logprobs >= 0 ? &lp : NULL, NULL);
+    ag_part echo = {.kind = AG_PART_TEXT, .text = p->echo};
+    r->dialect->chunk(&r->out, &r->reply, &c->place, &echo, r->request.top_logprobs >= 0 ? &lp : NULL, NULL, &r->usage);
     c->offset = lp.offset;
 }
 
-/* What a choice has to say now, as at most one chunk for up to READ_TOKENS tokens. */
-static void stream_choice(ag_req *r, uint32_t index)
+/* What a choice has to say now, a chunk for each part of up to READ_TOKENS tokens' text. */
+static void stream_choice(ag_req *r, ag_choice *c)
 {
-    ag_choice *c = &r->choices[index];
     ag_gen_token tokens[READ_TOKENS];
     c->dirty = false;
     uint32_t k = ag_gen_read(c->gen, c->read, tokens, READ_TOKENS, &c->state);
@@ -237,17 +288,21 @@ static void stream_choice(ag_req *r, uint32_t index)
     }
     if (k == 0 && !last) return;
     for (uint32_t i = 0; i < k; i++)
-        if (!ag_text_add(&c->text, ag_tokenizer_piece(tokenizer_of(r), tokens[i].id, false))) {
+        if (!ag_text_add(&c->text, ag_gen_piece(c->gen, tokens[i].id))) {
             ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this answer.");
             return;
         }
-    if (!c->begun) begin_choice(r, index);
+    if (!c->begun) begin_choice(r, c);
     ag_str text = ag_text_ready(&c->text, last ? ag_gen_text_bytes(c->gen) : tokens[k - 1].text_safe, last);
-    bool logprobs = r->request.top_logprobs >= 0 && k > 0;
-    ag_reply_logprobs lp = logprobs_of(r, c, tokens, k, false);
-    ag_reply_end end = end_of(c);
-    if (text.n || logprobs || last)
-        ag_openai_chunk(&r->out, &r->reply, index, text, logprobs ? &lp : NULL, last ? &end : NULL);
+    if (!ag_parts_add(&c->parts, text)) {
+        ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this answer.");
+        return;
+    }
+    ag_reply_logprobs lp = logprobs_of(r, c, tokens, k, false), *told = r->request.top_logprobs >= 0 && k > 0 ? &lp : NULL;
+    for (ag_part part; next_part(r, c, last, &part); told = NULL)
+        r->dialect->chunk(&r->out, &r->reply, &c->place, &part, told, NULL, &r->usage);
+    ag_reply_end end = end_of(r, c, (ag_str){text.p + text.n, c->text.held.n - text.n});
+    if (told || last) r->dialect->chunk(&r->out, &r->reply, &c->place, NULL, told, last ? &end : NULL, &r->usage);
     c->offset = lp.offset;
     ag_text_pass(&c->text, text.n);
     if (!last) return;
@@ -289,8 +344,7 @@ static ag_next fail_stream(ag_req *r)
 {
     if (!r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
     ag__choices_release(r);
-    ag_openai_error_event(&r->out, &r->err, ag_str_of(r->id));
-    ag_openai_done(&r->out);
+    r->dialect->break_off(&r->out, &r->err, ag_str_of(r->id));
     r->ending = true;
     return AG_MORE;
 }
@@ -320,11 +374,10 @@ static bool collect(ag_req *r)
     for (uint32_t i = 0; i < r->n_choices && r->err.code == AG_OK && r->out.n < r->gw->out_bytes_max; i++) {
         if (!r->choices[i].dirty || r->choices[i].ended) continue;
         news = true;
-        stream_choice(r, i);
+        stream_choice(r, &r->choices[i]);
     }
     if (r->err.code != AG_OK || r->n_ended != r->n_choices) return news;
-    if (r->request.include_usage) ag_openai_usage_chunk(&r->out, &r->reply, &r->usage);
-    ag_openai_done(&r->out);
+    r->dialect->close(&r->out, &r->reply, &r->usage);
     r->ending = true;
     return true;
 }

@@ -1,5 +1,6 @@
 #include <stdio.h>
 
+#include "gateway/dialects/anthropic.h"
 #include "gateway/req.h"
 
 static void copy_text(char *to, size_t size, ag_str from)
@@ -24,6 +25,17 @@ static int check_tenant(ag_req *r)
     return ag_request_fail(&r->err, AG_E_PARAM, "x-tenant",
                            "The header 'x-tenant' must be 1 to %d printable ASCII characters without blanks.",
                            AG_TENANT_NAME_MAX);
+}
+
+/* Those before the first have streams of another form; those after it read what we send. */
+static int check_version(ag_req *r)
+{
+    ag_str v = ag_http_head_get(r->head, "anthropic-version");
+    static const char first[] = AG_ANTHROPIC_VERSION;
+    if (v.p == NULL || (v.n == sizeof first - 1 && memcmp(v.p, first, v.n) >= 0)) return AG_OK;
+    return ag_request_fail(&r->err, AG_E_PARAM, "anthropic-version",
+                           "The header 'anthropic-version' must be " AG_ANTHROPIC_VERSION " or a later date, not '%.*s'.",
+                           (int)AG_MIN(v.n, 40u), v.p);
 }
 
 /* A header that is a whole number; left alone when it was not sent. */
@@ -76,7 +88,8 @@ static ag_next answer_options(ag_req *r)
         more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"), methods};
         more[n++] = (ag_http_header){AG_STR("access-control-allow-headers"),
                                      AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent, "
-                                            "x-request-priority, x-request-timeout-ms")};
+                                            "x-request-priority, x-request-timeout-ms, x-api-key, anthropic-version, "
+                                            "anthropic-beta")};
         more[n++] = (ag_http_header){AG_STR("access-control-max-age"), AG_STR("600")};
     } else {
         more[n++] = (ag_http_header){AG_STR("allow"), methods};
@@ -107,8 +120,10 @@ ag_next ag__step_head(ag_req *r)
     r->route = ag__route_find(r->head->path);
     if (r->route == NULL)
         return ag__req_refuse(r, AG_E_NOT_FOUND,
-                              "There is no '%.100s' here; POST /v1/chat/completions and /v1/completions answer.",
+                              "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions and /v1/messages "
+                              "answer.",
                               r->path);
+    r->dialect = ag_dialect_of(r->route->kind);
     if (method_is(r, "OPTIONS")) return answer_options(r);
     if (!(r->route->methods & method_of(r)))
         return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, ag__route_allow(r->route).p,
@@ -136,6 +151,7 @@ ag_next ag__step_limits(ag_req *r)
     if (r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && ag__meter_enter(r) != AG_OK)
         return ag__req_refuse(r, r->err.code, "%s", "");
     if (r->route->answer) return AG_MORE;
+    if (r->dialect == &ag_anthropic && check_version(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->band = AG_REQUEST_UNSET;
     if (take_number(r, "x-request-priority", 0, AG_BANDS - 1, &r->band) != AG_OK ||
         take_number(r, "x-request-timeout-ms", 1, AG_REQUEST_TIMEOUT_MAX_MS, &r->timeout_ms) != AG_OK)
@@ -145,5 +161,6 @@ ag_next ag__step_limits(ag_req *r)
     r->engine = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
     if (r->engine == NULL) return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
     r->request.kind = (ag_request_kind)r->route->kind;
+    r->request.strict = r->live->strict;
     return AG_MORE;
 }

@@ -16,6 +16,7 @@ static void live_free(ag_live *l)
     ag_shares_fini(&l->shares);
     ag_jwks_free(l->jwks);
     for (size_t i = 0; i < AG_ARRAY_LEN(l->jwt_texts); i++) ag_mem_free(l->jwt_texts[i]);
+    ag_mem_free(l->aliases);
     ag_mem_free(l);
 }
 
@@ -38,6 +39,19 @@ static int tokens_open(ag_live *l, const ag_gateway_conf *conf, ag_err *err)
     return ag_jwks_load(&l->jwks, conf->jwt_jwks, err);
 }
 
+static int copy_aliases(ag_live *l, const char *aliases, ag_err *err)
+{
+    ag_str rest = ag_str_of(aliases ? aliases : ""), name;
+    if ((l->aliases = ag_mem_strndup(rest.p, rest.n)) == NULL)
+        return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
+    for (uint32_t n = 1; ag__alias_next(&rest, &name); n++) {
+        if (name.n == 0 || name.n > AG_ALIAS_BYTES_MAX)
+            return ag_err_set(err, AG_E_USAGE, "An alias must have 1 to %d bytes, not %zu.", AG_ALIAS_BYTES_MAX, name.n);
+        if (n > AG_ALIASES_MAX) return ag_err_set(err, AG_E_USAGE, "There may be %d aliases at most.", AG_ALIASES_MAX);
+    }
+    return AG_OK;
+}
+
 static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
 {
     ag_live *l = ag_mem_zalloc(sizeof *l);
@@ -45,6 +59,7 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     int rc = ag_origins_parse(&l->origins, conf->cors_origins, err);
     if (rc == AG_OK) rc = ag_shares_parse(&l->shares, conf->tenant_weights, err);
     if (rc == AG_OK) rc = tokens_open(l, conf, err);
+    if (rc == AG_OK) rc = copy_aliases(l, conf->aliases, err);
     if (rc == AG_OK && conf->band_min >= AG_BANDS)
         rc = ag_err_set(err, AG_E_USAGE, "The most urgent band must be 0 to %d, not %u.", AG_BANDS - 1, conf->band_min);
     if (rc == AG_OK && (conf->generations_max < 1 || conf->generations_max > AG_REQUEST_PROMPTS_MAX))
@@ -56,6 +71,7 @@ static int live_create(ag_live **out, const ag_gateway_conf *conf, ag_err *err)
     }
     l->band_min = conf->band_min;
     l->share_prefixes = conf->share_prefixes;
+    l->strict = conf->strict;
     l->generations_max = conf->generations_max;
     l->max_tokens_max = conf->max_tokens_max;
     l->retry_after_s = conf->retry_after_s;
@@ -218,11 +234,30 @@ int ag_gateway_start(ag_gateway *gw, ag_err *err)
 
 uint16_t ag_gateway_port(const ag_gateway *gw) { return ag_http_server_port(gw->http); }
 
+/* Control tokens leave no trace in an answer's text, but for those that tell what its parts are. */
+static void show_markers(ag_gateway *gw, const ag_tokenizer *t, const char *markers)
+{
+    for (const char *at = markers; *at && gw->n_shown < AG_GEN_SHOWN_MAX; at += strspn(at, " ")) {
+        size_t n = strcspn(at, " ");
+        int32_t id = ag_tokenizer_find(t, (ag_str){at, n});
+        if (id >= 0 && ag_tokenizer_kind(t, id) == AG_TOKEN_CONTROL) gw->shown[gw->n_shown++] = id;
+        at += n;
+    }
+}
+
+static void learn_form(ag_gateway *gw, const ag_model *m)
+{
+    gw->form = ag_form_of(ag_str_of(m->chat_source));
+    if (gw->form.thinks) show_markers(gw, m->tokenizer, "<think> </think>");
+    if (gw->form.calls != AG_CALLS_NONE) show_markers(gw, m->tokenizer, ag_calls_row_of(gw->form.calls)->markers);
+}
+
 void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
 {
     AG_CHECK(gw, GATEWAY_MAGIC);
     AG_ASSERT(atomic_load(&gw->engine) == NULL);
     snprintf(gw->model_name, sizeof gw->model_name, "%s", name && name[0] ? name : ag_engine_model(e)->name);
+    learn_form(gw, ag_engine_model(e));
     ag_metrics_model_set(gw->metrics, gw->model_name);
     ag_metrics_build_set(gw->metrics, ag_engine_isa(e));
     atomic_store_explicit(&gw->engine, e, memory_order_release);

@@ -46,6 +46,8 @@ typedef struct ag_gateway_conf {
     uint32_t band_min;          /* the most urgent band that requests may ask for, 0..3 */
     const char *jwt_issuer, *jwt_audience, *jwt_tenant_claim, *jwt_roles_claim; /* with jwt_jwks: what tokens must say */
     const char *tenant_weights; /* "gold=3,free=0.5"; NULL: every tenant's is 1 */
+    bool strict;                /* a field that no route knows is an error, not a word in a header */
+    const char *aliases;        /* "gpt-4o,my-model": more names that the model answers to; NULL: none */
     bool share_prefixes;        /* prompts' prefixes may be found in the cache by other tenants too */
 } ag_gateway_conf;
 

@@ -1,5 +1,6 @@
 #include "gateway/openapi.h"
 
+#include "gateway/dialects/anthropic.h"
 #include "gateway/req.h"
 
 /* What has no table: openapi.yaml, in which @words@ are replaced. Taken in by the assembler, as page.c does. */
@@ -13,6 +14,10 @@ __asm__(".pushsection .rodata\n"
 #define KIND_NONE 0
 #define KIND_COMPLETION AG_REQUEST_COMPLETION
 #define KIND_CHAT AG_REQUEST_CHAT
+#define KIND_TOKENIZE AG_REQUEST_TOKENIZE
+#define KIND_DETOKENIZE AG_REQUEST_DETOKENIZE
+#define KIND_MESSAGES AG_REQUEST_MESSAGES
+#define KIND_COUNT AG_REQUEST_COUNT
 
 typedef struct route_row {
     const char *id, *path, *answer, *what;
@@ -43,6 +48,7 @@ static bool open_ended(const route_row *r)
     return n > 1 && r->path[n - 1] == '/';
 }
 
+static bool is_anthropic(const route_row *r) { return ag_dialect_of(r->kind) == &ag_anthropic; }
 static bool is_page(const route_row *r) { return strcmp(r->answer, "ag__answer_page") == 0; }
 
 /* Whether an error of this status can come from there. 405 cannot: the methods that are listed are those it takes. */
@@ -86,6 +92,7 @@ static void add_parameters(ag_buf *b, const route_row *r)
     add_ref(b, "        - ", "parameters", "x-request-id");
     add_ref(b, "        - ", "parameters", "traceparent");
     if (r->auth) add_ref(b, "        - ", "parameters", "x-tenant");
+    if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
@@ -95,14 +102,15 @@ static void add_operation(ag_buf *b, const route_row *r, const char *method, boo
 {
     ag_buf_addf(b, "    %s:\n      operationId: %s.%s\n      summary: ", method, r->id, method);
     add_text(b, r->what);
-    ag_buf_addf(b, "\n      security: [%s]\n", r->auth ? "{key: []}, {}" : "");
+    ag_buf_addf(b, "\n      security: [%s]\n", r->auth ? "{key: []}, {x-api-key: []}, {}" : "");
     add_parameters(b, r);
     if (body) ag_buf_addf(b, "      requestBody: {$ref: \"#/components/requestBodies/%s.%s\"}\n", r->id, method);
     ag_buf_addf(b, "      responses:\n        \"200\": {$ref: \"#/components/responses/%s.%s\"}\n", r->id, method);
     if (is_page(r)) add_ref(b, "        \"304\": ", "responses", "unchanged");
     for (int status = 400; status < 600; status++)
         if (has_errors(status) && may_answer(r, body, status))
-            ag_buf_addf(b, "        \"%d\": {$ref: \"#/components/responses/error.%d\"}\n", status, status);
+            ag_buf_addf(b, "        \"%d\": {$ref: \"#/components/responses/error.%d%s\"}\n", status, status,
+                        is_anthropic(r) ? ".anthropic" : "");
 }
 
 static void add_paths(ag_buf *b)
@@ -114,13 +122,13 @@ static void add_paths(ag_buf *b)
     }
 }
 
-static void add_errors(ag_buf *b)
+static void add_errors_as(ag_buf *b, const char *suffix, const char *schema)
 {
     for (int status = 400; status < 600; status++) {
         const ag_err_row *e;
         bool after = false;
         if (!has_errors(status)) continue;
-        ag_buf_addf(b, "    error.%d:\n      description: |\n", status);
+        ag_buf_addf(b, "    error.%d%s:\n      description: |\n", status, suffix);
         for (int at = 0; (e = next_error(status, &at));) {
             ag_buf_addf(b, "        %s (%s): %s.\n", e->code, e->type, e->what);
             after = after || e->retry == AG_RETRY_AFTER;
@@ -130,8 +138,14 @@ static void add_errors(ag_buf *b)
         if (after) add_ref(b, "        retry-after: ", "headers", "retry-after");
         if (status == 401) add_ref(b, "        www-authenticate: ", "headers", "www-authenticate");
         ag_buf_addz(b, "      content:\n        application/json:\n");
-        add_ref(b, "          schema: ", "schemas", "Error");
+        add_ref(b, "          schema: ", "schemas", schema);
     }
+}
+
+static void add_errors(ag_buf *b)
+{
+    add_errors_as(b, "", "Error");
+    add_errors_as(b, ".anthropic", "AnthropicError");
 }
 
 static void add_error_codes(ag_buf *b)
@@ -157,46 +171,50 @@ static void begin_field(ag_buf *b, const char *name, const char *doc)
 
 #define C AG_REQUEST_COMPLETION
 #define H AG_REQUEST_CHAT
-#define CH (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT)
+#define T AG_REQUEST_TOKENIZE
+#define D AG_REQUEST_DETOKENIZE
+#define M AG_REQUEST_MESSAGES
+#define N AG_REQUEST_COUNT
 
 /* A field of another kind has its type in openapi.yaml, under the request's name and its own. */
 static void add_request(ag_buf *b, const char *request, int kind)
 {
     bool first = true;
     ag_buf_addf(b, "    %s:\n      type: object\n      required: [", request);
-#define AG_FIELD_BOOL(name, member, dialects, doc)
-#define AG_FIELD_U32(name, member, min, max, dialects, doc)
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc)
-#define AG_FIELD_OTHER(name, type, dialects, doc)                                                                      \
-    if (((dialects) & kind) && strncmp(doc, "Required.", 9) == 0) {                                                    \
+#define REQUIRED(name, kinds, doc)                                                                                     \
+    if (((kinds) & kind) && strncmp(doc, "Required.", 9) == 0) {                                                       \
         ag_buf_addf(b, "%s%s", first ? "" : ", ", #name);                                                              \
         first = false;                                                                                                 \
     }
+#define AG_FIELD_BOOL(name, member, kinds, doc)
+#define AG_FIELD_U32(name, member, min, max, kinds, doc) REQUIRED(name, kinds, doc)
+#define AG_FIELD_F32(name, member, min, max, open, kinds, doc)
+#define AG_FIELD_OTHER(name, type, kinds, doc) REQUIRED(name, kinds, doc)
 #include "gateway/dialects/fields.def"
 #undef AG_FIELD_BOOL
 #undef AG_FIELD_U32
 #undef AG_FIELD_F32
 #undef AG_FIELD_OTHER
     ag_buf_addz(b, "]\n      properties:\n");
-#define AG_FIELD_BOOL(name, member, dialects, doc)                                                                     \
-    if ((dialects) & kind) {                                                                                           \
+#define AG_FIELD_BOOL(name, member, kinds, doc)                                                                     \
+    if ((kinds) & kind) {                                                                                           \
         begin_field(b, #name, doc);                                                                                    \
         ag_buf_addz(b, "          type: [boolean, \"null\"]\n");                                                       \
     }
-#define AG_FIELD_U32(name, member, min, max, dialects, doc)                                                            \
-    if ((dialects) & kind) {                                                                                           \
+#define AG_FIELD_U32(name, member, min, max, kinds, doc)                                                            \
+    if ((kinds) & kind) {                                                                                           \
         begin_field(b, #name, doc);                                                                                    \
         ag_buf_addf(b, "          type: [integer, \"null\"]\n          minimum: %u\n          maximum: %u\n",          \
                     (unsigned)(min), (unsigned)(max));                                                                 \
     }
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc)                                                      \
-    if ((dialects) & kind) {                                                                                           \
+#define AG_FIELD_F32(name, member, min, max, open, kinds, doc)                                                      \
+    if ((kinds) & kind) {                                                                                           \
         begin_field(b, #name, doc);                                                                                    \
         ag_buf_addf(b, "          type: [number, \"null\"]\n          %s: %g\n          maximum: %g\n",                \
                     (open) ? "exclusiveMinimum" : "minimum", (double)(min), (double)(max));                            \
     }
-#define AG_FIELD_OTHER(name, type, dialects, doc)                                                                      \
-    if ((dialects) & kind) {                                                                                           \
+#define AG_FIELD_OTHER(name, type, kinds, doc)                                                                      \
+    if ((kinds) & kind) {                                                                                           \
         begin_field(b, #name, doc);                                                                                    \
         ag_buf_addf(b, "          $ref: \"#/components/schemas/%s.%s\"\n", request, #name);                            \
     }

@@ -24,21 +24,82 @@ static int no_memory(ag_err *err)
 
 static int check_model(ag_req *r)
 {
-    if (r->request.model.p == NULL || ag_str_eqz(r->request.model, r->gw->model_name))
-        return ag__model_check(r, &r->err);
+    if (r->request.model.p == NULL || ag__model_is_ours(r, r->request.model)) return ag__model_check(r, &r->err);
     return ag_request_fail(&r->err, AG_E_MODEL_NOT_FOUND, "model",
                            "There is no model '%.*s' here; this server has '%s'.",
                            (int)AG_MIN(r->request.model.n, 100u), r->request.model.p, r->gw->model_name);
 }
 
+/* Whether the prompt ends in the middle of reasoning that the template began. */
+static bool opens_thinking(const ag_model *m, const ag_req_prompt *p)
+{
+    static const ag_str word = {"<think>", 7};
+    char end[64];
+    size_t n = 0;
+    for (uint32_t i = p->n - AG_MIN(p->n, 16u); i < p->n; i++) {
+        ag_str piece = ag_tokenizer_piece(m->tokenizer, p->ids[i], true);
+        if (piece.n > sizeof end - n) n = 0;
+        if (piece.n > sizeof end) continue;
+        memcpy(end + n, piece.p ? piece.p : "", piece.n);
+        n += piece.n;
+    }
+    while (n && (end[n - 1] == '\n' || end[n - 1] == ' ')) n--;
+    return n >= word.n && memcmp(end + n - word.n, word.p, word.n) == 0;
+}
+
+/* What the prompt ends with beyond the template's own: a call up to its arguments, where one is forced; ahead of it, as of
+ * any JSON object, reasoning that the template has begun is ended, as templates themselves do it. */
+static int add_tail(ag_req *r, ag_buf *tail)
+{
+    const ag_request *q = &r->request;
+    if (r->thinking) ag_buf_addz(tail, "\n</think>\n\n");
+    r->thinking = false;
+    if (q->forced_tool.p == NULL) return AG_OK;
+    const char *forced = r->gw->form.calls == AG_CALLS_NONE ? NULL : ag_calls_row_of(r->gw->form.calls)->forced;
+    if (forced == NULL)
+        return ag_request_fail(&r->err, AG_E_UNSUPPORTED, "tool_choice",
+                               "A call of '%.100s' cannot be enforced with the form in which this model writes calls; "
+                               "\"auto\" and \"none\" can.",
+                               q->forced_tool.p);
+    const char *at = strstr(forced, "%s");
+    ag_buf_add(tail, forced, (size_t)(at - forced));
+    ag_buf_add(tail, q->forced_tool.p, q->forced_tool.n);
+    ag_buf_addz(tail, at + 2);
+    return AG_OK;
+}
+
+/* The tools as a first message, without words of its own. */
+static bool put_tools_first(const ag_request *q)
+{
+    json_t *first = json_pack("{s:s,s:O}", "role", "system", "tools", q->tools);
+    bool ok = first && json_array_insert(json_object_get(q->vars, "messages"), 0, first) == 0;
+    json_decref(first);
+    return ok;
+}
+
 static int tokens_of_chat(ag_req *r, const ag_model *m)
 {
+    const ag_request *q = &r->request;
+    ag_req_prompt *p = &r->prompts[0];
     if (m->chat == NULL)
         return ag_err_set(&r->err, AG_E_UNSUPPORTED,
                           "The model '%s' has no chat template; use /v1/completions, or serve it with "
                           "--chat-template FILE.",
                           r->gw->model_name);
-    return ag_model_prompt(m, r->request.vars, r->request.parse_special, &r->prompts[0].ids, &r->prompts[0].n, &r->err);
+    if (r->gw->form.tools_in_message && q->tools && !put_tools_first(q)) return no_memory(&r->err);
+    int rc = ag_model_prompt(m, q->vars, q->prefill, q->parse_special, &p->ids, &p->n, &r->err);
+    if (rc != AG_OK) return rc;
+    r->thinking = r->gw->form.thinks && opens_thinking(m, p);
+    if (q->forced_tool.p == NULL && !(q->json && r->thinking)) return rc;
+    ag_buf tail;
+    ag_buf_init(&tail, PROMPT_BYTES_MAX);
+    rc = add_tail(r, &tail);
+    ag_mem_free(p->ids);
+    p->ids = NULL;
+    if (rc == AG_OK && tail.failed) rc = no_memory(&r->err);
+    if (rc == AG_OK) rc = ag_model_prompt(m, q->vars, ag_buf_str(&tail), q->parse_special, &p->ids, &p->n, &r->err);
+    ag_buf_fini(&tail);
+    return rc;
 }
 
 static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_req_prompt *to)
@@ -51,7 +112,7 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
     if ((to->ids = ag_mem_array(p->n_ids, sizeof *to->ids)) == NULL) return no_memory(&r->err);
     memcpy(to->ids, p->ids, p->n_ids * sizeof *to->ids);
     to->n = p->n_ids;
-    if (!r->request.echo) return AG_OK;
+    if (!r->request.echo && r->request.kind != AG_REQUEST_DETOKENIZE) return AG_OK;
     if (!ag_tokenizer_decode(m->tokenizer, p->ids, p->n_ids, true, &to->echo_text)) return no_memory(&r->err);
     to->echo = ag_buf_str(&to->echo_text);
     return AG_OK;
@@ -60,7 +121,7 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
 /* max_tokens as it will be, and whether all of it fits the context. */
 static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
 {
-    const char *field = r->request.kind == AG_REQUEST_CHAT ? "messages" : "prompt";
+    const char *field = r->request.kind == AG_REQUEST_COMPLETION ? "prompt" : "messages";
     uint32_t ctx = ag_engine_ctx_max(r->engine), ceiling = r->live->max_tokens_max;
     if (p->n == 0)
         return ag_request_fail(&r->err, AG_E_PARAM, field,
@@ -97,11 +158,25 @@ static int check_urgency(ag_req *r)
     return ag__band_check(r, r->band, &r->err);
 }
 
+static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
+{
+    return ag_tokenizer_piece(tokenizer, id, special);
+}
+
+/* What needs no generation is answered by what was prepared: written here, perhaps by a worker, since it may be long. */
+static int write_answer(ag_req *r, const ag_model *m)
+{
+    const ag_req_prompt *p = &r->prompts[0];
+    const ag_tokens_reply t = {p->ids, p->n, ag_engine_ctx_max(r->engine), p->echo, piece_of, m->tokenizer};
+    r->dialect->tokens(&r->out, &r->request, &t);
+    return r->out.failed ? no_memory(&r->err) : AG_OK;
+}
+
 static int prepare(ag_req *r)
 {
     const ag_model *m = ag_engine_model(r->engine);
     ag_request *q = &r->request;
-    int rc = ag_openai_parse(q, r->body.p, r->body.n, &r->err);
+    int rc = r->dialect->parse(q, r->body.p, r->body.n, &r->err);
     if (rc == AG_OK) rc = check_urgency(r);
     if (rc == AG_OK) rc = check_model(r);
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
@@ -114,9 +189,10 @@ static int prepare(ag_req *r)
     r->prompts = ag_mem_array(n_prompts, sizeof *r->prompts);
     if (r->prompts == NULL) return no_memory(&r->err);
     for (uint32_t i = 0; i < n_prompts; i++) ag_buf_init(&r->prompts[i].echo_text, PROMPT_BYTES_MAX);
-    if (q->kind == AG_REQUEST_CHAT) rc = tokens_of_chat(r, m);
+    if (q->n_prompts == 0) rc = tokens_of_chat(r, m);
     for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
         rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
+    if (rc == AG_OK && !ag_request_generates(q->kind)) return write_answer(r, m);
     for (uint32_t i = 0; i < n_prompts && rc == AG_OK; i++) rc = check_length(r, &r->prompts[i], &unused);
     return rc;
 }
@@ -149,6 +225,8 @@ ag_next ag__step_prepare(ag_req *r)
     }
     ag_buf_fini(&r->body);
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (!ag_request_generates(r->request.kind))
+        return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->out), NULL, 0);
     r->step = AG_STEP_ADMIT;
     return AG_MORE;
 }
@@ -168,6 +246,7 @@ void ag__choices_release(ag_req *r)
             ag_gen_put(c->gen);
         }
         ag_text_fini(&c->text);
+        ag_parts_fini(&c->parts);
     }
     ag_mem_free(r->choices);
     r->choices = NULL;
@@ -207,9 +286,12 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .n_stop_tokens = q->n_stop_tokens,
         .stops = q->stops,
         .n_stops = q->n_stops,
+        .shown = r->gw->shown,
+        .n_shown = q->kind == AG_REQUEST_COMPLETION ? 0 : r->gw->n_shown,
         .bias = q->bias,
         .n_bias = q->n_bias,
         .sampling = q->sampling,
+        .json = q->json || q->forced_tool.p,
         .top_logprobs = q->top_logprobs,
         .prompt_logprobs = q->echo && q->top_logprobs >= 0,
         .notify = ag_http_loop_mbox(r->loop->loop),
@@ -237,6 +319,13 @@ static void count_usage(ag_req *r)
     }
 }
 
+static void parts_init(const ag_req *r, ag_parts *p)
+{
+    bool chat = r->request.kind != AG_REQUEST_COMPLETION;
+    ag_parts_init(p, chat ? r->gw->form : (ag_form){0}, r->request.tools, r->thinking, !r->request.parallel_calls);
+    if (r->request.forced_tool.p) ag_parts_force(p, r->request.forced_tool);
+}
+
 ag_next ag__step_admit(ag_req *r)
 {
     const ag_request *q = &r->request;
@@ -253,7 +342,11 @@ ag_next ag__step_admit(ag_req *r)
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
     r->n_choices = n;
-    for (uint32_t i = 0; i < n; i++) ag_text_init(&r->choices[i].text);
+    for (uint32_t i = 0; i < n; i++) {
+        ag_text_init(&r->choices[i].text);
+        parts_init(r, &r->choices[i].parts);
+        r->choices[i].place.index = i;
+    }
     for (uint32_t i = 0; i < n; i++) {
         int rc = admit_one(r, i, seed);
         if (rc == AG_OK) continue;
@@ -262,10 +355,9 @@ ag_next ag__step_admit(ag_req *r)
     }
     count_usage(r);
     ag__meter_admitted(r, prompt_tokens);
-    memcpy(r->reply_id, q->kind == AG_REQUEST_CHAT ? "chatcmpl-" : "cmpl-", q->kind == AG_REQUEST_CHAT ? 10 : 6);
-    ag_random_hex(r->reply_id + strlen(r->reply_id), 12);
+    ag_random_hex(r->reply_id + snprintf(r->reply_id, 16, "%s", r->dialect->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
-                          .model = ag_str_of(r->gw->model_name), .usage_null = q->stream && q->include_usage};
+                          .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage};
     ag__queue_watch(r);
     r->step = AG_STEP_GENERATE;
     return AG_MORE;

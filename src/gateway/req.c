@@ -65,11 +65,16 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
 {
     uint32_t n = 0;
     out[n++] = (ag_http_header){AG_STR("x-request-id"), ag_str_of(r->id)};
+    if (r->dialect->id_header) out[n++] = (ag_http_header){ag_str_of(r->dialect->id_header), ag_str_of(r->id)};
     if (r->live->origins.n || r->live->origins.any) out[n++] = (ag_http_header){AG_STR("vary"), AG_STR("origin")};
     if (r->origin[0] && ag_origins_has(&r->live->origins, ag_str_of(r->origin))) {
         out[n++] = (ag_http_header){AG_STR("access-control-allow-origin"), ag_str_of(r->origin)};
-        out[n++] = (ag_http_header){AG_STR("access-control-expose-headers"), AG_STR("x-request-id, retry-after, " AG_RATE_HEADERS)};
+        out[n++] = (ag_http_header){AG_STR("access-control-expose-headers"),
+                                    AG_STR("x-request-id, request-id, retry-after, x-autoglm-ignored-fields, "
+                                           AG_RATE_HEADERS)};
     }
+    if (r->request.ignored[0])
+        out[n++] = (ag_http_header){AG_STR("x-autoglm-ignored-fields"), ag_str_of(r->request.ignored)};
     return n + ag__meter_headers(r, out + n);
 }
 
@@ -109,7 +114,7 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)
         more[n++] = (ag_http_header){AG_STR("allow"), ag__route_allow(r->route)};
     ag_buf body;
     ag_buf_init(&body, 16u << 10);
-    ag_openai_error(&body, &r->err, ag_str_of(r->id));
+    r->dialect->error(&body, &r->err, ag_str_of(r->id));
     /* Without memory even for the sentence the status still goes out. */
     ag_next next =
         ag__req_answer(r, row->http, "application/json", body.failed ? (ag_str){0} : ag_buf_str(&body), more, n);
@@ -150,6 +155,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->gw = gw;
     r->loop = &gw->loops[ag_http_loop_index(ag_http_stream_loop(s))];
     r->s = s;
+    r->dialect = ag_dialect_of(0);
     r->head = head;
     r->head_us = ag_now_us();
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);

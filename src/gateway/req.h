@@ -10,7 +10,7 @@
 
 #include <stdatomic.h>
 
-#include "gateway/dialects/openai.h"
+#include "gateway/dialects/openai.h" /* the queue and the models, which other dialects have no form for */
 #include "gateway/gateway.h"
 #include "gateway/guard.h"
 #include "gateway/ids.h"
@@ -41,6 +41,9 @@
 #define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1}, a key */
 #define AG_REPLY_BYTES_MAX (256u << 20) /* logprobs make about 3 KiB a token */
 
+#define AG_ALIASES_MAX 64
+#define AG_ALIAS_BYTES_MAX 127
+
 #define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(DELIVER) X(ACCOUNT)
 typedef enum ag_req_step {
 #define X(name) AG_STEP_##name,
@@ -56,7 +59,8 @@ typedef struct ag_live { /* what a reload replaces; old ones stay until close, s
     ag_origins origins;
     ag_shares shares;
     uint32_t generations_max, max_tokens_max, retry_after_s, band_min;
-    bool share_prefixes;
+    bool share_prefixes, strict;
+    char *aliases; /* as ag_gateway_conf; never NULL */
     ag_jwks *jwks; /* NULL: no tokens */
     ag_jwt_rules jwt;
     char *jwt_texts[4]; /* what the rules point to */
@@ -87,7 +91,10 @@ struct ag_gateway {
     uint64_t out_bytes_max;
     _Atomic(ag_live *) live;
     _Atomic(ag_engine *) engine;
-    char model_name[128]; /* written before engine is published */
+    char model_name[128]; /* written before engine is published, as is what follows */
+    ag_form form;
+    int32_t shown[AG_GEN_SHOWN_MAX]; /* the control tokens that such answers are marked by */
+    uint32_t n_shown;
     atomic_bool draining, started;
     _Atomic uint64_t requests;
 };
@@ -114,11 +121,14 @@ typedef struct ag_choice {
     uint32_t prompt;
     uint32_t read; /* tokens taken from the generation */
     ag_text text;
+    ag_parts parts;
     uint64_t offset; /* for logprobs: characters that the caller has been shown */
     ag_gen_state state;
     bool dirty;  /* a message said that there is news */
     bool begun, ended;
     bool timed_out;
+    bool reused_taken;
+    ag_place place;
     bool unbegun; /* timed out before its first token, while another choice had some */
 } ag_choice;
 
@@ -132,6 +142,7 @@ struct ag_req {
     const ag_live *live;
     ag_engine *engine;
     const ag_route *route;     /* NULL: no such path */
+    const ag_dialect *dialect;
     /* What callbacks write down. */
     bool body_ended, gone, done, working, worked, blocked;
     bool body_long;            /* over body_max, and so not kept */
@@ -162,6 +173,7 @@ struct ag_req {
     ag_buf body, out;
     ag_request request;
     ag_req_prompt *prompts;
+    bool thinking; /* the prompt has opened the reasoning */
     ag_choice *choices;
     uint32_t n_choices, n_ended;
     ag_reply reply;
@@ -238,6 +250,8 @@ void ag__admin_free(ag_req *r);
 ag_next ag__step_account(ag_req *r);
 
 /* routes.c */
+bool ag__alias_next(ag_str *rest, ag_str *name); /* one name off "a,b"; false: no more */
+bool ag__model_is_ours(const ag_req *r, ag_str name); /* its name, or an alias */
 const ag_route *ag__route_find(ag_str path);
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */

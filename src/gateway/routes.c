@@ -1,6 +1,7 @@
 #include "gateway/req.h"
 
 #define METRICS_BYTES_MAX (4u << 20)
+#define MODELS_BYTES_MAX (128u << 10) /* a name of AG_ALIAS_BYTES_MAX bytes may be written in six times as many */
 
 static ag_next answer_models(ag_req *r);
 static ag_next answer_model(ag_req *r);
@@ -11,6 +12,10 @@ static ag_next answer_metrics(ag_req *r);
 #define KIND_NONE 0
 #define KIND_COMPLETION AG_REQUEST_COMPLETION
 #define KIND_CHAT AG_REQUEST_CHAT
+#define KIND_MESSAGES AG_REQUEST_MESSAGES
+#define KIND_COUNT AG_REQUEST_COUNT
+#define KIND_TOKENIZE AG_REQUEST_TOKENIZE
+#define KIND_DETOKENIZE AG_REQUEST_DETOKENIZE
 
 static const ag_route routes[] = {
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, methods, answer, KIND_##kind, auth},
@@ -85,35 +90,58 @@ static ag_next answer_buf(ag_req *r, int status, const char *type, ag_buf *body)
     return next;
 }
 
-static bool card_of(const ag_req *r, ag_model_card *card)
+bool ag__alias_next(ag_str *rest, ag_str *name)
+{
+    if (rest->n == 0) return false;
+    const char *comma = memchr(rest->p, ',', rest->n);
+    *name = (ag_str){rest->p, comma ? (size_t)(comma - rest->p) : rest->n};
+    size_t used = name->n + (comma != NULL);
+    *rest = (ag_str){rest->p + used, rest->n - used};
+    return true;
+}
+
+bool ag__model_is_ours(const ag_req *r, ag_str name)
+{
+    ag_str rest = ag_str_of(r->live->aliases), alias;
+    bool ours = ag_str_eqz(name, r->gw->model_name);
+    while (!ours && ag__alias_next(&rest, &alias)) ours = ag_str_eq(name, alias);
+    return ours;
+}
+
+/* The model under its name, then under each alias; 0: it is not loaded yet. */
+static uint32_t cards_of(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1])
 {
     ag_engine *e = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
-    if (e == NULL) return false;
-    if (r->key && !ag_key_may_use(r->key, ag_str_of(r->gw->model_name))) return false;
-    *card = (ag_model_card){ag_str_of(r->gw->model_name), ag_engine_model(e)->created, ag_engine_ctx_max(e)};
-    return true;
+    if (e == NULL || (r->key && !ag_key_may_use(r->key, ag_str_of(r->gw->model_name)))) return 0;
+    ag_str rest = ag_str_of(r->live->aliases), name = ag_str_of(r->gw->model_name);
+    uint32_t n = 0;
+    do cards[n++] = (ag_model_card){name, ag_engine_model(e)->created, ag_engine_ctx_max(e)};
+    while (ag__alias_next(&rest, &name));
+    return n;
 }
 
 static ag_next answer_models(ag_req *r)
 {
-    ag_model_card card;
-    bool has = card_of(r, &card);
+    ag_model_card cards[AG_ALIASES_MAX + 1];
+    uint32_t n = cards_of(r, cards);
     ag_buf body;
-    ag_buf_init(&body, 16u << 10);
-    ag_openai_models(&body, &card, has);
+    ag_buf_init(&body, MODELS_BYTES_MAX);
+    ag_openai_models(&body, cards, n);
     return answer_buf(r, 200, "application/json", &body);
 }
 
 static ag_next answer_model(ag_req *r)
 {
-    ag_model_card card;
+    ag_model_card cards[AG_ALIASES_MAX + 1];
     ag_str id = ag_str_of(r->path + sizeof "/v1/models/" - 1);
-    if (!card_of(r, &card) || !ag_str_eq(id, card.id))
+    uint32_t n = cards_of(r, cards), i = 0;
+    while (i < n && !ag_str_eq(id, cards[i].id)) i++;
+    if (i == n)
         return ag__req_refuse(r, AG_E_MODEL_NOT_FOUND,
                               "There is no model '%.100s' here; GET /v1/models lists those that are.", id.p);
     ag_buf body;
     ag_buf_init(&body, 16u << 10);
-    ag_openai_model(&body, &card);
+    ag_openai_model(&body, &cards[i]);
     return answer_buf(r, 200, "application/json", &body);
 }
 

@@ -46,6 +46,8 @@ int ag__model_chat_open(ag_model *m, const char *file, ag_err *err)
     ag_str text = {0};
     int rc = file ? chat_from_file(file, &source, err) : ag_gguf_string(m->gguf, "tokenizer.chat_template", false, &text, err);
     if (file) text = ag_buf_str(&source);
+    if (rc == AG_OK && (m->chat_source = ag_mem_strndup(text.p ? text.p : "", text.n)) == NULL)
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory for the chat template");
     if (rc == AG_OK && text.n > 0) {
         ag_template_error e;
         rc = ag_template_parse(&m->chat, text.p, text.n, &e);
@@ -88,6 +90,7 @@ void ag_model_close(ag_model *m)
 {
     if (m == NULL) return;
     ag_template_free(m->chat);
+    ag_mem_free(m->chat_source);
     ag_tokenizer_close(m->tokenizer);
     ag_gguf_close(m->gguf);
     ag_buf_fini(&m->file);

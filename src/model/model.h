@@ -18,6 +18,7 @@ typedef struct ag_model {
     ag_hparams hp;
     ag_tokenizer *tokenizer;
     ag_template *chat;      /* NULL: the file has none and none was given; chat is then refused with a sentence */
+    char *chat_source;      /* the template's text; "" when there is none */
     char chat_error[512];   /* why the file's template cannot be used, when chat is NULL; "" when there is none */
     char name[128];         /* for /v1/models: the file's name without folder and .gguf */
     int64_t created;        /* the file's time, seconds */
@@ -30,10 +31,11 @@ typedef struct ag_model {
 int ag_model_open(ag_model **out, const char *path, const char *chat_template_file, ag_err *err);
 void ag_model_close(ag_model *m);
 
-/* A conversation to tokens: renders `vars`, as ag_template_render's, with bos_token and eos_token added, and encodes the
- * text (*ids by ag_mem_free). Only the template writes control tokens: what spells one inside `vars` stays text, unless
- * parse_special. AG_E_TEMPLATE, AG_E_LIMIT, AG_E_UTF8, AG_E_NOMEM. */
-int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n,
+/* A conversation to tokens: renders `vars`, as ag_template_render's, with bos_token and eos_token added, puts `tail` (the
+ * beginning of an answer; may be empty) behind it, and encodes the text (*ids by ag_mem_free). Only the template writes
+ * control tokens: what spells one inside `vars` and `tail` stays text, unless parse_special. AG_E_TEMPLATE, AG_E_LIMIT,
+ * AG_E_UTF8, AG_E_NOMEM. */
+int ag_model_prompt(const ag_model *m, const json_t *vars, ag_str tail, bool parse_special, int32_t **ids, uint32_t *n,
                     ag_err *err);
 
 /* Inside the folder: the chat template of m->gguf, or of the file. */

@@ -33,17 +33,23 @@ static bool needs_marks(const ag_tokenizer *t, const json_t *v)
     return false;
 }
 
-/* out becomes p[0..n) with marks and a NUL. */
-static bool mark_text(const ag_tokenizer *t, const char *p, size_t n, ag_buf *out)
+/* Adds p[0..n) with marks. */
+static bool add_marked(const ag_tokenizer *t, const char *p, size_t n, ag_buf *out)
 {
-    ag_buf_reset(out);
     for (size_t i = 0, len; i < n; i += len) {
         len = AG_MAX(ag_utf8_len(p + i, n - i), (size_t)1);
         bool mark = is_mark(p + i, n - i) || ag_tokenizer_control_at(t, p, i, n);
         ag_buf_add(out, p + i, len);
         if (mark) ag_buf_add(out, MARK.p, MARK.n);
     }
-    return ag_buf_zterm(out);
+    return !out->failed;
+}
+
+/* out becomes p[0..n) with marks and a NUL. */
+static bool mark_text(const ag_tokenizer *t, const char *p, size_t n, ag_buf *out)
+{
+    ag_buf_reset(out);
+    return add_marked(t, p, n, out) && ag_buf_zterm(out);
 }
 
 /* A copy with marks; what needs none is shared. NULL: no memory. */
@@ -137,7 +143,7 @@ static int render(const ag_model *m, json_t *vars, ag_buf *out, ag_err *err)
     return ag_err_set(err, rc, "the chat template failed at line %u: %s", e.line, e.message);
 }
 
-int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n,
+int ag_model_prompt(const ag_model *m, const json_t *vars, ag_str tail, bool parse_special, int32_t **ids, uint32_t *n,
                     ag_err *err)
 {
     if (m->chat == NULL && m->chat_error[0])
@@ -146,12 +152,14 @@ int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, i
     if (m->chat == NULL)
         return ag_err_set(err, AG_E_TEMPLATE, "model %s has no chat template; give one with --chat-template, or use "
                           "/v1/completions", m->name);
-    bool marks = !parse_special && needs_marks(m->tokenizer, vars);
+    bool marks = !parse_special && (spells_control(m->tokenizer, tail.p, tail.n) || needs_marks(m->tokenizer, vars));
     json_t *all = marks ? marked_vars(m->tokenizer, vars) : json_copy((json_t *)vars);
     uint32_t *plain = NULL, n_plain = 0;
     ag_buf text;
     ag_buf_init(&text, AG_TOKENIZER_TEXT_MAX);
     int rc = all ? render(m, all, &text, err) : ag_err_set(err, AG_E_NOMEM, "no memory to render the chat template");
+    if (rc == AG_OK && !(marks ? add_marked(m->tokenizer, tail.p, tail.n, &text) : ag_buf_add(&text, tail.p, tail.n)))
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory to render the chat template");
     if (rc == AG_OK && marks && (rc = take_marks(&text, &plain, &n_plain)) != AG_OK)
         ag_err_set(err, rc, "no memory to render the chat template");
     /* The template has written BOS. */

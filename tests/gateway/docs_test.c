@@ -13,9 +13,12 @@
 
 #define PRINTED "<!-- Printed from the source by tests/gateway/docs_test.c; changes belong there. -->\n\n"
 
-#define C 1
-#define H 2
-#define CH 3
+#define C AG_REQUEST_COMPLETION
+#define H AG_REQUEST_CHAT
+#define T AG_REQUEST_TOKENIZE
+#define D AG_REQUEST_DETOKENIZE
+#define M AG_REQUEST_MESSAGES
+#define N AG_REQUEST_COUNT
 #define AG_ROLE_ADMIN 2u
 #define AG_GET "GET"
 #define AG_POST "POST"
@@ -29,46 +32,66 @@ static void add_field(ag_buf *b, const char *name, const char *type, const char 
     ag_buf_addf(b, "| `%s` | %s | %s |\n", name, type, doc);
 }
 
-static void add_fields(ag_buf *b, int dialect)
+/* A bar would end the cell. */
+static void add_cell(ag_buf *b, const char *z)
+{
+    ag_buf_addz(b, "| `");
+    for (; *z; z++) *z == '|' ? ag_buf_addz(b, "\\|") : ag_buf_addc(b, *z);
+    ag_buf_addz(b, "` ");
+}
+
+static void add_call_form(ag_buf *b, const char *has, const char *form, const char *forced)
+{
+    add_cell(b, has);
+    add_cell(b, form);
+    ag_buf_addf(b, "| %s |\n", forced ? "yes" : "no");
+}
+
+static void add_fields(ag_buf *b, const char *path, unsigned kind)
 {
     char type[80];
-    ag_buf_addz(b, "| field | type | meaning |\n| --- | --- | --- |\n");
-#define AG_FIELD_BOOL(name, member, dialects, doc) if (dialects & dialect) add_field(b, #name, "boolean", doc);
-#define AG_FIELD_U32(name, member, min, max, dialects, doc)                                                     \
-    if (dialects & dialect) {                                                                                   \
+    ag_buf_addf(b, "\n## POST %s\n\n| field | type | meaning |\n| --- | --- | --- |\n", path);
+#define AG_FIELD_BOOL(name, member, kinds, doc) if ((kinds) & kind) add_field(b, #name, "boolean", doc);
+#define AG_FIELD_U32(name, member, min, max, kinds, doc)                                                     \
+    if ((kinds) & kind) {                                                                                   \
         snprintf(type, sizeof type, "integer, %u to %u", (unsigned)(min), (unsigned)(max));                     \
         add_field(b, #name, type, doc);                                                                         \
     }
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc)                                               \
-    if (dialects & dialect) {                                                                                   \
+#define AG_FIELD_F32(name, member, min, max, open, kinds, doc)                                               \
+    if ((kinds) & kind) {                                                                                   \
         snprintf(type, sizeof type, "number, %s%g to %g", open ? "above " : "", (double)(min), (double)(max));  \
         add_field(b, #name, type, doc);                                                                         \
     }
-#define AG_FIELD_OTHER(name, words, dialects, doc) if (dialects & dialect) add_field(b, #name, words, doc);
+#define AG_FIELD_OTHER(name, words, kinds, doc) if ((kinds) & kind) add_field(b, #name, words, doc);
 #include "gateway/dialects/fields.def"
 }
 
 static void print_api(ag_buf *b)
 {
     ag_buf_addz(b, "# The HTTP API\n\n" PRINTED
-                   "Requests and answers have OpenAI's form, so its clients work: base URL `http://HOST:PORT/v1`.\n\n"
-                   "- Bodies are `application/json` in UTF-8, nested at most 100 levels, with no key twice. Fields "
-                   "that are not listed are\n"
-                   "  ignored; `null` counts as absent.\n"
+                   "Requests and answers have OpenAI's form, so its clients work: base URL `http://HOST:PORT/v1`. What is "
+                   "below\n`/v1/messages` has Anthropic's, for its clients: base URL `http://HOST:PORT`.\n\n"
+                   "- Bodies are `application/json` in UTF-8, nested at most 100 levels, with no key twice. `null` counts as "
+                   "absent. Fields that are\n"
+                   "  not listed are ignored, and told in the header `x-autoglm-ignored-fields`; with `--strict` they "
+                   "are refused.\n"
+                   "- `model` may be left out, or be the model's name or one of its aliases (`--alias`).\n"
                    "- Every answer has `x-request-id`: the client's own when it is printable ASCII of at most 128 "
                    "bytes, else a new one. A\n"
                    "  valid `traceparent` (W3C) gives the log lines their trace id. `x-tenant` names the tenant while "
                    "no key is set.\n"
-                   "- With `AUTOGLM_API_KEY` set, `Authorization: Bearer KEY` is asked for where the table says so. "
-                   "Without it any token is\n"
-                   "  taken, the server listens on loopback only (unless `--no-auth` is said), `Host` must be "
-                   "`localhost`, `127.x.y.z` or\n"
-                   "  `[::1]`, and a request with the `Origin` of another site gets 403. The server's own origin "
-                   "passes; `--cors-origin`\n"
-                   "  lets others in, and another port of this machine is another origin.\n"
+                   "- With `AUTOGLM_API_KEY` set, `Authorization: Bearer KEY` or `x-api-key: KEY` is asked for where the "
+                   "table says so. Without it\n"
+                   "  any token is taken, the server listens on loopback only (unless `--no-auth` is said), `Host` must be "
+                   "`localhost`, `127.x.y.z`\n"
+                   "  or `[::1]`, and a request with the `Origin` of another site gets 403. The server's own origin "
+                   "passes; `--cors-origin` lets\n"
+                   "  others in, and another port of this machine is another origin.\n"
                    "- A stream's headers leave with its first token, so what fails before has its HTTP status. What "
                    "fails later is an event\n"
-                   "  `error` with `{\"error\": …}`, after which the stream ends with `[DONE]`.\n"
+                   "  `error` with `{\"error\": …}`, after which the stream ends, OpenAI's with `[DONE]`.\n"
+                   "- `anthropic-version` may be left out, or be 2023-06-01 or later. A last message of the assistant's is gone on "
+                   "from.\n"
                    "- Headers `x-request-priority` and `x-request-timeout-ms` say what the fields `priority` and "
                    "`timeout_ms` say, for programs\n"
                    "  that cannot add fields; where both are there, the field counts. How requests wait: "
@@ -83,10 +106,23 @@ static void print_api(ag_buf *b)
                 sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth == AG_ROLE_ADMIN ? "admin" : auth ? "yes" : "no", what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
-    ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n\n## POST /v1/completions\n\n");
-    add_fields(b, C);
-    ag_buf_addz(b, "\n## POST /v1/chat/completions\n\n");
-    add_fields(b, H);
+    ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n");
+    add_fields(b, "/v1/completions", C);
+    add_fields(b, "/v1/chat/completions", H);
+    ag_buf_addz(b, "\nForms of calls, each known by words in the chat template; in all of them the name must be a tool's. "
+                   "Reasoning between\n`<think>` and `</think>` comes apart as `reasoning_content` where the template has "
+                   "these words.\n\n| template has | a call is | can be forced |\n| --- | --- | --- |\n");
+#define AG_CALLS(id, has, not_, opener, markers, id_bytes, forced, form)                                              \
+    add_call_form(b, has, form, forced);
+#include "gateway/dialects/calls.def"
+#undef AG_CALLS
+    add_fields(b, "/v1/messages", M);
+    add_fields(b, "/v1/messages/count_tokens", N);
+    ag_buf_addz(b, "\nThe answer is `{\"input_tokens\"}`.\n");
+    add_fields(b, "/tokenize", T);
+    ag_buf_addz(b, "\nThe answer is `{\"tokens\", \"count\", \"max_model_len\", \"token_strs\"}`.\n");
+    add_fields(b, "/detokenize", D);
+    ag_buf_addz(b, "\nThe answer is `{\"content\", \"prompt\"}`, the text under both names.\n");
 }
 
 static void print_errors(ag_buf *b)
@@ -94,7 +130,9 @@ static void print_errors(ag_buf *b)
     static const char *const retry[] = {"no", "maybe", "after Retry-After"};
     ag_buf_addz(b, "# Errors\n\n" PRINTED "`{\"error\": {\"message\", \"type\", \"param\", \"code\", "
                                           "\"request_id\"}}`: the message is a sentence that says what is wrong and\n"
-                   "what would be right, `param` the field at fault or null.\n\n"
+                   "what would be right, `param` the field at fault or null. Below `/v1/messages` it is `{\"type\": \"error\", "
+                   "\"error\": {\"type\",\n\"message\"}, \"request_id\"}` with the same sentence and status, and "
+                   "Anthropic's type for the status.\n\n"
                    "| code | HTTP | type | try again | what it means |\n| --- | --- | --- | --- | --- |\n");
     for (int i = 1; i < AG_E_COUNT; i++) {
         const ag_err_row *e = ag_err_find(i);

@@ -21,7 +21,7 @@ struct ag_gen {
     bool hold, burn, refuse, late, displace, give_up, cancel, pending, top, timed_out;
     bool wait;                 /* for fake_engine_release */
     uint8_t band;
-    uint32_t reused;
+    uint32_t reused, cut;
     uint64_t deadline_us;
     int error;
     ag_gen_state state;
@@ -136,9 +136,12 @@ ag_engine *fake_engine_open(void)
     model.chat = (ag_template *)&model;
     model.created = 1700000000;
     strcpy(model.name, "fake");
+    model.chat_source = (char *)"";
     if (pthread_create(&thread, NULL, engine_main, NULL) != 0) abort();
     return (ag_engine *)&model;
 }
+
+void fake_engine_template(const char *source) { model.chat_source = (char *)source; }
 
 void fake_engine_close(void)
 {
@@ -207,6 +210,7 @@ static void read_wish(ag_gen *g, const char *z)
     g->late = strstr(z, "late") != NULL;
     g->displace = strstr(z, "displace") != NULL;
     g->give_up = strstr(z, "give up") != NULL;
+    if ((text = strstr(z, "cut:"))) g->cut = (uint32_t)atoi(text + 4) + 1;
     if ((text = strstr(z, "reuse:"))) g->reused = (uint32_t)atoi(text + 6);
     if ((text = strstr(z, "say:"))) {
         g->answer = (uint8_t *)ag_mem_strndup(text + 4, strlen(text + 4));
@@ -317,7 +321,7 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
                                 .logprob = g->top ? -0.5f : NAN,
                                 .top = tops,
                                 .n_top = g->top ? 2 : 0,
-                                .text_safe = from + i + 1};
+                                .text_safe = g->cut ? AG_MIN(from + i + 1, g->cut) : from + i + 1};
     pthread_mutex_unlock(&lock);
     return n;
 }
@@ -360,7 +364,8 @@ void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
     pthread_mutex_unlock(&lock);
 }
 
-uint64_t ag_gen_text_bytes(ag_gen *g) { return g->n; }
+ag_str ag_gen_piece(const ag_gen *g AG_UNUSED, int32_t id) { return ag_tokenizer_piece(model.tokenizer, id, false); }
+uint64_t ag_gen_text_bytes(ag_gen *g) { return g->cut ? AG_MIN(g->n, g->cut) : g->n; }
 const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {
@@ -371,14 +376,23 @@ void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 
 /* Model and tokenizer. */
 
-int ag_model_prompt(const ag_model *m, const json_t *vars, bool parse_special, int32_t **ids, uint32_t *n, ag_err *err)
+/* The last message's content, and the prefill. */
+int ag_model_prompt(const ag_model *m, const json_t *vars, ag_str tail, bool parse_special, int32_t **ids, uint32_t *n,
+                    ag_err *err)
 {
     json_t *messages = json_object_get(vars, "messages"),
            *last = json_array_get(messages, json_array_size(messages) - 1);
     const char *content = json_string_value(json_object_get(last, "content"));
     if (content && strcmp(content, "raise") == 0) return ag_err_set(err, AG_E_TEMPLATE, "The template says no.");
     if (content == NULL) content = "";
-    return ag_tokenizer_encode(m->tokenizer, content, strlen(content), false, parse_special, ids, n, err);
+    ag_buf text;
+    ag_buf_init(&text, 64u << 20);
+    ag_buf_addz(&text, content);
+    ag_buf_add(&text, tail.p, tail.n);
+    int rc = text.failed ? ag_err_set(err, AG_E_NOMEM, "no memory")
+                         : ag_tokenizer_encode(m->tokenizer, text.p, text.n, false, parse_special, ids, n, err);
+    ag_buf_fini(&text);
+    return rc;
 }
 
 int ag_tokenizer_encode(const ag_tokenizer *t AG_UNUSED, const char *text, size_t n_text, bool add_special,
@@ -410,4 +424,6 @@ bool ag_tokenizer_decode(const ag_tokenizer *t, const int32_t *ids, uint32_t n, 
     return !out->failed;
 }
 
+int32_t ag_tokenizer_find(const ag_tokenizer *t AG_UNUSED, ag_str piece AG_UNUSED) { return -1; }
+ag_token_kind ag_tokenizer_kind(const ag_tokenizer *t AG_UNUSED, int32_t id AG_UNUSED) { return AG_TOKEN_NORMAL; }
 uint32_t ag_tokenizer_size(const ag_tokenizer *t AG_UNUSED) { return VOCAB; }

@@ -3,7 +3,8 @@
  * "hold" answers "h" and waits to be cancelled; "fail:N" fails after N tokens, "burn:N" after a reader has taken N;
  * "full" is refused by the queue, "late" by its estimate; "displace" is taken and then put out, "give up" too
  * because its turn comes too late; "wait" in front of any of these waits for fake_engine_release, with a position by
- * band and arrival; "reuse:N" says that N tokens were found, and one more for each further choice.
+ * band and arrival; "cut:N" says that all but the first
+ * N + 1 bytes of the answer are a stop string; "reuse:N" says that N tokens were found, and one more for each further choice.
  * Faults of the machine are therefore at hand that a real engine shows only by luck.
  * Owns    : its thread and generations. Threads: as the real ones. Limits, errors: none of its own. */
 #ifndef FAKE_ENGINE_H
@@ -12,6 +13,7 @@
 #include "engine/engine.h"
 
 ag_engine *fake_engine_open(void);
+void fake_engine_template(const char *source); /* the model's; before the gateway has the engine */
 void fake_engine_close(void);
 uint32_t fake_engine_live(void);      /* generations not yet freed */
 void fake_engine_release(void);       /* those that wait run */

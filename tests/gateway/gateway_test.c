@@ -177,6 +177,190 @@ static void broken_characters_are_replaced(void **state)
     json_decref(j);
 }
 
+static void tokens_both_ways(void **state)
+{
+    (void)state;
+    json_t *j = post_json("/tokenize", "{\"content\":\"a\\u00e9\",\"add_special\":true,\"with_pieces\":true}", 200);
+    json_t *tokens = json_object_get(j, "tokens");
+    assert_int_equal(json_array_size(tokens), 4);
+    assert_string_equal(str_at(json_array_get(tokens, 0), "piece"), "<s>");
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(tokens, 1), "id")), 'a');
+    json_t *half = json_object_get(json_array_get(tokens, 2), "piece");
+    assert_int_equal(json_integer_value(json_array_get(half, 0)), 0xC3);
+    json_decref(j);
+    j = post_json("/tokenize", "{\"prompt\":\"ab\",\"return_token_strs\":true,\"model\":\"fake\"}", 200);
+    assert_int_equal(json_integer_value(json_object_get(j, "count")), 3);
+    assert_int_equal(json_integer_value(json_object_get(j, "max_model_len")), 200000);
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(j, "tokens"), 2)), 'b');
+    assert_string_equal(json_string_value(json_array_get(json_object_get(j, "token_strs"), 1)), "a");
+    json_decref(j);
+    j = post_json("/tokenize", "{\"messages\":[{\"role\":\"user\",\"content\":\"abc\"}]}", 200);
+    assert_int_equal(json_integer_value(json_object_get(j, "count")), 3);
+    assert_true(json_is_null(json_object_get(j, "token_strs")));
+    json_decref(j);
+    j = post_json("/tokenize", "{\"content\":\"\",\"return_token_strs\":true}", 200);
+    assert_int_equal(json_array_size(json_object_get(j, "tokens")) + json_array_size(json_object_get(j, "token_strs")), 0);
+    json_decref(j);
+    j = post_json("/detokenize", "{\"tokens\":[256,97,195,169]}", 200);
+    assert_string_equal(str_at(j, "content"), "<s>a\xC3\xA9");
+    assert_string_equal(str_at(j, "prompt"), "<s>a\xC3\xA9");
+    json_decref(j);
+    expect(200, "POST", "/detokenize", "", "{\"tokens\":[]}", "{\"content\":\"\",\"prompt\":\"\"}");
+    expect(400, "POST", "/detokenize", "", "{\"tokens\":[300]}", "names token 300");
+    expect(400, "POST", "/tokenize", "", "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}", "template_error");
+    expect(404, "POST", "/tokenize", "", "{\"content\":\"x\",\"model\":\"other\"}", "model_not_found");
+    expect(405, "GET", "/tokenize", "", NULL, "allow: POST");
+}
+
+#define USER(text) "\"max_tokens\":50,\"messages\":[{\"role\":\"user\",\"content\":\"" text "\"}]"
+
+static void messages_are_anthropics(void **state)
+{
+    (void)state;
+    json_t *j = post_json("/v1/messages", "{" USER("say:yes, no") ",\"stop_sequences\":[\"zz\",\", n\"]}", 200);
+    assert_memory_equal(str_at(j, "id"), "msg_", 4);
+    assert_string_equal(str_at(json_array_get(json_object_get(j, "content"), 0), "text"), "yes, no");
+    assert_string_equal(str_at(j, "stop_reason"), "end_turn");
+    assert_true(json_is_null(json_object_get(j, "stop_sequence")));
+    json_t *u = json_object_get(j, "usage");
+    assert_int_equal(json_integer_value(json_object_get(u, "input_tokens")), 11);
+    assert_int_equal(json_integer_value(json_object_get(u, "output_tokens")), 7);
+    json_decref(j);
+    j = post_json("/v1/messages", "{" USER("reuse:3long:99") "}", 200);
+    assert_string_equal(str_at(j, "stop_reason"), "max_tokens");
+    u = json_object_get(j, "usage");
+    assert_int_equal(json_integer_value(json_object_get(u, "input_tokens")), 14 - 3);
+    assert_int_equal(json_integer_value(json_object_get(u, "cache_read_input_tokens")), 3);
+    json_decref(j);
+    j = post_json("/v1/messages",
+                  "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"say:\"},{\"role\":\"assistant\","
+                  "\"content\":\"and so\"}]}",
+                  200);
+    assert_string_equal(str_at(json_array_get(json_object_get(j, "content"), 0), "text"), "and so"); /* as the fake does */
+    json_decref(j);
+    j = post_json("/v1/messages/count_tokens", "{\"messages\":[{\"role\":\"user\",\"content\":\"abc\"}]}", 200);
+    assert_int_equal(json_integer_value(json_object_get(j, "input_tokens")), 3);
+    json_decref(j);
+}
+
+static void a_stop_string_is_named(void **state)
+{
+    (void)state;
+    json_t *j = post_json("/v1/messages", "{" USER("cut:2say:yes, no") ",\"stop_sequences\":[\"zz\",\", n\",\", no\"]}", 200);
+    assert_string_equal(str_at(json_array_get(json_object_get(j, "content"), 0), "text"), "yes");
+    assert_string_equal(str_at(j, "stop_reason"), "stop_sequence");
+    assert_string_equal(str_at(j, "stop_sequence"), ", n");
+    json_decref(j);
+    expect(200, "POST", "/v1/messages", "", "{" USER("cut:2say:yes, no") ",\"stop_sequences\":[\", n\"],\"stream\":true}",
+           "\"stop_reason\":\"stop_sequence\",\"stop_sequence\":\", n\"");
+}
+
+static void message_streams_are_anthropics(void **state)
+{
+    (void)state;
+    char *reply = ask("POST", "/v1/messages", "", "{" USER("say:h\\u00e9") ",\"stream\":true}"), *text = body_of(reply);
+    assert_non_null(strcasestr(reply, "content-type: text/event-stream"));
+    static const char *const order[] = {"event: message_start\n", "event: ping\n", "event: content_block_start\n",
+                                        "event: content_block_delta\n", "event: content_block_stop\n",
+                                        "event: message_delta\n", "event: message_stop\n"};
+    const char *at = text;
+    for (size_t i = 0; i < AG_ARRAY_LEN(order); i++) {
+        at = strstr(at, order[i]);
+        if (at == NULL) fail_msg("no %s in its place: %s", order[i], text);
+    }
+    assert_null(strstr(text, "[DONE]"));
+    free(text);
+    free(reply);
+    expect(200, "POST", "/v1/messages", "", "{" USER("burn:3") ",\"stream\":true}",
+           "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\"");
+}
+
+#define TOOL "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]"
+
+static void calls_and_reasoning_are_told_apart(void **state)
+{
+    (void)state;
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    serve(conf, false);
+    fake_engine_template("<tool_call> <think> </think>");
+    ag_gateway_set_engine(gw, engine, NULL);
+    static const char say[] = "say:<think>hm</think>\\n\\nso <tool_call>{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{}}</tool_call>";
+    char body[1024];
+    snprintf(body, sizeof body, "{\"n\":2," TOOL ",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", say);
+    json_t *j = post_json("/v1/chat/completions", body, 200);
+    for (size_t i = 0; i < 2; i++) {
+        json_t *m = json_object_get(choice_at(j, i), "message");
+        assert_string_equal(str_at(m, "content"), "so");
+        assert_string_equal(str_at(m, "reasoning_content"), "hm");
+        json_t *call = json_array_get(json_object_get(m, "tool_calls"), 0);
+        assert_string_equal(str_at(json_object_get(call, "function"), "name"), "f");
+        assert_string_equal(str_at(json_object_get(call, "function"), "arguments"), "{}");
+        assert_string_equal(str_at(choice_at(j, i), "finish_reason"), "tool_calls");
+    }
+    json_decref(j);
+    snprintf(body, sizeof body, "{\"stream\":true,\"logprobs\":true," TOOL ",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", say);
+    char *reply = ask("POST", "/v1/chat/completions", "", body);
+    assert_non_null(strstr(reply, "\"finish_reason\":\"tool_calls\""));
+    size_t told = 0; /* every token's log probability once, also of those that no text came of */
+    for (const char *at = reply; (at = strstr(at, "\"top_logprobs\"")); at++) told++;
+    assert_int_equal(told, strlen("<think>hm</think>\n\nso <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>"));
+    free(reply);
+    snprintf(body, sizeof body, "{\"prompt\":\"%s\",\"max_tokens\":100}", say); /* a completion is text and nothing else */
+    j = post_json("/v1/completions", body, 200);
+    assert_string_equal(str_at(choice_at(j, 0), "text"),
+                        "<think>hm</think>\n\nso <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>");
+    json_decref(j);
+    teardown(NULL);
+}
+
+static void refusals_speak_the_callers_dialect(void **state)
+{
+    (void)state;
+    static const char form[] = "{\"type\":\"error\",\"error\":{\"type\":";
+    const char *ok = "{" USER("say:x") "}";
+    expect(200, "POST", "/v1/messages", "anthropic-version: 2023-06-01\r\nx-request-id: my-7\r\n", ok, "\nrequest-id: my-7");
+    expect(400, "POST", "/v1/messages", "anthropic-version: 2023-01-01\r\n", ok, form);
+    expect(400, "POST", "/v1/messages", "", "{", "\"invalid_request_error\"");
+    expect(404, "POST", "/v1/messages", "", "{\"model\":\"other\"," USER("x") "}", "\"not_found_error\"");
+    expect(405, "GET", "/v1/messages", "", NULL, form);
+    expect(415, "POST", "/v1/messages", "Content-Type: text/plain\r\n", ok, form);
+    expect(503, "POST", "/v1/messages", "", "{" USER("full") "}", "\"overloaded_error\"");
+    expect(500, "POST", "/v1/messages", "", "{" USER("fail:0") "}", "\"api_error\"");
+    expect(400, "POST", "/v1/messages/count_tokens", "", "{}", form);
+    expect(404, "POST", "/v1/messages/other", "", ok, "{\"error\":{\"message\"");
+}
+
+static void aliases_and_strictness_are_settings(void **state)
+{
+    (void)state;
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    ag_err err = {0};
+    const char *odd = "{\"prompt\":\"say:x\",\"store\":false,\"model\":\"gpt-4o\"}";
+    expect(404, "POST", "/v1/completions", "", odd, "x-autoglm-ignored-fields: store\r\n");
+    conf.aliases = "gpt-4o,other/name";
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_OK);
+    expect(200, "POST", "/v1/completions", "", odd, "x-autoglm-ignored-fields: store\r\n");
+    expect(200, "POST", "/v1/completions", "", "{\"prompt\":\"say:x\",\"stream\":true,\"store\":1}",
+           "x-autoglm-ignored-fields: store\r\n");
+    expect(404, "POST", "/v1/completions", "", "{\"prompt\":\"say:x\",\"model\":\"gpt-4\"}", "model_not_found");
+    expect(200, "GET", "/v1/models", "", NULL, "\"id\":\"other/name\"");
+    expect(200, "GET", "/v1/models/gpt-4o", "", NULL, "\"id\":\"gpt-4o\"");
+    conf.strict = true;
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_OK);
+    expect(400, "POST", "/v1/completions", "", odd, "\"param\":\"store\"");
+    expect(200, "POST", "/v1/completions", "", "{\"prompt\":\"say:x\"}", NULL);
+    conf.aliases = "a,,b";
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_E_USAGE);
+    ag_err_clear(&err);
+    char many[200];
+    memset(many, ',', sizeof many);
+    for (size_t i = 0; i < sizeof many; i += 2) many[i] = 'a';
+    many[sizeof many - 1] = 0;
+    conf.aliases = many;
+    assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_E_USAGE);
+    assert_non_null(strstr(err.text, "64 aliases"));
+}
+
 /* Refusals. */
 
 static void every_refusal_has_its_status(void **state)
@@ -255,6 +439,9 @@ static void keys_open_the_door(void **state)
     expect(401, "POST", "/v1/completions", "Authorization: Bearer s3cre\r\n", ok, "invalid_api_key");
     expect(401, "POST", "/v1/completions", "Authorization: Basic s3cret\r\n", ok, NULL);
     expect(401, "GET", "/v1/models", "", NULL, NULL);
+    expect(401, "POST", "/v1/messages", "x-api-key: s3cre\r\n", ok, "\"authentication_error\"");
+    expect(200, "POST", "/v1/completions", "x-api-key: s3cret\r\n", ok, NULL);
+    expect(200, "POST", "/v1/completions", "x-api-key: s3cret\r\nAuthorization: Bearer other\r\n", ok, NULL);
     expect(200, "POST", "/v1/completions", "Authorization: bearer s3cret\r\n", ok, NULL);
     expect(200, "POST", "/v1/completions",
            "Host: any.example\r\nAuthorization: Bearer s3cret\r\nOrigin: https://x.example\r\n", ok, NULL);
@@ -491,6 +678,13 @@ int main(void)
         SERVED(echo_and_logprobs_line_up),
         SERVED(streams_are_openais),
         SERVED(broken_characters_are_replaced),
+        SERVED(tokens_both_ways),
+        SERVED(messages_are_anthropics),
+        SERVED(a_stop_string_is_named),
+        SERVED(message_streams_are_anthropics),
+        cmocka_unit_test(calls_and_reasoning_are_told_apart),
+        SERVED(refusals_speak_the_callers_dialect),
+        SERVED(aliases_and_strictness_are_settings),
         SERVED(every_refusal_has_its_status),
         SERVED(strangers_are_kept_out),
         cmocka_unit_test(keys_open_the_door),

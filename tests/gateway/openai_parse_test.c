@@ -12,6 +12,9 @@
 
 #define C AG_REQUEST_COMPLETION
 #define H AG_REQUEST_CHAT
+#define T AG_REQUEST_TOKENIZE
+#define D AG_REQUEST_DETOKENIZE
+#define TOOL "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"
 #define MSG "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
 
 static int parse(ag_request *r, ag_request_kind kind, const char *body, size_t n, ag_err *err)
@@ -154,8 +157,12 @@ static const bad_case bad[] = {
     {H, "{" MSG ",\"tools\":[1]}", AG_E_PARAM, "tools[0]", "an object"},
     {H, "{" MSG ",\"tool_choice\":5}", AG_E_PARAM, "tool_choice", "a number"},
     {H, "{" MSG ",\"tool_choice\":\"some\"}", AG_E_PARAM, "tool_choice", "some"},
-    {H, "{" MSG ",\"tool_choice\":\"required\"}", AG_E_UNSUPPORTED, "tool_choice", "forced"},
-    {H, "{" MSG ",\"tool_choice\":{\"type\":\"function\"}}", AG_E_UNSUPPORTED, "tool_choice", "forced"},
+    {H, "{" MSG ",\"parallel_tool_calls\":5}", AG_E_PARAM, "parallel_tool_calls", "a boolean"},
+    {H, "{" MSG ",\"tool_choice\":\"required\"}", AG_E_UNSUPPORTED, "tool_choice", "of the 0"},
+    {H, "{" MSG ",\"tool_choice\":\"required\",\"tools\":[{},{}]}", AG_E_UNSUPPORTED, "tool_choice", "name the one of the 2"},
+    {H, "{" MSG ",\"tool_choice\":{\"type\":\"function\"}}", AG_E_PARAM, "tool_choice", "must name"},
+    {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":{\"function\":{\"name\":\"g\"}}}", AG_E_PARAM, "tool_choice", "'g'"},
+    {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED, "tool_choice", "whole"},
     {H, "{" MSG ",\"chat_template_kwargs\":[]}", AG_E_PARAM, "chat_template_kwargs", "an object"},
     {H, "{" MSG ",\"chat_template_kwargs\":{\"messages\":[]}}", AG_E_PARAM, "chat_template_kwargs", "cannot set"},
     {H, "{" MSG ",\"max_tokens\":0}", AG_E_PARAM, "max_tokens", "between 1"},
@@ -163,9 +170,22 @@ static const bad_case bad[] = {
     {H, "{" MSG ",\"logprobs\":5}", AG_E_PARAM, "logprobs", "a boolean"},
     {H, "{" MSG ",\"top_logprobs\":5}", AG_E_PARAM, "top_logprobs", "needs"},
     {H, "{" MSG ",\"logprobs\":true,\"top_logprobs\":21}", AG_E_PARAM, "top_logprobs", "21"},
-    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"}}", AG_E_UNSUPPORTED, "response_format", "json_object"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_schema\"}}", AG_E_UNSUPPORTED, "response_format", "json_schema"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"min_tokens\":5}", AG_E_UNSUPPORTED, "response_format", "whole"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"stop\":\"x\"}", AG_E_UNSUPPORTED, "response_format", "stop strings"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"tools\":[{}]}", AG_E_UNSUPPORTED, "response_format", "a call"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"max_tokens\":1}", AG_E_PARAM, "max_tokens", "at least 2"},
     {H, "{" MSG ",\"response_format\":{}}", AG_E_PARAM, "response_format", "type"},
     {H, "{" MSG ",\"response_format\":\"text\"}", AG_E_PARAM, "response_format", "an object"},
+    {T, "{}", AG_E_PARAM_MISSING, "content", "or 'prompt', or 'messages'"},
+    {T, "{\"content\":5}", AG_E_PARAM, "content", "a string, not a number"},
+    {T, "{\"prompt\":[\"a\"]}", AG_E_PARAM, "prompt", "a string, not an array"},
+    {T, "{\"prompt\":\"a\",\"content\":\"a\"}", AG_E_PARAM, "content", "give one of them"},
+    {T, "{\"prompt\":\"a\"," MSG "}", AG_E_PARAM, "messages", "not both"},
+    {T, "{\"prompt\":\"a\",\"with_pieces\":1}", AG_E_PARAM, "with_pieces", "a boolean"},
+    {D, "{}", AG_E_PARAM_MISSING, "tokens", "missing"},
+    {D, "{\"tokens\":\"a\"}", AG_E_PARAM, "tokens", "an array of token ids"},
+    {D, "{\"tokens\":[1,-1]}", AG_E_PARAM, "tokens", "'tokens[1]' must be between"},
 };
 
 static void every_mistake_gets_its_sentence(void **state)
@@ -244,6 +264,70 @@ static void every_field_arrives(void **state)
     ag_err_clear(&err);
     assert_int_equal(ag_request_check(&r, 4, &err), AG_E_PARAM);
     assert_string_equal(err.param, "prompt");
+    ag_request_fini(&r);
+}
+
+static void tools_are_chosen(void **state)
+{
+    (void)state;
+    ag_request r;
+    parse_ok(&r, H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"parallel_tool_calls\":false}");
+    assert_true(ag_str_eqz(r.forced_tool, "f") && !r.parallel_calls && json_array_size(r.tools) == 1);
+    ag_request_fini(&r);
+    parse_ok(&r, H, "{" MSG ",\"tools\":[{}," TOOL "],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}");
+    assert_true(ag_str_eqz(r.forced_tool, "f"));
+    ag_request_fini(&r);
+    parse_ok(&r, H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"json_object\"}}");
+    assert_true(r.tools == NULL && r.json && r.forced_tool.p == NULL);
+    ag_request_fini(&r);
+}
+
+static void tokens_are_asked_for_in_two_forms(void **state)
+{
+    (void)state;
+    ag_request r;
+    parse_ok(&r, T, "{\"content\":\"\"}");
+    assert_true(r.n_prompts == 1 && r.prompts[0].text.n == 0 && !r.add_special && r.parse_special);
+    ag_request_fini(&r);
+    parse_ok(&r, T, "{\"parse_special\":false,\"add_special\":true,\"with_pieces\":true,\"content\":\"a\"}");
+    assert_true(r.add_special && !r.parse_special && r.with_pieces);
+    ag_request_fini(&r);
+    parse_ok(&r, T, "{\"prompt\":\"a\",\"return_token_strs\":true}");
+    assert_true(r.n_prompts == 1 && r.add_special && !r.parse_special && r.token_strs);
+    ag_request_fini(&r);
+    parse_ok(&r, T, "{" MSG ",\"add_generation_prompt\":false}");
+    assert_true(r.n_prompts == 0 && json_is_false(json_object_get(r.vars, "add_generation_prompt")));
+    ag_request_fini(&r);
+    parse_ok(&r, D, "{\"tokens\":[]}");
+    assert_true(r.n_prompts == 1 && r.prompts[0].n_ids == 0);
+    ag_request_fini(&r);
+}
+
+static void unknown_fields_are_listed_or_refused(void **state)
+{
+    (void)state;
+    ag_request r;
+    ag_err err = {0};
+    parse_ok(&r, C, "{\"prompt\":\"x\",\"store\":true,\"messages\":[],\"a, b\\r\\n\":1,\"stop\":null}");
+    assert_string_equal(r.ignored, "store, messages, a??b??");
+    ag_request_fini(&r);
+    ag_buf b;
+    ag_buf_init(&b, 1 << 20);
+    ag_buf_addz(&b, "{\"prompt\":\"x\"");
+    for (int i = 0; i < 1000; i++) ag_buf_addf(&b, ",\"field-%d-%0*d\":null", i, i % 300, i);
+    ag_buf_addc(&b, '}');
+    ag_buf_zterm(&b);
+    parse_ok(&r, C, b.p);
+    ag_buf_fini(&b);
+    size_t n = strlen(r.ignored);
+    assert_true(n > 150 && n < sizeof r.ignored && strcmp(r.ignored + n - 5, ", ...") == 0);
+    ag_request_fini(&r);
+    ag_request_init(&r, H);
+    r.strict = true;
+    const char *body = "{" MSG ",\"temperature\":\"hot\",\"max_tokns\":5}";
+    assert_int_equal(ag_openai_parse(&r, body, strlen(body), &err), AG_E_PARAM);
+    assert_string_equal(err.param, "max_tokns");
+    assert_non_null(strstr(err.text, "'max_tokns' is not a field"));
     ag_request_fini(&r);
 }
 
@@ -336,6 +420,9 @@ static void no_memory_is_an_answer(void **state)
             "\"assistant\",\"tool_calls\":"
             "[{\"function\":{\"arguments\":\"{}\"}}]}],\"tools\":[{}],\"tool_choice\":\"none\",\"chat_template_"
             "kwargs\":{\"x\":[1]}}"},
+        {T, "{\"content\":\"x\"}"},
+        {T, "{" MSG "}"},
+        {D, "{\"tokens\":[1,2]}"},
     };
     ag_openai_init();
     for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
@@ -359,6 +446,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_mistake_gets_its_sentence), cmocka_unit_test(defaults_are_openais),
         cmocka_unit_test(every_field_arrives),             cmocka_unit_test(chat_reaches_the_template),
+        cmocka_unit_test(tools_are_chosen),
+        cmocka_unit_test(tokens_are_asked_for_in_two_forms), cmocka_unit_test(unknown_fields_are_listed_or_refused),
         cmocka_unit_test(size_and_depth_are_bounded),      cmocka_unit_test(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,9 @@
 
 #include "gateway/dialects/openai.h"
 
+#define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
+#define STOP (&(ag_reply_end){.reason = AG_END_STOP})
+
 static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false};
 static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true};
 
@@ -35,19 +38,19 @@ static void whole_answers_read_as_documented(void **state)
     ag_buf b;
     ag_usage u = {3, 2, 1};
     ag_buf_init(&b, 1 << 16);
-    ag_openai_begin(&b, &completion);
-    ag_openai_choice(&b, &completion, 0, AG_STR("x\xffy"), NULL, &(ag_reply_end){"stop", NULL});
-    ag_openai_choice(&b, &completion, 1, AG_STR(""), NULL, &(ag_reply_end){"length", "timeout"});
-    ag_openai_end(&b, &u);
+    ag_openai.begin(&b, &completion);
+    ag_openai.choice(&b, &completion, 0, TEXT("x\xffy"), 1, NULL, STOP);
+    ag_openai.choice(&b, &completion, 1, TEXT(""), 1, NULL, &(ag_reply_end){.reason = AG_END_LENGTH, .timed_out = true});
+    ag_openai.end(&b, &chat, &u);
     expect(&b, "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":0,\"text\":\"x\xEF\xBF\xBDy\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
                "{\"index\":1,\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\",\"autoglm\":{\"stopped_by\":"
                "\"timeout\"}}],"
                "\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{"
                "\"cached_tokens\":1}}}");
-    ag_openai_begin(&b, &chat);
-    ag_openai_choice(&b, &chat, 0, AG_STR("a\"b"), NULL, &(ag_reply_end){"stop", NULL});
-    ag_openai_end(&b, &u);
+    ag_openai.begin(&b, &chat);
+    ag_openai.choice(&b, &chat, 0, TEXT("a\"b"), 1, NULL, STOP);
+    ag_openai.end(&b, &chat, &u);
     expect(&b, "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"m\\\"x\","
                "\"choices\":["
                "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\\\"b\",\"refusal\":null},\"logprobs\":"
@@ -62,29 +65,77 @@ static void chunks_read_as_documented(void **state)
     (void)state;
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
-    ag_openai_chunk(&b, &completion, 2, AG_STR("hi"), NULL, NULL);
+    ag_openai.chunk(&b, &completion, &(ag_place){.index = 2}, TEXT("hi"), NULL, NULL, NULL);
     expect(&b, "data: "
                "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":2,\"text\":\"hi\",\"logprobs\":null,\"finish_reason\":null}]}\n\n");
-    ag_openai_role_chunk(&b, &chat, 0);
+    ag_openai.open(&b, &completion, &(ag_place){0}, NULL);
+    ag_openai.open(&b, &chat, &(ag_place){0}, NULL);
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":["
                "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":"
                "null}],\"usage\":null}\n\n");
-    ag_openai_chunk(&b, &chat, 0, AG_STR(""), NULL, &(ag_reply_end){"stop", NULL});
+    ag_openai.chunk(&b, &chat, &(ag_place){0}, NULL, NULL, STOP, NULL);
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":["
                "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n");
-    ag_openai_usage_chunk(&b, &chat, &(ag_usage){1, 2, 0});
+    ag_openai.close(&b, &chat, &(ag_usage){1, 2, 0});
     expect(&b, "data: "
                "{\"id\":\"chatcmpl-1\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":"
                "\"m\\\"x\",\"choices\":[],"
                "\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2,\"total_tokens\":3,\"prompt_tokens_details\":{"
-               "\"cached_tokens\":0}}}\n\n");
-    ag_openai_done(&b);
+               "\"cached_tokens\":0}}}\n\ndata: [DONE]\n\n");
+    ag_openai.close(&b, &completion, NULL);
     expect(&b, "data: [DONE]\n\n");
+    ag_buf_fini(&b);
+}
+
+#define CALL(i, name_, arguments)                                                                              \
+    {.kind = AG_PART_CALL, .id = i, .name = {name_, sizeof(name_) - 1}, .text = {arguments, sizeof(arguments) - 1}}
+
+static void parts_have_their_places(void **state)
+{
+    (void)state;
+    static const ag_part parts[] = {{.kind = AG_PART_THINKING, .text = {"hm", 2}},
+                                    {.kind = AG_PART_TEXT, .text = {"so", 2}},
+                                    CALL("call_1", "f", "{\"x\":1}"),
+                                    {.kind = AG_PART_TEXT, .text = {"\n!", 2}},
+                                    CALL("call_2", "g", "{}")};
+    const ag_reply_end end = {.reason = AG_END_CALLS};
+    ag_buf b;
+    ag_buf_init(&b, 1 << 16);
+    ag_openai.choice(&b, &chat, 0, parts, 5, NULL, &end);
+    expect(&b, "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"so\\n!\",\"refusal\":null,"
+               "\"reasoning_content\":\"hm\",\"tool_calls\":[{\"id\":\"call_1\",\"type\":\"function\",\"function\":{"
+               "\"name\":\"f\",\"arguments\":\"{\\\"x\\\":1}\"}},{\"id\":\"call_2\",\"type\":\"function\",\"function\":{"
+               "\"name\":\"g\",\"arguments\":\"{}\"}}]},\"logprobs\":null,\"finish_reason\":\"tool_calls\"}");
+    ag_openai.choice(&b, &chat, 0, &parts[4], 1, NULL, &end);
+    ag_buf_zterm(&b);
+    assert_non_null(strstr(b.p, "\"content\":null,\"refusal\":null,\"tool_calls\":[{"));
+    ag_buf_reset(&b);
+    ag_openai.choice(&b, &chat, 0, NULL, 0, NULL, STOP);
+    ag_buf_zterm(&b);
+    assert_non_null(strstr(b.p, "\"content\":\"\",\"refusal\":null}"));
+    ag_buf_reset(&b);
+    ag_place at = {.index = 1};
+    for (int i = 0; i < 5; i++) ag_openai.chunk(&b, &chat, &at, &parts[i], NULL, NULL, NULL);
+    ag_buf_zterm(&b);
+    static const char *const deltas[] = {
+        "{\"reasoning_content\":\"hm\"}", "{\"content\":\"so\"}",
+        "{\"tool_calls\":[{\"index\":0,\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]}",
+        "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"x\\\":1}\"}}]}", "{\"content\":\"\\n!\"}",
+        "{\"tool_calls\":[{\"index\":1,\"id\":\"call_2\",\"type\":\"function\",\"function\":{\"name\":\"g\",\"arguments\":\"\"}}]}",
+        "{\"tool_calls\":[{\"index\":1,\"function\":{\"arguments\":\"{}\"}}]}",
+    };
+    const char *rest = b.p;
+    for (size_t i = 0; i < AG_ARRAY_LEN(deltas); i++) {
+        char want[256];
+        snprintf(want, sizeof want, "{\"index\":1,\"delta\":%s,\"logprobs\":null,\"finish_reason\":null}", deltas[i]);
+        rest = strstr(rest, want);
+        if (rest == NULL) fail_msg("no %s in its place: %s", want, b.p);
+    }
     ag_buf_fini(&b);
 }
 
@@ -92,9 +143,9 @@ static json_t *logprobs_of(const ag_reply *r, ag_reply_logprobs *lp)
 {
     ag_buf b;
     ag_buf_init(&b, 1 << 16);
-    ag_openai_begin(&b, r);
-    ag_openai_choice(&b, r, 0, AG_STR(""), lp, &(ag_reply_end){"stop", NULL});
-    ag_openai_end(&b, &(ag_usage){0});
+    ag_openai.begin(&b, r);
+    ag_openai.choice(&b, r, 0, TEXT(""), 1, lp, STOP);
+    ag_openai.end(&b, r, &(ag_usage){0});
     json_t *j = json_loadb(b.p, b.n, JSON_REJECT_DUPLICATES, NULL);
     if (j == NULL) fail_msg("%.*s", (int)b.n, b.p);
     json_t *out = json_incref(json_object_get(json_array_get(json_object_get(j, "choices"), 0), "logprobs"));
@@ -156,10 +207,10 @@ static void errors_and_models(void **state)
                "\"request_id\":\"req-1\"}}");
     ag_err_clear(&err);
     ag_err_set(&err, AG_E_INTERNAL, "x");
-    ag_openai_error_event(&b, &err, (ag_str){0});
+    ag_openai.break_off(&b, &err, (ag_str){0});
     expect(&b,
            "event: error\ndata: "
-           "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\n");
+           "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\ndata: [DONE]\n\n");
     ag_openai_models(&b, (ag_model_card[]){{AG_STR("m"), 5, 2048}}, 1);
     expect(&b, "{\"object\":\"list\",\"data\":[{\"id\":\"m\",\"object\":\"model\",\"created\":5,\"owned_by\":"
                "\"autoglm\",\"max_model_len\":2048}]}");
@@ -167,8 +218,8 @@ static void errors_and_models(void **state)
     expect(&b, "{\"object\":\"list\",\"data\":[]}");
     ag_buf_fini(&b);
     ag_buf_init(&b, 20);
-    ag_openai_done(&b);
-    ag_openai_done(&b);
+    ag_openai.close(&b, &completion, NULL);
+    ag_openai.close(&b, &completion, NULL);
     assert_true(b.failed);
     ag_buf_fini(&b);
 }
@@ -177,6 +228,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_answers_read_as_documented), cmocka_unit_test(chunks_read_as_documented),
+        cmocka_unit_test(parts_have_their_places),
         cmocka_unit_test(completions_columns),              cmocka_unit_test(chat_rows),
         cmocka_unit_test(errors_and_models),
     };

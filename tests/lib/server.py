@@ -242,6 +242,15 @@ def events(lines):
     assert done, "the stream ended without [DONE]"
 
 
+def strictly(model, extra=()):
+    """A vendor's package takes what comes; its models tell whether that was right. `extra`: fields that only we have."""
+    again = type(model).model_validate(model.model_dump(), strict=True)
+    assert again == model, (again, model)
+    unknown = set(model.model_extra or ()) - set(extra)
+    assert not unknown, f"{type(model).__name__} does not know {unknown}"
+    return model
+
+
 def text_of(chunks):
     """The text of a completion's or chat's stream, by choice."""
     texts = {}

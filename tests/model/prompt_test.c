@@ -42,7 +42,7 @@ static void prompts(const talk *t, const char *vars_json, bool parse_special, co
     uint32_t n;
     json_t *vars = json_loads(vars_json, 0, NULL), *before = json_deep_copy(vars);
     assert_non_null(vars);
-    if (ag_model_prompt(&t->m, vars, parse_special, &ids, &n, &err)) fail_msg("%s", err.text);
+    if (ag_model_prompt(&t->m, vars, (ag_str){0}, parse_special, &ids, &n, &err)) fail_msg("%s", err.text);
     assert_true(json_equal(vars, before));
     ag_buf text;
     ag_buf_init(&text, 1 << 16);
@@ -106,12 +106,12 @@ static void no_template_and_failures_are_said(void **state)
     ag_err err = {0};
     talk_open(&t, "{{ raise_exception(messages[0].content) }}");
     json_t *vars = json_loads("{\"messages\": [{\"content\": \"no\"}]}", 0, NULL);
-    assert_int_equal(ag_model_prompt(&t.m, vars, false, &ids, &n, &err), AG_E_TEMPLATE);
+    assert_int_equal(ag_model_prompt(&t.m, vars, (ag_str){0}, false, &ids, &n, &err), AG_E_TEMPLATE);
     assert_string_equal(err.text, "no");
     ag_template_free(t.m.chat);
     t.m.chat = NULL;
     err = (ag_err){0};
-    assert_int_equal(ag_model_prompt(&t.m, vars, false, &ids, &n, &err), AG_E_TEMPLATE);
+    assert_int_equal(ag_model_prompt(&t.m, vars, (ag_str){0}, false, &ids, &n, &err), AG_E_TEMPLATE);
     json_decref(vars);
     talk_close(&t);
 }
@@ -129,7 +129,7 @@ static void every_allocation_may_fail(void **state)
         uint32_t n = 0;
         ag_err err = {0};
         ag_fault_arm(AG_FAULT_ALLOC, i);
-        rc = ag_model_prompt(&t.m, vars, false, &ids, &n, &err);
+        rc = ag_model_prompt(&t.m, vars, (ag_str){0}, false, &ids, &n, &err);
         ag_fault_disarm(AG_FAULT_ALLOC);
         if (rc != AG_OK) assert_true(err.text[0] != 0);
         else ag_mem_free(ids);

@@ -4,7 +4,7 @@ import unittest
 
 import openai
 
-from server import LIMIT_S, Server
+from server import LIMIT_S, Server, strictly
 
 
 class OpenAI(unittest.TestCase):
@@ -20,7 +20,7 @@ class OpenAI(unittest.TestCase):
         cls.s.stop()
 
     def test_completions(self):
-        a = self.client.completions.create(model=self.model, prompt="Once upon a time", max_tokens=12, temperature=0)
+        a = strictly(self.client.completions.create(model=self.model, prompt="Once upon a time", max_tokens=12, temperature=0, logprobs=2))
         self.assertTrue(a.choices[0].text)
         self.assertEqual(a.usage.completion_tokens, 12)
         self.assertEqual(a.choices[0].finish_reason, "length")
@@ -29,17 +29,21 @@ class OpenAI(unittest.TestCase):
         ask = dict(model=self.model, prompt="Once upon a time", max_tokens=12, temperature=0)
         whole = self.client.completions.create(**ask).choices[0].text
         parts = list(self.client.completions.create(stream=True, stream_options={"include_usage": True}, **ask))
+        for p in parts:  # its model does not know that finish_reason is null until the end, as OpenAI sends it
+            if not p.choices or p.choices[0].finish_reason:
+                strictly(p)
         self.assertEqual("".join(c.choices[0].text for c in parts if c.choices), whole)
         self.assertEqual(parts[-1].usage.completion_tokens, 12)
 
     def test_chat(self):
         messages = [{"role": "system", "content": "You tell stories."}, {"role": "user", "content": "Begin."}]
         ask = dict(model=self.model, messages=messages, max_tokens=12, temperature=0)
-        a = self.client.chat.completions.create(**ask)
+        a = strictly(self.client.chat.completions.create(**ask))
+        strictly(a.choices[0].message)
         self.assertEqual(a.choices[0].message.role, "assistant")
         whole = a.choices[0].message.content
         self.assertTrue(whole)
-        parts = list(self.client.chat.completions.create(stream=True, **ask))
+        parts = [strictly(p) for p in self.client.chat.completions.create(stream=True, **ask)]
         self.assertEqual("".join(c.choices[0].delta.content or "" for c in parts if c.choices), whole)
         self.assertEqual(parts[-1].choices[0].finish_reason, "length")
 
@@ -62,8 +66,18 @@ class OpenAI(unittest.TestCase):
         self.assertTrue(a.id)
 
     def test_models(self):
-        self.assertEqual([m.id for m in self.client.models.list()], [self.model])
+        self.assertEqual([strictly(m, ["max_model_len"]).id for m in self.client.models.list()], [self.model])
         self.assertEqual(self.client.models.retrieve(self.model).id, self.model)
+
+    def test_raw_answers(self):
+        raw = self.client.chat.completions.with_raw_response.create(model=self.model, messages=[{"role": "user", "content": "x"}],
+                                                                    max_tokens=3, logprobs=True, top_logprobs=1)
+        self.assertEqual(raw.headers["content-type"], "application/json")
+        strictly(raw.parse())
+        with self.client.completions.with_streaming_response.create(model=self.model, prompt="x", max_tokens=3, stream=True) as r:
+            lines = [line for line in r.iter_lines() if line]
+        self.assertTrue(all(line.startswith("data: ") for line in lines))
+        self.assertEqual(lines[-1], "data: [DONE]")
 
     def test_errors_are_of_its_classes(self):
         with self.assertRaises(openai.NotFoundError):

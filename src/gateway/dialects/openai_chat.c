@@ -1,9 +1,11 @@
 #include <stdio.h>
 
 #include "base/buf.h"
+#include "gateway/dialects/calls.h"
 #include "gateway/dialects/fields.h"
 
 #define MESSAGES_MAX 16384
+#define TOOLS_MAX 512
 
 static json_t *vars_of(ag_request *r)
 {
@@ -18,7 +20,7 @@ static json_t *vars_of(ag_request *r)
     return r->vars;
 }
 
-static int set_var(ag_request *r, const char *name, const json_t *v, ag_err *err)
+int ag__set_var(ag_request *r, const char *name, const json_t *v, ag_err *err)
 {
     if (vars_of(r) == NULL || json_object_set(r->vars, name, (json_t *)v) != 0) return ag__no_memory(r, err);
     return AG_OK;
@@ -130,35 +132,58 @@ int ag__parse_messages(ag_request *r, const json_t *v, ag_err *err)
     if (n > MESSAGES_MAX)
         return ag_request_fail(err, AG_E_PARAM, "messages", "'messages' has %zu messages; at most %d are taken.", n,
                                MESSAGES_MAX);
+    if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_messages(r, v, err);
     for (size_t i = 0; i < n; i++) {
         int rc = parse_message(r, json_array_get(v, i), i, err);
         if (rc != AG_OK) return rc;
     }
-    return set_var(r, "messages", v, err);
+    return ag__set_var(r, "messages", v, err);
 }
 
 int ag__parse_tools(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_array(v)) return ag__wrong_type(err, "tools", "an array", v);
+    if (json_array_size(v) > TOOLS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "tools", "'tools' has %zu tools; at most %d are taken.", json_array_size(v),
+                               TOOLS_MAX);
+    if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_tools(r, v, err);
     for (size_t i = 0; i < json_array_size(v); i++) {
         char param[40];
         snprintf(param, sizeof param, "tools[%zu]", i);
         if (!json_is_object(json_array_get(v, i))) return ag__wrong_type(err, param, "an object", json_array_get(v, i));
     }
-    return json_array_size(v) ? set_var(r, "tools", v, err) : AG_OK;
+    return ag__set_tools(r, v, err);
+}
+
+int ag__set_tools(ag_request *r, const json_t *tools, ag_err *err)
+{
+    if (json_array_size(tools) == 0) return AG_OK;
+    r->tools = tools;
+    return ag__set_var(r, "tools", tools, err);
+}
+
+int ag__force_tool(ag_request *r, const json_t *name, ag_err *err)
+{
+    if (!json_is_string(name))
+        return ag_request_fail(err, AG_E_PARAM, "tool_choice", "'tool_choice' must name the tool that is to be called.");
+    ag_str wanted = {json_string_value(name), json_string_length(name)};
+    r->forced_tool = ag_tool_name(r->tools, wanted);
+    if (r->forced_tool.p) return AG_OK;
+    return ag_request_fail(err, AG_E_PARAM, "tool_choice", "'tool_choice' names '%.100s', which is not among 'tools'.",
+                           wanted.p);
 }
 
 int ag__parse_tool_choice(ag_request *r, const json_t *v, ag_err *err)
 {
+    if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_tool_choice(r, v, err);
     const char *z = json_string_value(v);
-    if (z == NULL && !json_is_object(v)) return ag__wrong_type(err, "tool_choice", "a string or an object", v);
-    if (z && strcmp(z, "none") == 0) r->no_tools = true;
-    if (z && (strcmp(z, "none") == 0 || strcmp(z, "auto") == 0)) return AG_OK;
-    if (z && strcmp(z, "required") != 0)
-        return ag_request_fail(err, AG_E_PARAM, "tool_choice",
-                               "'tool_choice' must be \"auto\" or \"none\", not \"%.40s\".", z);
-    return ag_request_fail(err, AG_E_UNSUPPORTED, "tool_choice",
-                           "A forced 'tool_choice' is not supported; \"auto\" and \"none\" are.");
+    if (json_is_object(v)) return ag__force_tool(r, json_object_get(json_object_get(v, "function"), "name"), err);
+    if (z == NULL) return ag__wrong_type(err, "tool_choice", "a string or an object", v);
+    r->no_tools = strcmp(z, "none") == 0;
+    r->any_tool = strcmp(z, "required") == 0;
+    if (r->no_tools || r->any_tool || strcmp(z, "auto") == 0) return AG_OK;
+    return ag_request_fail(err, AG_E_PARAM, "tool_choice",
+                           "'tool_choice' must be \"auto\", \"none\", \"required\" or a function, not \"%.40s\".", z);
 }
 
 int ag__parse_chat_template_kwargs(ag_request *r, const json_t *v, ag_err *err)
@@ -170,7 +195,7 @@ int ag__parse_chat_template_kwargs(ag_request *r, const json_t *v, ag_err *err)
         if (strcmp(key, "messages") == 0 || strcmp(key, "tools") == 0)
             return ag_request_fail(err, AG_E_PARAM, "chat_template_kwargs",
                                    "'chat_template_kwargs' cannot set '%s'; that is a field of its own.", key);
-        int rc = set_var(r, key, value, err);
+        int rc = ag__set_var(r, key, value, err);
         if (rc != AG_OK) return rc;
     }
     return AG_OK;
@@ -187,13 +212,14 @@ int ag__parse_top_logprobs(ag_request *r, const json_t *v, ag_err *err)
     return AG_OK;
 }
 
-int ag__parse_response_format(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
+int ag__parse_response_format(ag_request *r, const json_t *v, ag_err *err)
 {
     const char *type = json_string_value(json_object_get(v, "type"));
     if (!json_is_object(v)) return ag__wrong_type(err, "response_format", "an object", v);
     if (type == NULL)
         return ag_request_fail(err, AG_E_PARAM, "response_format", "'response_format' must have a string 'type'.");
-    if (strcmp(type, "text") == 0) return AG_OK;
+    r->json = strcmp(type, "json_object") == 0;
+    if (r->json || strcmp(type, "text") == 0) return AG_OK;
     return ag_request_fail(err, AG_E_UNSUPPORTED, "response_format",
-                           "'response_format' of type \"%.40s\" is not supported; only \"text\" is.", type);
+                           "'response_format' of type \"%.40s\" is not supported; \"text\" and \"json_object\" are.", type);
 }

@@ -4,83 +4,44 @@
 
 #include "gateway/dialects/fields.h"
 #include "gateway/dialects/openai.h"
+#include "gateway/dialects/tokens.h"
 
-/* The dialects of fields.def. */
-#define C AG_REQUEST_COMPLETION
-#define H AG_REQUEST_CHAT
-#define CH (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT)
-
-/* A prompt of a million ids is 4 MiB; arrays, copies and template text come out of jansson, not of this. */
-#define REQUEST_BYTES_MAX (32u << 20)
-
-typedef enum field_type { FIELD_BOOL, FIELD_U32, FIELD_F32, FIELD_OTHER } field_type;
-
-typedef struct field_row {
-    const char *name;
-    field_type type;
-    size_t offset;
-    double min, max;
-    bool open;
-    unsigned dialects;
-    ag_field_fn *parse;
-} field_row;
-
-static const field_row rows[] = {
-#define AG_FIELD_BOOL(name, member, dialects, doc) \
-    {#name, FIELD_BOOL, offsetof(ag_request, member), 0, 1, false, dialects, NULL},
-#define AG_FIELD_U32(name, member, min, max, dialects, doc) \
-    {#name, FIELD_U32, offsetof(ag_request, member), min, max, false, dialects, NULL},
-#define AG_FIELD_F32(name, member, min, max, open, dialects, doc) \
-    {#name, FIELD_F32, offsetof(ag_request, member), min, max, open, dialects, NULL},
-#define AG_FIELD_OTHER(name, type, dialects, doc) {#name, FIELD_OTHER, 0, 0, 0, false, dialects, ag__parse_##name},
-#include "gateway/dialects/fields.def"
-#undef AG_FIELD_BOOL
-#undef AG_FIELD_U32
-#undef AG_FIELD_F32
-#undef AG_FIELD_OTHER
-};
-
-void ag_request_init(ag_request *r, ag_request_kind kind)
+int ag__set_prompt_end(ag_request *r, ag_err *err)
 {
-    *r = (ag_request){.kind = kind,
-                      .n = 1,
-                      .max_tokens = AG_REQUEST_UNSET,
-                      .max_completion_tokens = AG_REQUEST_UNSET,
-                      .priority = AG_REQUEST_UNSET,
-                      .timeout_ms = AG_REQUEST_UNSET,
-                      .add_special = true,
-                      .add_generation_prompt = true,
-                      .top_logprobs = -1,
-                      .sampling = AG_SAMPLING_DEFAULT};
-    ag_arena_init(&r->mem, REQUEST_BYTES_MAX);
+    if (json_object_get(r->vars, "add_generation_prompt") == NULL &&
+        json_object_set_new(r->vars, "add_generation_prompt", json_boolean(r->add_generation_prompt)) != 0)
+        return ag__no_memory(r, err);
+    return AG_OK;
 }
 
-void ag_request_fini(ag_request *r)
+int ag__choose_tools(ag_request *r, ag_err *err)
 {
-    json_decref(r->vars);
-    json_decref(r->root);
-    r->vars = r->root = NULL;
-    ag_arena_fini(&r->mem);
+    if (r->any_tool && json_array_size(r->tools) != 1)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, "tool_choice",
+                               "That some tool is called can be enforced where there is one; name the one of the %zu.",
+                               json_array_size(r->tools));
+    if (r->any_tool)
+        return ag__force_tool(r, json_object_get(json_object_get(json_array_get(r->tools, 0), "function"), "name"), err);
+    if (!r->no_tools) return AG_OK;
+    r->tools = NULL;
+    return json_object_set_new(r->vars, "tools", json_null()) == 0 ? AG_OK : ag__no_memory(r, err);
 }
 
-static int parse_row(ag_request *r, const field_row *row, const json_t *v, ag_err *err)
+int ag__check_json(ag_request *r, ag_err *err)
 {
-    void *member = (char *)r + row->offset;
-    int64_t whole;
-    double number;
-    int rc;
-    switch (row->type) {
-    case FIELD_BOOL: return ag__json_bool(v, row->name, member, err);
-    case FIELD_U32:
-        rc = ag__json_integer(v, row->name, (int64_t)row->min, (int64_t)row->max, &whole, err);
-        if (rc == AG_OK) *(uint32_t *)member = (uint32_t)whole;
-        return rc;
-    case FIELD_F32:
-        rc = ag__json_number(v, row->name, row->min, row->max, row->open, &number, err);
-        if (rc == AG_OK) *(float *)member = (float)number;
-        return rc;
-    default: return row->parse(r, v, err);
-    }
+    const char *field = r->json ? "response_format" : "tool_choice";
+    if (!r->json && r->forced_tool.p == NULL) return AG_OK;
+    if (r->min_tokens || r->ignore_eos || r->n_stop_tokens || r->n_stops)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, field,
+                               "A JSON object ends where it is whole; it cannot go with stop strings, 'stop_token_ids', "
+                               "'min_tokens' or 'ignore_eos'.");
+    if (r->json && r->tools)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, field,
+                               "With 'tools' the answer may be a call, which is no JSON object; leave one of both away.");
+    if (r->max_tokens < 2)
+        return ag_request_fail(err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; a JSON object takes at least 2.",
+                               r->max_tokens);
+    return AG_OK;
 }
 
 /* What no single field can tell. */
@@ -102,32 +63,16 @@ static int check_together(ag_request *r, ag_err *err)
     if (r->max_tokens != AG_REQUEST_UNSET && r->min_tokens > r->max_tokens)
         return ag_request_fail(err, AG_E_PARAM, "min_tokens", "'min_tokens' (%u) is more than 'max_tokens' (%u).",
                                r->min_tokens, r->max_tokens);
-    if (r->kind == AG_REQUEST_CHAT) {
-        if (r->no_tools && json_object_set_new(r->vars, "tools", json_null()) != 0) return ag__no_memory(r, err);
-        if (json_object_get(r->vars, "add_generation_prompt") == NULL &&
-            json_object_set_new(r->vars, "add_generation_prompt", json_boolean(r->add_generation_prompt)) != 0)
-            return ag__no_memory(r, err);
-    }
-    return AG_OK;
+    int rc = ag__choose_tools(r, err);
+    if (rc == AG_OK) rc = ag__check_json(r, err);
+    return rc == AG_OK && r->kind == AG_REQUEST_CHAT ? ag__set_prompt_end(r, err) : rc;
 }
 
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err)
 {
-    size_t i = 0;
-    while (i < n && (body[i] == ' ' || body[i] == '\n' || body[i] == '\r' || body[i] == '\t')) i++;
-    if (i == n) return ag_err_set(err, AG_E_JSON, "The body is empty; it must be a JSON object.");
-    int rc = ag__json_load(body, n, &r->root, err);
+    int rc = ag__fields_parse(r, body, n, err);
     if (rc != AG_OK) return rc;
-    if (!json_is_object(r->root))
-        return ag_err_set(err, AG_E_JSON, "The body must be a JSON object, not %s.", ag__json_type(r->root));
-    for (i = 0; i < AG_ARRAY_LEN(rows); i++) {
-        if (!(rows[i].dialects & r->kind)) continue;
-        const json_t *v = json_object_get(r->root, rows[i].name);
-        if (v == NULL || json_is_null(v)) continue;
-        rc = parse_row(r, &rows[i], v, err);
-        if (rc != AG_OK) return rc;
-    }
-    return check_together(r, err);
+    return ag_request_generates(r->kind) ? check_together(r, err) : ag_tokens_check(r, err);
 }
 
 int ag_openai_parse_move(const char *body, size_t n, uint32_t *priority, ag_err *err)
@@ -144,25 +89,6 @@ int ag_openai_parse_move(const char *body, size_t n, uint32_t *priority, ag_err 
     if (rc == AG_OK) rc = ag__json_integer(v, "priority", 0, AG_BANDS - 1, &band, err);
     *priority = (uint32_t)band;
     json_decref(root);
-    return rc;
-}
-
-static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)
-{
-    if (id >= 0 && (uint32_t)id < vocab) return AG_OK;
-    return ag_request_fail(err, AG_E_PARAM, param, "'%s' names token %d; this model's vocabulary has 0 to %u.", param,
-                           id, vocab - 1);
-}
-
-int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err)
-{
-    int rc = AG_OK;
-    for (uint32_t i = 0; i < r->n_prompts && rc == AG_OK; i++)
-        for (uint32_t k = 0; k < r->prompts[i].n_ids && rc == AG_OK; k++)
-            rc = check_id(r->prompts[i].ids[k], vocab, "prompt", err);
-    for (uint32_t i = 0; i < r->n_stop_tokens && rc == AG_OK; i++)
-        rc = check_id(r->stop_tokens[i], vocab, "stop_token_ids", err);
-    for (uint32_t i = 0; i < r->n_bias && rc == AG_OK; i++) rc = check_id(r->bias[i].id, vocab, "logit_bias", err);
     return rc;
 }
 
@@ -238,27 +164,32 @@ int ag__parse_logit_bias(ag_request *r, const json_t *v, ag_err *err)
     return AG_OK;
 }
 
-static int add_stop(ag_request *r, const json_t *v, ag_err *err)
+static int add_stop(ag_request *r, const json_t *v, const char *field, ag_err *err)
 {
-    if (!json_is_string(v)) return ag__wrong_type(err, "stop", "a string or an array of strings", v);
+    if (!json_is_string(v)) return ag__wrong_type(err, field, "a string or an array of strings", v);
     ag_str s = {json_string_value(v), json_string_length(v)};
-    if (s.n == 0) return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' must not hold an empty string.");
+    if (s.n == 0) return ag_request_fail(err, AG_E_PARAM, field, "'%s' must not hold an empty string.", field);
     if (s.n > AG_GEN_STOP_BYTES_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "stop", "A string in 'stop' has %zu bytes; at most %d are taken.", s.n,
+        return ag_request_fail(err, AG_E_PARAM, field, "A string in '%s' has %zu bytes; at most %d are taken.", field, s.n,
                                AG_GEN_STOP_BYTES_MAX);
     r->stops[r->n_stops++] = s;
     return AG_OK;
 }
 
+int ag__add_stops(ag_request *r, const json_t *array, const char *field, ag_err *err)
+{
+    if (json_array_size(array) > AG_GEN_STOPS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, field, "'%s' has %zu strings; at most %d are taken.", field,
+                               json_array_size(array), AG_GEN_STOPS_MAX);
+    int rc = AG_OK;
+    for (size_t i = 0; i < json_array_size(array) && rc == AG_OK; i++)
+        rc = add_stop(r, json_array_get(array, i), field, err);
+    return rc;
+}
+
 int ag__parse_stop(ag_request *r, const json_t *v, ag_err *err)
 {
-    if (!json_is_array(v)) return add_stop(r, v, err);
-    if (json_array_size(v) > AG_GEN_STOPS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "stop", "'stop' has %zu strings; at most %d are taken.",
-                               json_array_size(v), AG_GEN_STOPS_MAX);
-    int rc = AG_OK;
-    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++) rc = add_stop(r, json_array_get(v, i), err);
-    return rc;
+    return json_is_array(v) ? ag__add_stops(r, v, "stop", err) : add_stop(r, v, "stop", err);
 }
 
 int ag__parse_stop_token_ids(ag_request *r, const json_t *v, ag_err *err)
@@ -307,13 +238,13 @@ int ag__parse_stream_options(ag_request *r, const json_t *v, ag_err *err)
 
 /* Fields of completions. */
 
-static int add_ids(ag_request *r, ag_prompt *to, const json_t *array, const char *name, ag_err *err)
+int ag__add_ids(ag_request *r, ag_prompt *to, const json_t *array, const char *field, const char *name, ag_err *err)
 {
     size_t n = json_array_size(array);
     int32_t *ids = ag_arena_array(&r->mem, n, sizeof *ids);
     if (ids == NULL) return ag__no_memory(r, err);
     for (size_t i = 0; i < n; i++) {
-        int rc = parse_id(array, i, "prompt", name, &ids[i], err);
+        int rc = parse_id(array, i, field, name, &ids[i], err);
         if (rc != AG_OK) return rc;
     }
     *to = (ag_prompt){.ids = ids, .n_ids = (uint32_t)n};
@@ -328,16 +259,18 @@ static int add_prompt(ag_request *r, const json_t *v, const char *name, ag_err *
         return ag_request_fail(err, AG_E_PARAM, "prompt",
                                "'%s' must be a string, or an array of strings or token ids, not %s.", name,
                                ag__json_type(v));
-    if (json_is_string(v) ? json_string_length(v) == 0 : json_array_size(v) == 0)
+    bool empty = json_is_string(v) ? json_string_length(v) == 0 : json_array_size(v) == 0;
+    if (empty && r->kind == AG_REQUEST_COMPLETION)
         return ag_request_fail(err, AG_E_PARAM, "prompt", "'%s' is empty: there is nothing to continue.",
                                name);
-    int rc = json_is_array(v) ? add_ids(r, p, v, name, err) : AG_OK;
+    int rc = json_is_array(v) ? ag__add_ids(r, p, v, "prompt", name, err) : AG_OK;
     r->n_prompts += rc == AG_OK;
     return rc;
 }
 
 int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
 {
+    if (r->kind == AG_REQUEST_TOKENIZE && !json_is_string(v)) return ag__wrong_type(err, "prompt", "a string", v);
     const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
     bool many = first != NULL && !json_is_number(first);
     size_t n = many ? json_array_size(v) : 1;

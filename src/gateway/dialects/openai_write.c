@@ -3,6 +3,7 @@
 
 #include "base/utf8.h"
 #include "gateway/dialects/openai.h"
+#include "gateway/dialects/tokens.h"
 
 /* What stands for a probability of zero, where JSON has no word for minus infinity. */
 #define LOGPROB_FLOOR -9999.0
@@ -21,9 +22,11 @@ static void add_head(ag_buf *out, const ag_reply *r, const char *object)
 
 static void add_finish(ag_buf *out, const ag_reply_end *end)
 {
-    if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", end->finish);
+    static const char *const finish[] = {[AG_END_STOP] = "stop", [AG_END_LENGTH] = "length",
+                                         [AG_END_CALLS] = "tool_calls"};
+    if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", finish[end->reason]);
     else ag_buf_addz(out, ",\"finish_reason\":null");
-    if (end && end->stopped_by) ag_buf_addf(out, ",\"autoglm\":{\"stopped_by\":\"%s\"}", end->stopped_by);
+    if (end && end->timed_out) ag_buf_addz(out, ",\"autoglm\":{\"stopped_by\":\"timeout\"}");
 }
 
 static void add_usage(ag_buf *out, const ag_usage *u)
@@ -161,29 +164,82 @@ static void add_logprobs(ag_buf *out, const ag_reply *r, ag_reply_logprobs *lp)
 
 /* Whole answers. */
 
-void ag_openai_begin(ag_buf *out, const ag_reply *r)
+static void begin(ag_buf *out, const ag_reply *r)
 {
     add_head(out, r, is_chat(r) ? "chat.completion" : "text_completion");
 }
 
-void ag_openai_choice(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                      const ag_reply_end *end)
+/* All parts of a kind as one string. */
+static void add_joined(ag_buf *out, const ag_part *parts, uint32_t n, ag_part_kind kind)
+{
+    ag_buf all;
+    ag_buf_init(&all, SIZE_MAX / 2);
+    uint32_t of_kind = 0;
+    ag_str first = {"", 0};
+    for (uint32_t i = 0; i < n; i++)
+        if (parts[i].kind == kind && of_kind++ == 0) first = parts[i].text;
+    for (uint32_t i = 0; i < n && of_kind > 1; i++)
+        if (parts[i].kind == kind) ag_buf_add(&all, parts[i].text.p, parts[i].text.n);
+    add_str(out, of_kind > 1 ? ag_buf_str(&all) : first);
+    out->failed = out->failed || all.failed;
+    ag_buf_fini(&all);
+}
+
+static bool has(const ag_part *parts, uint32_t n, ag_part_kind kind)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (parts[i].kind == kind) return true;
+    return false;
+}
+
+static void add_call(ag_buf *out, const ag_part *call, ag_str arguments)
+{
+    ag_buf_addz(out, "\"id\":");
+    add_str(out, ag_str_of(call->id));
+    ag_buf_addz(out, ",\"type\":\"function\",\"function\":{\"name\":");
+    add_str(out, call->name);
+    ag_buf_addz(out, ",\"arguments\":");
+    add_str(out, arguments);
+    ag_buf_addc(out, '}');
+}
+
+static void add_message(ag_buf *out, const ag_part *parts, uint32_t n)
+{
+    bool calls = has(parts, n, AG_PART_CALL);
+    uint32_t told = 0;
+    ag_buf_addz(out, "\"message\":{\"role\":\"assistant\",\"content\":");
+    if (calls && !has(parts, n, AG_PART_TEXT)) ag_buf_addz(out, "null");
+    else add_joined(out, parts, n, AG_PART_TEXT);
+    ag_buf_addz(out, ",\"refusal\":null");
+    if (has(parts, n, AG_PART_THINKING)) {
+        ag_buf_addz(out, ",\"reasoning_content\":");
+        add_joined(out, parts, n, AG_PART_THINKING);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (parts[i].kind != AG_PART_CALL) continue;
+        ag_buf_addz(out, told++ ? ",{" : ",\"tool_calls\":[{");
+        add_call(out, &parts[i], parts[i].text);
+        ag_buf_addc(out, '}');
+    }
+    ag_buf_addz(out, told ? "]}" : "}");
+}
+
+static void choice(ag_buf *out, const ag_reply *r, uint32_t index, const ag_part *parts, uint32_t n,
+                   ag_reply_logprobs *lp, const ag_reply_end *end)
 {
     ag_buf_addf(out, "%s{\"index\":%u,", index ? "," : "", index);
     if (is_chat(r)) {
-        ag_buf_addz(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-        add_str(out, text);
-        ag_buf_addz(out, ",\"refusal\":null}");
+        add_message(out, parts, n);
     } else {
         ag_buf_addz(out, "\"text\":");
-        add_str(out, text);
+        add_joined(out, parts, n, AG_PART_TEXT);
     }
     add_logprobs(out, r, lp);
     add_finish(out, end);
     ag_buf_addc(out, '}');
 }
 
-void ag_openai_end(ag_buf *out, const ag_usage *usage)
+static void end_all(ag_buf *out, const ag_reply *r AG_UNUSED, const ag_usage *usage)
 {
     ag_buf_addz(out, "],");
     add_usage(out, usage);
@@ -200,31 +256,59 @@ static void begin_chunk(ag_buf *out, const ag_reply *r)
 
 static void end_chunk(ag_buf *out, const ag_reply *r)
 {
-    ag_buf_addz(out, r->usage_null ? "],\"usage\":null}\n\n" : "]}\n\n");
+    ag_buf_addz(out, r->with_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
-void ag_openai_role_chunk(ag_buf *out, const ag_reply *r, uint32_t index)
+static void open_choice(ag_buf *out, const ag_reply *r, ag_place *at, const ag_usage *usage AG_UNUSED)
 {
+    if (!is_chat(r)) return;
     begin_chunk(out, r);
     ag_buf_addf(
         out,
         "{\"index\":%u,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}",
-        index);
+        at->index);
     end_chunk(out, r);
 }
 
-void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text, ag_reply_logprobs *lp,
-                     const ag_reply_end *end)
+/* A call's first event names it, a second has its arguments, as clients put them together. */
+static void add_delta(ag_buf *out, const ag_place *at, const ag_part *part, bool more)
+{
+    if (part == NULL) return;
+    switch (part->kind) {
+    case AG_PART_TEXT:
+        ag_buf_addz(out, "\"content\":");
+        add_str(out, part->text);
+        break;
+    case AG_PART_THINKING:
+        ag_buf_addz(out, "\"reasoning_content\":");
+        add_str(out, part->text);
+        break;
+    case AG_PART_CALL:
+        ag_buf_addf(out, "\"tool_calls\":[{\"index\":%u,", at->calls);
+        if (more) {
+            ag_buf_addz(out, "\"function\":{\"arguments\":");
+            add_str(out, part->text);
+            ag_buf_addc(out, '}');
+        } else {
+            add_call(out, part, (ag_str){0});
+        }
+        ag_buf_addz(out, "}]");
+        break;
+    }
+}
+
+static void add_chunk(ag_buf *out, const ag_reply *r, const ag_place *at, const ag_part *part, bool more,
+                      ag_reply_logprobs *lp, const ag_reply_end *end)
 {
     begin_chunk(out, r);
-    ag_buf_addf(out, "{\"index\":%u,", index);
+    ag_buf_addf(out, "{\"index\":%u,", at->index);
     if (is_chat(r)) {
         ag_buf_addz(out, "\"delta\":{");
-        if (text.n || !end) ag_buf_addz(out, "\"content\":"), add_str(out, text);
+        add_delta(out, at, part, more);
         ag_buf_addc(out, '}');
     } else {
         ag_buf_addz(out, "\"text\":");
-        add_str(out, text);
+        add_str(out, part ? part->text : (ag_str){0});
     }
     add_logprobs(out, r, lp);
     add_finish(out, end);
@@ -232,15 +316,25 @@ void ag_openai_chunk(ag_buf *out, const ag_reply *r, uint32_t index, ag_str text
     end_chunk(out, r);
 }
 
-void ag_openai_usage_chunk(ag_buf *out, const ag_reply *r, const ag_usage *usage)
+static void chunk(ag_buf *out, const ag_reply *r, ag_place *at, const ag_part *part, ag_reply_logprobs *lp,
+                  const ag_reply_end *end, const ag_usage *usage AG_UNUSED)
 {
-    begin_chunk(out, r);
-    ag_buf_addz(out, "],");
-    add_usage(out, usage);
-    ag_buf_addz(out, "}\n\n");
+    add_chunk(out, r, at, part, false, lp, end);
+    if (part == NULL || part->kind != AG_PART_CALL) return;
+    add_chunk(out, r, at, part, true, NULL, NULL);
+    at->calls++;
 }
 
-void ag_openai_done(ag_buf *out) { ag_buf_addz(out, "data: [DONE]\n\n"); }
+static void close_all(ag_buf *out, const ag_reply *r, const ag_usage *usage)
+{
+    if (r->with_usage) {
+        begin_chunk(out, r);
+        ag_buf_addz(out, "],");
+        add_usage(out, usage);
+        ag_buf_addz(out, "}\n\n");
+    }
+    ag_buf_addz(out, "data: [DONE]\n\n");
+}
 
 /* The queue. */
 
@@ -274,7 +368,7 @@ void ag_openai_queue_event(ag_buf *out, const ag_reply *r, const ag_queue_view *
     begin_chunk(out, r);
     ag_buf_addz(out, "],\"queue\":{");
     add_view(out, v);
-    ag_buf_addz(out, r->usage_null ? "},\"usage\":null}\n\n" : "}}\n\n");
+    ag_buf_addz(out, r->with_usage ? "},\"usage\":null}\n\n" : "}}\n\n");
 }
 
 /* Errors and models. */
@@ -295,11 +389,11 @@ void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id)
     ag_buf_addz(out, "}}");
 }
 
-void ag_openai_error_event(ag_buf *out, const ag_err *err, ag_str request_id)
+static void break_off(ag_buf *out, const ag_err *err, ag_str request_id)
 {
     ag_buf_addz(out, "event: error\ndata: ");
     ag_openai_error(out, err, request_id);
-    ag_buf_addz(out, "\n\n");
+    ag_buf_addz(out, "\n\ndata: [DONE]\n\n");
 }
 
 void ag_openai_model(ag_buf *out, const ag_model_card *card)
@@ -319,3 +413,9 @@ void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
     }
     ag_buf_addz(out, "]}");
 }
+
+#define OPENAI(id)                                                                                                  \
+    {.reply_id = id, .call_id = "call_", .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all, \
+     .open = open_choice, .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error,   \
+     .break_off = break_off}
+const ag_dialect ag_openai = OPENAI("chatcmpl-"), ag_openai_completions = OPENAI("cmpl-");

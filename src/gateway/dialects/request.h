@@ -20,7 +20,15 @@
 #define AG_REQUEST_UNSET UINT32_MAX
 #define AG_REQUEST_TIMEOUT_MAX_MS 86400000
 
-typedef enum ag_request_kind { AG_REQUEST_COMPLETION = 1, AG_REQUEST_CHAT = 2 } ag_request_kind;
+typedef enum ag_request_kind { /* a bit each, as fields.def tells whose a field is */
+    AG_REQUEST_COMPLETION = 1, AG_REQUEST_CHAT = 2, AG_REQUEST_TOKENIZE = 4, AG_REQUEST_DETOKENIZE = 8,
+    AG_REQUEST_MESSAGES = 16, AG_REQUEST_COUNT = 32 /* Anthropic's messages, and their count_tokens */
+} ag_request_kind;
+/* Whether it is answered by generations; else by what its preparation gave. */
+static inline bool ag_request_generates(int kind)
+{
+    return (kind & (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT | AG_REQUEST_MESSAGES)) != 0;
+}
 
 typedef struct ag_prompt {
     ag_str text;        /* when ids is NULL */
@@ -33,11 +41,21 @@ typedef struct ag_request {
     json_t *root;       /* the body; strings below point into it */
     ag_arena mem;
     ag_str model;       /* p NULL: not named */
-    ag_prompt *prompts; /* completions */
+    bool strict;        /* set before parsing: a field without a row is an error */
+    bool ignored_cut;
+    char ignored[256];  /* fields that no row knows, for a header: "a, b, ..." */
+    ag_prompt *prompts; /* completions, and what is to be tokenized or put together */
     uint32_t n_prompts;
     json_t *vars;       /* chat: the template's variables */
+    ag_str prefill;     /* chat: what the answer begins with, said by the caller and not repeated */
     bool stream, include_usage, position_events, echo, ignore_eos, add_special, parse_special, add_generation_prompt;
+    bool with_pieces, token_strs;
     bool no_tools;      /* tool_choice "none" */
+    bool parallel_calls;
+    bool any_tool;      /* tool_choice asks for a call, of whichever */
+    ag_str forced_tool; /* the one that is to be called; p NULL: none is */
+    bool json;          /* response_format json_object */
+    const json_t *tools; /* that may be called, in OpenAI's form; NULL: none */
     bool seed_set;
     uint32_t n, min_tokens;
     uint32_t max_tokens, max_completion_tokens; /* AG_REQUEST_UNSET: not given; after parsing only max_tokens counts */

@@ -1,4 +1,4 @@
-/* The first byte chooses the dialect, the rest is a body. What parses must also be within the limits that are promised. */
+/* The first byte chooses the kind of request, the rest is a body. What parses must also be within the limits that are promised. */
 #include <stdlib.h>
 
 #include "gateway/dialects/openai.h"
@@ -8,13 +8,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (n == 0) return 0;
     ag_request r;
     ag_err err = {0};
-    ag_request_init(&r, data[0] & 1 ? AG_REQUEST_CHAT : AG_REQUEST_COMPLETION);
-    int rc = ag_openai_parse(&r, (const char *)data + 1, n - 1, &err);
+    static const ag_request_kind kinds[] = {AG_REQUEST_COMPLETION, AG_REQUEST_CHAT, AG_REQUEST_TOKENIZE, AG_REQUEST_DETOKENIZE,
+                                            AG_REQUEST_MESSAGES, AG_REQUEST_COUNT, AG_REQUEST_CHAT, AG_REQUEST_MESSAGES};
+    const ag_dialect *d = ag_dialect_of(kinds[data[0] & 7]);
+    ag_request_init(&r, kinds[data[0] & 7]);
+    r.strict = data[0] & 8;
+    int rc = d->parse(&r, (const char *)data + 1, n - 1, &err);
     if (rc == AG_OK) {
         AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= AG_REQUEST_PROMPTS_MAX);
         AG_ASSERT(r.n_stops <= AG_GEN_STOPS_MAX && r.n_stop_tokens <= AG_GEN_STOPS_MAX && r.n_bias <= AG_GEN_BIAS_MAX);
         AG_ASSERT(r.top_logprobs >= -1 && r.top_logprobs <= AG_GEN_TOP_MAX);
-        AG_ASSERT(r.kind == AG_REQUEST_CHAT ? json_array_size(json_object_get(r.vars, "messages")) > 0 : r.n_prompts > 0);
+        AG_ASSERT((r.n_prompts > 0) != (json_array_size(json_object_get(r.vars, "messages")) > 0));
+        AG_ASSERT(strlen(r.ignored) < sizeof r.ignored && !(r.strict && r.ignored[0]));
         (void)ag_request_check(&r, 1000, &err);
     } else {
         AG_ASSERT(err.code == rc && err.text[0] && ag_err_find(rc)->http / 100 == 4);
@@ -22,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     ag_buf out;
     ag_buf_init(&out, 1 << 16);
     if (err.code != AG_OK) {
-        ag_openai_error(&out, &err, AG_STR("id"));
+        d->error(&out, &err, AG_STR("id"));
         json_t *j = json_loadb(out.p, out.n, JSON_REJECT_DUPLICATES, NULL);
         AG_ASSERT(j != NULL);
         json_decref(j);

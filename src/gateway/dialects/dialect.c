@@ -1,0 +1,14 @@
+#include "gateway/dialects/dialect.h"
+
+#include "gateway/dialects/anthropic.h"
+#include "gateway/dialects/openai.h"
+
+const ag_dialect *ag_dialect_of(int kind)
+{
+    switch (kind) {
+    case AG_REQUEST_MESSAGES:
+    case AG_REQUEST_COUNT: return &ag_anthropic;
+    case AG_REQUEST_COMPLETION: return &ag_openai_completions;
+    default: return &ag_openai;
+    }
+}
