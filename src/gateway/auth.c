@@ -69,9 +69,10 @@ static ag_key_fate take_token(ag_req *r, ag_str token)
 
 static ag_key_fate find_key(ag_req *r)
 {
-    ag_str authorization = ag_http_head_get(r->head, "authorization"), token = ag_bearer(authorization);
+    /* Anthropic's clients send both where a bearer token is set for something in between: x-api-key is the one for us. */
+    ag_str authorization = ag_http_head_get(r->head, "authorization"), token = ag_http_head_get(r->head, "x-api-key");
     ag_key *key = NULL;
-    if (token.p == NULL) token = ag_http_head_get(r->head, "x-api-key");
+    if (token.p == NULL) token = ag_bearer(authorization);
     if (token.p == NULL) return authorization.p ? AG_KEY_UNKNOWN : AG_KEY_MISSING;
     if (r->gw->auth.on && ag_auth_check_key(&r->gw->auth, token)) return AG_KEY_OK;
     if (r->live->jwks && ag_jwt_is(token)) return take_token(r, token);
