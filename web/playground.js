@@ -296,7 +296,8 @@ function figuresOf(x, at) {
     const {prompt_tokens: prompt, completion_tokens: made, prompt_tokens_details: details} = at.usage;
     const reused = details && details.cached_tokens ? ` (${details.cached_tokens} reused)` : '';
     const speed = (made - 1) * 1000 / (at.last - at.first);
-    if (speed > 0 && speed < Infinity) figures.push(['Speed', `${speed.toFixed(1)} tokens/s`]);
+    const shown = speed < 1000 ? speed.toFixed(1) : Math.round(speed).toLocaleString('en');
+    if (speed > 0 && speed < Infinity) figures.push(['Speed', `${shown} tokens/s`]);
     figures.push(['Prompt', `${prompt} tokens${reused}`], ['Answer', `${made} tokens`]);
   }
   const ends = {length: 'at its limit', stopped: 'stopped by you'};
@@ -354,7 +355,7 @@ async function answer(x) {
       x.error = e instanceof SyntaxError ? 'The server sent an event that is not JSON.'
         : e instanceof TypeError ? 'The connection was lost.' : e.message;
       x.id = e.id || '';
-      say(x.error, true);
+      say('Failed.', true); // the sentence stands where the answer would
     }
   }
   cancelAnimationFrame(frame);
@@ -395,6 +396,7 @@ function edit(x) {
   if (edited) return $('draft').focus();
   kept = $('draft').value;
   edited = x;
+  say('');
   setDraft(x.question);
   $('draft').focus();
 }

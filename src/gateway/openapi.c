@@ -50,13 +50,14 @@ static bool open_ended(const route_row *r)
 
 static bool is_anthropic(const route_row *r) { return ag_dialect_of(r->kind) == &ag_anthropic; }
 static bool is_page(const route_row *r) { return strcmp(r->answer, "ag__answer_page") == 0; }
+static bool is_admin(const route_row *r) { return strcmp(r->answer, "ag__answer_admin") == 0; } /* not there without keys */
 
 /* Whether an error of this status can come from there. 405 cannot: the methods that are listed are those it takes. */
 static bool may_answer(const route_row *r, bool body, int status)
 {
     switch (status) {
     case 401: return r->auth;
-    case 404: return r->kind || open_ended(r);
+    case 404: return r->kind || open_ended(r) || is_admin(r);
     case 405: return false;
     case 415: return body;
     case 499:
@@ -87,6 +88,7 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
 static void add_parameters(ag_buf *b, const route_row *r)
 {
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
+    static const char *const query[] = {"from", "to", "key", "tenant", "model", "format"};
     ag_buf_addz(b, "      parameters:\n");
     if (open_ended(r)) add_ref(b, "        - ", "parameters", "id");
     add_ref(b, "        - ", "parameters", "x-request-id");
@@ -94,6 +96,8 @@ static void add_parameters(ag_buf *b, const route_row *r)
     if (r->auth) add_ref(b, "        - ", "parameters", "x-tenant");
     if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
+    bool usage = strcmp(r->id, "admin_usage") == 0;
+    for (size_t i = 0; usage && i < AG_ARRAY_LEN(query); i++) add_ref(b, "        - ", "parameters", query[i]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
 }
@@ -227,6 +231,15 @@ static void add_fields(ag_buf *b)
         if (routes[i].kind) add_request(b, routes[i].id, routes[i].kind);
 }
 
+static void add_limits(ag_buf *b)
+{
+    for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) {
+        begin_field(b, ag_limit_rows[i].name, ag_limit_rows[i].what);
+        ag_buf_addf(b, "          type: [integer, \"null\"]\n          minimum: 0\n          maximum: %llu\n",
+                    (unsigned long long)ag_limit_rows[i].max);
+    }
+}
+
 static void add_version(ag_buf *b) { ag_buf_addz(b, AG_VERSION); }
 
 /* A word that is text, or a number when there is no function. */
@@ -241,6 +254,7 @@ static const struct {
     {"error-types", add_error_types, 0},
     {"error-codes", add_error_codes, 0},
     {"fields", add_fields, 0},
+    {"limits", add_limits, 0},
     {"band-max", NULL, AG_BANDS - 1},
     {"timeout-max", NULL, AG_REQUEST_TIMEOUT_MAX_MS},
     {"tenant-max", NULL, AG_TENANT_NAME_MAX},

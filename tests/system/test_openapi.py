@@ -1,21 +1,24 @@
 """docs/openapi.yaml: whole, what the tables say, and what the server does."""
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import jsonschema_rs
 import requests
 import yaml
 
-from server import LIMIT_S, Server, events
+from server import LIMIT_S, Server, binary, events
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FILE = ROOT / "docs/openapi.yaml"
 METHODS = ("get", "post", "patch", "delete")
 # Short answers, so that thousands of requests take seconds.
+SHORT = ("--max-examples", "20", "--phases", "examples,coverage,fuzzing")
 FLAGS = ("--max-generations", "4", "--max-tokens", "16")
 
 
@@ -47,9 +50,9 @@ class File(unittest.TestCase):
                 at = at[part]
 
     def test_nothing_is_missing(self):
-        said = re.findall(r"^\| ([A-Z, ]+) \| `(/[^`]*)` \| (yes|no) \|", (ROOT / "docs/api.md").read_text(), re.M)
-        want = {(path, method.lower(), key) for methods, path, key in said for method in methods.split(", ")}
-        have = {(path, method, "yes" if o["security"] else "no") for path, method, o in self.operations()}
+        said = re.findall(r"^\| ([A-Z, ]+) \| `(/[^`]*)` \| (yes|admin|no) \|", (ROOT / "docs/api.md").read_text(), re.M)
+        want = {(path, method.lower(), key != "no") for methods, path, key in said for method in methods.split(", ")}
+        have = {(path, method, bool(o["security"])) for path, method, o in self.operations()}
         self.assertEqual(have, want)
         codes = re.findall(r"^\| `(\w+)` \| \d+ \|", (ROOT / "docs/errors.md").read_text(), re.M)
         self.assertEqual(self.api["components"]["schemas"]["Error"]["properties"]["error"]["properties"]["code"]["enum"], codes)
@@ -87,6 +90,16 @@ class Requests(unittest.TestCase):
 
     def test_what_schemathesis_makes_of_it(self):
         with Server(*FLAGS) as s:
-            found = schemathesis(s, "--max-examples", "20", "--phases", "examples,coverage,fuzzing")
+            found = schemathesis(s, *SHORT, "--exclude-path-regex", "^/admin/")
             if found:
                 self.fail(found)
+
+    def test_what_it_makes_of_the_admin_api(self):
+        with tempfile.TemporaryDirectory() as folder:
+            made = subprocess.run([binary(), "keys", "create", "--db", f"{folder}/keys.db", "--tenant", "t", "--roles", "admin",
+                                   "--json"], check=True, stdout=subprocess.PIPE, text=True)
+            key = json.loads(made.stdout)["key"]
+            with Server(*FLAGS, "--keys-db", f"{folder}/keys.db") as s:
+                found = schemathesis(s, *SHORT, "--include-path-regex", "^/admin/", "-H", f"Authorization: Bearer {key}")
+                if found:
+                    self.fail(found)
