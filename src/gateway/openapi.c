@@ -23,7 +23,7 @@ typedef struct route_row {
     const char *id, *path, *answer, *what;
     unsigned methods;
     int kind;
-    bool auth;
+    uint32_t auth;
 } route_row;
 
 static const route_row routes[] = {
@@ -56,7 +56,7 @@ static bool may_answer(const route_row *r, bool body, int status)
 {
     switch (status) {
     case 401: return r->auth;
-    case 404: return r->kind || open_ended(r);
+    case 404: return r->kind || open_ended(r) || r->auth == AG_ROLE_ADMIN;
     case 405: return false;
     case 415: return body;
     case 499:
@@ -86,14 +86,18 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
 
 static void add_parameters(ag_buf *b, const route_row *r)
 {
+    static const char *const usage[] = {"from", "to", "key", "tenant", "model", "format"};
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
     ag_buf_addz(b, "      parameters:\n");
-    if (open_ended(r)) add_ref(b, "        - ", "parameters", "id");
+    bool subject = strcmp(r->id, "admin_limit") == 0;
+    if (open_ended(r)) add_ref(b, "        - ", "parameters", subject ? "subject" : "id");
     add_ref(b, "        - ", "parameters", "x-request-id");
     add_ref(b, "        - ", "parameters", "traceparent");
-    if (r->auth) add_ref(b, "        - ", "parameters", "x-tenant");
+    if (r->auth == AG_ROLE_INFERENCE) add_ref(b, "        - ", "parameters", "x-tenant");
     if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
+    for (size_t i = 0; strcmp(r->id, "admin_usage") == 0 && i < AG_ARRAY_LEN(usage); i++)
+        add_ref(b, "        - ", "parameters", usage[i]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
 }
@@ -227,6 +231,15 @@ static void add_fields(ag_buf *b)
         if (routes[i].kind) add_request(b, routes[i].id, routes[i].kind);
 }
 
+static void add_limits(ag_buf *b)
+{
+    for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) {
+        begin_field(b, ag_limit_rows[i].name, ag_limit_rows[i].what);
+        ag_buf_addf(b, "          type: [integer, \"null\"]\n          minimum: 0\n          maximum: %llu\n",
+                    (unsigned long long)ag_limit_rows[i].max);
+    }
+}
+
 static void add_version(ag_buf *b) { ag_buf_addz(b, AG_VERSION); }
 
 /* A word that is text, or a number when there is no function. */
@@ -241,6 +254,9 @@ static const struct {
     {"error-types", add_error_types, 0},
     {"error-codes", add_error_codes, 0},
     {"fields", add_fields, 0},
+    {"limits", add_limits, 0},
+    {"models-max", NULL, AG_KEY_MODELS},
+    {"model-max", NULL, AG_KEYS_MODEL_MAX},
     {"band-max", NULL, AG_BANDS - 1},
     {"timeout-max", NULL, AG_REQUEST_TIMEOUT_MAX_MS},
     {"tenant-max", NULL, AG_TENANT_NAME_MAX},

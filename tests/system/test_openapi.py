@@ -10,7 +10,7 @@ import jsonschema_rs
 import requests
 import yaml
 
-from server import LIMIT_S, Server, events
+from server import LIMIT_S, Keyed, Server, events, wait_for
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FILE = ROOT / "docs/openapi.yaml"
@@ -47,8 +47,8 @@ class File(unittest.TestCase):
                 at = at[part]
 
     def test_nothing_is_missing(self):
-        said = re.findall(r"^\| ([A-Z, ]+) \| `(/[^`]*)` \| (yes|no) \|", (ROOT / "docs/api.md").read_text(), re.M)
-        want = {(path, method.lower(), key) for methods, path, key in said for method in methods.split(", ")}
+        said = re.findall(r"^\| ([A-Z, ]+) \| `(/[^`]*)` \| (yes|no|admin) \|", (ROOT / "docs/api.md").read_text(), re.M)
+        want = {(path, method.lower(), "no" if key == "no" else "yes") for methods, path, key in said for method in methods.split(", ")}
         have = {(path, method, "yes" if o["security"] else "no") for path, method, o in self.operations()}
         self.assertEqual(have, want)
         codes = re.findall(r"^\| `(\w+)` \| \d+ \|", (ROOT / "docs/errors.md").read_text(), re.M)
@@ -88,5 +88,14 @@ class Requests(unittest.TestCase):
     def test_what_schemathesis_makes_of_it(self):
         with Server(*FLAGS) as s:
             found = schemathesis(s, "--max-examples", "20", "--phases", "examples,coverage,fuzzing")
+            if found:
+                self.fail(found)
+
+    def test_what_schemathesis_makes_of_administration(self):
+        with Keyed() as k:
+            admin = k.keys("create", "--tenant", "ops", "--roles", "admin")["key"]
+            wait_for("the key to be known", lambda: k.status(admin) == 403)
+            found = schemathesis(k.s, "--max-examples", "20", "--phases", "examples,coverage,fuzzing", "--include-path-regex", "^/admin/",
+                                 "-H", f"Authorization: Bearer {admin}")
             if found:
                 self.fail(found)
