@@ -53,6 +53,20 @@ static void add_text(ag_buf *b, const char *name, const char *value)
     ag_buf_add_json(b, value, strlen(value));
 }
 
+/* "a,b" as an array. */
+static void add_list(ag_buf *b, const char *name, const char *value)
+{
+    if (value == NULL) return;
+    ag_buf_addf(b, ",\"%s\":[", name);
+    for (const char *at = value; *at;) {
+        size_t n = strcspn(at, ",");
+        ag_buf_add_json(b, at, n);
+        at += n;
+        if (*at == ',' && *++at) ag_buf_addc(b, ',');
+    }
+    ag_buf_addc(b, ']');
+}
+
 static uint32_t add_limits(ag_buf *b, const keys_job *j)
 {
     uint32_t n = 0;
@@ -72,8 +86,8 @@ static int create_body(const keys_job *j, ag_buf *b, ag_err *err)
     ag_buf_addc(b, '{');
     add_text(b, "tenant", j->tenant);
     add_text(b, "name", j->name);
-    add_text(b, "roles", j->roles);
-    add_text(b, "models", j->models);
+    add_list(b, "roles", j->roles);
+    add_list(b, "models", j->models);
     ag_buf_addf(b, ",\"most_urgent_band\":%u", j->band);
     if (j->weight > 0) ag_buf_addf(b, ",\"weight\":%g", (double)j->weight);
     if (expires) ag_buf_addf(b, ",\"expires_at\":%llu", (unsigned long long)expires);
@@ -212,7 +226,8 @@ int ag_cmd_keys(int argc, char **argv)
     for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) j.limits[i] = AG_LIMIT_UNSET;
     ag_opt opts[11 + AG_LIMIT_COUNT] = {
         {"db", 0, AG_OPT_TEXT, &j.db, 0, 0, "the file of keys, the server's --keys-db (also AUTOGLM_KEYS_DB)"},
-        {"url", 0, AG_OPT_TEXT, &j.url, 0, 0, "a running server's address in its place; AUTOGLM_API_KEY is an admin's key"},
+        {"url", 0, AG_OPT_TEXT, &j.url, 0, 0,
+         "a running server's address in its place; AUTOGLM_API_KEY is an admin's key"},
         {"keys-secret", 0, AG_OPT_TEXT, &j.secret, 0, 0,
          "the secret that they are hashed under; FILE.secret where not said"},
         {"json", 0, AG_OPT_FLAG, &j.json, 0, 0, "the answer as JSON, as the admin API gives it"},

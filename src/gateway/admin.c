@@ -1,5 +1,5 @@
-/* admin.c - /admin/v1: keys, limits and usage, as keys/admin.h answers it. That reads and writes the disk, so a worker does
- * it. */
+/* admin.c - /admin/v1: keys, limits and usage, as keys/admin.h answers it. That reads and writes the disk, so a worker
+ * does it. */
 #include "base/mem.h"
 #include "gateway/req.h"
 
@@ -44,7 +44,7 @@ static int take_pair(ag_admin *a, ag_str pair, ag_err *err)
     ag_str value = equals ? (ag_str){equals + 1, pair.n - name.n - 1} : (ag_str){0};
     for (size_t i = 0; i < AG_ARRAY_LEN(fields); i++) {
         if (!ag_str_eqz(name, fields[i].name)) continue;
-        if (!ag__percent_decode(value, fields[i].to, fields[i].size))
+        if (value.n == 0 || !ag__percent_decode(value, fields[i].to, fields[i].size))
             return ag_request_fail(err, AG_E_PARAM, fields[i].name,
                                    "'%s' in the query is not a value that it can have.", fields[i].name);
         return AG_OK;

@@ -25,7 +25,7 @@ typedef struct ag_gateway_conf {
     const char *api_key; /* NULL or "": no keys, any bearer token is accepted, loopback only */
     const char *keys_db; /* a file of keys (keys/keys_db.h), made if need be; NULL or "": none */
     const char *keys_secret; /* what they are hashed under; NULL or "": KEYS_DB.secret */
-    const char *jwt_jwks; /* tokens signed by a key of this file are taken too; NULL or "": none. Read again by reload */
+    const char *jwt_jwks; /* tokens signed by a key of this file will do; NULL or "": none. reload reads it again */
     bool no_auth;        /* said aloud: listen anywhere without keys */
 
     uint32_t header_bytes_max, headers_max;
@@ -44,7 +44,7 @@ typedef struct ag_gateway_conf {
     uint32_t max_tokens_max;    /* of one generation; 0: what the context holds */
     uint32_t retry_after_s;     /* in Retry-After of a 503 without an estimate */
     uint32_t band_min;          /* the most urgent band that requests may ask for, 0..3 */
-    const char *jwt_issuer, *jwt_audience, *jwt_tenant_claim, *jwt_roles_claim; /* with jwt_jwks: what tokens must say */
+    const char *jwt_issuer, *jwt_audience, *jwt_tenant_claim, *jwt_roles_claim; /* with jwt_jwks: what tokens say */
     const char *tenant_weights; /* "gold=3,free=0.5"; NULL: every tenant's is 1 */
     bool strict;                /* a field that no route knows is an error, not a word in a header */
     const char *aliases;        /* "gpt-4o,my-model": more names that the model answers to; NULL: none */

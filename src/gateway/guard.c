@@ -127,12 +127,6 @@ ag_str ag_bearer(ag_str s)
     return s;
 }
 
-bool ag_auth_check(const ag_auth *a, ag_str authorization)
-{
-    ag_str key = ag_bearer(authorization);
-    return !a->on || (key.p && ag_auth_check_key(a, key));
-}
-
 bool ag_auth_check_key(const ag_auth *a, ag_str key)
 {
     if (!a->on) return true;

@@ -36,7 +36,6 @@ typedef struct ag_auth {
 } ag_auth;
 
 void ag_auth_set(ag_auth *a, const char *key); /* NULL or "": off */
-bool ag_auth_check(const ag_auth *a, ag_str authorization); /* "Bearer KEY" */
 bool ag_auth_check_key(const ag_auth *a, ag_str key);
 ag_str ag_bearer(ag_str authorization); /* KEY of "Bearer KEY"; p NULL: it is none */
 

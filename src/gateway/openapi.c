@@ -23,7 +23,7 @@ typedef struct route_row {
     const char *id, *path, *answer, *what;
     unsigned methods;
     int kind;
-    bool auth;
+    uint32_t auth;
 } route_row;
 
 static const route_row routes[] = {
@@ -50,14 +50,13 @@ static bool open_ended(const route_row *r)
 
 static bool is_anthropic(const route_row *r) { return ag_dialect_of(r->kind) == &ag_anthropic; }
 static bool is_page(const route_row *r) { return strcmp(r->answer, "ag__answer_page") == 0; }
-static bool is_admin(const route_row *r) { return strcmp(r->answer, "ag__answer_admin") == 0; } /* not there without keys */
 
 /* Whether an error of this status can come from there. 405 cannot: the methods that are listed are those it takes. */
 static bool may_answer(const route_row *r, bool body, int status)
 {
     switch (status) {
     case 401: return r->auth;
-    case 404: return r->kind || open_ended(r) || is_admin(r);
+    case 404: return r->kind || open_ended(r) || r->auth == AG_ROLE_ADMIN;
     case 405: return false;
     case 415: return body;
     case 499:
@@ -87,17 +86,18 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
 
 static void add_parameters(ag_buf *b, const route_row *r)
 {
+    static const char *const usage[] = {"from", "to", "key", "tenant", "model", "format"};
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
-    static const char *const query[] = {"from", "to", "key", "tenant", "model", "format"};
     ag_buf_addz(b, "      parameters:\n");
-    if (open_ended(r)) add_ref(b, "        - ", "parameters", "id");
+    bool subject = strcmp(r->id, "admin_limit") == 0;
+    if (open_ended(r)) add_ref(b, "        - ", "parameters", subject ? "subject" : "id");
     add_ref(b, "        - ", "parameters", "x-request-id");
     add_ref(b, "        - ", "parameters", "traceparent");
-    if (r->auth) add_ref(b, "        - ", "parameters", "x-tenant");
+    if (r->auth == AG_ROLE_INFERENCE) add_ref(b, "        - ", "parameters", "x-tenant");
     if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
-    bool usage = strcmp(r->id, "admin_usage") == 0;
-    for (size_t i = 0; usage && i < AG_ARRAY_LEN(query); i++) add_ref(b, "        - ", "parameters", query[i]);
+    for (size_t i = 0; strcmp(r->id, "admin_usage") == 0 && i < AG_ARRAY_LEN(usage); i++)
+        add_ref(b, "        - ", "parameters", usage[i]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
 }
@@ -255,6 +255,8 @@ static const struct {
     {"error-codes", add_error_codes, 0},
     {"fields", add_fields, 0},
     {"limits", add_limits, 0},
+    {"models-max", NULL, AG_KEY_MODELS},
+    {"model-max", NULL, AG_KEYS_MODEL_MAX},
     {"band-max", NULL, AG_BANDS - 1},
     {"timeout-max", NULL, AG_REQUEST_TIMEOUT_MAX_MS},
     {"tenant-max", NULL, AG_TENANT_NAME_MAX},

@@ -1,6 +1,7 @@
 #include "keys/admin.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -161,12 +162,14 @@ static int wrong(ag_err *err, const char *field, const char *fmt, ...)
     return ag_err_set(err, AG_E_PARAM, "'%s' %s", field, text);
 }
 
+/* A whole number, 16 and 16.0 alike. */
 static int take_u64(json_t *v, const char *field, uint64_t max, uint64_t *out, ag_err *err)
 {
     if (v == NULL || json_is_null(v)) return AG_OK;
-    if (!json_is_integer(v) || json_integer_value(v) < 0 || (uint64_t)json_integer_value(v) > max)
+    double d = json_number_value(v);
+    if (!json_is_number(v) || !(d >= 0 && d <= (double)max) || d != floor(d))
         return wrong(err, field, "must be a whole number from 0 to %llu.", (unsigned long long)max);
-    *out = (uint64_t)json_integer_value(v);
+    *out = json_is_integer(v) ? (uint64_t)json_integer_value(v) : (uint64_t)d;
     return AG_OK;
 }
 
@@ -183,21 +186,24 @@ static int take_text(json_t *v, const char *field, char *to, size_t size, bool (
     return AG_OK;
 }
 
+/* Nothing that a terminal would obey: neither the control characters of ASCII nor U+0080 to U+009F. */
 static bool title_ok(ag_str s)
 {
     bool ok = true;
-    for (size_t i = 0; ok && i < s.n; i++) ok = (unsigned char)s.p[i] >= ' ' && s.p[i] != 0x7F;
+    for (size_t i = 0; ok && i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i], next = i + 1 < s.n ? (unsigned char)s.p[i + 1] : 0;
+        ok = c >= ' ' && c != 0x7F && !(c == 0xC2 && next < 0xA0);
+    }
     return ok;
 }
 
-/* An array of strings, or a string of them with commas, into such a string. */
+/* An array of strings, into one of them with commas. */
 static int take_list(json_t *v, const char *field, char *to, size_t size, ag_err *err)
 {
     size_t n = 0, at;
     json_t *one;
     to[0] = 0;
     if (v == NULL || json_is_null(v)) return AG_OK;
-    if (json_is_string(v)) return take_text(v, field, to, size, title_ok, "a shorter list", err);
     if (!json_is_array(v)) return wrong(err, field, "must be an array of strings.");
     json_array_foreach(v, at, one)
     {
@@ -286,10 +292,11 @@ static int take_key(json_t *o, ag_key *k, ag_err *err)
                        "at most 64 bytes without control characters", err);
     if (rc == AG_OK) rc = take_list(json_object_get(o, "roles"), "roles", roles, sizeof roles, err);
     if (rc == AG_OK) k->roles = roles[0] ? ag_key_roles_of(ag_str_of(roles)) : AG_ROLE_INFERENCE;
-    if (rc == AG_OK && k->roles == 0) rc = wrong(err, "roles", "may hold 'inference' and 'admin'.");
+    if (rc == AG_OK && k->roles == 0) rc = wrong(err, "roles", "may hold 'inference' and 'admin', each once.");
     if (rc == AG_OK) rc = take_list(json_object_get(o, "models"), "models", k->models, sizeof k->models, err);
     if (rc == AG_OK && !ag_key_models_ok(ag_str_of(k->models)))
-        rc = wrong(err, "models", "must be names of models of 1 to %d bytes.", AG_KEYS_MODEL_MAX);
+        rc = wrong(err, "models", "must be at most %d names of models of 1 to %d bytes.", AG_KEY_MODELS,
+                   AG_KEY_MODEL_MAX);
     if (rc == AG_OK)
         rc = take_u64(json_object_get(o, "most_urgent_band"), "most_urgent_band", AG_KEY_BANDS - 1, &band, err);
     if (rc == AG_OK) rc = take_weight(json_object_get(o, "weight"), &k->weight, err);
@@ -378,6 +385,8 @@ int ag_keys_admin(ag_keys_db *db, const ag_keys_ask *ask, ag_buf *out, ag_err *e
     int rc = load(ask, &o, err);
     bool limits = ask->verb == AG_KEYS_LIMITS_GET || ask->verb == AG_KEYS_LIMITS_SET;
     if (rc == AG_OK && limits && !ag_keys_subject_ok(ag_str_of(ask->id))) rc = bad_subject(ask->id, err);
+    if (rc == AG_OK && ask->verb != AG_KEYS_CREATE && ask->verb != AG_KEYS_LIMITS_SET && json_object_size(o))
+        rc = ag_err_set(err, AG_E_PARAM, "Nothing is asked in the body here; leave it out.");
     if (rc == AG_OK && ask->verb == AG_KEYS_USAGE) rc = check_days(&ask->filter, err);
     if (rc != AG_OK) goto out;
     switch (ask->verb) {

@@ -3,7 +3,8 @@
  * period: nothing is rounded, whatever the rate.
  * Owns    : nothing. Threads: one at a time.
  * Limits  : rates of up to 2^60 things, periods of up to an hour; time that goes back counts as none.
- * Errors  : none. A bucket may be drawn below empty (what could not be known before): then the next one waits longer. */
+ * Errors  : none. A bucket may be drawn below empty (what could not be known before): then the next one waits
+ *           longer. */
 #ifndef AG_BUCKET_H
 #define AG_BUCKET_H
 

@@ -2,10 +2,10 @@
  * A key checks one algorithm, which its own kind says, never the token: neither "none" nor HS256 can be talked into.
  * Owns    : an ag_jwks owns its public keys; claims are the caller's.
  * Threads : any; an ag_jwks is read-only after it was made.
- * Limits  : tokens of AG_JWT_BYTES, files of AG_JWKS_BYTES with AG_JWKS_KEYS keys, RSA of 2048 to 8192 bits. Checking costs
- *           some 20 to 100 us of processor time and no waiting.
- * Errors  : files: AG_E_USAGE (what is in it), AG_E_IO, AG_E_NOMEM. Tokens: AG_E_AUTH with the reason, which is for logs:
- *           whoever sent the token is not told. */
+ * Limits  : tokens of AG_JWT_BYTES, files of AG_JWKS_BYTES with AG_JWKS_KEYS keys, RSA of 2048 to 8192 bits. Checking
+ *           one takes processor time (a public key's) and waits for nothing.
+ * Errors  : files: AG_E_USAGE (what is in it), AG_E_IO, AG_E_NOMEM. Tokens: AG_E_AUTH with the reason, which is for
+ *           logs: whoever sent the token is not told. */
 #ifndef AG_JWT_H
 #define AG_JWT_H
 

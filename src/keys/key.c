@@ -150,8 +150,9 @@ bool ag_key_models_ok(ag_str models)
 {
     if (models.n == 0) return true;
     bool ok = models.n <= AG_KEY_MODELS_MAX;
+    uint32_t n = 0;
     for (ag_str one; ok && next_of(&models, &one);) {
-        ok = one.n >= 1 && one.n <= 127;
+        ok = one.n >= 1 && one.n <= AG_KEY_MODEL_MAX && ++n <= AG_KEY_MODELS;
         for (size_t i = 0; ok && i < one.n; i++) ok = (unsigned char)one.p[i] >= ' ' && one.p[i] != 0x7F;
     }
     return ok;
@@ -169,9 +170,9 @@ uint32_t ag_key_roles_of(ag_str list)
 {
     uint32_t roles = 0;
     for (ag_str one; next_of(&list, &one);) {
-        if (ag_str_eqz(one, "inference")) roles |= AG_ROLE_INFERENCE;
-        else if (ag_str_eqz(one, "admin")) roles |= AG_ROLE_ADMIN;
-        else return 0;
+        uint32_t role = ag_str_eqz(one, "inference") ? AG_ROLE_INFERENCE : ag_str_eqz(one, "admin") ? AG_ROLE_ADMIN : 0;
+        if (role == 0 || (roles & role)) return 0;
+        roles |= role;
     }
     return roles;
 }

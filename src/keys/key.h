@@ -16,7 +16,9 @@
 #define AG_KEY_ID_MAX 72 /* "jwt:" and a subject */
 #define AG_KEY_TEXT_BYTES (3 + AG_KEY_ID_BYTES + 1 + 43)
 #define AG_KEY_NAME_MAX 64 /* of keys, tenants, roles' lists */
-#define AG_KEY_MODELS_MAX 1024 /* bytes of the list */
+#define AG_KEY_MODELS 16            /* names of models that a key may list */
+#define AG_KEY_MODEL_MAX 127
+#define AG_KEY_MODELS_MAX (AG_KEY_MODELS * (AG_KEY_MODEL_MAX + 1) - 1)
 #define AG_KEY_BANDS 4
 #define AG_KEY_WEIGHT_MIN 0.001
 #define AG_KEY_WEIGHT_MAX 1000.0
@@ -84,6 +86,6 @@ void ag_key_hash(const ag_key_secret *s, ag_str text, uint8_t out[32]);
 bool ag_key_name_ok(ag_str name); /* 1 to AG_KEY_NAME_MAX printable ASCII letters without blanks and commas */
 bool ag_key_models_ok(ag_str models);
 bool ag_key_may_use(const ag_key *k, ag_str model);
-uint32_t ag_key_roles_of(ag_str list); /* "inference,admin"; 0: not a list of roles */
+uint32_t ag_key_roles_of(ag_str list); /* "inference,admin"; 0: not a list of roles, each once */
 
 #endif

@@ -13,7 +13,7 @@
 
 #define AG_KEYS_MAX 65536
 #define AG_KEYS_LIMITS_MAX (2 * AG_KEYS_MAX)
-#define AG_KEYS_MODEL_MAX 127
+#define AG_KEYS_MODEL_MAX AG_KEY_MODEL_MAX
 #define AG_KEYS_DAY_BYTES 10 /* "2026-11-29", UTC */
 
 typedef struct ag_keys_db ag_keys_db;

@@ -1,9 +1,9 @@
-/* meters.h - what keys, tenants, models and addresses have used of their limits: buckets, requests in flight, the month's
- * tokens. A request has a ticket: one place in the meter of each of its subjects that has limits.
+/* meters.h - what keys, tenants, models and addresses have used of their limits: buckets, requests in flight, the
+ * month's tokens. A request has a ticket: one place in the meter of each of its subjects that has limits.
  * Owns    : its meters. A ticket is its holder's; between enter and leave it keeps its meters in place.
  * Threads : any; one lock, held for less than a microsecond.
- * Limits  : AG_METERS_MAX meters of a kind. Past it the one that was quiet longest goes if it is as good as new: none in
- *           flight, buckets full, nothing of a budget used. Addresses alone go without that.
+ * Limits  : AG_METERS_MAX meters of a kind. Past it the one that was quiet longest goes if it is as good as new: none
+ *           in flight, buckets full, nothing of a budget used. Addresses alone go without that.
  * Errors  : AG_E_RATE_LIMIT and AG_E_BUDGET, with *why; then nothing was taken. AG_E_NOMEM. */
 #ifndef AG_METERS_H
 #define AG_METERS_H
@@ -14,12 +14,12 @@
 #define AG_METERS_MAX 131072
 #define AG_METER_NAME_MAX 127
 
-#define AG_METER_KINDS(X) X(KEY, "key") X(TENANT, "tenant") X(MODEL, "model") X(ADDRESS, "address")
 typedef enum ag_meter_kind {
-#define X(name, text) AG_METER_##name,
-    AG_METER_KINDS(X)
-#undef X
-        AG_METER_KIND_COUNT
+    AG_METER_KEY,
+    AG_METER_TENANT,
+    AG_METER_MODEL,
+    AG_METER_ADDRESS,
+    AG_METER_KIND_COUNT
 } ag_meter_kind;
 
 typedef struct ag_meters ag_meters;
@@ -32,14 +32,14 @@ typedef struct ag_ticket {
 
 typedef struct ag_meter_time {
     uint64_t now_us; /* monotonic */
-    uint32_t month; /* any number that changes with the month */
+    uint32_t month;  /* any number that changes with the month */
 } ag_meter_time;
 
 typedef struct ag_refusal {
     ag_meter_kind kind;
     ag_limit_id limit;
     uint64_t wait_us; /* until it may be tried again; 0: when one in flight has ended, or the month */
-    bool never; /* it is more than fits at once */
+    bool never;       /* it is more than fits at once */
 } ag_refusal;
 
 int ag_meters_open(ag_meters **out);

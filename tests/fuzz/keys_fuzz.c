@@ -1,5 +1,6 @@
-/* The first byte chooses: 0 a token as it comes, 1 a set of keys, 2 a header and, behind a line end, claims that are signed
- * here, so that what lies behind the signature is reached too; 3 the text of a key, 4 a question to the admin API. */
+/* The first byte chooses: 0 a token as it comes, 1 a set of keys, 2 a header and, behind a line end, claims that are
+ * signed here, so that what lies behind the signature is reached too; 3 the text of a key, 4 a question to the admin
+ * API. */
 #include <stdlib.h>
 
 #include "keys/admin.h"

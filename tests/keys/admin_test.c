@@ -72,7 +72,8 @@ static void a_key_comes_with_its_text_once(void **state)
     json_decref(list);
     json_decref(rotated);
     json_decref(revoked);
-    made = ask(AG_KEYS_CREATE, NULL, "{\"tenant\":\"gold\",\"models\":null,\"roles\":\"inference\"}");
+    made = ask(AG_KEYS_CREATE, NULL,
+               "{\"tenant\":\"gold\",\"most_urgent_band\":1.0,\"models\":null,\"roles\":[\"inference\"]}");
     assert_true(json_is_null(json_object_get(made, "models")) && json_is_null(json_object_get(made, "weight")));
     json_decref(made);
 }
@@ -89,6 +90,7 @@ static void wrong_fields_are_named(void **state)
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"weight\":0}", AG_E_PARAM, "weight", "0.001 to 1000");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"roles\":[\"root\"]}", AG_E_PARAM, "roles", "admin");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"models\":[\"a,b\"]}", AG_E_PARAM, "models", "without commas");
+    refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"roles\":\"admin\"}", AG_E_PARAM, "roles", "array");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"models\":{}}", AG_E_PARAM, "models", "array");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"most_urgent_band\":4}", AG_E_PARAM, "most_urgent_band",
             "0 to 3");
@@ -97,7 +99,9 @@ static void wrong_fields_are_named(void **state)
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"limits\":{\"bursts\":1}}", AG_E_PARAM, "limits",
             "did you mean 'burst'?");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"limits\":{\"burst\":-1}}", AG_E_PARAM, "burst", "whole number");
+    refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"name\":\"x\\u009by\"}", AG_E_PARAM, "name", "control");
     refused(AG_KEYS_GET, "nobody", "", AG_E_KEY_NOT_FOUND, "", "nobody");
+    refused(AG_KEYS_ROTATE, "nobody", "{\"tenant\":\"a\"}", AG_E_PARAM, "", "leave it out");
     refused(AG_KEYS_ROTATE, "nobody", "", AG_E_KEY_NOT_FOUND, "", "nobody");
     refused(AG_KEYS_LIMITS_GET, "gold", "", AG_E_PARAM, "", "tenant:NAME");
     refused(AG_KEYS_LIMITS_SET, "tenant:gold", "{\"burst\":true}", AG_E_PARAM, "burst", "whole number");

@@ -98,7 +98,8 @@ static void lists_are_checked(void **state)
     assert_false(ag_key_name_ok(AG_STR("")) || ag_key_name_ok(AG_STR("a b")) || ag_key_name_ok(AG_STR("a,b")));
     assert_int_equal(ag_key_roles_of(AG_STR("inference")), AG_ROLE_INFERENCE);
     assert_int_equal(ag_key_roles_of(AG_STR("admin,inference")), AG_ROLE_INFERENCE | AG_ROLE_ADMIN);
-    assert_int_equal(ag_key_roles_of(AG_STR("admin,")) | ag_key_roles_of(AG_STR("root")) | ag_key_roles_of(AG_STR("")),
+    assert_int_equal(ag_key_roles_of(AG_STR("admin,")) | ag_key_roles_of(AG_STR("root")) |
+                         ag_key_roles_of(AG_STR("admin,admin")) | ag_key_roles_of(AG_STR("")),
                      0);
     ag_key k = {.models = "a,b c"};
     assert_true(ag_key_may_use(&k, AG_STR("a")) && ag_key_may_use(&k, AG_STR("b c")));

@@ -266,6 +266,10 @@ static void a_full_disk_and_a_lock_are_told(void **state)
     sqlite3_busy_timeout(db->sql, 1);
     assert_int_equal(ag_keys_db_revoke(db, k.id, &err), AG_E_KEYS);
     assert_non_null(strstr(err.text, "locked"));
+    ag_err_clear(&err);
+    assert_int_equal(sqlite3_exec(other->sql, "ROLLBACK; PRAGMA query_only = ON", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(ag_keys_db_revoke(other, k.id, &err), AG_E_KEYS);
+    assert_non_null(strstr(err.text, "read-only"));
     ag_keys_db_close(db);
     ag_keys_db_close(other);
 }

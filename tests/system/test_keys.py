@@ -13,49 +13,7 @@ import jwt
 import openai
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from server import LIMIT_S, Server, binary, long_model, tiny_model, wait_for
-
-
-class Keyed:
-    """A server with a file of keys, and the command that makes them."""
-
-    def __init__(self, *flags, **more):
-        self.dir = tempfile.TemporaryDirectory(prefix="autoglm-keys-")
-        self.db = pathlib.Path(self.dir.name, "keys.db")
-        self.s = Server("--keys-db", str(self.db), *flags, **more)
-
-    def keys(self, *args):
-        done = subprocess.run([binary(), "keys", *map(str, args), "--db", str(self.db), "--json"], capture_output=True, text=True,
-                              timeout=LIMIT_S)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def client(self, key):
-        return openai.OpenAI(base_url=self.s.url + "/v1", api_key=key, timeout=LIMIT_S, max_retries=0)
-
-    def key(self, *args):
-        """A key that the server knows already."""
-        made = self.keys("create", *args)
-        wait_for("the key to be known", lambda: self.status(made["key"]) == 200)
-        return made
-
-    def status(self, key):
-        return self.s.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
-
-    def ask(self, key):
-        body = {"prompt": "Once", "max_tokens": 2}
-        return self.s.post("/v1/completions", body, headers={"Authorization": f"Bearer {key}"}).status_code
-
-    def __enter__(self):
-        self.s.__enter__()
-        return self
-
-    def __exit__(self, *why):
-        if self.s.process.poll() is None:
-            self.s.__exit__(*why)
-        else:
-            self.s.kill()  # a test ended it, and has looked how that went
-        self.dir.cleanup()
+from server import LIMIT_S, Keyed, binary, long_model, tiny_model, wait_for
 
 
 class Auth(unittest.TestCase):
