@@ -3,9 +3,9 @@
  *           as long as nghttp2's stream; the user's ag_http_stream may end before it (refused by us) or after it (the
  *           socket has not taken its last bytes yet: the list `ended`).
  * Threads : the loop's.
- * Limits  : ag_http_conf's h2_*; AG__H2_KINDS, frames that ask for nothing, within AG__H2_SPAN_MS. Bytes that wait: a
- *           stream may hold out_bytes_max / h2_streams_max, more only while all of the connection hold less than
- *           out_bytes_max; so one that stalls does not keep its neighbours from writing.
+ * Limits  : ag_http_conf's h2_*; AG__H2_KINDS, frames that ask for nothing, within AG__H2_SPAN_MS. All bytes that wait
+ *           are out_bytes_max together; beyond that a stream of which nothing waits may still write once, so that those
+ *           that stall do not keep their neighbours from going on.
  * Errors  : a stream's are answered (400, 408, 413, 417, 431, 503) or reset; a connection's end it with GOAWAY. What
  *           nghttp2 finds wrong itself it resets.
  * Heads   : are written down as HTTP/1 would have sent them and read by head.h, so that both protocols take and refuse

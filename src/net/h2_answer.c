@@ -110,11 +110,8 @@ size_t ag__h2_pending(ag_http_stream *s) { return s->state ? pending(s->state) :
 
 bool ag__h2_takes(ag_http_stream *s, size_t n)
 {
-    const ag_http_conf *conf = &s->conn->loop->server->conf;
     const ag__h2 *h = s->conn->state;
-    const ag__h2s *x = s->state;
-    if (pending(x) == 0 || h->waiting + n <= conf->out_bytes_max) return true;
-    return pending(x) + n <= conf->out_bytes_max / conf->h2_streams_max;
+    return pending(s->state) == 0 || h->waiting + n <= s->conn->loop->server->conf.out_bytes_max;
 }
 
 void ag__h2_drop_out(ag__h2 *h, ag__h2s *x)
