@@ -319,7 +319,6 @@ uint64_t ag_gateway_requests(const ag_gateway *gw)
 void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
-    ag_buf_addf(out, "Listening on http://%s%s%s:%u. ", v6 ? "[" : "", gw->host, v6 ? "]" : "", ag_gateway_port(gw));
     if (gw->keyed) ag_buf_addz(out, "An API key is needed.");
     const char *scheme = gw->tls ? "https" : "http";
     ag_buf_addf(out, "Listening on %s://%s%s%s:%u. ", scheme, v6 ? "[" : "", gw->host, v6 ? "]" : "",
