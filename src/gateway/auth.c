@@ -29,6 +29,7 @@ static bool is_local(const ag_req *r)
 {
     char peer[64];
     ag_str p = ag_http_stream_peer(r->s);
+    if (ag_str_eqz(p, "unix")) return true;
     if (p.n >= sizeof peer) return false;
     memcpy(peer, p.p, p.n);
     peer[p.n] = 0;
@@ -67,18 +68,25 @@ static ag_key_fate take_token(ag_req *r, ag_str token)
     return AG_KEY_OK;
 }
 
+static ag_key_fate try_text(ag_req *r, ag_str text)
+{
+    ag_key *key = NULL;
+    if (r->gw->auth.on && ag_auth_check_key(&r->gw->auth, text)) return AG_KEY_OK;
+    if (r->live->jwks && ag_jwt_is(text)) return take_token(r, text);
+    if (r->gw->ring == NULL) return AG_KEY_UNKNOWN;
+    ag_key_fate fate = ag_keyring_check(r->gw->ring, text, ag_wall_us() / 1000000, &key);
+    if (fate == AG_KEY_OK) take_key(r, key);
+    return fate;
+}
+
+/* Anthropic's clients send the one header, OpenAI's the other; some send both, with something else in one of them. */
 static ag_key_fate find_key(ag_req *r)
 {
-    /* Anthropic's clients send both where a bearer token is set for something in between: x-api-key is the one for us. */
-    ag_str authorization = ag_http_head_get(r->head, "authorization"), token = ag_http_head_get(r->head, "x-api-key");
-    ag_key *key = NULL;
-    if (token.p == NULL) token = ag_bearer(authorization);
-    if (token.p == NULL) return authorization.p ? AG_KEY_UNKNOWN : AG_KEY_MISSING;
-    if (r->gw->auth.on && ag_auth_check_key(&r->gw->auth, token)) return AG_KEY_OK;
-    if (r->live->jwks && ag_jwt_is(token)) return take_token(r, token);
-    if (r->gw->ring == NULL) return AG_KEY_UNKNOWN;
-    ag_key_fate fate = ag_keyring_check(r->gw->ring, token, ag_wall_us() / 1000000, &key);
-    if (fate == AG_KEY_OK) take_key(r, key);
+    ag_str own = ag_http_head_get(r->head, "x-api-key"), authorization = ag_http_head_get(r->head, "authorization");
+    ag_str bearer = ag_bearer(authorization);
+    ag_key_fate fate = authorization.p ? AG_KEY_UNKNOWN : AG_KEY_MISSING;
+    if (own.p) fate = try_text(r, own);
+    if (bearer.p && fate != AG_KEY_OK) fate = try_text(r, bearer);
     return fate;
 }
 
@@ -110,9 +118,20 @@ int ag__band_check(const ag_req *r, uint32_t band, ag_err *err)
                            band >= r->live->band_min ? "this key" : "callers", ag__band_min(r), AG_BANDS - 1);
 }
 
+bool ag__model_allowed(const ag_req *r)
+{
+    bool found = r->key == NULL || r->key->models[0] == 0;
+    for (const char *at = found ? "" : r->key->models; !found && *at;) {
+        size_t n = strcspn(at, ",");
+        found = ag__model_is_ours(r, (ag_str){at, n});
+        at += n + (at[n] == ',');
+    }
+    return found;
+}
+
 int ag__model_check(const ag_req *r, ag_err *err)
 {
-    if (r->key == NULL || ag_key_may_use(r->key, ag_str_of(r->gw->model_name))) return AG_OK;
+    if (ag__model_allowed(r)) return AG_OK;
     return ag_request_fail(err, AG_E_FORBIDDEN, "model", "This key may not use the model '%s'.", r->gw->model_name);
 }
 

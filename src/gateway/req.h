@@ -203,6 +203,7 @@ uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this cal
 /* AG_E_FORBIDDEN for a band, or the model served, that this caller may not use. */
 int ag__band_check(const ag_req *r, uint32_t band, ag_err *err);
 int ag__model_check(const ag_req *r, ag_err *err);
+bool ag__model_allowed(const ag_req *r); /* the key's list has its name or one of its aliases, or there is none */
 float ag__weight_of(const ag_req *r);
 
 /* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. */

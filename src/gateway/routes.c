@@ -112,7 +112,7 @@ bool ag__model_is_ours(const ag_req *r, ag_str name)
 static uint32_t cards_of(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1])
 {
     ag_engine *e = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
-    if (e == NULL || (r->key && !ag_key_may_use(r->key, ag_str_of(r->gw->model_name)))) return 0;
+    if (e == NULL || !ag__model_allowed(r)) return 0;
     ag_str rest = ag_str_of(r->live->aliases), name = ag_str_of(r->gw->model_name);
     uint32_t n = 0;
     do cards[n++] = (ag_model_card){name, ag_engine_model(e)->created, ag_engine_ctx_max(e)};

@@ -158,14 +158,6 @@ bool ag_key_models_ok(ag_str models)
     return ok;
 }
 
-bool ag_key_may_use(const ag_key *k, ag_str model)
-{
-    ag_str list = ag_str_of(k->models), one;
-    bool found = list.n == 0;
-    while (!found && next_of(&list, &one)) found = ag_str_eq(one, model);
-    return found;
-}
-
 uint32_t ag_key_roles_of(ag_str list)
 {
     uint32_t roles = 0;

@@ -85,7 +85,6 @@ void ag_key_hash(const ag_key_secret *s, ag_str text, uint8_t out[32]);
 
 bool ag_key_name_ok(ag_str name); /* 1 to AG_KEY_NAME_MAX printable ASCII letters without blanks and commas */
 bool ag_key_models_ok(ag_str models);
-bool ag_key_may_use(const ag_key *k, ag_str model);
 uint32_t ag_key_roles_of(ag_str list); /* "inference,admin"; 0: not a list of roles, each once */
 
 #endif

@@ -21,6 +21,7 @@ static int setup_keys(void **state)
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
     conf.keys_db = store_path;
     conf.tenant_weights = "gold=3";
+    conf.aliases = "best";
     serve(conf, true);
     return 0;
 }
@@ -71,6 +72,7 @@ static void a_key_says_whose_request_it_is(void **state)
     char header[200];
     snprintf(header, sizeof header, "x-api-key: %s\r\n", text);
     expect(200, "POST", PATH, header, SAY, "\"hi\"");
+    expect(200, "POST", PATH, bearer("unused", header), SAY, "\"hi\"");
     expect(200, "GET", "/livez", "", NULL, "ok");
     expect(200, "GET", "/metrics", "", NULL, "autoglm_keys 2\n");
 }
@@ -131,6 +133,10 @@ static void a_key_may_what_it_may(void **state)
     char *reply = ask("GET", "/v1/models", bearer(text, ""), NULL);
     assert_null(strstr(reply, "\"fake\""));
     free(reply);
+    ag_key d = {.models = "x,best"};
+    make(&d, "gold");
+    expect(200, "POST", PATH, bearer(text, ""), SAY, "\"hi\""); /* an alias of it is as good as its name */
+    expect(200, "GET", "/v1/models", bearer(text, ""), NULL, "\"fake\"");
     make(&c, "gold");
     expect(403, "POST", PATH, bearer(text, ""), SAY, "not the role 'inference'");
 }

@@ -101,12 +101,6 @@ static void lists_are_checked(void **state)
     assert_int_equal(ag_key_roles_of(AG_STR("admin,")) | ag_key_roles_of(AG_STR("root")) |
                          ag_key_roles_of(AG_STR("admin,admin")) | ag_key_roles_of(AG_STR("")),
                      0);
-    ag_key k = {.models = "a,b c"};
-    assert_true(ag_key_may_use(&k, AG_STR("a")) && ag_key_may_use(&k, AG_STR("b c")));
-    assert_false(ag_key_may_use(&k, AG_STR("b")) || ag_key_may_use(&k, AG_STR("")) ||
-                 ag_key_may_use(&k, AG_STR("a,b c")));
-    k.models[0] = 0;
-    assert_true(ag_key_may_use(&k, AG_STR("anything")));
     assert_true(ag_key_models_ok(AG_STR("a,b c")) && ag_key_models_ok(AG_STR("")));
     assert_false(ag_key_models_ok(AG_STR("a,,b")) || ag_key_models_ok(AG_STR("a\n")));
 }
