@@ -249,8 +249,7 @@ static int flag_set(ag_conf *c, const ag_conf_row *r, const char *value, bool ag
  * yet. */
 static int flags_walk(ag_conf *c, const ag_conf_input *in, const char **config, ag_err *err)
 {
-    uint64_t seen = 0;
-    bool ended = false;
+    bool seen[AG_CONF_COUNT] = {false}, ended = false;
     for (int i = 0; i < in->argc;) {
         const char *word = in->argv[i], *value;
         const ag_conf_row *r = ended ? NULL : flag_find(word, in->groups, &value);
@@ -261,10 +260,9 @@ static int flags_walk(ag_conf *c, const ag_conf_input *in, const char **config, 
             if (config && value && r == &rows[AG_CONF_config]) *config = value;
             if (!config && value == NULL)
                 return ag_err_set(err, AG_E_USAGE, "--%s: a value must follow (%s)", r->flag, r->help);
-            uint64_t bit = 1ull << (r - rows);
-            int rc = config ? AG_OK : flag_set(c, r, value, seen & bit, err);
+            int rc = config ? AG_OK : flag_set(c, r, value, seen[r - rows], err);
             if (rc != AG_OK) return rc;
-            seen |= bit;
+            seen[r - rows] = true;
             i += took;
         } else if (!ended && strcmp(word, "--") == 0) {
             ended = true;

@@ -11,7 +11,7 @@ typedef struct reader {
     ag_conf *c;
     const char *path;
     yaml_parser_t parser;
-    uint64_t seen; /* a setting given twice is a mistake, not a choice */
+    bool seen[AG_CONF_COUNT]; /* a setting given twice is a mistake, not a choice */
     ag_err *err;
 } reader;
 
@@ -117,8 +117,8 @@ static int setting(reader *r, ag_str group, const yaml_event_t *key_event)
     const ag_conf_row *row = ag_conf_row_at(id);
     if (row->from == AG_CONF_ENV) return fail(r, line, "a secret belongs into the environment, not into a file");
     if (row->from == AG_CONF_CLI) return fail(r, line, "a settings file cannot name another one");
-    if (r->seen & 1ull << id) return fail(r, line, "this setting was given before");
-    r->seen |= 1ull << id;
+    if (r->seen[id]) return fail(r, line, "this setting was given before");
+    r->seen[id] = true;
     return value(r, row, id);
 }
 
