@@ -20,14 +20,14 @@ static void write_access_line(ag_req *r)
                          : r->route && !r->route->auth ? AG_LOG_DEBUG
                                                        : AG_LOG_INFO;
     if (!ag_log_on(r->gw->log, level)) return;
-    ag_log_field f[16];
+    ag_log_field f[20];
     uint32_t n = 0;
     f[n++] = AG_LOG_Z("method", r->method);
     f[n++] = AG_LOG_Z("path", r->path);
     f[n++] = AG_LOG_I("status", r->status);
     f[n++] = AG_LOG_Z("tenant", r->tenant);
     if (r->key) f[n++] = AG_LOG_Z("key", r->key->id);
-    f[n++] = AG_LOG_S("client", ag_http_stream_peer(r->s));
+    f[n++] = AG_LOG_Z("client", r->client);
     f[n++] = AG_LOG_D("duration_ms", ms_between(r->head_us, ag_now_us()));
     if (generates) {
         f[n++] = AG_LOG_B("stream", r->request.stream);
@@ -43,6 +43,7 @@ static void write_access_line(ag_req *r)
         f[n++] = AG_LOG_Z("code", ag_err_find(r->err.code)->code);
         f[n++] = AG_LOG_Z("error", r->err.text);
     }
+    AG_ASSERT(n <= AG_ARRAY_LEN(f));
     ag_log_ctx ctx = {ag_str_of(r->id), ag_str_of(r->trace)};
     ag_log_write(r->gw->log, level, &ctx, "request", f, n);
 }

@@ -27,13 +27,8 @@ static void take_key(ag_req *r, ag_key *k)
  * come from, and by the name that they use, which is another one when a web page sent them here. */
 static bool is_local(const ag_req *r)
 {
-    char peer[64];
-    ag_str p = ag_http_stream_peer(r->s);
-    if (ag_str_eqz(p, "unix")) return true;
-    if (p.n >= sizeof peer) return false;
-    memcpy(peer, p.p, p.n);
-    peer[p.n] = 0;
-    return ag_address_is_loopback(peer) && ag_host_is_loopback(ag_http_head_get(r->head, "host"));
+    if (strcmp(r->client, "unix") == 0) return true;
+    return ag_address_is_loopback(r->client) && ag_host_is_loopback(ag_http_head_get(r->head, "host"));
 }
 
 static ag_next check_role(ag_req *r)

@@ -136,11 +136,12 @@ ag_next ag__step_limits(ag_req *r)
 {
     r->step = AG_STEP_BODY;
     if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
-    if (r->route->answer == ag__answer_queue) ag__queue_take_id(r);
+    if (r->route->path[1] && r->route->path[strlen(r->route->path) - 1] == '/') ag__queue_take_id(r);
     if (r->route->answer == ag__answer_page) ag__page_look(r);
     bool admin = r->route->answer == ag__answer_admin;
     if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
-    if (!(method_of(r) & (AG_POST | AG_PATCH)) || (admin && !r->head->has_body)) return AG_MORE;
+    bool empty = !r->head->has_body || r->head->content_length == 0;
+    if (!(method_of(r) & (AG_POST | AG_PATCH)) || (admin && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     ag_str type = ag_http_head_get(r->head, "content-type");
     if (!ag_media_is_json(type))

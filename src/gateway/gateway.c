@@ -319,11 +319,10 @@ uint64_t ag_gateway_requests(const ag_gateway *gw)
 void ag_gateway_welcome(const ag_gateway *gw, ag_buf *out)
 {
     bool v6 = strchr(gw->host, ':') != NULL;
-    if (gw->keyed) ag_buf_addz(out, "An API key is needed.");
     const char *scheme = gw->tls ? "https" : "http";
     ag_buf_addf(out, "Listening on %s://%s%s%s:%u. ", scheme, v6 ? "[" : "", gw->host, v6 ? "]" : "",
                 ag_gateway_port(gw));
-    if (gw->auth.on) ag_buf_addz(out, "An API key is needed.");
+    if (gw->keyed) ag_buf_addz(out, "An API key is needed.");
     else if (gw->guarded)
         ag_buf_addz(out, "No API key is set: any bearer token is accepted, from programs on this machine only.");
     else ag_buf_addz(out, "No API key is set and --no-auth was said: anybody who can reach this address may use it.");

@@ -53,10 +53,8 @@ void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row)
 static void address_of(const ag_req *r, char out[AG_METER_NAME_MAX + 1])
 {
     struct in6_addr a;
-    ag_str peer = ag_http_stream_peer(r->s);
-    size_t n = AG_MIN(peer.n, (size_t)AG_METER_NAME_MAX);
-    memcpy(out, n ? peer.p : "", n);
-    out[n] = 0;
+    _Static_assert(sizeof r->client <= AG_METER_NAME_MAX + 1, "an address is a name");
+    memcpy(out, r->client, sizeof r->client);
     if (inet_pton(AF_INET6, out, &a) != 1 || IN6_IS_ADDR_V4MAPPED(&a)) return;
     memset(&a.s6_addr[8], 0, 8);
     inet_ntop(AF_INET6, &a, out, AG_METER_NAME_MAX + 1);
@@ -149,7 +147,7 @@ int ag__meter_enter(ag_req *r)
     if (served) ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, &limits[AG_METER_MODEL]);
     /* What a key and its tenant use of a month counts also before there is a budget. */
     if (r->key && !r->key->of_token) names[AG_METER_KEY] = r->key->id;
-    if (r->key || ag_limits_any(&limits[AG_METER_TENANT])) names[AG_METER_TENANT] = r->tenant;
+    names[AG_METER_TENANT] = r->tenant;
     if (ag_limits_any(&limits[AG_METER_ADDRESS])) names[AG_METER_ADDRESS] = address;
     if (ag_limits_any(&limits[AG_METER_MODEL])) names[AG_METER_MODEL] = r->gw->model_name;
     ag_refusal why = {0};
@@ -167,12 +165,9 @@ int ag__meter_prompt(ag_req *r, uint64_t tokens)
     ag_meter_views views;
     int rc = ag_meters_prompt(r->gw->meters, &r->ticket, tokens, time_now(), &why, &views);
     write_views(r, &views);
-    return rc == AG_OK ? AG_OK : refuse(r, rc, &r->ticket.limits[why.kind], &why, tokens);
-}
-
-void ag__meter_prompt_undo(ag_req *r, uint64_t tokens)
-{
-    if (r->metered) ag_meters_prompt_undo(r->gw->meters, &r->ticket, tokens);
+    if (rc != AG_OK) return refuse(r, rc, &r->ticket.limits[why.kind], &why, tokens);
+    r->prompt_charged = tokens;
+    return AG_OK;
 }
 
 static void use(ag_req *r, uint64_t requests, uint64_t prompt_tokens, uint64_t output_tokens)
@@ -181,15 +176,25 @@ static void use(ag_req *r, uint64_t requests, uint64_t prompt_tokens, uint64_t o
     ag_usage_add(ag_keyring_usage(r->gw->ring), ag_wall_us() / 1000000, &what);
 }
 
-void ag__meter_admitted(ag_req *r, uint64_t prompt_tokens)
+static bool any_began(const ag_req *r)
 {
-    if (r->metered) use(r, 1, prompt_tokens, 0);
+    bool began = false;
+    for (uint32_t i = 0; i < r->n_choices && !began; i++) {
+        ag_gen_times t = {0};
+        if (r->choices[i].gen) ag_gen_times_get(r->choices[i].gen, &t);
+        began = t.admit_us || (r->choices[i].gen && ag_gen_count(r->choices[i].gen) > 0);
+    }
+    return began;
 }
 
 void ag__meter_output(ag_req *r)
 {
     uint64_t made = 0;
     if (!r->metered || r->choices == NULL) return;
+    if (!r->prompt_used && any_began(r)) {
+        r->prompt_used = true;
+        use(r, 1, r->prompt_charged, 0);
+    }
     for (uint32_t i = 0; i < r->n_choices; i++) made += r->choices[i].gen ? ag_gen_count(r->choices[i].gen) : 0;
     if (made <= r->charged) return;
     ag_meters_output(r->gw->meters, &r->ticket, made - r->charged, time_now());
@@ -197,12 +202,24 @@ void ag__meter_output(ag_req *r)
     r->charged = made;
 }
 
+void ag__meter_settle(ag_req *r)
+{
+    ag__meter_output(r);
+    if (r->metered && !r->prompt_used) ag_meters_prompt_undo(r->gw->meters, &r->ticket, r->prompt_charged);
+    r->prompt_charged = 0;
+}
+
 /* Nobody wakes a request whose client does not read, while its generations go on. */
 static void on_watch(void *user, ag_http_stream *s AG_UNUSED)
 {
     ag_req *r = user;
     ag__meter_output(r);
-    if (r->blocked) ag__meter_watch(r);
+    if (r->blocked) {
+        ag__meter_watch(r);
+    } else if (r->request.position_events && r->first_us == 0) { /* whose timer this was */
+        r->tick = true;
+        if (r->step == AG_STEP_GENERATE) ag__req_run(r);
+    }
 }
 
 void ag__meter_watch(ag_req *r)

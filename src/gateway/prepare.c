@@ -235,7 +235,7 @@ ag_next ag__step_prepare(ag_req *r)
 
 void ag__choices_release(ag_req *r)
 {
-    ag__meter_output(r);
+    ag__meter_settle(r);
     if (r->choices) ag_ids_remove(r->gw->ids, &r->ids); /* before what it leads to goes */
     for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
@@ -349,12 +349,9 @@ ag_next ag__step_admit(ag_req *r)
     }
     for (uint32_t i = 0; i < n; i++) {
         int rc = admit_one(r, i, seed);
-        if (rc == AG_OK) continue;
-        if (i == 0) ag__meter_prompt_undo(r, prompt_tokens);
-        return ag__req_refuse(r, rc, "The generation could not be started.");
+        if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
     }
     count_usage(r);
-    ag__meter_admitted(r, prompt_tokens);
     ag_random_hex(r->reply_id + snprintf(r->reply_id, 16, "%s", r->dialect->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
                           .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage};

@@ -158,6 +158,8 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->dialect = ag_dialect_of(0);
     r->head = head;
     r->head_us = ag_now_us();
+    ag_str client = ag_http_stream_peer(s);
+    snprintf(r->client, sizeof r->client, "%.*s", (int)client.n, client.p); /* the stream may be gone when it is asked for */
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
     ag_buf_init(&r->body, AG_BODY_BYTES_MAX);
     ag_buf_init(&r->out, AG_REPLY_BYTES_MAX);

@@ -155,7 +155,8 @@ struct ag_req {
     const char *finish;        /* of the last choice that ended */
     ag_err err;
     char id[AG_ID_MAX + 1], trace[33], method[16], path[128], origin[256], tenant[AG_TENANT_NAME_MAX + 1];
-    char asked_id[AG_ID_MAX + 1]; /* of GET, PATCH and DELETE /v1/queue/{id} */
+    char client[48];               /* its address, or "unix" */
+    char asked_id[AG_ID_MAX + 1];  /* what a path that ends openly ends with, decoded */
     const ag_page *page;          /* of the playground */
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
@@ -163,6 +164,8 @@ struct ag_req {
     ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
     bool metered;
     uint64_t charged;             /* tokens of its answers that were counted there */
+    uint64_t prompt_charged;      /* of its prompts, */
+    bool prompt_used;             /* which one of its generations has begun to compute */
     char rates[2][3][32];         /* of requests, of tokens: values of x-ratelimit-…; "": not sent */
     ag_ids_link ids;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
@@ -209,9 +212,8 @@ float ag__weight_of(const ag_req *r);
 /* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. */
 int ag__meter_enter(ag_req *r);                    /* LIMITS: counts a request; err says why not */
 int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts; err says why not */
-void ag__meter_prompt_undo(ag_req *r, uint64_t tokens); /* none of its generations began */
-void ag__meter_admitted(ag_req *r, uint64_t prompt_tokens); /* into the usage of its key */
-void ag__meter_output(ag_req *r);                  /* counts what its generations made since the last time */
+void ag__meter_output(ag_req *r);                  /* counts what its generations did since the last time */
+void ag__meter_settle(ag_req *r);                  /* the same, and gives back prompts of which nothing was computed */
 void ag__meter_watch(ag_req *r);                   /* goes on counting while the client takes nothing */
 void ag__meter_leave(ag_req *r);
 uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out); /* at most 6 */

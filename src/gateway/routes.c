@@ -133,7 +133,7 @@ static ag_next answer_models(ag_req *r)
 static ag_next answer_model(ag_req *r)
 {
     ag_model_card cards[AG_ALIASES_MAX + 1];
-    ag_str id = ag_str_of(r->path + sizeof "/v1/models/" - 1);
+    ag_str id = ag_str_of(r->asked_id);
     uint32_t n = cards_of(r, cards), i = 0;
     while (i < n && !ag_str_eq(id, cards[i].id)) i++;
     if (i == n)

@@ -25,7 +25,7 @@ static const char schema[] =
     ") WITHOUT ROWID;"
     "CREATE TABLE usage(day TEXT NOT NULL, key TEXT NOT NULL, model TEXT NOT NULL, tenant TEXT NOT NULL,"
     " requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,"
-    " PRIMARY KEY(day, key, model)) WITHOUT ROWID;"
+    " PRIMARY KEY(day, key, tenant, model)) WITHOUT ROWID;"
     "INSERT INTO meta VALUES('changes', 0);";
 #undef AG_LIMIT
 

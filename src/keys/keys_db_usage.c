@@ -1,4 +1,4 @@
-/* keys_db_usage.c - the table of usage: a row for each day, key and model. */
+/* keys_db_usage.c - the table of usage: a row for each day, key, tenant and model. */
 #include <stdio.h>
 
 #include "keys/keys_db_inner.h"
@@ -21,7 +21,7 @@ int ag_keys_db_usage_add(ag_keys_db *db, const ag_usage_row *rows, uint32_t n, a
     sqlite3_stmt *st = ag__db_prepare(
         db,
         "INSERT INTO usage(day, key, model, tenant, requests, prompt_tokens, output_tokens) VALUES(?,?,?,?,?,?,?) "
-        "ON CONFLICT(day, key, model) DO UPDATE SET requests = requests + excluded.requests, "
+        "ON CONFLICT(day, key, tenant, model) DO UPDATE SET requests = requests + excluded.requests, "
         "prompt_tokens = prompt_tokens + excluded.prompt_tokens, output_tokens = output_tokens + "
         "excluded.output_tokens",
         err);
@@ -47,7 +47,7 @@ int ag_keys_db_usage_list(ag_keys_db *db, const ag_usage_filter *f, bool (*each)
         db,
         "SELECT day, key, model, tenant, requests, prompt_tokens, output_tokens FROM usage WHERE day >= ifnull(?1, '') "
         "AND (?2 IS NULL OR day <= ?2) AND (?3 IS NULL OR key = ?3) AND (?4 IS NULL OR tenant = ?4) "
-        "AND (?5 IS NULL OR model = ?5) ORDER BY day, key, model",
+        "AND (?5 IS NULL OR model = ?5) ORDER BY day, key, tenant, model",
         err);
     if (st == NULL) return ag__db_fail(db, err);
     const char *const values[] = {f->from, f->to, f->key, f->tenant, f->model};

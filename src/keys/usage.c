@@ -85,7 +85,7 @@ static void add(ag_usage *u, const char *day, const ag_usage_what *w)
     sheet *s = u->now;
     uint32_t *head = head_of(u, s, w->key, w->model), i = *head;
     while (i && (strcmp(s->list[i - 1].row.day, day) != 0 || strcmp(s->list[i - 1].row.key, w->key) != 0 ||
-                 strcmp(s->list[i - 1].row.model, w->model) != 0))
+                 strcmp(s->list[i - 1].row.tenant, w->tenant) != 0 || strcmp(s->list[i - 1].row.model, w->model) != 0))
         i = s->list[i - 1].next;
     if (i == 0) {
         if (!grow(s)) {

@@ -30,7 +30,7 @@ static total totals(ag_keys_db *db)
     return t;
 }
 
-static void rows_are_by_day_key_and_model(void **state)
+static void rows_are_by_day_key_tenant_and_model(void **state)
 {
     (void)state;
     ag_usage *u = NULL;
@@ -42,13 +42,14 @@ static void rows_are_by_day_key_and_model(void **state)
         ag_usage_add(u, 11 * DAY_S, &(ag_usage_what){"a", "t", "m", 1, 1, 1});
         ag_usage_add(u, 11 * DAY_S, &(ag_usage_what){"a", "t", "n", 1, 1, 1});
         ag_usage_add(u, 11 * DAY_S, &(ag_usage_what){"b", "t", "m", 1, 1, 1});
+        ag_usage_add(u, 11 * DAY_S, &(ag_usage_what){"b", "of another", "m", 1, 1, 1}); /* a token that says so */
     }
-    assert_int_equal(ag_usage_waiting(u), 4);
+    assert_int_equal(ag_usage_waiting(u), 5);
     assert_int_equal(ag_usage_write(u, db, NULL), AG_OK);
     assert_int_equal(ag_usage_waiting(u), 0);
     assert_int_equal(ag_usage_write(u, db, NULL), AG_OK);
     total t = totals(db);
-    assert_true(t.rows == 4 && t.requests == 40 && t.prompt == 80 && t.output == 50);
+    assert_true(t.rows == 5 && t.requests == 50 && t.prompt == 90 && t.output == 60);
     ag_usage_close(u);
     ag_usage_close(NULL);
     ag_keys_db_close(db);
@@ -157,7 +158,7 @@ static void a_keyring_writes_and_tells_of_the_month(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        STORED(rows_are_by_day_key_and_model),
+        STORED(rows_are_by_day_key_tenant_and_model),
         STORED(what_cannot_be_written_waits),
         STORED(rows_are_bounded),
         STORED(nothing_is_lost_or_counted_twice),
