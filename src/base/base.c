@@ -22,6 +22,15 @@ bool ag_str_ieq(ag_str a, ag_str b)
     return a.n == b.n && (a.n == 0 || strncasecmp(a.p, b.p, a.n) == 0);
 }
 
+bool ag_str_next(ag_str *list, ag_str *piece)
+{
+    if (list->p == NULL) return false;
+    const char *comma = list->n ? memchr(list->p, ',', list->n) : NULL;
+    *piece = (ag_str){list->p, comma ? (size_t)(comma - list->p) : list->n};
+    *list = comma ? (ag_str){comma + 1, list->n - piece->n - 1} : (ag_str){0};
+    return true;
+}
+
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9') return c - '0';

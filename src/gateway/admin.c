@@ -86,7 +86,6 @@ int ag__admin_look(ag_req *r)
         a->ask.filter =
             (ag_usage_filter){given(a->from), given(a->to), given(a->key), given(a->tenant), given(a->model)};
     }
-    ag__queue_take_id(r);
     a->ask.id = r->asked_id;
     return AG_OK;
 }

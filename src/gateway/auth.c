@@ -115,12 +115,10 @@ int ag__band_check(const ag_req *r, uint32_t band, ag_err *err)
 
 bool ag__model_allowed(const ag_req *r)
 {
-    bool found = r->key == NULL || r->key->models[0] == 0;
-    for (const char *at = found ? "" : r->key->models; !found && *at;) {
-        size_t n = strcspn(at, ",");
-        found = ag__model_is_ours(r, (ag_str){at, n});
-        at += n + (at[n] == ',');
-    }
+    if (r->key == NULL || r->key->models[0] == 0) return true;
+    bool found = false;
+    for (ag_str list = ag_str_of(r->key->models), one; !found && ag_str_next(&list, &one);)
+        found = ag__model_is_ours(r, one);
     return found;
 }
 

@@ -16,7 +16,7 @@ static void live_free(ag_live *l)
     ag_shares_fini(&l->shares);
     ag_jwks_free(l->jwks);
     for (size_t i = 0; i < AG_ARRAY_LEN(l->jwt_texts); i++) ag_mem_free(l->jwt_texts[i]);
-    ag_mem_free(l->aliases);
+    ag_mem_free((char *)(uintptr_t)l->aliases.p);
     ag_mem_free(l);
 }
 
@@ -41,10 +41,11 @@ static int tokens_open(ag_live *l, const ag_gateway_conf *conf, ag_err *err)
 
 static int copy_aliases(ag_live *l, const char *aliases, ag_err *err)
 {
-    ag_str rest = ag_str_of(aliases ? aliases : ""), name;
-    if ((l->aliases = ag_mem_strndup(rest.p, rest.n)) == NULL)
+    if (!is_set(aliases)) return AG_OK;
+    ag_str rest = {ag_mem_strndup(aliases, strlen(aliases)), strlen(aliases)}, name;
+    if ((l->aliases = rest).p == NULL)
         return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
-    for (uint32_t n = 1; ag__alias_next(&rest, &name); n++) {
+    for (uint32_t n = 1; ag_str_next(&rest, &name); n++) {
         if (name.n == 0 || name.n > AG_ALIAS_BYTES_MAX)
             return ag_err_set(err, AG_E_USAGE, "An alias must have 1 to %d bytes, not %zu.", AG_ALIAS_BYTES_MAX, name.n);
         if (n > AG_ALIASES_MAX) return ag_err_set(err, AG_E_USAGE, "There may be %d aliases at most.", AG_ALIASES_MAX);

@@ -176,22 +176,19 @@ static void use(ag_req *r, uint64_t requests, uint64_t prompt_tokens, uint64_t o
     ag_usage_add(ag_keyring_usage(r->gw->ring), ag_wall_us() / 1000000, &what);
 }
 
-static bool any_began(const ag_req *r)
+static bool any_admitted(const ag_req *r)
 {
-    bool began = false;
-    for (uint32_t i = 0; i < r->n_choices && !began; i++) {
-        ag_gen_times t = {0};
+    ag_gen_times t = {0};
+    for (uint32_t i = 0; i < r->n_choices && t.admit_us == 0; i++)
         if (r->choices[i].gen) ag_gen_times_get(r->choices[i].gen, &t);
-        began = t.admit_us || (r->choices[i].gen && ag_gen_count(r->choices[i].gen) > 0);
-    }
-    return began;
+    return t.admit_us != 0;
 }
 
 void ag__meter_output(ag_req *r)
 {
     uint64_t made = 0;
     if (!r->metered || r->choices == NULL) return;
-    if (!r->prompt_used && any_began(r)) {
+    if (!r->prompt_used && any_admitted(r)) {
         r->prompt_used = true;
         use(r, 1, r->prompt_charged, 0);
     }

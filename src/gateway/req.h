@@ -60,7 +60,7 @@ typedef struct ag_live { /* what a reload replaces; old ones stay until close, s
     ag_shares shares;
     uint32_t generations_max, max_tokens_max, retry_after_s, band_min;
     bool share_prefixes, strict;
-    char *aliases; /* as ag_gateway_conf; never NULL */
+    ag_str aliases; /* "a,b", its own memory; p NULL: none */
     ag_jwks *jwks; /* NULL: no tokens */
     ag_jwt_rules jwt;
     char *jwt_texts[4]; /* what the rules point to */
@@ -253,7 +253,6 @@ void ag__admin_free(ag_req *r);
 ag_next ag__step_account(ag_req *r);
 
 /* routes.c */
-bool ag__alias_next(ag_str *rest, ag_str *name); /* one name off "a,b"; false: no more */
 bool ag__model_is_ours(const ag_req *r, ag_str name); /* its name, or an alias */
 const ag_route *ag__route_find(ag_str path);
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */

@@ -90,21 +90,11 @@ static ag_next answer_buf(ag_req *r, int status, const char *type, ag_buf *body)
     return next;
 }
 
-bool ag__alias_next(ag_str *rest, ag_str *name)
-{
-    if (rest->n == 0) return false;
-    const char *comma = memchr(rest->p, ',', rest->n);
-    *name = (ag_str){rest->p, comma ? (size_t)(comma - rest->p) : rest->n};
-    size_t used = name->n + (comma != NULL);
-    *rest = (ag_str){rest->p + used, rest->n - used};
-    return true;
-}
-
 bool ag__model_is_ours(const ag_req *r, ag_str name)
 {
-    ag_str rest = ag_str_of(r->live->aliases), alias;
+    ag_str rest = r->live->aliases, alias;
     bool ours = ag_str_eqz(name, r->gw->model_name);
-    while (!ours && ag__alias_next(&rest, &alias)) ours = ag_str_eq(name, alias);
+    while (!ours && ag_str_next(&rest, &alias)) ours = ag_str_eq(name, alias);
     return ours;
 }
 
@@ -113,10 +103,10 @@ static uint32_t cards_of(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1
 {
     ag_engine *e = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
     if (e == NULL || !ag__model_allowed(r)) return 0;
-    ag_str rest = ag_str_of(r->live->aliases), name = ag_str_of(r->gw->model_name);
+    ag_str rest = r->live->aliases, name = ag_str_of(r->gw->model_name);
     uint32_t n = 0;
     do cards[n++] = (ag_model_card){name, ag_engine_model(e)->created, ag_engine_ctx_max(e)};
-    while (ag__alias_next(&rest, &name));
+    while (ag_str_next(&rest, &name));
     return n;
 }
 

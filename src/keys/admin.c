@@ -40,11 +40,9 @@ static void add_models(ag_buf *out, const char *models)
         return;
     }
     ag_buf_addz(out, ",\"models\":[");
-    for (const char *at = models; *at;) {
-        size_t n = strcspn(at, ",");
-        ag_buf_add_json(out, at, n);
-        at += n + (at[n] == ',');
-        if (*at) ag_buf_addc(out, ',');
+    for (ag_str list = ag_str_of(models), one; ag_str_next(&list, &one);) {
+        ag_buf_add_json(out, one.p, one.n);
+        if (list.p) ag_buf_addc(out, ',');
     }
     ag_buf_addc(out, ']');
 }

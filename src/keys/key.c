@@ -136,22 +136,12 @@ bool ag_key_name_ok(ag_str name)
     return ok;
 }
 
-/* The next piece before a comma; false: there is none. */
-static bool next_of(ag_str *list, ag_str *one)
-{
-    if (list->p == NULL) return false;
-    const char *comma = list->n ? memchr(list->p, ',', list->n) : NULL;
-    *one = (ag_str){list->p, comma ? (size_t)(comma - list->p) : list->n};
-    *list = comma ? (ag_str){comma + 1, list->n - one->n - 1} : (ag_str){0};
-    return true;
-}
-
 bool ag_key_models_ok(ag_str models)
 {
     if (models.n == 0) return true;
     bool ok = models.n <= AG_KEY_MODELS_MAX;
     uint32_t n = 0;
-    for (ag_str one; ok && next_of(&models, &one);) {
+    for (ag_str one; ok && ag_str_next(&models, &one);) {
         ok = one.n >= 1 && one.n <= AG_KEY_MODEL_MAX && ++n <= AG_KEY_MODELS;
         for (size_t i = 0; ok && i < one.n; i++) ok = (unsigned char)one.p[i] >= ' ' && one.p[i] != 0x7F;
     }
@@ -161,7 +151,7 @@ bool ag_key_models_ok(ag_str models)
 uint32_t ag_key_roles_of(ag_str list)
 {
     uint32_t roles = 0;
-    for (ag_str one; next_of(&list, &one);) {
+    for (ag_str one; ag_str_next(&list, &one);) {
         uint32_t role = ag_str_eqz(one, "inference") ? AG_ROLE_INFERENCE : ag_str_eqz(one, "admin") ? AG_ROLE_ADMIN : 0;
         if (role == 0 || (roles & role)) return 0;
         roles |= role;

@@ -19,6 +19,22 @@ static void strings_compare_by_length(void **state)
     assert_true(ag_str_ieq(none, none));
 }
 
+static void lists_come_apart_at_commas(void **state)
+{
+    (void)state;
+    ag_str none = {NULL, 0}, list = AG_STR("a,,bc,"), piece;
+    assert_false(ag_str_next(&none, &piece));
+    static const char *const want[] = {"a", "", "bc", ""};
+    for (size_t i = 0; i < AG_ARRAY_LEN(want); i++) {
+        assert_true(ag_str_next(&list, &piece));
+        assert_true(ag_str_eqz(piece, want[i]));
+    }
+    assert_false(ag_str_next(&list, &piece));
+    list = AG_STR("");
+    assert_true(ag_str_next(&list, &piece) && piece.n == 0);
+    assert_false(ag_str_next(&list, &piece));
+}
+
 static void percent_bytes_are_two_digits(void **state)
 {
     (void)state;
@@ -59,6 +75,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strings_compare_by_length),
+        cmocka_unit_test(lists_come_apart_at_commas),
         cmocka_unit_test(percent_bytes_are_two_digits),
         cmocka_unit_test(overflow_is_told),
         cmocka_unit_test(clocks_go_forward),
