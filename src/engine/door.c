@@ -277,47 +277,70 @@ uint64_t ag__door_salt(const ag_door *d, const char *tenant, bool shared)
 
 /* ---- what callers ask ---- */
 
-static int submit(ag_door *d, ag_gen *g, uint64_t *retry, ag_err *err)
+/* They are the engine's from here on; whoever cancels one of them waits for the lock. */
+static void hand_over(ag_gen *const *gens, uint32_t n, ag_tenant *t, uint64_t now)
 {
-    AG_ASSERT(!atomic_load(&g->submitted));
-    if (d->draining) return ag_err_set(err, AG_E_DRAINING, "the server is shutting down; try another or come back");
-    g->seq.q.tenant = ag_queue_tenant(ag_sched_queue(d->sched), ag_str_of(g->tenant), g->weight);
-    if (g->seq.q.tenant == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for another tenant");
-    uint64_t now = ag_now_us();
-    atomic_store(&g->submit_us, now);
-    atomic_store(&g->submitted, true);
-    ag_gen_get(g);
-    int rc = ag_sched_submit(d->sched, &g->seq, now, retry, err);
-    if (rc != AG_OK) {
-        atomic_store(&g->submitted, false);
-        atomic_store(&g->submit_us, 0);
-        ag_gen_put(g);
-        return rc;
+    for (uint32_t i = 0; i < n; i++) {
+        ag_gen *g = gens[i];
+        AG_ASSERT(!atomic_load(&g->submitted));
+        g->seq.q.tenant = t;
+        g->seq.q.newer = i + 1 < n ? &gens[i + 1]->seq.q : NULL;
+        atomic_store(&g->submit_us, now);
+        atomic_store(&g->submitted, true);
+        ag_gen_get(g);
     }
+}
+
+static void take_back(ag_gen *const *gens, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        atomic_store(&gens[i]->submitted, false);
+        atomic_store(&gens[i]->submit_us, 0);
+        ag_gen_put(gens[i]);
+    }
+}
+
+static void begin_waiting(ag_door *d, ag_gen *g, uint64_t now)
+{
     count_waiting(d, g, 1);
     if (atomic_load(&g->cancelled)) { /* before it came */
         ag__door_end(d, g, AG_GEN_CANCELLED);
-        return AG_OK;
+        return;
     }
     ag_sched_wait w;
     ag_sched_wait_get(d->sched, &g->seq, now, &w);
     g->wait_guess_us = w.wait_us;
-    return AG_OK;
 }
 
-int ag_gen_submit(ag_gen *g, uint64_t *retry, ag_err *err)
+static int submit(ag_door *d, ag_gen *const *gens, uint32_t n, uint64_t *retry, ag_err *err)
 {
-    AG_CHECK(g, AG_GEN_MAGIC);
-    ag_door *d = ag__door_of(g->engine);
+    if (d->draining) return ag_err_set(err, AG_E_DRAINING, "the server is shutting down; try another or come back");
+    ag_tenant *t = ag_queue_tenant(ag_sched_queue(d->sched), ag_str_of(gens[0]->tenant), gens[0]->weight);
+    if (t == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for another tenant");
+    uint64_t now = ag_now_us();
+    hand_over(gens, n, t, now);
+    int rc = ag_sched_submit_all(d->sched, &gens[0]->seq, now, retry, err);
+    if (rc != AG_OK) take_back(gens, n);
+    for (uint32_t i = 0; rc == AG_OK && i < n; i++) begin_waiting(d, gens[i], now);
+    return rc;
+}
+
+int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry, ag_err *err)
+{
+    AG_ASSERT(n > 0);
+    for (uint32_t i = 0; i < n; i++) AG_CHECK(gens[i], AG_GEN_MAGIC);
+    ag_door *d = ag__door_of(gens[0]->engine);
     uint64_t unwanted;
     if (retry == NULL) retry = &unwanted;
     *retry = 0;
     ag__door_enter(d);
-    int rc = submit(d, g, retry, err);
+    int rc = submit(d, gens, n, retry, err);
     if (rc == AG_OK) sem_post(d->bell);
     ag__door_leave(d);
     return rc;
 }
+
+int ag_gen_submit(ag_gen *g, uint64_t *retry, ag_err *err) { return ag_gen_submit_all(&g, 1, retry, err); }
 
 void ag_gen_cancel(ag_gen *g)
 {

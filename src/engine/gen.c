@@ -63,7 +63,6 @@ static void copy_place(ag_gen *g, const ag_gen_spec *s)
                       .n_scored = s->prompt_logprobs, .salt = ag__door_salt(&g->engine->door, g->tenant, s->share_prefix)};
     g->seq.q.band = s->band;
     g->seq.q.deadline_us = s->deadline_us;
-    g->seq.sure = s->sure;
 }
 
 /* Memory that it takes while it waits. */

@@ -69,7 +69,6 @@ typedef struct ag_gen_spec {
     uint8_t band;              /* 0 most urgent .. 3; AG_BAND_DEFAULT of queue.h where nothing was asked for */
     bool share_prefix;         /* its prompt's pages may be shared with other tenants who say so too */
     uint64_t deadline_us;      /* ag_now_us; 0: none */
-    bool sure;                 /* not refused by an estimate: another answer of the same request was taken */
 } ag_gen_spec;
 
 typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string, end of json */,
@@ -92,11 +91,13 @@ ag_gen *ag_gen_get(ag_gen *g);
 void ag_gen_put(ag_gen *g);
 
 /* Hands it to the engine, which takes a reference until it has ended. AG_E_QUEUE_FULL, AG_E_DRAINING, AG_E_DEADLINE (it
- * cannot be ready in time), AG_E_PARAM (it could never fit the cache); *retry_us (optional) is then when there may be room, 0:
+ * cannot be ready in time), AG_E_PARAM (it could never fit the cache), AG_E_LIMIT (nor the queue); *retry_us (optional) is then when there may be room, 0:
  * unknown. Any thread; decided at once, the engine's step is not waited for. A generation that was taken may yet be
  * displaced by a more urgent one (AG_GEN_FAILED with AG_E_QUEUE_FULL) or meet its deadline: before its first step it
  * ends AG_GEN_FAILED with AG_E_DEADLINE, later AG_GEN_LENGTH with ag_gen_timed_out. */
 int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err);
+/* The same for the answers of one request, of one tenant and band: all of them or none. */
+int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err);
 /* Ends it: at once while it waits, before the engine's next step while it runs. Any thread, any number of times; harmless
  * after the end. */
 void ag_gen_cancel(ag_gen *g);

@@ -258,15 +258,7 @@ uint64_t ag__deadline_of(const ag_req *r)
     return r->timeout_ms ? r->head_us + (uint64_t)r->timeout_ms * 1000 : 0;
 }
 
-/* An estimate that says no is our doing (503), a time that has passed is over (504). */
-static int submit(ag_req *r, ag_gen *g)
-{
-    int rc = ag_gen_submit(g, &r->retry_us, &r->err);
-    if (rc == AG_E_DEADLINE && ag_now_us() < ag__deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
-    return rc;
-}
-
-static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
+static int create_one(ag_req *r, uint32_t index, uint64_t seed)
 {
     const ag_request *q = &r->request;
     ag_choice *c = &r->choices[index];
@@ -301,12 +293,22 @@ static int admit_one(ag_req *r, uint32_t index, uint64_t seed)
         .band = (uint8_t)r->band,
         .share_prefix = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
-        .sure = index > 0,
     };
     spec.sampling.seed = seed;
     spec.sampling.choice = index % q->n;
-    rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
-    return rc == AG_OK ? submit(r, c->gen) : rc;
+    return ag_gen_create(&c->gen, r->engine, &spec, &r->err);
+}
+
+/* All of them or none. An estimate that says no is our doing (503), a time that has passed is over (504). */
+static int submit(ag_req *r)
+{
+    ag_gen **gens = ag_mem_array(r->n_choices, sizeof *gens);
+    if (gens == NULL) return no_memory(&r->err);
+    for (uint32_t i = 0; i < r->n_choices; i++) gens[i] = r->choices[i].gen;
+    int rc = ag_gen_submit_all(gens, r->n_choices, &r->retry_us, &r->err);
+    ag_mem_free((void *)gens);
+    if (rc == AG_E_DEADLINE && ag_now_us() < ag__deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
+    return rc;
 }
 
 static void count_usage(ag_req *r)
@@ -347,10 +349,10 @@ ag_next ag__step_admit(ag_req *r)
         parts_init(r, &r->choices[i].parts);
         r->choices[i].place.index = i;
     }
-    for (uint32_t i = 0; i < n; i++) {
-        int rc = admit_one(r, i, seed);
-        if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
-    }
+    int rc = AG_OK;
+    for (uint32_t i = 0; i < n && rc == AG_OK; i++) rc = create_one(r, i, seed);
+    if (rc == AG_OK) rc = submit(r);
+    if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
     count_usage(r);
     ag_random_hex(r->reply_id + snprintf(r->reply_id, 16, "%s", r->dialect->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),

@@ -26,8 +26,7 @@ void ag__over_settle(ag_queue *q, ag__tenant_inner *t)
 }
 
 typedef struct room { /* still wanted */
-    bool entry;
-    uint64_t tokens, bytes;
+    uint64_t entries, tokens, bytes;
 } room;
 
 static uint64_t beyond(uint64_t have, uint64_t more, uint64_t max)
@@ -35,70 +34,86 @@ static uint64_t beyond(uint64_t have, uint64_t more, uint64_t max)
     return max == 0 || (have <= max && more <= max - have) ? 0 : have + more - max;
 }
 
-static room missing(const ag_queue *q, const ag_qent *e)
+/* Where so much waits already. */
+static room missing(const ag_queue *q, const ag__newcomers *new, uint32_t n, uint64_t tokens, uint64_t bytes)
 {
-    return (room){q->bound_n >= q->conf.entries_max, beyond(q->bound_tokens, e->tokens, q->conf.tokens_max),
-                  beyond(q->bound_bytes, e->bytes, q->conf.bytes_max)};
+    return (room){beyond(n, new->n, q->conf.entries_max), beyond(tokens, new->tokens, q->conf.tokens_max),
+                  beyond(bytes, new->bytes, q->conf.bytes_max)};
 }
 
-static bool is_enough(room r) { return !r.entry && r.tokens == 0 && r.bytes == 0; }
-
-/* Within a band the newcomer's tenant must stay under its share of what would wait, and the other be over its own:
- * so no two displace each other in turn. */
-static bool may_displace(const ag_queue *q, const ag_qent *e, const ag__tenant_inner *victim, int band)
+static room missing_now(const ag_queue *q, const ag__newcomers *new)
 {
-    if (band != e->band) return band > e->band;
-    const ag__tenant_inner *t = ag__tenant_of(e);
+    return missing(q, new, q->bound_n, q->bound_tokens, q->bound_bytes);
+}
+
+static bool is_enough(room r) { return r.entries == 0 && r.tokens == 0 && r.bytes == 0; }
+
+/* Within a band the newcomers' tenant must stay under its share of what would wait, and the other be over its own:
+ * so no two displace each other in turn. */
+static bool may_displace(const ag_queue *q, const ag__newcomers *new, const ag__tenant_inner *victim, int band)
+{
+    if (band != new->band) return band > new->band;
+    const ag__tenant_inner *t = new->tenant;
     ag__u128 weight = q->weight + (t->pub.waiting == 0 ? t->weight : 0);
-    ag__u128 cost = (ag__u128)q->cost + e->cost;
-    bool under = ((ag__u128)t->pub.waiting_cost + e->cost) * weight <= cost * t->weight;
+    ag__u128 cost = (ag__u128)q->cost + new->cost;
+    bool under = ((ag__u128)t->pub.waiting_cost + new->cost) * weight <= cost * t->weight;
     return victim != t && under && (ag__u128)victim->pub.waiting_cost * weight > cost * victim->weight;
 }
 
-/* The one to go next; NULL: nobody may be displaced by e. */
-static ag_qent *victim_of(const ag_queue *q, const ag_qent *e)
+/* The one to go next; NULL: nobody may be displaced by them. */
+static ag_qent *victim_of(const ag_queue *q, const ag__newcomers *new)
 {
     const ag__heap_slot *first = ag__heap_first(&q->over);
     if (first == NULL) return NULL;
     ag__tenant_inner *t = first->thing;
     int band = lowest_band(t);
-    return may_displace(q, e, t, band) ? t->newest[band] : NULL;
+    return may_displace(q, new, t, band) ? t->newest[band] : NULL;
 }
 
-static int refuse(const ag_queue *q, const ag_qent *e, room r, ag_err *err)
+/* More than an empty queue could hold. */
+static int refuse_for_ever(const ag_queue *q, const ag__newcomers *new, room alone, ag_err *err)
 {
-    if (e->tokens > q->conf.tokens_max && q->conf.tokens_max != 0)
-        return ag_err_set(err, AG_E_LIMIT, "The request has %u tokens, prompt and answer; all that wait may have %llu.",
-                          e->tokens, (unsigned long long)q->conf.tokens_max);
-    if (e->bytes > q->conf.bytes_max && q->conf.bytes_max != 0)
-        return ag_err_set(err, AG_E_LIMIT, "The request takes %llu bytes; all that wait may take %llu.",
-                          (unsigned long long)e->bytes, (unsigned long long)q->conf.bytes_max);
-    if (r.entry)
+    if (alone.entries > 0)
+        return ag_err_set(err, AG_E_LIMIT, "The request asks for %u answers; %u may wait.", new->n, q->conf.entries_max);
+    if (alone.tokens > 0)
+        return ag_err_set(err, AG_E_LIMIT, "The request has %llu tokens, prompt and answer; all that wait may have %llu.",
+                          (unsigned long long)new->tokens, (unsigned long long)q->conf.tokens_max);
+    return ag_err_set(err, AG_E_LIMIT, "The request takes %llu bytes; all that wait may take %llu.",
+                      (unsigned long long)new->bytes, (unsigned long long)q->conf.bytes_max);
+}
+
+static int refuse(const ag_queue *q, const ag__newcomers *new, room r, ag_err *err)
+{
+    if (r.entries > 0 && new->n == 1)
         return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %u requests wait, as many as may.", q->bound_n);
+    if (r.entries > 0)
+        return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %u requests wait, %u may; the request asks for %u answers.",
+                          q->bound_n, q->conf.entries_max, new->n);
     if (r.tokens > 0)
-        return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %llu tokens wait, %llu may; the request has %u.",
-                          (unsigned long long)q->bound_tokens, (unsigned long long)q->conf.tokens_max, e->tokens);
+        return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %llu tokens wait, %llu may; the request has %llu.",
+                          (unsigned long long)q->bound_tokens, (unsigned long long)q->conf.tokens_max,
+                          (unsigned long long)new->tokens);
     return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %llu bytes wait, %llu may; the request takes %llu.",
                       (unsigned long long)q->bound_bytes, (unsigned long long)q->conf.bytes_max,
-                      (unsigned long long)e->bytes);
+                      (unsigned long long)new->bytes);
 }
 
-int ag__make_room(ag_queue *q, const ag_qent *e, ag_qent **displaced, ag_err *err)
+int ag__make_room(ag_queue *q, const ag__newcomers *new, ag_qent **displaced, ag_err *err)
 {
-    const room at_first = missing(q, e);
-    bool fits_alone = (q->conf.tokens_max == 0 || e->tokens <= q->conf.tokens_max) &&
-                      (q->conf.bytes_max == 0 || e->bytes <= q->conf.bytes_max);
-    ag_qent *gone[AG__DISPLACED_MAX];
-    unsigned n = 0;
-    bool enough = fits_alone && is_enough(at_first);
-    for (ag_qent *v; fits_alone && !enough && n < AG__DISPLACED_MAX && (v = victim_of(q, e)) != NULL;) {
-        gone[n++] = v;
-        ag__ent_detach(q, v);
-        enough = is_enough(missing(q, e));
-    }
     *displaced = NULL;
-    while (n > 0) { /* the last one taken first: each list is then as it was when the entry left it */
-        ag_qent *v = gone[--n];
+    const room at_first = missing_now(q, new), alone = missing(q, new, 0, 0, 0);
+    if (!is_enough(alone)) return refuse_for_ever(q, new, alone, err);
+    uint64_t most = (uint64_t)AG__DISPLACED_MAX * new->n;
+    ag_qent *gone = NULL; /* linked by `newer`, the last one first */
+    bool enough = is_enough(at_first);
+    for (ag_qent *v; !enough && most > 0 && (v = victim_of(q, new)) != NULL; most--) {
+        ag__ent_detach(q, v);
+        v->newer = gone;
+        gone = v;
+        enough = is_enough(missing_now(q, new));
+    }
+    for (ag_qent *v; (v = gone) != NULL;) { /* each list is then as it was when the entry left it */
+        gone = v->newer;
         if (enough) {
             v->newer = *displaced;
             *displaced = v;
@@ -106,5 +121,5 @@ int ag__make_room(ag_queue *q, const ag_qent *e, ag_qent **displaced, ag_err *er
             ag__ent_attach(q, v, true);
         }
     }
-    return enough ? AG_OK : refuse(q, e, at_first, err);
+    return enough ? AG_OK : refuse(q, new, at_first, err);
 }

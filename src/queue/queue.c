@@ -85,6 +85,7 @@ static void deadline_in(ag_queue *q, ag_qent *e)
 }
 
 /* Each place of an entry is somewhere else in memory: all are asked for before the first is waited for. */
+
 void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
 {
     ag__tenant_inner *t = ag__tenant_of(e);
@@ -110,13 +111,19 @@ void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
     ag__tenant_settle(q, t);
 }
 
-void ag__ent_detach(ag_queue *q, ag_qent *e)
+/* Its neighbours in the lists. */
+static void touch(const ag_qent *e)
 {
-    ag__tenant_inner *t = ag__tenant_of(e);
     __builtin_prefetch(e->before);
     __builtin_prefetch(e->after);
     __builtin_prefetch(e->older);
     __builtin_prefetch(e->newer);
+}
+
+void ag__ent_detach(ag_queue *q, ag_qent *e)
+{
+    ag__tenant_inner *t = ag__tenant_of(e);
+    touch(e);
     order_out(q, e);
     ag__heap_remove(&q->deadlines, e);
     band_out(e);
@@ -183,19 +190,23 @@ void ag__rise(ag_queue *q, uint64_t now_us)
 
 /* --- calls -------------------------------------------------------------------------------------------------------- */
 
-int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced, ag_err *err)
+static ag__newcomers count(ag_qent *first)
 {
-    AG_ASSERT(!e->queued && e->band < AG_BANDS && e->tenant != NULL);
-    *displaced = NULL;
-    ag__rise(q, now_us);
-    e->cost = AG_MIN(e->cost, AG_QUEUE_COST_MAX);
-    /* Those who run may be set back: their room stays theirs. */
-    uint32_t room = q->n + q->running + 1;
-    if (!ag__heap_reserve(&q->deadlines, room) || !ag__order_reserve(&q->pool, room, q->tenants))
-        return ag_err_set(err, AG_E_NOMEM, "There is no memory for one more waiting request beside %u.", q->n);
+    ag__newcomers new = {.tenant = ag__tenant_of(first), .band = first->band};
+    for (ag_qent *e = first; e != NULL; e = e->newer) {
+        AG_ASSERT(!e->queued && e->band < AG_BANDS && e->tenant == first->tenant && e->band == first->band);
+        e->cost = AG_MIN(e->cost, AG_QUEUE_COST_MAX);
+        new.n++;
+        new.tokens += e->tokens;
+        new.cost += e->cost;
+        if (!ag_add_ok(new.bytes, e->bytes, &new.bytes)) new.bytes = UINT64_MAX;
+    }
+    return new;
+}
+
+static void push(ag_queue *q, ag_qent *e)
+{
     if (!e->resumed) {
-        int rc = ag__make_room(q, e, displaced, err);
-        if (rc != AG_OK) return rc;
         e->number = ++q->numbers;
         e->arrive_us = q->now_us;
         e->level = e->band;
@@ -204,7 +215,29 @@ int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced,
     e->due = 0;
     if (!e->resumed) ag__tenant_begin(q, ag__tenant_of(e)); /* else it ran until now */
     ag__ent_attach(q, e, false);
-    return AG_OK;
+}
+
+int ag_queue_push_all(ag_queue *q, ag_qent *first, uint64_t now_us, ag_qent **displaced, ag_err *err)
+{
+    *displaced = NULL;
+    ag__rise(q, now_us);
+    const ag__newcomers new = count(first);
+    /* Those who run may be set back: their room stays theirs. */
+    uint32_t room = q->n + q->running + new.n;
+    if (!ag__heap_reserve(&q->deadlines, room) || !ag__order_reserve(&q->pool, room, q->tenants))
+        return ag_err_set(err, AG_E_NOMEM, "There is no memory for %u more waiting beside %u.", new.n, q->n);
+    int rc = first->resumed ? AG_OK : ag__make_room(q, &new, displaced, err);
+    for (ag_qent *e = first, *next; rc == AG_OK && e != NULL; e = next) {
+        next = e->newer;
+        push(q, e);
+    }
+    return rc;
+}
+
+int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced, ag_err *err)
+{
+    e->newer = NULL;
+    return ag_queue_push_all(q, e, now_us, displaced, err);
 }
 
 ag_qent *ag_queue_head(ag_queue *q, uint64_t now_us)
@@ -246,11 +279,29 @@ void ag_queue_move(ag_queue *q, ag_qent *e, uint8_t band, uint64_t now_us)
 {
     AG_ASSERT(band < AG_BANDS);
     ag__rise(q, now_us);
-    bool queued = e->queued;
-    if (queued) ag__ent_detach(q, e);
-    e->band = e->level = band;
-    e->since_us = q->now_us;
-    if (queued) ag__ent_attach(q, e, false);
+    if (band == e->band) return;
+    uint8_t level = (uint8_t)AG_MIN((int)band, e->level + AG_MAX(band - e->band, 0));
+    bool comes = e->queued && level != e->level;
+    if (e->queued) {
+        touch(e);
+        band_out(e);
+        q->by_band[e->band]--;
+        q->by_band[band]++;
+    }
+    if (comes) {
+        order_out(q, e);
+        level_out(q, e);
+        e->since_us = q->now_us;
+    }
+    e->band = band;
+    e->level = level;
+    if (comes) {
+        level_in(q, e, false);
+        order_in(q, e);
+    }
+    if (!e->queued) return;
+    band_in(e);
+    ag__over_settle(q, ag__tenant_of(e));
 }
 
 void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us)

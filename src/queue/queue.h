@@ -18,8 +18,8 @@
  * Threads : one at a time (the engine holds its lock).
  * Limits  : ag_queue_conf. Every call is O(log n) in entries and tenants, nothing scans; rising (at most three times
  *           an entry, one entry of a band at a time) is done by the next calls that are given the time. A push
- *           displaces at most 64.
- * Errors  : push: AG_E_QUEUE_FULL; AG_E_LIMIT for an entry that alone is larger than a bound; AG_E_NOMEM, never for
+ *           displaces at most 64 for each of its entries.
+ * Errors  : push: AG_E_QUEUE_FULL; AG_E_LIMIT for what alone is larger than a bound; AG_E_NOMEM, never for
  *           a resumed one whose tenant was told of it by ag_queue_running. Room for an entry is made when it is
  *           pushed first: remove, charge and expire cannot fail. */
 #ifndef AG_QUEUE_H
@@ -90,8 +90,9 @@ int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err);
 void ag_queue_close(ag_queue *q); /* asserts that nothing waits */
 
 /* The tenant of that name (at most AG_TENANT_NAME_MAX bytes, asserted), made if need be; its weight becomes
- * `weight`, brought between AG_TENANT_WEIGHT_MIN and _MAX. NULL: no memory. It stays while it has entries waiting or
- * running, or is held (hold, release), else until a call for another name forgets it. */
+ * `weight`, brought between AG_TENANT_WEIGHT_MIN and _MAX: what it received counts as it did, what is charged ahead by
+ * the new one. NULL: no memory. It stays while it has entries waiting or running, or is held (hold, release), else until
+ * a call for another name forgets it. */
 ag_tenant *ag_queue_tenant(ag_queue *q, ag_str name, double weight);
 void ag_queue_hold(ag_queue *q, ag_tenant *t);
 void ag_queue_release(ag_queue *q, ag_tenant *t);
@@ -102,6 +103,9 @@ void ag_queue_release(ag_queue *q, ag_tenant *t);
  * Shares are of waiting cost over weight; bands are those asked for: who rose by age is served earlier, not displaced
  * later. AG_E_QUEUE_FULL, in a sentence that names the bound: nothing was displaced. */
 int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced, ag_err *err);
+/* The same for several, of one tenant and band and linked by `newer`: all of them or, as nothing is displaced in vain,
+ * none. */
+int ag_queue_push_all(ag_queue *q, ag_qent *first, uint64_t now_us, ag_qent **displaced, ag_err *err);
 /* The one that is next, which stays where it is; NULL: nobody waits. Lets those rise that are due. */
 ag_qent *ag_queue_head(ag_queue *q, uint64_t now_us);
 void ag_queue_remove(ag_queue *q, ag_qent *e);
@@ -109,6 +113,8 @@ void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us); /* to serve it: it
 /* Takes out and gives one whose deadline is at or before now; NULL: none. Earliest first. */
 ag_qent *ag_queue_expired(ag_queue *q, uint64_t now_us);
 uint64_t ag_queue_deadline(const ag_queue *q); /* the earliest; UINT64_MAX: none */
+/* To another band. What its age has brought it stays: towards the urgent, the level that it has risen to; away from it, as
+ * many bands as it has risen. Its time at a level that is new to it begins now. */
 void ag_queue_move(ag_queue *q, ag_qent *e, uint8_t band, uint64_t now_us);
 void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us);
 

@@ -24,7 +24,7 @@ typedef ag__u128 ag__vtime;
 #define AG__BUCKETS 112
 typedef struct ag__bucket { uint32_t tenants, entries; uint64_t cost, weight; } ag__bucket;
 
-#define AG__DISPLACED_MAX 64 /* by one push: bounds what a refused push, which puts all back, can cost */
+#define AG__DISPLACED_MAX 64 /* for one entry: bounds what a refused push, which puts all back, can cost */
 
 typedef struct ag__tenant_inner {
     ag_tenant pub; /* first */
@@ -134,7 +134,13 @@ void ag__rise(ag_queue *q, uint64_t now_us);
 
 /* displace.c */
 void ag__over_settle(ag_queue *q, ag__tenant_inner *t);
-/* Makes room for e, or changes nothing. */
-int ag__make_room(ag_queue *q, const ag_qent *e, ag_qent **displaced, ag_err *err);
+typedef struct ag__newcomers { /* that come together; sums */
+    const ag__tenant_inner *tenant;
+    uint8_t band;
+    uint32_t n;
+    uint64_t tokens, bytes, cost;
+} ag__newcomers;
+/* Makes room for them, or changes nothing. */
+int ag__make_room(ag_queue *q, const ag__newcomers *new, ag_qent **displaced, ag_err *err);
 
 #endif

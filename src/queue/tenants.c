@@ -158,13 +158,19 @@ static void weigh(ag_queue *q, ag__tenant_inner *t, double weight)
     weight = AG_MIN(weight, AG_TENANT_WEIGHT_MAX);
     uint64_t units = (uint64_t)llround(weight * AG__WEIGHT_UNIT);
     if (units == t->weight) return;
+    ag__vtime received = ag__v_received(t);
+    ag__order_leave(q, t);
     for (uint8_t level = 0; level < AG_BANDS; level++) bucket_out(q, t, level);
     if (t->pub.waiting > 0) q->weight += units - t->weight;
     t->pub.weight = weight;
     t->weight = units;
     t->per_weight = (double)AG__WEIGHT_UNIT / (double)units;
     t->v_per_service = (uint64_t)(((ag__u128)AG__WEIGHT_UNIT << AG__V_BITS) / units);
+    /* What does not come of what was charged ahead is given back by the new weight: a credit, were it charged by the old. */
+    t->v = received + (ag__vtime)t->pub.ahead * t->v_per_service;
+    t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);
     for (uint8_t level = 0; level < AG_BANDS; level++) bucket_in(q, t, level);
+    ag__order_join(q, t);
     ag__over_settle(q, t);
     if (ag__is_active(t)) ag__heap_set(&q->active, t, ag__v_received(t));
 }

@@ -379,6 +379,42 @@ static void test_a_full_queue_displaces(void **state)
     close_idle(e);
 }
 
+/* The answers of one request: nobody goes for some of them when there is no room for all. */
+static void test_answers_come_in_together(void **state)
+{
+    (void)state;
+    ag_engine_conf c = conf_of(1024, 1, 16);
+    c.queue_max = 2;
+    ag_engine *e = open_held(c, 1);
+    ag_gen *run = start_as(e, "a", 2, spec_of(10, 3, 1));
+    await_held();
+    ag_gen *low = start_as(e, "a", 3, spec_of(10, 3, 2)), *high = start_as(e, "a", 1, spec_of(10, 3, 3)), *n[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        ag_gen_spec s = spec_of(10, 3, 4 + i);
+        s.band = 2;
+        s.tenant = AG_STR("a");
+        assert_int_equal(ag_gen_create(&n[i], e, &s, NULL), AG_OK);
+    }
+    ag_err err = {0};
+    assert_int_equal(ag_gen_submit_all(n, 2, NULL, &err), AG_E_QUEUE_FULL); /* one of them could have come */
+    assert_int_equal(ag_gen_submit_all(n, 3, NULL, &err), AG_E_LIMIT);
+    assert_int_equal(state_of(low), AG_GEN_WAITING);
+    ag_gen_cancel(high);
+    ag_gen_cancel(n[1]);
+    assert_int_equal(ag_gen_submit_all(n, 2, NULL, &err), AG_OK);
+    assert_int_equal(state_of(low), AG_GEN_FAILED);
+    assert_int_equal(state_of(n[1]), AG_GEN_CANCELLED);
+    let_go();
+    await_end(run);
+    await_end(n[0]);
+    assert_int_equal(state_of(n[0]), AG_GEN_LENGTH);
+    ag_engine_stats st = stats_of(e);
+    assert_true(st.displaced == 1 && st.refused_full == 1);
+    ag_gen *all[] = {run, low, high, n[0], n[1], n[2]};
+    for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) ag_gen_put(all[i]);
+    close_idle(e);
+}
+
 /* ---- everything at once ---- */
 
 enum { THREADS = 4, TURNS = 120 };
@@ -529,6 +565,7 @@ int main(void)
         cmocka_unit_test(test_running_past_the_deadline),
         cmocka_unit_test(test_cancelled_while_a_step_runs),
         cmocka_unit_test(test_a_full_queue_displaces),
+        cmocka_unit_test(test_answers_come_in_together),
         cmocka_unit_test(test_storm),
         cmocka_unit_test(test_faults),
     };

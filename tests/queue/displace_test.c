@@ -162,6 +162,45 @@ static void test_few_go_for_one(void **state)
     }
 }
 
+/* The answers of one request come in together or not at all: nobody goes for those that do. */
+static void test_several_come_together(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.entries_max = 4;
+    conf.tokens_max = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *a = tenant(q, "a", 1), *b = tenant(q, "b", 1);
+    ag_qent low[2] = {entry(a, 3, 10), entry(a, 3, 10)}, high[2] = {entry(a, 1, 10), entry(a, 1, 10)}, new[5], *out;
+    ag_err err = {0};
+    for (int i = 0; i < 2; i++) push(q, &low[i], 0);
+    for (int i = 0; i < 2; i++) push(q, &high[i], 0);
+    for (int i = 0; i < 5; i++) {
+        new[i] = entry(b, 2, 10);
+        if (i > 0) new[i - 1].newer = &new[i];
+    }
+    assert_int_equal(ag_queue_push_all(q, &new[0], 0, &out, &err), AG_E_LIMIT);
+    assert_string_equal(err.text, "The request asks for 5 answers; 4 may wait.");
+    err = (ag_err){0};
+    assert_int_equal(ag_queue_push_all(q, &new[2], 0, &out, &err), AG_E_QUEUE_FULL); /* two of the three could have come */
+    assert_string_equal(err.text, "The queue is full: 4 requests wait, 4 may; the request asks for 3 answers.");
+    assert_null(out);
+    ag_queue_verify(q);
+    for (int i = 0; i < 2; i++) assert_true(low[i].queued && high[i].queued);
+    for (int i = 0; i < 5; i++) assert_false(new[i].queued);
+    new[3].tokens = new[4].tokens = 51;
+    err = (ag_err){0};
+    assert_int_equal(ag_queue_push_all(q, &new[3], 0, &out, &err), AG_E_LIMIT);
+    assert_string_equal(err.text, "The request has 102 tokens, prompt and answer; all that wait may have 100.");
+    new[4].tokens = 49;
+    assert_int_equal(ag_queue_push_all(q, &new[3], 0, &out, &err), AG_OK);
+    assert_ptr_equal(out, &low[1]);
+    assert_ptr_equal(out->newer, &low[0]);
+    assert_null(low[0].newer);
+    assert_true(new[3].queued && new[4].queued && new[3].number < new[4].number);
+    empty(q);
+}
+
 static void test_set_back_are_kept(void **state)
 {
     (void)state;
@@ -190,6 +229,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lower_bands_make_room), cmocka_unit_test(test_share_of_the_queue),
         cmocka_unit_test(test_bounds_of_tokens_and_bytes), cmocka_unit_test(test_refused_changes_nothing),
-        cmocka_unit_test(test_few_go_for_one), cmocka_unit_test(test_set_back_are_kept)};
+        cmocka_unit_test(test_few_go_for_one), cmocka_unit_test(test_several_come_together),
+        cmocka_unit_test(test_set_back_are_kept)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,9 +5,9 @@
 #include "base/mem.h"
 #include "check.h"
 
-enum { ENTRIES = 96, TENANTS = 7 };
+enum { ENTRIES = 96, TENANTS = 7, TOGETHER = 3 };
 
-typedef enum where { FREE, WAITING, RUNNING } where;
+typedef enum where { FREE, COMES, WAITING, RUNNING } where;
 
 typedef struct entry {
     ag_qent e; /* first */
@@ -122,15 +122,20 @@ static bool is_active(const model *m, const tenant *t)
     return n > 0 || t->running > 0;
 }
 
+static ag__vtime ahead_of(const tenant *t)
+{
+    return (ag__vtime)t->ahead * (uint64_t)(((ag__u128)1000000 << 44) / t->weight);
+}
+
+static ag__vtime received_by(const tenant *t) { return ahead_of(t) < t->v ? t->v - ahead_of(t) : 0; }
+
 static ag__vtime floor_of(const model *m)
 {
     bool any = false;
     ag__vtime least = 0;
     for (const tenant *t = m->tenants; t < m->tenants + TENANTS; t++) {
         if (!is_active(m, t)) continue;
-        ag__vtime ahead = (ag__vtime)t->ahead * (uint64_t)(((ag__u128)1000000 << 44) / t->weight);
-        ag__vtime received = ahead < t->v ? t->v - ahead : 0;
-        if (!any || received < least) least = received;
+        if (!any || received_by(t) < least) least = received_by(t);
         any = true;
     }
     if (!any) least = m->ahead;
@@ -177,9 +182,12 @@ static entry *some(model *m, where s)
 
 /* --- displacement ------------------------------------------------------------------------------------------------- */
 
-static bool fits(const model *m, const entry *new)
+/* Those that come together, of one tenant and band. */
+typedef struct several { entry *e[TOGETHER]; uint32_t n; uint64_t tokens, bytes, cost; } several;
+
+static bool fits(const model *m, const several *new)
 {
-    uint64_t n = 1, tokens = new->e.tokens, bytes = new->e.bytes;
+    uint64_t n = new->n, tokens = new->tokens, bytes = new->bytes;
     for (const entry *e = m->entries; e < m->entries + ENTRIES; e++) {
         if (e->state != WAITING || e->e.resumed) continue;
         n++;
@@ -190,14 +198,15 @@ static bool fits(const model *m, const entry *new)
            (m->conf.bytes_max == 0 || bytes <= m->conf.bytes_max);
 }
 
-static entry *victim_of(model *m, const entry *new)
+static entry *victim_of(model *m, const several *all)
 {
+    const entry *new = all->e[0];
     int band = -1;
     for (const entry *e = m->entries; e < m->entries + ENTRIES; e++)
         if (e->state == WAITING && !e->e.resumed) band = AG_MAX(band, e->e.band);
     if (band < new->e.band) return NULL;
     tenant *worst = NULL, *mine = tenant_of(m, new);
-    uint64_t worst_cost = 0, all_cost = new->e.cost, all_weight = 0, mine_cost = 0;
+    uint64_t worst_cost = 0, all_cost = all->cost, all_weight = 0, mine_cost = 0;
     for (tenant *t = m->tenants; t < m->tenants + TENANTS; t++) {
         uint32_t n;
         uint64_t cost = backlog(m, t, &n);
@@ -206,7 +215,7 @@ static entry *victim_of(model *m, const entry *new)
             has |= e->state == WAITING && !e->e.resumed && e->e.band == band && e->e.tenant == t->t;
         all_cost += cost;
         all_weight += n > 0 || t == mine ? t->weight : 0;
-        if (t == mine) mine_cost = cost + new->e.cost;
+        if (t == mine) mine_cost = cost + all->cost;
         if (has && (worst == NULL || (ag__u128)cost * worst->weight > (ag__u128)worst_cost * t->weight)) {
             worst = t;
             worst_cost = cost;
@@ -223,12 +232,12 @@ static entry *victim_of(model *m, const entry *new)
 }
 
 /* Who would go, first to last. */
-static uint32_t victims_of(model *m, entry *new, entry **gone, bool *enough)
+static uint32_t victims_of(model *m, const several *new, entry **gone, bool *enough)
 {
     uint32_t n = 0;
-    bool alone = (m->conf.tokens_max == 0 || new->e.tokens <= m->conf.tokens_max) &&
-                 (m->conf.bytes_max == 0 || new->e.bytes <= m->conf.bytes_max);
-    for (entry *v; alone && !fits(m, new) && n < AG__DISPLACED_MAX && (v = victim_of(m, new)) != NULL;) {
+    bool alone = new->n <= m->conf.entries_max && (m->conf.tokens_max == 0 || new->tokens <= m->conf.tokens_max) &&
+                 (m->conf.bytes_max == 0 || new->bytes <= m->conf.bytes_max);
+    for (entry *v; alone && !fits(m, new) && n < AG__DISPLACED_MAX * new->n && (v = victim_of(m, new)) != NULL;) {
         v->state = FREE;
         gone[n++] = v;
     }
@@ -247,20 +256,41 @@ static void begin(model *m, tenant *t)
     if (t->v < m->floor) t->v = m->floor;
 }
 
+/* One, or now and then several together. */
+static several make_some(model *m)
+{
+    several new = {.n = 0};
+    ag_tenant *t = m->tenants[roll(m, 4) == 0 ? roll(m, TENANTS) : roll(m, 2)].t;
+    uint8_t band = (uint8_t)roll(m, AG_BANDS);
+    for (uint32_t wanted = roll(m, 4) == 0 ? TOGETHER : 1; new.n < wanted; new.n++) {
+        entry *e = some(m, FREE);
+        if (e == NULL) break;
+        *e = (entry){.e = {.tenant = t, .band = band, .tokens = 1 + roll(m, 50), .bytes = roll(m, 1000),
+                           .cost = roll(m, 10) == 0 ? 0 : 1 + roll(m, 400)},
+                     .state = COMES};
+        if (roll(m, 2)) e->e.deadline_us = m->now + roll(m, 3000) + 1;
+        if (new.n > 0) new.e[new.n - 1]->e.newer = &e->e;
+        new.e[new.n] = e;
+        new.tokens += e->e.tokens;
+        new.bytes += e->e.bytes;
+        new.cost += e->e.cost;
+    }
+    for (uint32_t i = 0; i < new.n; i++) new.e[i]->state = FREE;
+    return new;
+}
+
 static void do_push(model *m)
 {
-    entry *e = some(m, FREE), *gone[ENTRIES];
-    if (e == NULL) return;
-    tenant *t = &m->tenants[roll(m, 4) == 0 ? roll(m, TENANTS) : roll(m, 2)];
-    *e = (entry){.e = {.tenant = t->t, .band = (uint8_t)roll(m, AG_BANDS), .tokens = 1 + roll(m, 50),
-                       .bytes = roll(m, 1000), .cost = roll(m, 10) == 0 ? 0 : 1 + roll(m, 400)}};
-    if (roll(m, 2)) e->e.deadline_us = m->now + roll(m, 3000) + 1;
+    several new = make_some(m);
+    entry *gone[ENTRIES];
+    if (new.n == 0) return;
     rise(m);
     bool enough;
-    uint32_t n = victims_of(m, e, gone, &enough);
+    uint32_t n = victims_of(m, &new, gone, &enough);
     ag_qent *out = NULL;
     ag_err err = {0};
-    int rc = ag_queue_push(m->q, &e->e, m->now, &out, &err);
+    int rc = new.n == 1 ? ag_queue_push(m->q, &new.e[0]->e, m->now, &out, &err)
+                        : ag_queue_push_all(m->q, &new.e[0]->e, m->now, &out, &err);
     assert_int_equal(rc == AG_OK, enough);
     if (!enough) {
         assert_true(rc == AG_E_QUEUE_FULL || rc == AG_E_LIMIT);
@@ -277,10 +307,13 @@ static void do_push(model *m)
         left(m, tenant_of(m, gone[i]));
     }
     assert_null(out);
-    begin(m, t);
-    e->state = WAITING;
-    come_to(m, e, e->e.band, m->now);
-    e->stamp = ++m->stamps;
+    begin(m, tenant_of(m, new.e[0]));
+    for (uint32_t i = 0; i < new.n; i++) {
+        entry *e = new.e[i];
+        e->state = WAITING;
+        come_to(m, e, e->e.band, m->now);
+        e->stamp = ++m->stamps;
+    }
 }
 
 static void charge(model *m, tenant *t, int64_t service)
@@ -365,21 +398,24 @@ static void do_change(model *m)
         left(m, t);
         break;
     case 1: {
-        uint8_t band = (uint8_t)roll(m, AG_BANDS);
-        bool alone = t->t->waiting == 1 && t->running == 0;
+        uint8_t band = (uint8_t)roll(m, AG_BANDS), was = e->e.band;
         ag_queue_move(m->q, &e->e, band, m->now);
-        if (alone && t->v > m->ahead) m->ahead = t->v;
         rise(m);
-        come_to(m, e, band, m->now);
+        if (band == was) break;
+        uint8_t risen = was - e->level, level = band < was ? AG_MIN(e->level, band) : (uint8_t)(band - risen);
+        if (level != e->level) come_to(m, e, level, m->now);
         e->stamp = ++m->stamps;
         break;
     }
     case 2:
         ag_queue_deadline_set(m->q, &e->e, roll(m, 3) == 0 ? 0 : m->now + roll(m, 3000) + 1);
         break;
-    default:
+    default: {
+        ag__vtime received = received_by(t);
         t->weight = (uint64_t[]){500000, 1000000, 3000000}[roll(m, 3)];
+        t->v = received + ahead_of(t);
         assert_ptr_equal(ag_queue_tenant(m->q, ag_str_of(t->t->name), (double)t->weight * 1e-6), t->t);
+    }
     }
 }
 

@@ -93,6 +93,41 @@ static void test_move(void **state)
     empty(q);
 }
 
+/* Who has waited and is moved is not worse off for it; nor is it better off than its new band and its age make it. */
+static void test_move_keeps_age(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *t = tenant(q, "a", 1);
+    ag_qent old = entry(t, 3, 10), later = entry(t, 2, 10);
+    push(q, &old, 0);
+    assert_ptr_equal(ag_queue_head(q, 100), &old);
+    assert_int_equal(old.level, 2);
+    push(q, &later, 110);
+    ag_queue_move(q, &old, 3, 120); /* as it is */
+    assert_int_equal(old.since_us, 100);
+    ag_queue_move(q, &old, 2, 130); /* to where it has come already, and since when it has been there */
+    assert_int_equal(old.level, 2);
+    assert_int_equal(old.since_us, 100);
+    ag_queue_verify(q);
+    assert_ptr_equal(ag_queue_head(q, 200), &old);
+    assert_int_equal(old.level, 1);
+    assert_int_equal(later.level, 2);
+    ag_queue_move(q, &old, 3, 210); /* one band more urgent than it asks for */
+    assert_int_equal(old.level, 2);
+    assert_int_equal(old.since_us, 210);
+    ag_queue_move(q, &old, 0, 220);
+    assert_int_equal(old.level, 0);
+    ag_queue_move(q, &old, 3, 230); /* nothing of that was its age's */
+    assert_int_equal(old.level, 3);
+    assert_ptr_equal(pop(q, 240), &later);
+    ag_queue_move(q, &later, 1, 250); /* as it runs */
+    assert_true(later.level == 1 && later.band == 1);
+    empty(q);
+}
+
 /* --- shares ------------------------------------------------------------------------------------------------------- */
 
 enum { MANY = 4000 };
@@ -168,6 +203,34 @@ static void test_charged_ahead(void **state)
     assert_int_equal(a->service, 0);
     assert_true(a->vtime == 0);
     ag_queue_close(q);
+}
+
+/* What is charged ahead by one weight and given back by another is no credit, and no debt. */
+static void test_another_weight(void **state)
+{
+    (void)state;
+    ag_queue *q = open_queue(plain());
+    ag_tenant *a = tenant(q, "a", 4), *b = tenant(q, "b", 1);
+    ag_qent e[3] = {entry(a, 2, 10), entry(b, 2, 10), entry(b, 2, 10)};
+    ag_queue_charge(q, a, 400); /* received */
+    ag_queue_charge(q, a, 1000);
+    ag_queue_ahead(q, a, 1000);
+    assert_true(a->vtime == 350);
+    for (int i = 0; i < 3; i++) push(q, &e[i], 0);
+    ag_queue_charge(q, b, 200);
+    assert_ptr_equal(ag_queue_head(q, 0), &e[1]);
+    assert_ptr_equal(tenant(q, "a", 8), a);
+    assert_true(a->vtime == 225);
+    ag_queue_charge(q, b, 50);
+    assert_ptr_equal(ag_queue_head(q, 0), &e[0]);
+    assert_ptr_equal(tenant(q, "a", 1), a);
+    assert_true(a->vtime == 1100);
+    assert_ptr_equal(ag_queue_head(q, 0), &e[1]);
+    ag_queue_verify(q);
+    ag_queue_charge(q, a, -1000); /* none of it came */
+    ag_queue_ahead(q, a, -1000);
+    assert_true(a->vtime == 100);
+    empty(q);
 }
 
 static void test_idleness(void **state)
@@ -612,8 +675,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_order), cmocka_unit_test(test_who_has_no_deadline_has_its_turn),
-        cmocka_unit_test(test_set_back_goes_first), cmocka_unit_test(test_move),
+        cmocka_unit_test(test_set_back_goes_first), cmocka_unit_test(test_move), cmocka_unit_test(test_move_keeps_age),
         cmocka_unit_test(test_equal_shares), cmocka_unit_test(test_weights), cmocka_unit_test(test_charged_ahead),
+        cmocka_unit_test(test_another_weight),
         cmocka_unit_test(test_idleness), cmocka_unit_test(test_newcomer_beside_a_flood),
         cmocka_unit_test(test_set_back_is_not_idle), cmocka_unit_test(test_extreme_weights),
         cmocka_unit_test(test_order_is_the_calls), cmocka_unit_test(test_ageing),

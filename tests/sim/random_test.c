@@ -262,7 +262,7 @@ static ag_sim_ask draw_ask(run *r, const load *l)
              tenant = l->tenants ? below(r, TENANTS) : 0;
     if (l->tenants && one_in(r, 2)) tenant = 0; /* one of them floods */
     ag_sim_ask a = {.tenant = names[tenant],
-                    .weight = 1 + tenant / 2,
+                    .weight = one_in(r, 16) ? 0.5 : 1 + tenant / 2,
                     .mark = tenant,
                     .band = l->bands ? (uint8_t)below(r, AG_BANDS) : 2,
                     .salt = one_in(r, 8) ? AG_KV_ALONE : 1 + tenant % 2};

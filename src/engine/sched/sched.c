@@ -84,19 +84,15 @@ static int check_fits(const ag_sched *s, const ag_seq *seq, ag_err *err)
                       seq->n_prompt, seq->max_tokens, (unsigned long long)need, s->conf.pages);
 }
 
-int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err)
+/* All that can be said of it without the others, and its table of pages. */
+static int get_ready(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err)
 {
-    AG_CHECK(s, AG_SCHED_MAGIC);
     AG_ASSERT(seq->n_prompt >= 1 && seq->n_tokens == seq->n_prompt && seq->q.tenant && seq->q.band < AG_BANDS &&
               !seq->q.queued);
-    uint64_t unwanted;
-    if (retry_us == NULL) retry_us = &unwanted;
-    *retry_us = 0;
     int rc = check_fits(s, seq, err);
     if (rc != AG_OK) return rc;
     if (!s->conf.reuse) seq->salt = AG_KV_ALONE;
     uint32_t cached = seq->all_logits ? 0 : ag_kv_peek(s->kv, seq->salt, seq->tokens, seq->n_prompt - 1);
-    seq->sure = seq->sure || !ag_sched_busy(s);
     rc = check_deadline(s, seq, cached, now_us, retry_us, err);
     if (rc != AG_OK) return rc;
     seq->kv = (ag_kv_seq){.salt = seq->salt, .cap = ag__sched_pages(s, (uint64_t)seq->n_prompt + seq->max_tokens)};
@@ -105,23 +101,41 @@ int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_u
     seq->q.tokens = seq->n_prompt + seq->max_tokens;
     seq->q.cost = ag__sched_cost(s, seq, cached);
     seq->q.resumed = false;
+    return AG_OK;
+}
+
+int ag_sched_submit_all(ag_sched *s, ag_seq *first, uint64_t now_us, uint64_t *retry_us, ag_err *err)
+{
+    AG_CHECK(s, AG_SCHED_MAGIC);
+    uint64_t unwanted;
+    if (retry_us == NULL) retry_us = &unwanted;
+    *retry_us = 0;
+    int rc = AG_OK;
+    first->sure = !ag_sched_busy(s);
+    for (ag_qent *e = first->q.newer; e; e = e->newer) ((ag_seq *)e)->sure = true;
+    for (ag_qent *e = &first->q; e && rc == AG_OK; e = e->newer) rc = get_ready(s, (ag_seq *)e, now_us, retry_us, err);
     ag_qent *displaced = NULL;
-    rc = ag_queue_push(s->queue, &seq->q, now_us, &displaced, err);
-    if (rc != AG_OK) {
-        ag_mem_free(seq->kv.pages);
-        seq->kv.pages = NULL;
-        if (rc == AG_E_QUEUE_FULL) {
-            s->stats.refused_full++;
-            *retry_us = ag_sched_room_us(s);
-        }
-        return rc;
+    if (rc == AG_OK) rc = ag_queue_push_all(s->queue, &first->q, now_us, &displaced, err);
+    for (ag_qent *e = &first->q; e && rc != AG_OK; e = e->newer) {
+        ag_mem_free(((ag_seq *)e)->kv.pages);
+        ((ag_seq *)e)->kv.pages = NULL;
+    }
+    if (rc == AG_E_QUEUE_FULL) {
+        s->stats.refused_full++;
+        *retry_us = ag_sched_room_us(s);
     }
     for (ag_qent *next; displaced; displaced = next) {
         next = displaced->newer;
         s->stats.displaced++;
         ag__sched_out(s, (ag_seq *)displaced, AG_OUT_DISPLACED, now_us);
     }
-    return AG_OK;
+    return rc;
+}
+
+int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err)
+{
+    seq->q.newer = NULL;
+    return ag_sched_submit_all(s, seq, now_us, retry_us, err);
 }
 
 /* What was charged ahead and did not come goes back. */
@@ -163,8 +177,7 @@ void ag_sched_move(ag_sched *s, ag_seq *seq, uint8_t band, uint64_t now_us)
 {
     AG_CHECK(s, AG_SCHED_MAGIC);
     AG_ASSERT(band < AG_BANDS);
-    if (seq->q.queued) ag_queue_move(s->queue, &seq->q, band, now_us);
-    else seq->q.band = seq->q.level = band;
+    ag_queue_move(s->queue, &seq->q, band, now_us);
     s->blocked = 0;
 }
 

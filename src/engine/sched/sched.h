@@ -47,8 +47,6 @@ typedef struct ag_seq {
     bool all_logits;        /* logits of every prompt position are wanted: nothing of it is reused */
     uint32_t n_scored;      /* with all_logits: positions below have been looked at */
     uint64_t salt;          /* see kv.h */
-    bool sure;              /* it is not refused by an estimate: another answer of its request was taken. Set by submit where
-                             * nobody else was there. */
     /* The scheduler's. */
     ag_kv_seq kv;
     uint32_t computed;      /* tokens whose keys and values are in the cache */
@@ -64,6 +62,7 @@ typedef struct ag_seq {
     bool yields;            /* in this step: sits out for a tenant under its share of the places */
     uint64_t order;         /* of admission */
     bool running, started;  /* has a place in the batch now; had one ever */
+    bool sure;              /* not refused by an estimate: nobody else was there, or the first of those it came with was taken */
 } ag_seq;
 
 typedef enum ag_sched_why {
@@ -129,6 +128,8 @@ ag_queue *ag_sched_queue(ag_sched *s);
 /* Lets it wait. May put others out (events.out with AG_OUT_DISPLACED). On an error s was not taken; *retry_us then says
  * when there may be room, by the estimate (0: unknown). A prompt that could never fit the cache is AG_E_PARAM. */
 int ag_sched_submit(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_us, ag_err *err);
+/* The same for the answers of one request, linked by q.newer: all of them or none. Estimates are asked of the first. */
+int ag_sched_submit_all(ag_sched *s, ag_seq *first, uint64_t now_us, uint64_t *retry_us, ag_err *err);
 /* Microseconds until one more place in the queue is free, by the estimate; 0: unknown, or nobody waits. */
 uint64_t ag_sched_room_us(const ag_sched *s);
 /* Takes it out, wherever it is, with its pages. Its owner says so when it is over (done: it ended by itself and its

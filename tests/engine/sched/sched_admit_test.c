@@ -361,6 +361,34 @@ static void test_the_queue_is_full(void **state)
     finish(b);
 }
 
+/* Of a request's answers all are taken or none, and nobody has to go for those that are not. */
+static void test_the_answers_of_a_request_find_room_together(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = 1;
+    conf.queue.entries_max = 3;
+    bench *b = begin(&conf);
+    ask_for(b, "t", 2, 5, 50);
+    steps(b, 2);
+    ask *low[2] = {ask_for(b, "t", 3, 5, 50), ask_for(b, "t", 3, 5, 50)}, *high = ask_for(b, "t", 1, 5, 50), *n[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        n[i] = make(b, "u", 1, 2, 5, 50);
+        if (i > 0) n[i - 1]->seq.q.newer = &n[i]->seq.q;
+    }
+    uint64_t retry = 0;
+    assert_int_equal(ag_sched_submit_all(b->s, &n[0]->seq, b->now, &retry, NULL), AG_E_QUEUE_FULL);
+    assert_true(retry > 0);
+    for (uint32_t i = 0; i < 3; i++) assert_true(!n[i]->seq.q.queued && n[i]->seq.kv.pages == NULL);
+    assert_true(low[0]->out == 0 && low[1]->out == 0 && high->out == 0);
+    assert_int_equal(ag_sched_submit_all(b->s, &n[1]->seq, b->now, &retry, NULL), AG_OK);
+    assert_int_equal(low[0]->out, 1 + AG_OUT_DISPLACED);
+    assert_int_equal(low[1]->out, 1 + AG_OUT_DISPLACED);
+    assert_true(high->out == 0 && n[1]->seq.q.queued && n[2]->seq.q.queued);
+    until_end(b, n[2]);
+    finish(b);
+}
+
 /* ---- memory ---- */
 
 #ifdef AG_FAULTS
@@ -370,21 +398,21 @@ static void test_no_memory(void **state)
     bool fired = true;
     for (uint32_t n = 1; fired; n++) {
         ag_sched *s = NULL;
-        ask *a = calloc(1, sizeof *a);
+        ask *a = calloc(2, sizeof *a);
         ag_fault_arm(AG_FAULT_ALLOC, n);
         int rc = ag_sched_open(&s, &conf_plain, NULL);
-        if (rc == AG_OK) {
-            a->seq = (ag_seq){.q = {.tenant = ag_queue_tenant(ag_sched_queue(s), AG_STR("t"), 1), .band = 2},
-                              .tokens = a->tokens,
-                              .n_tokens = 5,
-                              .n_prompt = 5,
-                              .max_tokens = 5,
-                              .salt = 7};
-            rc = a->seq.q.tenant ? ag_sched_submit(s, &a->seq, 1, NULL, NULL) : AG_E_NOMEM;
-        }
+        ag_tenant *t = rc == AG_OK ? ag_queue_tenant(ag_sched_queue(s), AG_STR("t"), 1) : NULL;
+        for (uint32_t i = 0; i < 2; i++)
+            a[i].seq = (ag_seq){.q = {.tenant = t, .band = 2, .newer = i == 0 ? &a[1].seq.q : NULL},
+                                .tokens = a[i].tokens,
+                                .n_tokens = 5,
+                                .n_prompt = 5,
+                                .max_tokens = 5,
+                                .salt = 7};
+        if (rc == AG_OK) rc = t ? ag_sched_submit_all(s, &a[0].seq, 1, NULL, NULL) : AG_E_NOMEM;
         fired = ag_fault_disarm(AG_FAULT_ALLOC);
         assert_int_equal(rc, fired ? AG_E_NOMEM : AG_OK);
-        if (rc == AG_OK) ag_sched_drop(s, &a->seq, false);
+        for (uint32_t i = 0; rc == AG_OK && i < 2; i++) ag_sched_drop(s, &a[i].seq, false);
         ag_sched_close(s);
         free(a);
     }
@@ -409,6 +437,7 @@ int main(void)
         cmocka_unit_test(test_who_waits_too_long_is_out_before_it_cost_anything),
         cmocka_unit_test(test_one_that_was_set_back_times_out_as_one_that_ran),
         cmocka_unit_test(test_the_queue_is_full),
+        cmocka_unit_test(test_the_answers_of_a_request_find_room_together),
 #ifdef AG_FAULTS
         cmocka_unit_test(test_no_memory),
 #endif
