@@ -108,7 +108,7 @@ static void round_of(bench *b, uint32_t round)
     shuffle(b);
     TIMED(CHARGE, b->part, ALL(ag_queue_charge(b->q, b->picked[i]->tenant, i % 2 ? 500 : -480)));
     TIMED(PLACE, b->part, ALL(ag_queue_place p; ag_queue_place_get(b->q, b->picked[i], b->now, &p); sum += p.ahead));
-    TIMED(MOVE, b->part, ALL(ag_queue_move(b->q, b->picked[i], (uint8_t)(i % AG_BANDS), b->now)));
+    TIMED(MOVE, b->part, ALL(ag_queue_move(b->q, b->picked[i], (b->picked[i]->band + 1 + i % 3) % AG_BANDS, b->now)));
     /* As many as come to their deadline within a while; when they come back they have later ones. */
     uint32_t expired = 0;
     uint64_t until = b->now + AGE_US / 10;

@@ -74,9 +74,11 @@ static ag_qent *victim_of(const ag_queue *q, const ag__newcomers *new)
 static int refuse_for_ever(const ag_queue *q, const ag__newcomers *new, room alone, ag_err *err)
 {
     if (alone.entries > 0)
-        return ag_err_set(err, AG_E_LIMIT, "The request asks for %u answers; %u may wait.", new->n, q->conf.entries_max);
+        return ag_err_set(err, AG_E_LIMIT, "The request asks for %u answers; %u may wait.", new->n,
+                          q->conf.entries_max);
     if (alone.tokens > 0)
-        return ag_err_set(err, AG_E_LIMIT, "The request has %llu tokens, prompt and answer; all that wait may have %llu.",
+        return ag_err_set(err, AG_E_LIMIT,
+                          "The request has %llu tokens, prompt and answer; all that wait may have %llu.",
                           (unsigned long long)new->tokens, (unsigned long long)q->conf.tokens_max);
     return ag_err_set(err, AG_E_LIMIT, "The request takes %llu bytes; all that wait may take %llu.",
                       (unsigned long long)new->bytes, (unsigned long long)q->conf.bytes_max);
@@ -87,8 +89,9 @@ static int refuse(const ag_queue *q, const ag__newcomers *new, room r, ag_err *e
     if (r.entries > 0 && new->n == 1)
         return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %u requests wait, as many as may.", q->bound_n);
     if (r.entries > 0)
-        return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %u requests wait, %u may; the request asks for %u answers.",
-                          q->bound_n, q->conf.entries_max, new->n);
+        return ag_err_set(err, AG_E_QUEUE_FULL,
+                          "The queue is full: %u requests wait, %u may; the request asks for %u answers.", q->bound_n,
+                          q->conf.entries_max, new->n);
     if (r.tokens > 0)
         return ag_err_set(err, AG_E_QUEUE_FULL, "The queue is full: %llu tokens wait, %llu may; the request has %llu.",
                           (unsigned long long)q->bound_tokens, (unsigned long long)q->conf.tokens_max,

@@ -20,7 +20,7 @@ static bool level_below(const ag__tree_node *n, const void *arg) { return n->key
 static bool tenant_below(const ag__tree_node *n, const void *arg)
 {
     const spot *s = arg;
-    return n->key != s->turn ? n->key < s->turn : ag__ent_key(ag__tenant_at(n)->head) < s->key;
+    return n->key != s->turn ? n->key < s->turn : n->then < s->key;
 }
 
 /* Of a bucket without the tenant itself, after everyone's first entry, so many units of virtual time on. */

@@ -90,9 +90,9 @@ int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err);
 void ag_queue_close(ag_queue *q); /* asserts that nothing waits */
 
 /* The tenant of that name (at most AG_TENANT_NAME_MAX bytes, asserted), made if need be; its weight becomes
- * `weight`, brought between AG_TENANT_WEIGHT_MIN and _MAX: what it received counts as it did, what is charged ahead by
- * the new one. NULL: no memory. It stays while it has entries waiting or running, or is held (hold, release), else until
- * a call for another name forgets it. */
+ * `weight`, brought between AG_TENANT_WEIGHT_MIN and _MAX: what it received counts as it did, what is charged ahead
+ * by the new one. NULL: no memory. It stays while it has entries waiting or running, or is held (hold, release), else
+ * until a call for another name forgets it. */
 ag_tenant *ag_queue_tenant(ag_queue *q, ag_str name, double weight);
 void ag_queue_hold(ag_queue *q, ag_tenant *t);
 void ag_queue_release(ag_queue *q, ag_tenant *t);
@@ -113,8 +113,8 @@ void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us); /* to serve it: it
 /* Takes out and gives one whose deadline is at or before now; NULL: none. Earliest first. */
 ag_qent *ag_queue_expired(ag_queue *q, uint64_t now_us);
 uint64_t ag_queue_deadline(const ag_queue *q); /* the earliest; UINT64_MAX: none */
-/* To another band. What its age has brought it stays: towards the urgent, the level that it has risen to; away from it, as
- * many bands as it has risen. Its time at a level that is new to it begins now. */
+/* To another band. What its age has brought it stays: towards the urgent, the level that it has risen to; away from
+ * it, as many bands as it has risen. Its time at a level that is new to it begins now. */
 void ag_queue_move(ag_queue *q, ag_qent *e, uint8_t band, uint64_t now_us);
 void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us);
 

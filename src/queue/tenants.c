@@ -12,12 +12,6 @@
 /* How much of a mean the latest answer is: about the last eight count. */
 #define OUTPUT_LATEST 0.125
 
-/* Of two at the same virtual time, whose first entry is before the other's. */
-static bool tie(const ag__tree_node *a, const ag__tree_node *b)
-{
-    return ag__ent_key(ag__tenant_at(a)->head) < ag__ent_key(ag__tenant_at(b)->head);
-}
-
 int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err)
 {
     AG_ASSERT(conf->entries_max > 0 && conf->tenants_max > 0);
@@ -25,7 +19,6 @@ int ag_queue_open(ag_queue **out, const ag_queue_conf *conf, ag_err *err)
     ag_queue *q = ag_mem_zalloc(sizeof *q);
     if (q == NULL) goto out;
     q->conf = *conf;
-    q->order.tie = tie;
     q->deadlines.handle_at = offsetof(ag_qent, due);
     q->active.handle_at = offsetof(ag__tenant_inner, active);
     q->over.handle_at = offsetof(ag__tenant_inner, over);
@@ -166,7 +159,8 @@ static void weigh(ag_queue *q, ag__tenant_inner *t, double weight)
     t->weight = units;
     t->per_weight = (double)AG__WEIGHT_UNIT / (double)units;
     t->v_per_service = (uint64_t)(((ag__u128)AG__WEIGHT_UNIT << AG__V_BITS) / units);
-    /* What does not come of what was charged ahead is given back by the new weight: a credit, were it charged by the old. */
+    /* What does not come of what was charged ahead is given back by the new weight: left charged by the old, it would
+     * leave a credit or a debt. */
     t->v = received + (ag__vtime)t->pub.ahead * t->v_per_service;
     t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);
     for (uint8_t level = 0; level < AG_BANDS; level++) bucket_in(q, t, level);
@@ -244,8 +238,8 @@ void ag__order_leave(ag_queue *q, ag__tenant_inner *t)
 void ag__order_join(ag_queue *q, ag__tenant_inner *t)
 {
     if (t->head == NULL) return;
-    ag__u128 key = ag__turn_key(t->head->level, t->v);
-    ag__tree_insert(&q->order, &t->node, key, t->head->cost, draw(q));
+    ag__u128 turn = ag__turn_key(t->head->level, t->v);
+    ag__tree_insert(&q->order, &t->node, turn, ag__ent_key(t->head), t->head->cost, draw(q));
 }
 
 void ag__tenant_settle(ag_queue *q, ag__tenant_inner *t)

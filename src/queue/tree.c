@@ -3,9 +3,9 @@
 static uint32_t count_of(const ag__tree_node *n) { return n == NULL ? 0 : n->count; }
 static uint64_t sum_of(const ag__tree_node *n) { return n == NULL ? 0 : n->sum; }
 
-static bool before(const ag__tree *t, const ag__tree_node *a, const ag__tree_node *b)
+static bool before(const ag__tree_node *a, const ag__tree_node *b)
 {
-    return a->key != b->key ? a->key < b->key : t->tie != NULL && t->tie(a, b);
+    return a->key != b->key ? a->key < b->key : a->then < b->then;
 }
 
 /* Puts `by` (or nothing) where n hangs. */
@@ -37,15 +37,15 @@ static void rotate_up(ag__tree *t, ag__tree_node *n)
     n->sum = sum;
 }
 
-void ag__tree_insert(ag__tree *t, ag__tree_node *n, ag__u128 key, uint64_t cost, uint32_t draw)
+void ag__tree_insert(ag__tree *t, ag__tree_node *n, ag__u128 key, ag__u128 then, uint64_t cost, uint32_t draw)
 {
     ag__tree_node *p = NULL, **link = &t->root;
-    *n = (ag__tree_node){.key = key, .count = 1, .draw = draw, .cost = cost, .sum = cost};
+    *n = (ag__tree_node){.key = key, .then = then, .count = 1, .draw = draw, .cost = cost, .sum = cost};
     while (*link != NULL) {
         p = *link;
         p->count++;
         p->sum += cost;
-        link = before(t, n, p) ? &p->left : &p->right;
+        link = before(n, p) ? &p->left : &p->right;
     }
     n->parent = p;
     *link = n;
@@ -102,7 +102,7 @@ void ag__tree_verify(const ag__tree *t)
     const ag__tree_node *last = NULL;
     for (uint32_t i = 0; i < n; i++) {
         const ag__tree_node *x = ag__tree_at(t, i);
-        AG_ASSERT(x != NULL && (last == NULL || before(t, last, x)));
+        AG_ASSERT(x != NULL && (last == NULL || before(last, x)));
         AG_ASSERT(x->left == NULL || (x->left->parent == x && x->left->draw <= x->draw));
         AG_ASSERT(x->right == NULL || (x->right->parent == x && x->right->draw <= x->draw));
         AG_ASSERT(x->count == 1 + count_of(x->left) + count_of(x->right));

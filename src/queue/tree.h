@@ -12,9 +12,9 @@
 
 typedef unsigned __int128 ag__u128;
 
-/* What a walk looks at comes first and is less than a cache line: among very many nodes each is a miss. */
+/* What a walk looks at comes first and is no more than a cache line: among very many nodes each is a miss. */
 typedef struct ag__tree_node {
-    ag__u128 key;
+    ag__u128 key, then; /* the order: of two with the same key, the lesser `then` is before */
     struct ag__tree_node *left, *right;
     uint32_t count, draw; /* nodes of this subtree; the heap's order */
     uint64_t sum;         /* of the subtree's costs */
@@ -22,15 +22,11 @@ typedef struct ag__tree_node {
     struct ag__tree_node *parent;
 } ag__tree_node;
 
-typedef struct ag__tree {
-    ag__tree_node *root;
-    /* Whether a is before b of the same key; NULL: all keys differ. */
-    bool (*tie)(const ag__tree_node *a, const ag__tree_node *b);
-} ag__tree;
+typedef struct ag__tree { ag__tree_node *root; } ag__tree;
 
 typedef struct ag__tree_rank { uint32_t n; uint64_t cost; } ag__tree_rank;
 
-void ag__tree_insert(ag__tree *t, ag__tree_node *n, ag__u128 key, uint64_t cost, uint32_t draw);
+void ag__tree_insert(ag__tree *t, ag__tree_node *n, ag__u128 key, ag__u128 then, uint64_t cost, uint32_t draw);
 void ag__tree_remove(ag__tree *t, ag__tree_node *n);
 ag__tree_node *ag__tree_first(const ag__tree *t); /* NULL: empty */
 ag__tree_node *ag__tree_at(const ag__tree *t, uint32_t i); /* NULL: fewer */

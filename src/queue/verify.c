@@ -87,7 +87,11 @@ void ag_queue_verify(const ag_queue *q)
     for (uint32_t i = 0; i < q->table_n; i++)
         for (const ag__tenant_inner *t = q->table[i]; t != NULL; t = t->next) verify_tenant(q, t, &all);
     ag__tree_verify(&q->order);
-    for (uint32_t i = 0; i < waiting_tenants; i++) AG_ASSERT(ag__tenant_at(ag__tree_at(&q->order, i))->head != NULL);
+    for (uint32_t i = 0; i < waiting_tenants; i++) {
+        const ag__tenant_inner *t = ag__tenant_at(ag__tree_at(&q->order, i));
+        AG_ASSERT(t->head != NULL && t->node.then == ag__ent_key(t->head));
+        AG_ASSERT(t->node.key == ag__turn_key(t->head->level, t->v) && t->node.cost == t->head->cost);
+    }
     ag__heap_verify(&q->deadlines);
     ag__heap_verify(&q->active);
     ag__heap_verify(&q->over);

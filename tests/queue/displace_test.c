@@ -182,7 +182,8 @@ static void test_several_come_together(void **state)
     assert_int_equal(ag_queue_push_all(q, &new[0], 0, &out, &err), AG_E_LIMIT);
     assert_string_equal(err.text, "The request asks for 5 answers; 4 may wait.");
     err = (ag_err){0};
-    assert_int_equal(ag_queue_push_all(q, &new[2], 0, &out, &err), AG_E_QUEUE_FULL); /* two of the three could have come */
+    /* Two of the three could have come. */
+    assert_int_equal(ag_queue_push_all(q, &new[2], 0, &out, &err), AG_E_QUEUE_FULL);
     assert_string_equal(err.text, "The queue is full: 4 requests wait, 4 may; the request asks for 3 answers.");
     assert_null(out);
     ag_queue_verify(q);
