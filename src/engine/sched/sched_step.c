@@ -53,16 +53,19 @@ static ag_seq *choose(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us
     }
 }
 
-/* false: the next one in order finds no room, and those behind it may not pass it. */
-static bool fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now_us)
+/* Until the next one in order finds no room: those behind it may not pass it, nor those who are less urgent than the
+ * first. */
+static void fill_prompts(ag_sched *s, uint64_t now_us)
 {
     ag_sched_step *b = &s->step;
+    int64_t urgency = INT64_MAX;
+    bool heads = true;
     while (b->n_rows < s->conf.rows_max && (b->budget == UINT32_MAX || b->prompt_rows < b->budget)) {
-        ag_seq *q = choose(s, urgency, heads, now_us);
-        if (q == NULL) return true;
+        ag_seq *q = choose(s, urgency, &heads, now_us);
+        if (q == NULL) return;
         bool first = b->n_rows == 0;
         if (ag__seq_decodes(q)) { /* all of it was found but the last token: it needs a row as those who decode */
-            if (!first && !ag__sched_fits(s, q)) return false;
+            if (!first && !ag__sched_fits(s, q)) return;
             if (!first) ag__sched_add_decode(s, q);
             continue;
         }
@@ -71,28 +74,9 @@ static bool fill_prompts(ag_sched *s, int64_t urgency, bool *heads, uint64_t now
             urgency = AG_MIN(urgency, q->urgency);
         }
         uint32_t n = ag__sched_rows_for(s, q);
-        if (n == 0) return false;
+        if (n == 0) return;
         add_span(s, q, n);
         b->prompt_rows += n;
-    }
-    return true;
-}
-
-static uint64_t since(const ag_seq *q) { return q->paused_us ? q->paused_us : UINT64_MAX; }
-
-/* Less urgent decodes get what an urgent step has left, those who have sat out longest first. */
-static void ride_along(ag_sched *s)
-{
-    while (s->limit_us > 0 && !s->fair) {
-        ag_seq *next = NULL;
-        for (uint32_t i = 0; i < s->n_running; i++) {
-            ag_seq *q = s->running[i];
-            if (!ag__seq_decodes(q) || q->step_n > 0) continue;
-            if (next == NULL || q->urgency < next->urgency || (q->urgency == next->urgency && since(q) < since(next)))
-                next = q;
-        }
-        if (next == NULL || !ag__sched_fits(s, next)) return;
-        ag__sched_add_decode(s, next);
     }
 }
 
@@ -111,15 +95,9 @@ static uint32_t count_sat_out(ag_sched *s, uint64_t now_us)
 void ag__sched_fill(ag_sched *s, uint64_t now_us)
 {
     ag_sched_step *b = &s->step;
-    bool heads = true;
-    bool more = fill_prompts(s, INT64_MAX, &heads, now_us);
+    fill_prompts(s, now_us);
     if (b->n_rows == 0) ag__sched_protect(s, NULL, now_us);
-    ride_along(s);
     b->sat_out = count_sat_out(s, now_us);
-    if (more && s->limit_us > 0 && b->sat_out == 0 && b->prompt_rows > 0) {
-        fill_prompts(s, INT64_MAX, &heads, now_us);
-        b->sat_out = count_sat_out(s, now_us);
-    }
 }
 
 bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)

@@ -208,6 +208,30 @@ static void test_an_urgent_prompt_keeps_the_limit_for_its_equals(void **state)
     finish(b);
 }
 
+/* Room that the limit leaves is not for the less urgent: they would put off the first token. */
+static void test_the_less_urgent_do_not_lengthen_an_urgent_step(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    ask *e = ask_for(b, "e", 1, 5, 500), *d = ask_for(b, "t", 3, 5, 500);
+    steps(b, 3);
+    ask *u = ask_for(b, "u", 1, 70, 10), *p = ask_for(b, "t", 3, 100, 3);
+    uint32_t last = 0;
+    for (uint32_t i = 0; answered(u) == 0; i++) {
+        assert_true(i < 5);
+        steps(b, 1);
+        assert_int_equal(e->rows, 1);
+        assert_int_equal(d->rows + p->rows, 0);
+        last = u->rows;
+    }
+    assert_in_range(last, 1, 16); /* there was room */
+    steps(b, 1);
+    assert_int_equal(u->rows + e->rows + d->rows, 3);
+    assert_in_range(p->rows, 1, 40);
+    finish(b);
+}
+
 static void test_nobody_sits_out_for_ever(void **state)
 {
     (void)state;
@@ -301,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_two_prompts_share_the_budget),
         cmocka_unit_test(test_an_urgent_prompt_has_the_step_alone),
         cmocka_unit_test(test_an_urgent_prompt_keeps_the_limit_for_its_equals),
+        cmocka_unit_test(test_the_less_urgent_do_not_lengthen_an_urgent_step),
         cmocka_unit_test(test_nobody_sits_out_for_ever),
         cmocka_unit_test(test_move),
         cmocka_unit_test(test_a_flood_sits_out_for_who_has_less),
