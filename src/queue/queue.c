@@ -85,7 +85,6 @@ static void deadline_in(ag_queue *q, ag_qent *e)
 }
 
 /* Each place of an entry is somewhere else in memory: all are asked for before the first is waited for. */
-
 void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
 {
     ag__tenant_inner *t = ag__tenant_of(e);

@@ -344,6 +344,77 @@ class Leaving(unittest.TestCase):
             self.assertEqual(h.order(), ["urgent", "kept"])
 
 
+    def test_several_answers_find_room_together(self):
+        with Held("--queue-max", "3") as h:
+            low = h.ask("low", priority=3)
+            kept = [h.ask(f"kept{i}", priority=1) for i in range(2)]
+            r = h.s.post(PATH, {**SHORT, "n": 2})
+            self.assertEqual((r.status_code, error_of(r)["code"]), (503, "queue_full"), r.text)
+            self.assertIn("asks for 2 answers", error_of(r)["message"])
+            self.assertEqual(h.place("low").json()["state"], "waiting", "it would have gone for nothing")
+            r = h.s.post(PATH, {**SHORT, "n": 4})
+            self.assertEqual((r.status_code, error_of(r)["code"]), (400, "limit_exceeded"), r.text)
+            h.release()
+            self.assertEqual([a.answer.status_code for a in (low, *kept)], [200] * 3)
+            nothing_left(self, h.s)
+
+
+class Figures(unittest.TestCase):
+    def test_what_the_metrics_say_of_the_queue(self):
+        with Held("--queue-max", "3", "--refuse-late=no") as h:
+            def of(name, **labels):
+                return h.s.metric("autoglm_" + name, **labels)
+            out = h.ask("out", tenant="gold", priority=3)
+            kept = h.ask("kept", tenant="gold", priority=2)
+            r = h.s.post(PATH, {**SHORT, "timeout_ms": 30})
+            self.assertEqual(r.status_code, 504, r.text)
+            waits = h.ask("waits", priority=1)
+            self.assertEqual([of("queue_depth", band=b) for b in range(4)], [0, 1, 1, 1])
+            self.assertEqual((of("tenant_waiting", tenant="gold"), of("tenant_waiting", tenant="default")), (2, 1))
+            self.assertGreater(of("queue_tokens"), 0)
+            self.assertGreater(of("queue_bytes"), 0)
+            self.assertGreater(of("kv_pages_used"), 0)
+            first = h.ask("first", priority=0)  # displaces
+            refused = h.s.post(PATH, {**SHORT, "priority": 3})
+            self.assertEqual((out.answer.status_code, refused.status_code), (503, 503))
+            h.release()
+            self.assertEqual([a.answer.status_code for a in (kept, waits, first)], [200] * 3)
+            h.s.complete(HOLD["prompt"], max_tokens=100000, timeout_ms=1500, ignore_eos=True)
+            h.s.complete("The same words. " * 40, max_tokens=2)
+            h.s.complete("The same words. " * 40, max_tokens=2)
+            wait_for("all to be quiet", h.s.idle)
+            for reason in ("displaced", "expired", "timed_out", "refused_full"):
+                self.assertEqual(of("evicted_total", reason=reason), 1, reason)
+            self.assertEqual([of("queue_depth", band=b) for b in range(4)], [0] * 4)
+            self.assertEqual([of("queue_wait_seconds_count", band=b) for b in (0, 1, 3)], [2, 1, 1])
+            self.assertEqual(of("tenant_wait_seconds_count", tenant="gold"), 2)
+            self.assertGreaterEqual(of("prefix_reused_tokens_total"), 64)
+            self.assertGreater(of("prefix_asked_tokens_total"), of("prefix_reused_tokens_total"))
+            self.assertGreater(of("wait_estimate_error_seconds_count"), 0)
+            self.assertGreater(of("step_estimate_error_ratio"), 0)
+            self.assertGreater(of("service_rate"), 0)
+            for name in ("step_tokens", "step_sequences", "step_seconds"):
+                self.assertEqual(of(name + "_count"), of("steps_total"), name)
+            self.assertEqual((of("queue_tokens"), of("queue_bytes"), of("kv_pages_used")), (0, 0, 0))
+
+    def test_what_they_say_of_those_who_run(self):
+        def stream(s):
+            r = requests.post(s.url + PATH, json={**HOLD, "priority": 3}, stream=True, timeout=LIMIT_S)
+            self.addCleanup(r.close)
+            lines = r.iter_lines()
+            next(lines)
+            return lines  # whoever lets go of them hangs up
+        with server("--max-running", "2") as s:
+            first = stream(s)
+            s.complete(priority=3, max_tokens=2)
+            self.assertGreater(s.metric("autoglm_step_budget_tokens_count"), 0)
+            second = stream(s)
+            s.complete(priority=0, max_tokens=2)
+            self.assertEqual(s.metric("autoglm_set_back_total", reason="urgent"), 1)
+            self.assertEqual(s.metric("autoglm_preemptions_total"), s.metric("autoglm_set_back_total"))
+            del first, second
+
+
 class Storm(unittest.TestCase):
     """Everything at once, in a cache and a queue too small for it: each answer is right or says why not, and all ends."""
     REASONS = {499: {"cancelled_by_request"}, 503: {"queue_full", "deadline_unreachable"}, 504: {"deadline_exceeded"}}
