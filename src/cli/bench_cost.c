@@ -5,7 +5,7 @@ static bool is_float(ag_quant_type t) { return ag_quant_find(t)->block == 1; }
 static void add_product(ag_bench_cost *c, const ag_graph *g, const ag_node *n, const ag_batch *s)
 {
     ag_vid made = n->out >= 0 ? n->out : n->qout; /* a fused one may give its int8 form alone */
-    uint64_t rows = g->values[made].out_rows ? s->n_out : s->n_rows;
+    uint64_t rows = g->values[made].rows == AG_ROWS_ALL ? s->n_rows : s->n_out;
     for (uint32_t i = 0; i < n->n_w; i++)
         *(is_float(n->w[i].t->type) ? &c->float_ops : &c->int8_ops) += 2 * rows * n->w[i].rows * n->w[i].k;
 }

@@ -4,8 +4,8 @@
  * Limits  : rows_max and out_max of the plan; KV pages given at open.
  * Errors  : open: AG_E_NOMEM, AG_E_USAGE (an instruction set that does not run here, a cache of q8_0 for heads that it does not fit), AG_E_INTERNAL (threads). A run of
  *           a valid batch cannot fail on the CPU.
- * Numerics: the logits of a row depend on the tokens of its own sequence alone, bit for bit: not on the batch, nor on how
- *           the prompt was cut into steps. */
+ * Numerics: logits and state of a row depend on the tokens of its own sequence alone, bit for bit: not on the batch, nor on
+ *           how the prompt was cut into steps. */
 #ifndef AG_BACKEND_H
 #define AG_BACKEND_H
 
@@ -20,10 +20,10 @@ typedef struct ag_span {   /* the rows of a step that belong to one sequence: co
 } ag_span;
 
 typedef struct ag_batch {
-    uint32_t n_rows, n_spans, n_out;
+    uint32_t n_rows, n_spans, n_out, n_states;
     const int32_t *tokens;    /* n_rows ids below the vocabulary's size */
     const ag_span *spans;     /* in order, covering all rows */
-    const uint32_t *out_rows; /* n_out rows whose logits are wanted, ascending */
+    const uint32_t *out_rows; /* n_out rows whose logits are wanted, ascending, then n_states others whose states are */
 } ag_batch;
 
 typedef struct ag_backend ag_backend;
@@ -43,7 +43,7 @@ typedef struct ag_backend_conf {
     const char *image_dir; /* NULL: beside the model */
     void (*note)(void *arg, bool bad, const char *text); /* a sentence for the log; from any thread; NULL: silent */
     void *note_arg;
-    uint32_t null_vocab, null_rate; /* of the null backend: tokens, and how many a second; 0: no pace */
+    uint32_t null_vocab, null_width, null_rate; /* of the null backend: tokens, numbers of a state, tokens a second; 0: no pace */
 } ag_backend_conf;
 
 typedef struct ag_weights_info {
@@ -62,6 +62,7 @@ typedef struct ag_backend_ops {
     void (*close)(ag_backend *b);
     /* Computes the step; *logits: n_out rows of *stride floats, until the next run. */
     void (*run)(ag_backend *b, const ag_batch *batch, const float **logits, size_t *stride);
+    const float *(*states)(const ag_backend *b, size_t *stride); /* of the last run: n_states rows, until the next */
     void (*parallel)(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items);
     uint32_t (*threads)(const ag_backend *b);
     const char *(*isa)(const ag_backend *b);
@@ -74,7 +75,7 @@ typedef struct ag_backend_ops {
 } ag_backend_ops;
 
 extern const ag_backend_ops ag_backend_cpu;
-extern const ag_backend_ops ag_backend_null; /* computes nothing, of the plan needs out_max alone: model/null.h */
+extern const ag_backend_ops ag_backend_null; /* computes nothing, of the plan needs its bounds alone: model/null.h */
 
 /* Bytes of KV cache that one page takes on the CPU. */
 uint64_t ag_backend_page_bytes(const ag_graph *g, ag_kv_type t);

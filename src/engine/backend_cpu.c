@@ -87,14 +87,15 @@ static int cpu_open(ag_backend **out, const ag_plan *plan, const ag_backend_conf
 
 static void check_batch(const ag_backend *b, const ag_batch *s)
 {
-    AG_ASSERT(s->n_rows >= 1 && s->n_rows <= b->plan->rows_max && s->n_out <= b->plan->out_max);
+    AG_ASSERT(s->n_rows >= 1 && s->n_rows <= b->plan->rows_max && s->n_out <= b->plan->out_max && s->n_states <= s->n_rows - s->n_out);
     uint32_t row = 0;
     for (uint32_t i = 0; i < s->n_spans; i++) {
         AG_ASSERT(s->spans[i].row == row && s->spans[i].n >= 1);
         row += s->spans[i].n;
     }
     AG_ASSERT(row == s->n_rows);
-    for (uint32_t i = 0; i < s->n_out; i++) AG_ASSERT(s->out_rows[i] < s->n_rows && (i == 0 || s->out_rows[i - 1] < s->out_rows[i]));
+    for (uint32_t i = 0; i < s->n_out + s->n_states; i++)
+        AG_ASSERT(s->out_rows[i] < s->n_rows && (i == 0 || i == s->n_out || s->out_rows[i - 1] < s->out_rows[i]));
 }
 
 static void lay_out_step(ag_backend *b, const ag_batch *s)
@@ -129,9 +130,16 @@ static void cpu_run(ag_backend *b, const ag_batch *batch, const float **logits, 
     ag__jobs_run(b);
     ag_weights_step(&b->weights, false);
     b->batch = NULL;
+    b->states_from = batch->n_out;
     release_embeddings(b, batch->n_rows);
     *logits = batch->n_out ? ag__exec_row(b, b->g->logits, 0) : NULL;
     *stride = ag__exec_stride(b, b->g->logits);
+}
+
+static const float *cpu_states(const ag_backend *b, size_t *stride)
+{
+    *stride = ag__exec_stride(b, b->g->states);
+    return ag__exec_row(b, b->g->states, b->states_from);
 }
 
 static void cpu_parallel(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items) { ag_pool_run(b->pool, fn, arg, items, 1); }
@@ -143,5 +151,5 @@ static void cpu_weights(const ag_backend *b, ag_weights_info *out) { ag_weights_
 static void cpu_settle(ag_backend *b) { ag_weights_settle(&b->weights); }
 static void cpu_clear(ag_backend *b) { memset(b->kv, 0, b->kv_bytes); }
 
-const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes,
+const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_states, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes,
                                        cpu_weights, cpu_settle, cpu_clear};

@@ -1,5 +1,6 @@
 /* The backend of the model without weights (model/null.h): logits that leave no doubt about the next byte, at the pace
- * that was asked for. A step takes its time however many rows it has; prompts take none. */
+ * that was asked for. A step takes its time however many rows it has; prompts take none. A state is 1 at the place of its
+ * token, so that the mean of a text's counts its bytes. */
 #include <errno.h>
 #include <sched.h>
 #include <time.h>
@@ -13,10 +14,11 @@
 #define SURE 1000.0f
 
 struct ag_backend {
-    uint32_t magic, vocab;
+    uint32_t magic, vocab, width;
     const char *isa;
     float *logits;      /* out_max rows, 0 but for one in each */
     uint32_t *said;     /* which */
+    float *states;      /* rows_max rows of width */
     uint64_t period_us; /* 0: none */
     uint64_t next_us;   /* when the last step's time was over */
 };
@@ -27,6 +29,7 @@ static void null_close(ag_backend *b)
     AG_CHECK(b, NULL_MAGIC);
     ag_mem_free(b->logits);
     ag_mem_free(b->said);
+    ag_mem_free(b->states);
     b->magic = 0;
     ag_mem_free(b);
 }
@@ -41,10 +44,12 @@ static int null_open(ag_backend **out, const ag_plan *plan, const ag_backend_con
     b->magic = NULL_MAGIC;
     b->isa = isa->name;
     b->vocab = conf->null_vocab;
+    b->width = conf->null_width;
     b->period_us = conf->null_rate ? 1000000 / conf->null_rate : 0;
     b->logits = ag_mem_array((size_t)plan->out_max * b->vocab, sizeof *b->logits);
     b->said = ag_mem_array(plan->out_max, sizeof *b->said);
-    if (b->logits == NULL || b->said == NULL) {
+    b->states = ag_mem_array((size_t)plan->rows_max * b->width, sizeof *b->states);
+    if (b->logits == NULL || b->said == NULL || b->states == NULL) {
         null_close(b);
         return ag_err_set(err, AG_E_NOMEM, "no memory for the null backend");
     }
@@ -75,9 +80,20 @@ static void null_run(ag_backend *b, const ag_batch *batch, const float **logits,
         b->said[i] = (unsigned char)AG_NULL_TEXT[pos % (sizeof AG_NULL_TEXT - 1)];
         row[b->said[i]] = SURE;
     }
+    for (uint32_t i = 0; i < batch->n_states; i++) {
+        float *row = b->states + (size_t)i * b->width;
+        memset(row, 0, b->width * sizeof *row);
+        row[(uint32_t)batch->tokens[batch->out_rows[batch->n_out + i]] % b->width] = 1;
+    }
     if (b->period_us && batch->n_out) keep_pace(b);
     *logits = b->logits;
     *stride = b->vocab;
+}
+
+static const float *null_states(const ag_backend *b, size_t *stride)
+{
+    *stride = b->width;
+    return b->states;
 }
 
 static void null_parallel(ag_backend *b AG_UNUSED, ag_backend_fn *fn, void *arg, uint32_t n) { fn(arg, 0, 0, n); }
@@ -88,5 +104,5 @@ static void null_weights(const ag_backend *b AG_UNUSED, ag_weights_info *out) { 
 static void null_settle(ag_backend *b AG_UNUSED) {}
 static void null_clear(ag_backend *b AG_UNUSED) {}
 
-const ag_backend_ops ag_backend_null = {"null", null_open, null_close, null_run, null_parallel, null_threads, null_isa,
+const ag_backend_ops ag_backend_null = {"null", null_open, null_close, null_run, null_states, null_parallel, null_threads, null_isa,
                                         null_weight_bytes, null_weights, null_settle, null_clear};

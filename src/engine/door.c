@@ -86,7 +86,7 @@ static void finish(ag_door *d, ag_gen *g, ag_gen_state state)
 {
     if (g->begun) {
         begun_remove(d, g);
-        if (!g->seq.all_logits && g->seq.salt != AG_KV_ALONE) d->asked_tokens += g->seq.n_prompt;
+        if (!ag_seq_alone(&g->seq) && g->seq.salt != AG_KV_ALONE) d->asked_tokens += g->seq.n_prompt;
         d->reused_tokens += g->seq.reused;
     } else {
         count_waiting(d, g, -1);

@@ -142,7 +142,52 @@ static void take_samples(ag_engine *e)
     /* Prompts that were only to be scored end when the last position has been computed. */
     for (uint32_t i = ag_sched_running(e->door.sched); i-- > 0;) {
         ag_gen *g = ag__gen_of(ag_sched_running_at(e->door.sched, i));
-        if (g->seq.max_tokens == 0 && g->seq.computed == g->seq.n_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
+        if (g->seq.all_logits && g->seq.max_tokens == 0 && g->seq.computed == g->seq.n_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
+    }
+}
+
+/* ---- embeddings ---- */
+
+/* Of length 1, unless all is 0. false: it is not finite. */
+static bool normalize(const double *sum, float *out, uint32_t n)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < n; i++) squares += sum[i] * sum[i];
+    double scale = squares > 0 ? 1 / sqrt(squares) : 0;
+    for (uint32_t i = 0; i < n; i++) out[i] = (float)(sum[i] * scale);
+    return isfinite(squares);
+}
+
+static void pool_states(void *arg, uint32_t worker AG_UNUSED, uint32_t from, uint32_t to)
+{
+    ag_engine *e = arg;
+    uint32_t width = e->model->hp.width;
+    for (uint32_t i = from; i < to; i++) {
+        const ag_sched_span *s = &e->step->states[i];
+        ag_gen *g = ag__gen_of(s->seq);
+        for (uint32_t r = 0; r < s->n; r++) {
+            const float *x = e->states + (e->states_at[i] + r) * e->states_stride;
+            for (uint32_t k = 0; k < width; k++) g->sum[k] += (double)x[k];
+        }
+        e->states_bad[i] = s->pos + s->n == g->seq.n_prompt && !normalize(g->sum, g->embedding, width);
+    }
+}
+
+static void take_states(ag_engine *e)
+{
+    uint64_t now = ag_now_us();
+    for (uint32_t i = 0; i < e->step->n_states; i++) {
+        const ag_sched_span *s = &e->step->states[i];
+        ag_gen *g = ag__gen_of(s->seq);
+        if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) continue;
+        g->seq.n_scored = s->pos + s->n;
+        if (g->seq.n_scored < g->seq.n_prompt) continue;
+        ag_mem_free(g->sum);
+        g->sum = NULL;
+        atomic_store(&g->first_us, now);
+        atomic_store(&g->last_us, now);
+        if (e->states_bad[i]) ag__door_fail(&e->door, g, AG_E_INTERNAL, why_unsampled(AG_E_INTERNAL));
+        else ag__door_end(&e->door, g, AG_GEN_STOPPED);
     }
 }
 
@@ -180,11 +225,19 @@ static void compute(ag_engine *e, const ag_sched_step *step)
         e->spans[i] = (ag_span){s->row, s->n, s->pos, s->seq->kv.pages};
     }
     for (uint32_t i = 0; i < step->n_out; i++) e->out_rows[i] = step->outs[i].row;
-    const ag_batch batch = {.n_rows = step->n_rows, .n_spans = step->n_spans, .n_out = step->n_out, .tokens = step->tokens,
+    uint32_t n_states = 0;
+    for (uint32_t i = 0; i < step->n_states; i++) {
+        e->states_at[i] = n_states;
+        for (uint32_t r = 0; r < step->states[i].n; r++) e->out_rows[step->n_out + n_states++] = step->states[i].row + r;
+    }
+    const ag_batch batch = {.n_rows = step->n_rows, .n_spans = step->n_spans, .n_out = step->n_out, .n_states = n_states, .tokens = step->tokens,
                             .spans = e->spans, .out_rows = e->out_rows};
     ag_lm_run(e->lm, &batch, &e->logits, &e->logits_stride);
     e->step = step;
     if (step->n_out) e->lm->ops->parallel(e->lm->backend, sample_rows, e, step->n_out);
+    if (n_states == 0) return;
+    e->states = e->lm->ops->states(e->lm->backend, &e->states_stride);
+    e->lm->ops->parallel(e->lm->backend, pool_states, e, step->n_states);
 }
 
 static void observe_step(ag_engine *e, const ag_sched_step *step, uint64_t us)
@@ -205,13 +258,16 @@ static void run_step(ag_engine *e, const ag_sched_step *step)
     uint32_t damage = damage_settled(e);
     ag__door_enter(&e->door);
     uint64_t us = ag_now_us() - from;
-    /* Rows of one generation may end it while later rows of it are still to be looked at. */
+    /* Rows of one generation may end it while later rows of it are still to be looked at, and damage may end any. */
     for (uint32_t i = 0; i < step->n_out; i++) ag_gen_get(ag__gen_of(step->outs[i].seq));
+    for (uint32_t i = 0; i < step->n_states; i++) ag_gen_get(ag__gen_of(step->states[i].seq));
     observe_step(e, step, us);
     ag_sched_step_done(e->door.sched, us);
     atomic_fetch_add(&e->steps, 1);
     heed_damage(e, damage);
     take_samples(e);
+    take_states(e);
+    for (uint32_t i = 0; i < step->n_states; i++) ag_gen_put(ag__gen_of(step->states[i].seq));
     for (uint32_t i = 0; i < step->n_out; i++) ag_gen_put(ag__gen_of(step->outs[i].seq));
 }
 
@@ -264,9 +320,12 @@ static int thread_open(ag_engine *e, ag_err *err)
     e->samplers = ag_mem_array(e->n_samplers, sizeof(ag_sampler *));
     e->samples = ag_mem_array(out_max, sizeof *e->samples);
     e->sample_rc = ag_mem_array(out_max, sizeof *e->sample_rc);
-    e->out_rows = ag_mem_array(out_max, sizeof *e->out_rows);
+    e->out_rows = ag_mem_array(rows_max, sizeof *e->out_rows);
     e->spans = ag_mem_array(e->conf.running_max, sizeof *e->spans);
-    if (!e->samplers || !e->samples || !e->sample_rc || !e->out_rows || !e->spans) return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
+    e->states_at = ag_mem_array(e->conf.running_max, sizeof *e->states_at);
+    e->states_bad = ag_mem_array(e->conf.running_max, sizeof *e->states_bad);
+    if (!e->samplers || !e->samples || !e->sample_rc || !e->out_rows || !e->spans || !e->states_at || !e->states_bad)
+        return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
     rc = samplers_open(e, err);
     if (rc != AG_OK) return rc;
     ag_sched_conf sc = sched_conf(e, rows_max, out_max);
@@ -282,6 +341,8 @@ static void thread_close(ag_engine *e)
     ag_mem_free(e->sample_rc);
     ag_mem_free(e->out_rows);
     ag_mem_free(e->spans);
+    ag_mem_free(e->states_at);
+    ag_mem_free(e->states_bad);
     ag_lm_close(e->lm);
 }
 

@@ -39,11 +39,15 @@ struct ag_engine {
     uint32_t n_samplers;
     const ag_sched_step *step;
     ag_span *spans;           /* running_max */
-    uint32_t *out_rows;       /* out_max */
+    uint32_t *out_rows;       /* rows_max */
     ag_sample *samples;       /* out_max */
     int *sample_rc;
     const float *logits;
     size_t logits_stride;
+    const float *states;
+    size_t states_stride;
+    uint32_t *states_at;      /* running_max: the first row of each of the step's states */
+    bool *states_bad;         /* running_max: they come to no embedding */
     uint32_t damage_seen;     /* of ag_weights_info */
 };
 

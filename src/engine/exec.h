@@ -31,7 +31,7 @@ typedef struct ag__job {
 
 /* The jobs of all steps with the same counts of rows. */
 typedef struct ag__step {
-    uint32_t rows, outs;
+    uint32_t rows, outs, states;
     bool single;             /* each row is a sequence of its own */
     uint64_t used;           /* when last: the oldest makes room */
     uint32_t n_jobs;
@@ -68,6 +68,7 @@ struct ag_backend {
     /* Of the step being run. */
     const ag_batch *batch;
     uint32_t *row_span;      /* by row */
+    uint32_t states_from;    /* of the step that ran last: the first of its states that was wanted */
     ag_attn_shares shares;
     const ag__step *step;
     ag__turn *turns;         /* by job */

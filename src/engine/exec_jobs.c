@@ -69,7 +69,15 @@ static void cut(ag__job *j, uint32_t n, uint32_t t, uint32_t least)
     }
 }
 
-static uint32_t rows_of(const ag_stage *s, const ag__step *step) { return s->out_rows ? step->outs : step->rows; }
+static uint32_t rows_of(const ag_stage *s, const ag__step *step)
+{
+    switch (s->rows) {
+    case AG_ROWS_OUT: return step->outs + step->states;
+    case AG_ROWS_LOGITS: return step->outs;
+    case AG_ROWS_STATES: return step->states ? step->outs + step->states : 0;
+    default: return step->rows;
+    }
+}
 
 static void build_job(const ag_backend *b, ag__job *j, const ag__step *step)
 {
@@ -102,6 +110,7 @@ static void build_step(const ag_backend *b, ag__step *step)
     step->n_jobs = 0;
     for (uint32_t s = 0; s < b->plan->n_stages; s++) {
         const ag_stage *stage = &b->plan->stages[s];
+        if (rows_of(stage, step) == 0) continue;
         ag__job *j = &step->jobs[step->n_jobs++];
         *j = (ag__job){.stage = stage};
         if (precedes(b, stage, rows_of(stage, step))) {
@@ -115,19 +124,20 @@ static void build_step(const ag_backend *b, ag__step *step)
     }
 }
 
-static const ag__step *find_step(ag_backend *b, uint32_t rows, uint32_t outs, bool single)
+static const ag__step *find_step(ag_backend *b, uint32_t rows, uint32_t outs, uint32_t states, bool single)
 {
     ag__step *oldest = &b->steps[0];
     b->clock++;
     for (size_t i = 0; i < AG_STEPS_CACHED; i++) {
         ag__step *s = &b->steps[i];
         if (s->used < oldest->used) oldest = s;
-        if (s->used == 0 || s->rows != rows || s->outs != outs || s->single != single) continue;
+        if (s->used == 0 || s->rows != rows || s->outs != outs || s->states != states || s->single != single) continue;
         s->used = b->clock;
         return s;
     }
     oldest->rows = rows;
     oldest->outs = outs;
+    oldest->states = states;
     oldest->single = single;
     oldest->used = b->clock;
     build_step(b, oldest);
@@ -196,7 +206,7 @@ static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 
 void ag__jobs_run(ag_backend *b)
 {
-    b->step = find_step(b, b->batch->n_rows, b->batch->n_out, b->batch->n_spans == b->batch->n_rows);
+    b->step = find_step(b, b->batch->n_rows, b->batch->n_out, b->batch->n_states, b->batch->n_spans == b->batch->n_rows);
     for (uint32_t i = 0; i < b->step->n_jobs; i++) {
         atomic_store_explicit(&b->turns[i].next, 0, memory_order_relaxed);
         atomic_store_explicit(&b->turns[i].done, 0, memory_order_relaxed);

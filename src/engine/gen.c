@@ -24,11 +24,20 @@ static int check_sampling(const ag_sampling *s, ag_err *err)
     return AG_OK;
 }
 
+static int check_embed(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
+{
+    const ag_hparams *hp = &ag_engine_model(e)->hp;
+    if (s->max_tokens > 0 || s->prompt_logprobs) return ag_err_set(err, AG_E_PARAM, "an embedding has no answer and no log probabilities: max_tokens should be 0");
+    if (hp->pooling == AG_POOLING_MEAN || hp->pooling == AG_POOLING_LAST) return AG_OK;
+    return ag_err_set(err, AG_E_UNSUPPORTED, "the model's file asks for embeddings of pooling_type %u; known are %d, the mean of the tokens, and %d, the last token",
+                      hp->pooling, AG_POOLING_MEAN, AG_POOLING_LAST);
+}
+
 static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
 {
     uint32_t ctx = ag_engine_ctx_max(e), vocab = ag_engine_model(e)->hp.vocab;
     if (s->n_prompt == 0) return ag_err_set(err, AG_E_PARAM, "the prompt is empty; it needs at least one token");
-    if (s->max_tokens == 0 && !s->prompt_logprobs) return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
+    if (s->max_tokens == 0 && !s->prompt_logprobs && !s->embed) return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
     if (s->json && s->max_tokens < 2) return ag_err_set(err, AG_E_PARAM, "max_tokens is %u; a JSON object takes at least 2", s->max_tokens);
     if (s->n_prompt > ctx || s->max_tokens > ctx - s->n_prompt)
         return ag_err_set(err, AG_E_CTX_LENGTH, "%u prompt tokens and %u to answer do not fit the context of %u tokens", s->n_prompt, s->max_tokens, ctx);
@@ -49,7 +58,7 @@ static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
         return ag_err_set(err, AG_E_PARAM, "a tenant's name of %zu bytes; at most %d are taken", s->tenant.n, AG_TENANT_NAME_MAX);
     if (!(s->weight >= 0 && isfinite(s->weight))) return ag_err_set(err, AG_E_PARAM, "weight is %g; it should be above 0", (double)s->weight);
     if (s->top_logprobs > AG_GEN_TOP_MAX) return ag_err_set(err, AG_E_PARAM, "%d log probabilities; at most %d are given", s->top_logprobs, AG_GEN_TOP_MAX);
-    return check_sampling(&s->sampling, err);
+    return s->embed ? check_embed(e, s, err) : check_sampling(&s->sampling, err);
 }
 
 /* What the scheduler goes by. */
@@ -61,6 +70,7 @@ static void copy_place(ag_gen *g, const ag_gen_spec *s)
     g->tenant_label = ag_metrics_tenant(g->engine->conf.metrics, g->tenant);
     g->seq = (ag_seq){.n_tokens = s->n_prompt, .n_prompt = s->n_prompt, .max_tokens = s->max_tokens, .all_logits = s->prompt_logprobs,
                       .n_scored = s->prompt_logprobs, .salt = ag__door_salt(&g->engine->door, g->tenant, s->share_prefix)};
+    if (s->embed) g->seq.states = ag_engine_model(g->engine)->hp.pooling == AG_POOLING_LAST ? AG_STATES_LAST : AG_STATES_ALL;
     g->seq.q.band = s->band;
     g->seq.q.deadline_us = s->deadline_us;
 }
@@ -72,6 +82,7 @@ static uint64_t bytes_of(const ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
     n += (s->max_tokens / AG_GEN_CHUNK + 1) * sizeof *g->chunks;
     if (g->penalties) n += vocab * sizeof *g->counts + vocab / 8;
     uint64_t tops = (uint64_t)AG_MAX(s->top_logprobs, 0) * sizeof *g->prompt_tops;
+    if (s->embed) n += ag_engine_model(g->engine)->hp.width * (sizeof *g->sum + sizeof *g->embedding);
     return s->prompt_logprobs ? n + s->n_prompt * (sizeof *g->prompt_tokens + tops) : n;
 }
 
@@ -82,7 +93,7 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
     g->bias = ag_mem_array(s->n_bias, sizeof *g->bias);
     g->chunks = ag_mem_array(s->max_tokens / AG_GEN_CHUNK + 1, sizeof *g->chunks);
     bool ok = g->tokens && g->bias && g->chunks;
-    if (ok && (g->penalties = ag_sampling_has_penalties(&s->sampling))) {
+    if (ok && (g->penalties = !s->embed && ag_sampling_has_penalties(&s->sampling))) {
         g->counts = ag_mem_array(vocab, sizeof *g->counts);
         g->in_prompt = ag_mem_array((vocab + 7) / 8, 1);
         ok = g->counts && g->in_prompt;
@@ -91,6 +102,12 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
         g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
         g->prompt_tops = ag_mem_array((size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0) + 1, sizeof *g->prompt_tops);
         ok = g->prompt_tokens && g->prompt_tops;
+    }
+    if (ok && s->embed) {
+        uint32_t width = ag_engine_model(g->engine)->hp.width;
+        g->sum = ag_mem_array(width, sizeof *g->sum);
+        g->embedding = ag_mem_array(width, sizeof *g->embedding);
+        ok = g->sum && g->embedding;
     }
     if (!ok) return false;
     g->seq.tokens = g->tokens;
@@ -121,6 +138,8 @@ static void gen_free(ag_gen *g)
     ag_mem_free(g->in_prompt);
     ag_mem_free(g->prompt_tokens);
     ag_mem_free(g->prompt_tops);
+    ag_mem_free(g->sum);
+    ag_mem_free(g->embedding);
     ag_stops_fini(&g->stops);
     g->magic = 0;
     ag_mem_free(g);
@@ -236,6 +255,7 @@ ag_str ag_gen_piece(const ag_gen *g, int32_t id)
 
 uint64_t ag_gen_text_bytes(ag_gen *g) { return atomic_load(&g->text_bytes); }
 const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
+const float *ag_gen_embedding(const ag_gen *g) { return g->embedding; }
 
 bool ag_gen_timed_out(ag_gen *g) { return atomic_load(&g->timed_out); }
 uint32_t ag_gen_reused(ag_gen *g) { return atomic_load(&g->reused); }

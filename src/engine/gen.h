@@ -1,12 +1,12 @@
-/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it.
+/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it; or one prompt and its embedding.
  * Owns    : its copy of everything in the spec; reference-counted (get/put), freed by the last put.
  * Threads : created and read by the gateway's side, run by the engine's. The engine appends tokens and publishes their
  *           count; readers on any thread see a prefix that never changes. The reader's progress never holds the engine.
  * Limits  : tokens are bounded by max_tokens (stored in chunks as they come), stop strings AG_GEN_STOPS_MAX of
  *           AG_GEN_STOP_BYTES_MAX bytes, bias AG_GEN_BIAS_MAX, top log probabilities AG_GEN_TOP_MAX.
  * Errors  : create: AG_E_PARAM, AG_E_CTX_LENGTH (prompt + max_tokens over the context), AG_E_UNSUPPORTED (json, for a
- *           vocabulary that cannot), AG_E_NOMEM. A generation that
- *           failed while running ends in AG_GEN_FAILED with its code and sentence. */
+ *           vocabulary that cannot; embed, for a model that says how in no way that is known), AG_E_NOMEM. A generation
+ *           that failed while running ends in AG_GEN_FAILED with its code and sentence. */
 #ifndef AG_GEN_H
 #define AG_GEN_H
 
@@ -44,7 +44,9 @@ typedef struct ag_sampling {
 typedef struct ag_gen_spec {
     const int32_t *prompt;
     uint32_t n_prompt;         /* at least 1 */
-    uint32_t max_tokens;       /* 0: only the prompt is computed (echo with logprobs) */
+    uint32_t max_tokens;       /* 0: only the prompt is computed (echo with logprobs, embed) */
+    bool embed;                /* no answer, but what the model makes of the prompt: its states, or the last one, as one
+                                * vector of length 1; then max_tokens is 0, and only what says whose it is counts below */
     uint32_t min_tokens;       /* end tokens and stops are ignored before */
     bool ignore_eos;
     const int32_t *stop_tokens;
@@ -71,7 +73,7 @@ typedef struct ag_gen_spec {
     uint64_t deadline_us;      /* ag_now_us; 0: none */
 } ag_gen_spec;
 
-typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string, end of json */,
+typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string, end of json, embed done */,
     AG_GEN_LENGTH /* max_tokens or context */, AG_GEN_CANCELLED, AG_GEN_FAILED } ag_gen_state;
 
 typedef struct ag_gen_top { int32_t id; float logprob; } ag_gen_top;
@@ -117,6 +119,8 @@ uint64_t ag_gen_text_bytes(ag_gen *g);
 /* Prompt tokens' log probabilities (prompt_logprobs), valid after the first token or the end: n_prompt of them, the
  * first NAN; NULL when they were not asked for. */
 const ag_gen_token *ag_gen_prompt(ag_gen *g);
+/* The embedding, valid after AG_GEN_STOPPED: as many numbers as the model is wide. NULL: none was asked for. */
+const float *ag_gen_embedding(const ag_gen *g);
 
 bool ag_gen_timed_out(ag_gen *g);   /* after the end: its deadline came while it ran */
 uint32_t ag_gen_reused(ag_gen *g);  /* prompt tokens that were found in the cache; after the first token */

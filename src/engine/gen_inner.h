@@ -54,10 +54,12 @@ struct ag_gen {
     ag_json json_at;
     bool json_closing;       /* the length was so near that it could only be closed */
     uint64_t last_safe;
+    double *sum;             /* embed: of its states so far; in the order of the prompt, whatever steps it is cut into */
     /* shared */
     ag__gen_chunk *_Atomic *chunks; /* answer; max_tokens / AG_GEN_CHUNK + 1 of them, made as tokens come */
     ag_gen_token *prompt_tokens; /* n_prompt of them, with log probabilities of the prompt */
     ag_gen_top *prompt_tops;
+    float *embedding;        /* embed */
     _Atomic uint32_t n_out, reused;
     _Atomic int state;       /* ag_gen_state */
     _Atomic bool submitted, cancelled, timed_out;

@@ -80,7 +80,7 @@ int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *e
     if (rc == AG_OK) {
         ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .kv = conf->kv, .progress = conf->progress,
                               .progress_arg = conf->progress_arg, .image = conf->image, .image_dir = conf->image_dir, .note = conf->note,
-                              .note_arg = conf->note_arg, .null_vocab = m->hp.vocab, .null_rate = m->null_rate};
+                              .note_arg = conf->note_arg, .null_vocab = m->hp.vocab, .null_width = m->hp.width, .null_rate = m->null_rate};
         if (conf->no_pass && bc.image == AG_IMAGE_AUTO) bc.image = AG_IMAGE_READ;
         rc = lm->ops->open(&lm->backend, &lm->plan, &bc, err);
     }

@@ -91,7 +91,7 @@ int ag_model_open_null(ag_model **out, const char *path, const char *chat_templa
     if (m == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for the null model");
     m->null = true;
     m->null_rate = rate;
-    m->hp = (ag_hparams){.vocab = N_TOKENS, .ctx_train = AG_NULL_CTX};
+    m->hp = (ag_hparams){.vocab = N_TOKENS, .width = AG_NULL_WIDTH, .ctx_train = AG_NULL_CTX, .pooling = AG_POOLING_MEAN};
     ag_buf_init(&m->file, FILE_BYTES_MAX);
     write_file(&m->file);
     if (m->file.failed) rc = ag_err_set(err, AG_E_NOMEM, "no memory for the null model");

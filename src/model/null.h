@@ -1,7 +1,7 @@
 /* null.h - the model without weights: "null" answers as fast as steps can be taken, "null:rate=N" N tokens a second.
  * For measuring what is around a model: gateway, queue, scheduler and delivery are the real ones, and so are tokens,
  * chat template and sampler; only the products are left out (engine/backend_null.c). Its answer is a fixed text, by
- * position, that ends where the caller's limit is.
+ * position, that ends where the caller's limit is; its embeddings count a text's bytes.
  * Owns    : as model.h.
  * Threads : as model.h.
  * Limits  : a vocabulary of 256 bytes and an end, AG_NULL_CTX tokens of context.
@@ -12,6 +12,7 @@
 #include "model/model.h"
 
 #define AG_NULL_CTX 16384
+#define AG_NULL_WIDTH 256 /* an embedding counts bytes */
 #define AG_NULL_RATE_MAX 1000000
 #define AG_NULL_TEXT "The quick brown fox jumps over the lazy dog. " /* again and again */
 

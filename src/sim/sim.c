@@ -163,7 +163,8 @@ static void asks(ag_sim *sim, ag_sim_req *r)
                       .n_prompt = r->ask.n_prompt,
                       .max_tokens = r->ask.max_tokens,
                       .all_logits = r->ask.all_logits,
-                      .n_scored = 1,
+                      .states = r->ask.states,
+                      .n_scored = r->ask.states == AG_STATES_NONE,
                       .salt = r->ask.salt};
     if (r->ask.timeout_us) r->seq.q.deadline_us = sim->now_us + r->ask.timeout_us;
     r->code = ag_sched_submit(sim->sched, &r->seq, sim->now_us, &r->retry_us, NULL);
@@ -219,6 +220,11 @@ static void step_ends(ag_sim *sim)
             answer(sim, r);
         }
     }
+    for (uint32_t i = 0; i < b->n_states; i++) {
+        ag_seq *q = b->states[i].seq;
+        AG_ASSERT(b->states[i].pos == (q->states == AG_STATES_ALL ? q->n_scored : q->n_prompt - 1));
+        q->n_scored = b->states[i].pos + b->states[i].n;
+    }
     for (uint32_t i = 0; i < sim->n_gone; i++) {
         ag_sched_drop(sim->sched, &sim->gone[i]->seq, false);
         end(sim, sim->gone[i], AG_SIM_CANCELLED);
@@ -228,7 +234,7 @@ static void step_ends(ag_sim *sim)
         ag_sim_req *r = (ag_sim_req *)ag_sched_running_at(sim->sched, i);
         bool done = r->ask.max_tokens == 0 ? r->seq.computed == r->seq.n_tokens : r->answered == r->ask.n_answer;
         if (!done) continue;
-        AG_ASSERT(!r->ask.all_logits || r->seq.n_scored == AG_MAX(r->ask.n_prompt, 1u));
+        AG_ASSERT((!r->ask.all_logits && r->ask.states == AG_STATES_NONE) || r->seq.n_scored == r->ask.n_prompt);
         ag_sched_drop(sim->sched, &r->seq, true);
         end(sim, r, AG_SIM_DONE);
     }

@@ -29,6 +29,7 @@ typedef struct ag_sim_ask {
     double weight;           /* 0: 1 */
     uint8_t band;
     bool all_logits;
+    ag_seq_states states;
     uint32_t n_prompt, max_tokens;
     uint32_t n_answer;       /* tokens after which it ends by itself; at most max_tokens */
     uint32_t n_prefix;       /* the first tokens are those of everybody with the same `prefix` */

@@ -272,6 +272,9 @@ static ag_sim_ask draw_ask(run *r, const load *l)
     if (one_in(r, 10)) {
         a.all_logits = true;
         if (one_in(r, 2)) a.max_tokens = a.n_answer = 0;
+    } else if (one_in(r, 10)) {
+        a.states = one_in(r, 2) ? AG_STATES_ALL : AG_STATES_LAST;
+        a.max_tokens = a.n_answer = 0;
     }
     if (l->prefixes) {
         a.prefix = below(r, l->prefixes);

@@ -90,7 +90,7 @@ static bool merge_products(ag_graph *g, ag_node *a, ag_node *b)
         if (joined < 0) return false;
         a = &g->nodes[ia];
         b = &g->nodes[ib];
-        g->values[joined].out_rows = g->values[a->out].out_rows;
+        g->values[joined].rows = g->values[a->out].rows;
         g->values[a->out].base = joined;
         g->values[a->out].offset = 0;
         a->out = joined;

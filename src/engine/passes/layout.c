@@ -49,7 +49,7 @@ int ag__pass_layout(ag_plan *p, ag_err *err)
                     ag_vid q = ag_graph_value_add(g, g->values[x].width);
                     if (q < 0) break; /* the graph keeps the failure */
                     g->values[q].quantized = true;
-                    g->values[q].out_rows = g->values[x].out_rows;
+                    g->values[q].rows = g->values[x].rows;
                     ag_node *qn = ag_graph_node_add(g, AG_GOP_QUANTIZE);
                     qn->in[0] = x;
                     qn->out = q;

@@ -35,6 +35,7 @@ int ag_links_make(ag_links *k, const ag_graph *g, ag_err *err)
             for (ag_vid v = read[j]; v >= 0; v = g->values[v].base) k->uses[v]++;
     }
     if (g->logits >= 0) k->uses[g->logits]++;
+    if (g->states >= 0) k->uses[g->states]++;
     return AG_OK;
 }
 
@@ -67,6 +68,7 @@ void ag_graph_replace(ag_graph *g, ag_vid from, ag_vid to)
     for (uint32_t v = 0; v < g->n_values; v++)
         if (g->values[v].base == from) g->values[v].base = to;
     if (g->logits == from) g->logits = to;
+    if (g->states == from) g->states = to;
 }
 
 static bool name_listed(const char *list, const char *name)
@@ -108,7 +110,7 @@ static void report_figures(const ag_plan *p, const char *title, ag_buf *out)
 
 int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, const char *no_pass, ag_buf *report, ag_err *err)
 {
-    AG_ASSERT(g->logits >= 0 && rows_max >= 1 && out_max >= 1 && out_max <= rows_max);
+    AG_ASSERT(g->logits >= 0 && g->states >= 0 && rows_max >= 1 && out_max >= 1 && out_max <= rows_max);
     *p = (ag_plan){.graph = g, .rows_max = rows_max, .out_max = out_max};
     int rc = check_names(no_pass, err);
     if (rc == AG_OK && report) {
@@ -132,7 +134,7 @@ int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, 
 uint32_t ag_plan_barriers(const ag_plan *p)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < p->n_stages; i++) n += !p->stages[i].repeat;
+    for (uint32_t i = 0; i < p->n_stages; i++) n += !p->stages[i].repeat && p->stages[i].rows != AG_ROWS_STATES;
     return n;
 }
 

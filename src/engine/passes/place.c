@@ -2,10 +2,10 @@
 #include "base/mem.h"
 #include "engine/passes/passes.h"
 
-static bool node_out_rows(const ag_graph *g, const ag_node *n)
+static ag_row_set node_rows(const ag_graph *g, const ag_node *n)
 {
     ag_vid v = n->out >= 0 ? n->out : n->qout >= 0 ? n->qout : n->in[1];
-    return v >= 0 && g->values[v].out_rows;
+    return v >= 0 ? g->values[v].rows : AG_ROWS_ALL;
 }
 
 int ag__pass_schedule(ag_plan *p, ag_err *err)
@@ -17,13 +17,13 @@ int ag__pass_schedule(ag_plan *p, ag_err *err)
     if (p->stages == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory to schedule the graph");
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         ag_domain d = ag_gop_rows[g->nodes[i].op].domain;
-        bool out = node_out_rows(g, &g->nodes[i]);
+        ag_row_set rows = node_rows(g, &g->nodes[i]);
         ag_stage *last = p->n_stages ? &p->stages[p->n_stages - 1] : NULL;
         /* SELECT reads rows that other workers may just have made, so it begins a stage of its own. */
-        bool joins = last && d == AG_DOMAIN_ROWS && last->domain == d && last->out_rows == out && g->nodes[i].op != AG_GOP_SELECT;
+        bool joins = last && d == AG_DOMAIN_ROWS && last->domain == d && last->rows == rows && g->nodes[i].op != AG_GOP_SELECT;
         if (!joins && last && g->nodes[i].op == AG_GOP_SELECT && g->nodes[i - 1].op == AG_GOP_SELECT) joins = true;
         if (joins) last->n++;
-        else p->stages[p->n_stages++] = (ag_stage){.node = i, .n = 1, .domain = d, .out_rows = out};
+        else p->stages[p->n_stages++] = (ag_stage){.node = i, .n = 1, .domain = d, .rows = rows};
     }
     return AG_OK;
 }
@@ -41,7 +41,7 @@ static bool read_nearby(const ag_plan *p, uint32_t s, ag_vid v)
 {
     const ag_graph *g = p->graph;
     if (v < 0) return true;
-    if (g->values[v].base >= 0 || ag_graph_base(g, g->logits, NULL) == v) return false;
+    if (g->values[v].base >= 0 || v == g->states || ag_graph_base(g, g->logits, NULL) == v) return false;
     uint32_t from = p->stages[s].node, to = p->stages[s + 1].node + p->stages[s + 1].n;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         if (i >= from && i < to) continue;
@@ -55,7 +55,7 @@ int ag__pass_repeat(ag_plan *p, ag_err *err)
     (void)err;
     for (uint32_t s = 0; s + 1 < p->n_stages; s++) {
         ag_stage *a = &p->stages[s], *b = &p->stages[s + 1];
-        a->repeat = a->domain == AG_DOMAIN_ROWS && b->domain == AG_DOMAIN_TILES && a->out_rows == b->out_rows;
+        a->repeat = a->domain == AG_DOMAIN_ROWS && b->domain == AG_DOMAIN_TILES && a->rows == b->rows;
         for (uint32_t i = a->node; i < a->node + a->n && a->repeat; i++) {
             const ag_node *n = &p->graph->nodes[i];
             a->repeat = n->op != AG_GOP_EMBED && read_nearby(p, s, n->out) && read_nearby(p, s, n->qout);
@@ -94,6 +94,7 @@ static void find_lives(const ag_plan *p, life *lives)
             touch(g, lives, n->qout, s);
         }
     touch(g, lives, g->logits, p->n_stages); /* read after the last stage */
+    touch(g, lives, g->states, p->n_stages);
 }
 
 /* A value made where an input of the same shape is read for the last time may stand in its place, when each element of
@@ -114,7 +115,7 @@ static ag_vid in_place_of(const ag_plan *p, const life *lives, uint32_t node, ui
     if (stage > 0 && p->stages[stage - 1].repeat) /* nor those that are repeated beside it */
         for (uint32_t i = p->stages[stage - 1].node; i < p->stages[stage].node; i++)
             if (reads(g, &g->nodes[i], v)) return -1;
-    bool same = a->base < 0 && b->base < 0 && a->width == b->width && a->out_rows == b->out_rows && !a->quantized && !b->quantized;
+    bool same = a->base < 0 && b->base < 0 && a->width == b->width && a->rows == b->rows && !a->quantized && !b->quantized;
     return same && lives[v].to == stage && lives[n->out].from == stage ? v : -1;
 }
 

@@ -17,7 +17,8 @@ int ag_sched_open(ag_sched **out, const ag_sched_conf *conf, ag_err *err)
     s->step.tokens = ag_mem_array(conf->rows_max, sizeof *s->step.tokens);
     s->step.spans = ag_mem_array(conf->running_max, sizeof *s->step.spans);
     s->step.outs = ag_mem_array(conf->out_max, sizeof *s->step.outs);
-    if (rc == AG_OK && !(s->running && s->prompts && s->step.tokens && s->step.spans && s->step.outs))
+    s->step.states = ag_mem_array(conf->running_max, sizeof *s->step.states);
+    if (rc == AG_OK && !(s->running && s->prompts && s->step.tokens && s->step.spans && s->step.outs && s->step.states))
         rc = ag_err_set(err, AG_E_NOMEM, "no memory for the scheduler");
     if (rc != AG_OK) {
         ag_sched_close(s);
@@ -39,6 +40,7 @@ void ag_sched_close(ag_sched *s)
     ag_mem_free(s->step.tokens);
     ag_mem_free(s->step.spans);
     ag_mem_free(s->step.outs);
+    ag_mem_free(s->step.states);
     s->magic = 0;
     ag_mem_free(s);
 }
@@ -89,10 +91,11 @@ static int get_ready(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_
 {
     AG_ASSERT(seq->n_prompt >= 1 && seq->n_tokens == seq->n_prompt && seq->q.tenant && seq->q.band < AG_BANDS &&
               !seq->q.queued);
+    AG_ASSERT(seq->states == AG_STATES_NONE || (seq->max_tokens == 0 && !seq->all_logits));
     int rc = check_fits(s, seq, err);
     if (rc != AG_OK) return rc;
     if (!s->conf.reuse) seq->salt = AG_KV_ALONE;
-    uint32_t cached = seq->all_logits ? 0 : ag_kv_peek(s->kv, seq->salt, seq->tokens, seq->n_prompt - 1);
+    uint32_t cached = ag_seq_alone(seq) ? 0 : ag_kv_peek(s->kv, seq->salt, seq->tokens, seq->n_prompt - 1);
     rc = check_deadline(s, seq, cached, now_us, retry_us, err);
     if (rc != AG_OK) return rc;
     seq->kv = (ag_kv_seq){.salt = seq->salt, .cap = ag__sched_pages(s, (uint64_t)seq->n_prompt + seq->max_tokens)};

@@ -37,6 +37,9 @@
 #include "engine/sched/kv.h"
 #include "queue/queue.h"
 
+/* States that are wanted of a prompt, in place of logits. */
+typedef enum ag_seq_states { AG_STATES_NONE, AG_STATES_LAST /* the last token's */, AG_STATES_ALL /* every token's */ } ag_seq_states;
+
 typedef struct ag_seq {
     ag_qent q;              /* first: the queue gives these back */
     /* Set by the owner before submit: tenant, band, deadline_us and bytes in q, and */
@@ -44,7 +47,8 @@ typedef struct ag_seq {
     uint32_t n_tokens;      /* so many are known; grows by one with each token of the answer */
     uint32_t n_prompt, max_tokens;
     bool all_logits;        /* logits of every prompt position are wanted: nothing of it is reused */
-    uint32_t n_scored;      /* with all_logits: positions below have been looked at */
+    ag_seq_states states;   /* with max_tokens 0 and without all_logits. ALL: nothing of it is reused */
+    uint32_t n_scored;      /* with all_logits or all states: positions below have been looked at */
     uint64_t salt;          /* see kv.h */
     /* The scheduler's. */
     ag_kv_seq kv;
@@ -94,12 +98,15 @@ typedef struct ag_sched_conf {
 typedef struct ag_sched_span { ag_seq *seq; uint32_t row, n, pos; } ag_sched_span;
 /* Logits of `row`, for the token after tokens[index]. */
 typedef struct ag_sched_out { ag_seq *seq; uint32_t row, index; } ag_sched_out;
+/* Everything of its prompt is computed, whoever computes it. */
+static inline bool ag_seq_alone(const ag_seq *q) { return q->all_logits || q->states == AG_STATES_ALL; }
 
 typedef struct ag_sched_step { /* the step chosen last */
-    uint32_t n_rows, n_spans, n_out;
+    uint32_t n_rows, n_spans, n_out, n_states;
     int32_t *tokens;
     ag_sched_span *spans;
     ag_sched_out *outs;     /* ascending rows */
+    ag_sched_span *states;  /* rows whose states are wanted, ascending; at most one of a sequence */
     uint32_t budget;        /* prompt rows that it might have had; UINT32_MAX: unlimited */
     uint32_t decodes, prompt_rows, sat_out;
     ag_step_shape shape;

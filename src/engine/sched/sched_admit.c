@@ -46,11 +46,12 @@ static void set_back(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *count)
 
 /* ---- prefixes ---- */
 
-/* Tokens whose pages may come from the tree: the last one's logits are wanted, and so are those of positions that have
- * not been scored yet. */
+/* Tokens whose pages may come from the tree: the last one's logits are wanted, or its state, and so are those of positions
+ * that have not been looked at yet. */
 static uint32_t reusable(const ag_seq *q)
 {
     uint32_t n = q->n_tokens - 1;
+    if (q->states == AG_STATES_ALL) return AG_MIN(n, q->n_scored);
     return q->all_logits && q->n_scored < q->n_prompt ? AG_MIN(n, q->n_scored > 0 ? q->n_scored - 1 : 0) : n;
 }
 

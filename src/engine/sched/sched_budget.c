@@ -95,7 +95,7 @@ uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q)
     uint32_t rest = q->n_tokens - q->computed, outs = s->conf.out_max - b->n_out;
     uint32_t n = AG_MIN(rest, s->conf.rows_max - b->n_rows);
     if (q->all_logits) n = AG_MIN(n, outs);
-    else if (outs == 0 && n == rest) n--; /* only the last row wants logits */
+    else if (outs == 0 && n == rest && q->states == AG_STATES_NONE) n--; /* only the last row wants logits */
     if (b->budget == UINT32_MAX) return n;
     n = AG_MIN(n, b->budget - b->prompt_rows);
     if (s->limit_us <= 0) return n;
@@ -107,7 +107,7 @@ uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q)
 
 bool ag__sched_fits(const ag_sched *s, const ag_seq *q)
 {
-    if (s->step.n_rows == s->conf.rows_max || s->step.n_out == s->conf.out_max) return false;
+    if (s->step.n_rows == s->conf.rows_max || (s->step.n_out == s->conf.out_max && q->states == AG_STATES_NONE)) return false;
     ag_step_shape with = s->step.shape;
     with.outs++;
     ag_step_shape_add(&with, q->computed, 1);

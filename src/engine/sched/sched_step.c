@@ -3,6 +3,13 @@
 
 /* ---- filling ---- */
 
+static void add_states(ag_sched *s, ag_seq *q, uint32_t end)
+{
+    ag_sched_step *b = &s->step;
+    uint32_t from = AG_MAX(q->computed, q->states == AG_STATES_ALL ? q->n_scored : q->n_prompt - 1);
+    if (from < end) b->states[b->n_states++] = (ag_sched_span){q, b->n_rows + (from - q->computed), end - from, from};
+}
+
 /* Adds n rows of q. */
 static void add_span(ag_sched *s, ag_seq *q, uint32_t n)
 {
@@ -15,6 +22,7 @@ static void add_span(ag_sched *s, ag_seq *q, uint32_t n)
         bool sampled = i + 1 == q->n_tokens && q->max_tokens > 0;
         if (scored || sampled) b->outs[b->n_out++] = (ag_sched_out){q, b->n_rows + (i - q->computed), i};
     }
+    if (q->states != AG_STATES_NONE) add_states(s, q, end);
     b->n_rows += n;
     b->shape.outs = b->n_out;
     ag_step_shape_add(&b->shape, q->computed, n);
@@ -105,7 +113,7 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
     AG_CHECK(s, AG_SCHED_MAGIC);
     AG_ASSERT(!s->in_step);
     ag_sched_step *b = &s->step;
-    *b = (ag_sched_step){.tokens = b->tokens, .spans = b->spans, .outs = b->outs, .budget = UINT32_MAX};
+    *b = (ag_sched_step){.tokens = b->tokens, .spans = b->spans, .outs = b->outs, .states = b->states, .budget = UINT32_MAX};
     s->limit_us = s->long_us = 0;
     s->fair = false;
     s->short_first = !s->short_first;

@@ -47,6 +47,9 @@ static void verify_rows(const ag_sched *s)
     AG_ASSERT(shape.rows == b->n_rows && shape.rows <= s->conf.rows_max && b->n_out <= s->conf.out_max);
     AG_ASSERT(memcmp(&shape, &b->shape, sizeof shape) == 0 && decodes == b->decodes && prompt == b->prompt_rows);
     for (uint32_t i = 1; i < b->n_out; i++) AG_ASSERT(b->outs[i - 1].row < b->outs[i].row);
+    for (uint32_t i = 0, end = 0; i < b->n_states; end = b->states[i].row + b->states[i].n, i++)
+        AG_ASSERT(b->states[i].seq->states != AG_STATES_NONE && b->states[i].row >= end && b->states[i].n >= 1 &&
+                  b->states[i].row + b->states[i].n <= b->n_rows);
     uint32_t sat_out = 0;
     for (uint32_t i = 0; i < s->n_running; i++) sat_out += s->running[i]->step_n == 0 && ag__seq_decodes(s->running[i]);
     AG_ASSERT(sat_out == b->sat_out);

@@ -163,7 +163,7 @@ static int refuse_unbuilt(const ag_hparams *hp, const ag_gguf *g, ag_err *err)
 
 int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
 {
-    *hp = (ag_hparams){.eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1};
+    *hp = (ag_hparams){.eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1, .pooling = AG_POOLING_MEAN};
     ag_str arch = {0};
     int rc = ag_gguf_string(g, "general.architecture", true, &arch, err);
     if (rc) return rc;
@@ -180,7 +180,8 @@ int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     if ((rc = ag_arch_u32(g, hp, "rope.dimension_count", false, &hp->n_rot, err)) ||
         (rc = check_range(g, "the rotary dimension count", hp->n_rot, 0, hp->head_dim, err)) ||
         (rc = ag_arch_f32(g, hp, "rope.freq_base", false, &hp->rope_base, err)) || (rc = read_scaling(hp, g, err)) ||
-        (rc = ag_arch_u32(g, hp, "attention.sliding_window", false, &hp->window, err)))
+        (rc = ag_arch_u32(g, hp, "attention.sliding_window", false, &hp->window, err)) ||
+        (rc = ag_arch_u32(g, hp, "pooling_type", false, &hp->pooling, err)))
         return rc;
     if (hp->n_rot % 2) return ag_err_set(err, AG_E_FILE, "%s: an odd rotary dimension count, %u", ag_gguf_path(g), hp->n_rot);
     if (!(hp->rope_base > 0)) return ag_err_set(err, AG_E_FILE, "%s: the RoPE base must be above 0", ag_gguf_path(g));

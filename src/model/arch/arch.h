@@ -18,6 +18,10 @@
 
 typedef enum ag_rope_scaling { AG_ROPE_NONE, AG_ROPE_LINEAR, AG_ROPE_YARN, AG_ROPE_LONGROPE } ag_rope_scaling;
 
+/* How embeddings come of the states of a text's tokens: numbers of the file's, of which those without a name are not
+ * known here or are for models that are no decoders. */
+typedef enum ag_pooling { AG_POOLING_MEAN = 1, AG_POOLING_LAST = 3 } ag_pooling;
+
 typedef struct ag_family ag_family;
 
 typedef struct ag_hparams {
@@ -38,6 +42,7 @@ typedef struct ag_hparams {
     float logit_softcap;
     float attn_scale;       /* 0: 1/sqrt(head_dim) */
     float embed_scale;
+    uint32_t pooling;       /* an ag_pooling, or another number of the file's; the mean where it says nothing */
 } ag_hparams;
 
 struct ag_family {

@@ -14,7 +14,7 @@ const ag_gop_row ag_gop_rows[AG_GOP_COUNT] = {
 
 void ag_graph_init(ag_graph *g, const ag_gguf *f)
 {
-    *g = (ag_graph){.gguf = f, .logits = -1, .layer = -1};
+    *g = (ag_graph){.gguf = f, .logits = -1, .states = -1, .layer = -1};
     ag_arena_init(&g->mem, AG_GRAPH_BYTES_MAX);
 }
 
@@ -157,10 +157,16 @@ void ag_graph_layer(ag_graph *g, int32_t layer)
 
 static uint32_t width_of(const ag_graph *g, ag_vid v) { return v >= 0 && (uint32_t)v < g->n_values ? g->values[v].width : 0; }
 
-/* A node with one input, and its output of `width`. */
+static ag_vid in_rows(ag_graph *g, ag_vid v, ag_row_set rows)
+{
+    if (v >= 0) g->values[v].rows = rows;
+    return v;
+}
+
+/* A node with one input, and its output of `width`, of the same rows. */
 static ag_node *node_unary(ag_graph *g, ag_gop op, ag_vid x, uint32_t width)
 {
-    ag_vid out = ag_graph_value_add(g, width);
+    ag_vid out = in_rows(g, ag_graph_value_add(g, width), x >= 0 ? g->values[x].rows : AG_ROWS_ALL);
     ag_node *n = ag_graph_node_add(g, op);
     n->in[0] = x;
     n->out = out;
@@ -283,10 +289,12 @@ ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t he
     return n->out;
 }
 
+/* The states are normed once more for themselves, since a norm that only feeds a product need not be waited for. */
 void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight, uint32_t vocab, float eps, float scale, float softcap)
 {
     ag_graph_layer(g, -1);
-    x = ag_graph_norm(g, x, norm, eps);
+    ag_vid out = in_rows(g, node_unary(g, AG_GOP_SELECT, x, width_of(g, x))->out, AG_ROWS_OUT);
+    x = in_rows(g, ag_graph_norm(g, out, norm, eps), AG_ROWS_LOGITS);
     if (tensor_find(g, weight, ".weight")) {
         x = ag_graph_linear(g, x, weight, vocab);
     } else { /* tied: the embedding table */
@@ -297,9 +305,8 @@ void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight
     }
     if (scale != 1) x = ag_graph_scale(g, x, scale);
     if (softcap != 0) x = ag_graph_softcap(g, x, softcap);
-    ag_node *s = node_unary(g, AG_GOP_SELECT, x, vocab);
-    if (s->out >= 0) g->values[s->out].out_rows = true;
-    g->logits = s->out;
+    g->logits = x;
+    g->states = in_rows(g, ag_graph_norm(g, out, norm, eps), AG_ROWS_STATES);
 }
 
 int32_t ag_graph_rope_add(ag_graph *g, uint32_t n_rot, bool interleaved, float mscale, double *inv_freq)
@@ -316,11 +323,12 @@ int32_t ag_graph_rope_add(ag_graph *g, uint32_t n_rot, bool interleaved, float m
 static void print_value(const ag_graph *g, ag_vid v, ag_buf *out)
 {
     if (v < 0) return;
+    static const char *const rows[] = {[AG_ROWS_ALL] = "", [AG_ROWS_OUT] = "out x ", [AG_ROWS_LOGITS] = "logits x ", [AG_ROWS_STATES] = "states x "};
     const ag_value *x = &g->values[v];
     if (x->base >= 0)
         ag_buf_addf(out, "%%%d=%%%d[%u:%u]", v, x->base, x->offset, x->offset + x->width);
     else
-        ag_buf_addf(out, "%%%d[%s%u%s]", v, x->out_rows ? "out x " : "", x->width, x->quantized ? " q8" : "");
+        ag_buf_addf(out, "%%%d[%s%u%s]", v, rows[x->rows], x->width, x->quantized ? " q8" : "");
 }
 
 static void print_node(const ag_graph *g, const ag_node *n, ag_buf *out)

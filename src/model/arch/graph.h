@@ -4,9 +4,9 @@
  * Limits  : AG_GRAPH_BYTES_MAX of arena; nodes and values by it.
  * Errors  : builder calls never fail one by one: the first failure (a tensor missing, of the wrong shape or type, no
  *           memory) is kept in the graph and ag_graph_check returns it; later calls are harmless.
- * Words   : a value is [rows][width] float32, rows being the tokens of a step, or only those whose logits are wanted
- *           (`out_rows`). A view is part of the columns of another value. Nothing here knows of threads or instruction
- *           sets. Nodes stand in execution order. */
+ * Words   : a value is [rows][width] float32, rows being the tokens of a step, or those of which something is wanted
+ *           (ag_row_set). A state is what the last layer leaves, normed. A view is part of the columns of another value.
+ *           Nothing here knows of threads or instruction sets. Nodes stand in execution order. */
 #ifndef AG_GRAPH_H
 #define AG_GRAPH_H
 
@@ -53,11 +53,19 @@ typedef struct ag_weight { /* rows [row0, row0+rows) of a matrix in the file, an
     int32_t pack;           /* index of its packed form, set by the layout pass; -1 before */
 } ag_weight;
 
+/* Rows of a step that something is wanted of come together: first those whose logits are, then those whose states are. */
+typedef enum ag_row_set {
+    AG_ROWS_ALL,
+    AG_ROWS_OUT,            /* those that something is wanted of */
+    AG_ROWS_LOGITS,         /* the first of them */
+    AG_ROWS_STATES          /* as OUT where a state is wanted, else none */
+} ag_row_set;
+
 typedef struct ag_value {
     uint32_t width;
     ag_vid base;            /* of a view: the value it is part of; else -1 */
     uint32_t offset;        /* of a view: its first column */
-    bool out_rows;          /* only the rows whose logits are wanted */
+    ag_row_set rows;
     bool quantized;         /* int8 form of another value (QUANTIZE) */
     uint64_t at;            /* offset in the activation arena per row capacity, set by the memory pass */
 } ag_value;
@@ -93,7 +101,7 @@ typedef struct ag_graph {
     ag_rope ropes[4];
     uint32_t n_ropes;
     const ag_gguf_tensor *embedding;
-    ag_vid logits;          /* set by ag_graph_output */
+    ag_vid logits, states;  /* set by ag_graph_output */
     uint32_t layers, kv_heads, dim_k, dim_v; /* shape of the KV cache, equal in all layers */
     int32_t layer;          /* layer being built */
 } ag_graph;
@@ -123,7 +131,7 @@ ag_vid ag_graph_rope(ag_graph *g, ag_vid x, uint32_t heads, uint32_t dim, int32_
 /* Stores k and v of this layer and attends with q. */
 ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t heads, uint32_t kv_heads, uint32_t dim_k, uint32_t dim_v,
                           float scale, uint32_t window, float softcap);
-/* Norm, the wanted rows, output weights (`weight`, or the embedding table where the file has no such tensor). */
+/* The wanted rows, norm, output weights (`weight`, or the embedding table where the file has no such tensor). */
 void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight, uint32_t vocab, float eps, float scale, float softcap);
 int32_t ag_graph_rope_add(ag_graph *g, uint32_t n_rot, bool interleaved, float mscale, double *inv_freq); /* arena memory */
 
