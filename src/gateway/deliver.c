@@ -35,7 +35,7 @@ static void take_reused(ag_req *r, ag_choice *c)
     p->reused = n;
 }
 
-static void count_end(ag_req *r, ag_choice *c)
+void ag__count_end(ag_req *r, ag_choice *c)
 {
     ag_gen_times t;
     ag_gen_times_get(c->gen, &t);
@@ -45,7 +45,7 @@ static void count_end(ag_req *r, ag_choice *c)
     r->finish = c->timed_out ? "timeout" : c->state == AG_GEN_LENGTH ? "length" : c->parts.n_calls ? "tool_calls" : "stop";
     take_reused(r, c);
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
-    ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
+    if (r->request.kind != AG_REQUEST_EMBEDDINGS) ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
     if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
     if (!r->request.stream && t.first_us && (r->first_us == 0 || t.first_us < r->first_us)) r->first_us = t.first_us;
 }
@@ -90,6 +90,12 @@ static void take_deadline(ag_req *r, ag_choice *c)
                    r->timeout_ms, waited_ms);
 }
 
+int ag__cancel_check(ag_req *r)
+{
+    if (!atomic_load(&r->cancel_asked)) return AG_OK;
+    return ag_err_set(&r->err, AG_E_CANCEL_ASKED, "The request was cancelled by DELETE /v1/queue/%s.", r->id);
+}
+
 /* A generation that ended in an error, or was cancelled by somebody else: its caller, or the engine closing. */
 static bool take_failure(ag_req *r, ag_choice *c)
 {
@@ -97,14 +103,15 @@ static bool take_failure(ag_req *r, ag_choice *c)
         ag_err err = {0};
         int rc = ag_gen_error(c->gen, &err);
         if (rc == AG_E_QUEUE_FULL) r->retry_us = ag_gen_retry_us(c->gen);
-        if (rc == AG_E_DEADLINE) take_deadline(r, c);
+        if (rc == AG_E_DEADLINE && r->request.kind == AG_REQUEST_EMBEDDINGS) ag__embed_deadline(r);
+        else if (rc == AG_E_DEADLINE) take_deadline(r, c);
         else ag_err_set(&r->err, rc ? rc : AG_E_INTERNAL, "%s", rc ? err.text : "The generation failed.");
-    } else if (c->state == AG_GEN_CANCELLED && atomic_load(&r->cancel_asked)) {
-        ag_err_set(&r->err, AG_E_CANCEL_ASKED, "The request was cancelled by DELETE /v1/queue/%s.", r->id);
     } else if (c->state == AG_GEN_CANCELLED) {
-        ag_err_set(&r->err, AG_E_DRAINING, "The server ended this generation because it is shutting down.");
-    } else {
-        c->timed_out = ag_gen_timed_out(c->gen);
+        if (ag__cancel_check(r) == AG_OK)
+            ag_err_set(&r->err, AG_E_DRAINING, "The server ended this generation because it is shutting down.");
+    } else if (ag_gen_timed_out(c->gen)) {
+        c->timed_out = true;
+        if (r->request.kind == AG_REQUEST_EMBEDDINGS) ag__embed_deadline(r);
     }
     return r->err.code != AG_OK;
 }
@@ -135,7 +142,8 @@ ag_next ag__step_generate(ag_req *r)
         r->step = AG_STEP_DELIVER;
         return AG_MORE;
     }
-    return AG_PARKED;
+    int rc = ag__choices_begin(r);
+    return rc == AG_OK ? AG_PARKED : ag__req_refuse(r, rc, "The generation could not be started.");
 }
 
 /* Whole answers. */
@@ -220,7 +228,7 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
     ag_reply_end end = end_of(r, c, (ag_str){text.p + shown, text.n - shown});
     r->dialect->choice(out, &r->reply, index, parts, n_parts, r->request.top_logprobs >= 0 ? &lp : NULL, &end);
     r->usage.completion_tokens += c->read;
-    count_end(r, c);
+    ag__count_end(r, c);
     ok = !out->failed;
 out:
     ag_mem_free(tokens);
@@ -306,7 +314,7 @@ static void stream_choice(ag_req *r, ag_choice *c)
     c->offset = lp.offset;
     ag_text_pass(&c->text, text.n);
     if (!last) return;
-    count_end(r, c);
+    ag__count_end(r, c);
     end_choice(r, c);
 }
 
@@ -399,4 +407,8 @@ static ag_next deliver_stream(ag_req *r)
     return AG_MORE;
 }
 
-ag_next ag__step_deliver(ag_req *r) { return r->request.stream ? deliver_stream(r) : deliver_whole(r); }
+ag_next ag__step_deliver(ag_req *r)
+{
+    if (r->request.kind == AG_REQUEST_EMBEDDINGS) return ag__embed_deliver(r);
+    return r->request.stream ? deliver_stream(r) : deliver_whole(r);
+}

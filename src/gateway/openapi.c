@@ -18,6 +18,7 @@ __asm__(".pushsection .rodata\n"
 #define KIND_DETOKENIZE AG_REQUEST_DETOKENIZE
 #define KIND_MESSAGES AG_REQUEST_MESSAGES
 #define KIND_COUNT AG_REQUEST_COUNT
+#define KIND_EMBEDDINGS AG_REQUEST_EMBEDDINGS
 
 typedef struct route_row {
     const char *id, *path, *answer, *what;
@@ -179,6 +180,7 @@ static void begin_field(ag_buf *b, const char *name, const char *doc)
 #define D AG_REQUEST_DETOKENIZE
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
+#define E AG_REQUEST_EMBEDDINGS
 
 /* A field of another kind has its type in openapi.yaml, under the request's name and its own. */
 static void add_request(ag_buf *b, const char *request, int kind)
@@ -261,6 +263,7 @@ static const struct {
     {"timeout-max", NULL, AG_REQUEST_TIMEOUT_MAX_MS},
     {"tenant-max", NULL, AG_TENANT_NAME_MAX},
     {"prompts-max", NULL, AG_REQUEST_PROMPTS_MAX},
+    {"inputs-max", NULL, AG_REQUEST_INPUTS_MAX},
     {"bias-max", NULL, AG_GEN_BIAS_MAX},
     {"stops-max", NULL, AG_GEN_STOPS_MAX},
     {"stop-max", NULL, AG_GEN_STOP_BYTES_MAX},

@@ -182,7 +182,7 @@ static int prepare(ag_req *r)
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
     if (rc != AG_OK) return rc;
     uint32_t n_prompts = AG_MAX(q->n_prompts, 1u), unused;
-    if ((uint64_t)n_prompts * q->n > r->live->generations_max)
+    if (q->kind != AG_REQUEST_EMBEDDINGS && (uint64_t)n_prompts * q->n > r->live->generations_max)
         return ag_request_fail(&r->err, AG_E_PARAM, "n",
                                "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
                                r->live->generations_max);
@@ -193,6 +193,7 @@ static int prepare(ag_req *r)
     for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
         rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
     if (rc == AG_OK && !ag_request_generates(q->kind)) return write_answer(r, m);
+    if (rc == AG_OK && q->kind == AG_REQUEST_EMBEDDINGS) return ag__embed_check(r);
     for (uint32_t i = 0; i < n_prompts && rc == AG_OK; i++) rc = check_length(r, &r->prompts[i], &unused);
     return rc;
 }
@@ -204,25 +205,9 @@ static void prepare_work(void *arg)
     if (rc != AG_OK) ag_err_set(&r->err, rc, "The request could not be prepared."); /* when nobody said it better */
 }
 
-static void prepare_after(void *arg)
-{
-    ag_req *r = arg;
-    r->working = false;
-    r->worked = true;
-    ag__req_run(r);
-}
-
 ag_next ag__step_prepare(ag_req *r)
 {
-    if (r->working) return AG_PARKED;
-    if (!r->worked && r->body.n <= AG_INLINE_BODY_MAX) {
-        prepare_work(r);
-    } else if (!r->worked) {
-        r->working = true;
-        if (ag_http_loop_work(r->loop->loop, prepare_work, prepare_after, r)) return AG_PARKED;
-        r->working = false;
-        no_memory(&r->err);
-    }
+    if (!ag__req_work(r, r->body.n <= AG_INLINE_BODY_MAX, prepare_work)) return AG_PARKED;
     ag_buf_fini(&r->body);
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (!ag_request_generates(r->request.kind))
@@ -250,7 +235,7 @@ void ag__choices_release(ag_req *r)
     }
     ag_mem_free(r->choices);
     r->choices = NULL;
-    r->n_choices = r->n_ended = 0;
+    r->n_choices = r->n_ended = r->n_begun = 0;
 }
 
 uint64_t ag__deadline_of(const ag_req *r)
@@ -258,20 +243,30 @@ uint64_t ag__deadline_of(const ag_req *r)
     return r->timeout_ms ? r->head_us + (uint64_t)r->timeout_ms * 1000 : 0;
 }
 
-static int create_one(ag_req *r, uint32_t index, uint64_t seed)
+/* The generations have their copies. */
+static void free_ids(ag_req_prompt *p)
+{
+    ag_mem_free(p->ids);
+    p->ids = NULL;
+}
+
+static bool is_chat(const ag_request *q) { return (q->kind & (AG_REQUEST_CHAT | AG_REQUEST_MESSAGES)) != 0; }
+
+static int create_one(ag_req *r, uint32_t index)
 {
     const ag_request *q = &r->request;
     ag_choice *c = &r->choices[index];
     c->prompt = index / q->n;
-    const ag_req_prompt *p = &r->prompts[c->prompt];
+    ag_req_prompt *p = &r->prompts[c->prompt];
     uint32_t max_tokens = 0;
-    int rc = check_length(r, p, &max_tokens);
+    int rc = q->kind == AG_REQUEST_EMBEDDINGS ? AG_OK : check_length(r, p, &max_tokens);
     if (rc != AG_OK) return rc;
     if ((c->number = ag_slots_add(&r->loop->slots, r, index)) == NULL) return no_memory(&r->err);
     ag_gen_spec spec = {
         .prompt = p->ids,
         .n_prompt = p->n,
         .max_tokens = max_tokens,
+        .embed = q->kind == AG_REQUEST_EMBEDDINGS,
         .min_tokens = q->min_tokens,
         .ignore_eos = q->ignore_eos,
         .stop_tokens = q->stop_tokens,
@@ -279,7 +274,7 @@ static int create_one(ag_req *r, uint32_t index, uint64_t seed)
         .stops = q->stops,
         .n_stops = q->n_stops,
         .shown = r->gw->shown,
-        .n_shown = q->kind == AG_REQUEST_COMPLETION ? 0 : r->gw->n_shown,
+        .n_shown = is_chat(q) ? r->gw->n_shown : 0,
         .bias = q->bias,
         .n_bias = q->n_bias,
         .sampling = q->sampling,
@@ -290,25 +285,58 @@ static int create_one(ag_req *r, uint32_t index, uint64_t seed)
         .msg = c->number,
         .tenant = ag_str_of(r->tenant),
         .weight = ag__weight_of(r),
-        .band = (uint8_t)r->band,
+        .band = (uint8_t)(r->moved ? r->moved - 1 : r->band),
         .share_prefix = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
     };
-    spec.sampling.seed = seed;
     spec.sampling.choice = index % q->n;
-    return ag_gen_create(&c->gen, r->engine, &spec, &r->err);
+    rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
+    if (rc == AG_OK && spec.sampling.choice + 1 == q->n && q->kind != AG_REQUEST_EMBEDDINGS) free_ids(p);
+    return rc;
 }
 
 /* All of them or none. An estimate that says no is our doing (503), a time that has passed is over (504). */
-static int submit(ag_req *r)
+static int submit(ag_req *r, uint32_t from, uint32_t n)
 {
-    ag_gen **gens = ag_mem_array(r->n_choices, sizeof *gens);
+    ag_gen **gens = ag_mem_array(n, sizeof *gens);
     if (gens == NULL) return no_memory(&r->err);
-    for (uint32_t i = 0; i < r->n_choices; i++) gens[i] = r->choices[i].gen;
-    int rc = ag_gen_submit_all(gens, r->n_choices, &r->retry_us, &r->err);
+    for (uint32_t i = 0; i < n; i++) gens[i] = r->choices[from + i].gen;
+    int rc = ag_gen_submit_all(gens, n, &r->retry_us, &r->err);
     ag_mem_free((void *)gens);
     if (rc == AG_E_DEADLINE && ag_now_us() < ag__deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
     return rc;
+}
+
+/* The queue is full, and what this request has there will make room. */
+static bool comes_later(ag_req *r, int rc)
+{
+    ag_choice *c = &r->choices[r->n_begun];
+    if (rc != AG_E_QUEUE_FULL || r->request.kind != AG_REQUEST_EMBEDDINGS || r->n_begun == r->n_ended) return false;
+    ag_slots_remove(&r->loop->slots, c->number);
+    c->number = NULL;
+    ag_gen_put(c->gen);
+    c->gen = NULL;
+    ag_err_clear(&r->err);
+    r->retry_us = 0;
+    return true;
+}
+
+/* Answers come all at once. Of embeddings there may be more than may be at once; they come one by one. */
+int ag__choices_begin(ag_req *r)
+{
+    bool embeds = r->request.kind == AG_REQUEST_EMBEDDINGS;
+    while (r->n_begun < r->n_choices && r->n_begun - r->n_ended < r->live->generations_max) {
+        uint32_t from = r->n_begun, n = embeds ? 1 : r->n_choices - from;
+        int rc = ag__cancel_check(r);
+        if (rc == AG_OK && r->n_ended && r->timeout_ms && ag_now_us() >= ag__deadline_of(r)) rc = ag__embed_deadline(r);
+        for (uint32_t i = 0; i < n && rc == AG_OK; i++) rc = create_one(r, from + i);
+        if (rc == AG_OK) rc = submit(r, from, n);
+        if (comes_later(r, rc)) return AG_OK;
+        if (rc != AG_OK) return rc;
+        if (embeds) free_ids(&r->prompts[from]);
+        atomic_fetch_add(&r->n_begun, n);
+    }
+    return AG_OK;
 }
 
 static void count_usage(ag_req *r)
@@ -316,23 +344,20 @@ static void count_usage(ag_req *r)
     for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) {
         r->usage.prompt_tokens += r->prompts[i].n;
         ag_metric_observe_n(r->gw->metrics, AG_M_PROMPT_SIZE, 0, r->prompts[i].n, r->request.n);
-        ag_mem_free(r->prompts[i].ids); /* the generations have their copies */
-        r->prompts[i].ids = NULL;
     }
 }
 
 static void parts_init(const ag_req *r, ag_parts *p)
 {
-    bool chat = r->request.kind != AG_REQUEST_COMPLETION;
-    ag_parts_init(p, chat ? r->gw->form : (ag_form){0}, r->request.tools, r->thinking, !r->request.parallel_calls);
+    ag_form form = is_chat(&r->request) ? r->gw->form : (ag_form){0};
+    ag_parts_init(p, form, r->request.tools, r->thinking, !r->request.parallel_calls);
     if (r->request.forced_tool.p) ag_parts_force(p, r->request.forced_tool);
 }
 
 ag_next ag__step_admit(ag_req *r)
 {
-    const ag_request *q = &r->request;
-    uint64_t seed = q->sampling.seed;
-    if (!q->seed_set) randombytes_buf(&seed, sizeof seed);
+    ag_request *q = &r->request;
+    if (!q->seed_set) randombytes_buf(&q->sampling.seed, sizeof q->sampling.seed);
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
     if (r->timeout_ms && ag_now_us() >= ag__deadline_of(r))
         return ag__req_refuse(r, AG_E_DEADLINE,
@@ -349,14 +374,13 @@ ag_next ag__step_admit(ag_req *r)
         parts_init(r, &r->choices[i].parts);
         r->choices[i].place.index = i;
     }
-    int rc = AG_OK;
-    for (uint32_t i = 0; i < n && rc == AG_OK; i++) rc = create_one(r, i, seed);
-    if (rc == AG_OK) rc = submit(r);
+    int rc = ag__choices_begin(r);
     if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
     count_usage(r);
     ag_random_hex(r->reply_id + snprintf(r->reply_id, 16, "%s", r->dialect->reply_id), 12);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
-                          .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage};
+                          .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage,
+                          .base64 = q->base64};
     ag__queue_watch(r);
     r->step = AG_STEP_GENERATE;
     return AG_MORE;

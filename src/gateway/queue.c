@@ -4,9 +4,9 @@
 /* Where a request of several generations stands is where the first of them does. */
 static void view_of(ag_req *r, ag_queue_view *v)
 {
-    uint32_t running = 0, waiting = 0;
+    uint32_t running = 0, waiting = 0, begun = r->n_begun;
     *v = (ag_queue_view){0};
-    for (uint32_t i = 0; i < r->n_choices; i++) {
+    for (uint32_t i = 0; i < begun; i++) {
         ag_gen_wait w;
         ag_gen_wait_get(r->choices[i].gen, &w);
         running += w.state == AG_GEN_RUNNING;
@@ -19,7 +19,7 @@ static void view_of(ag_req *r, ag_queue_view *v)
         }
     }
     if (running) v->position = 0;
-    v->state = running ? "running" : waiting ? "waiting" : "finished";
+    v->state = running ? "running" : waiting || begun < r->n_choices ? "waiting" : "finished";
 }
 
 /* A waiting stream. */
@@ -97,7 +97,7 @@ static void use_cancel(ag_req *found, void *arg)
     if (strcmp(v.state, "finished") == 0) return;
     *(bool *)arg = true;
     atomic_store(&found->cancel_asked, true);
-    for (uint32_t i = 0; i < found->n_choices; i++) ag_gen_cancel(found->choices[i].gen);
+    for (uint32_t i = 0, n = found->n_begun; i < n; i++) ag_gen_cancel(found->choices[i].gen);
 }
 
 typedef struct move {
@@ -108,7 +108,8 @@ typedef struct move {
 static void use_move(ag_req *found, void *arg)
 {
     move *m = arg;
-    for (uint32_t i = 0; i < found->n_choices; i++) ag_gen_move(found->choices[i].gen, m->band);
+    atomic_store(&found->moved, 1u + m->band);
+    for (uint32_t i = 0, n = found->n_begun; i < n; i++) ag_gen_move(found->choices[i].gen, m->band);
     view_of(found, &m->view);
 }
 

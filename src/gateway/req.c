@@ -61,6 +61,28 @@ void ag__req_run(ag_req *r)
     if (next == AG_DONE) req_free(r);
 }
 
+static void after_work(void *arg)
+{
+    ag_req *r = arg;
+    r->working = false;
+    r->worked = true;
+    ag__req_run(r);
+}
+
+bool ag__req_work(ag_req *r, bool here, void (*work)(void *r))
+{
+    bool done = r->worked;
+    if (r->working) return false;
+    r->worked = false;
+    if (done) return true;
+    r->working = !here;
+    if (here) work(r);
+    else if (ag_http_loop_work(r->loop->loop, work, after_work, r)) return false;
+    else ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this request.");
+    r->working = false;
+    return true;
+}
+
 uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
 {
     uint32_t n = 0;

@@ -2,7 +2,7 @@
  * A request is a state machine. Callbacks of the HTTP room and of the mailbox write down what came in and call
  * ag__req_run; steps decide; only ag__req_run frees.
  * Owns    : ag_req owns everything it points to but the gateway, loop, stream, engine and conf.
- * Threads : its loop's; while `working` is set a worker thread has request, body, prompts and err, and nobody else.
+ * Threads : its loop's; while `working` is set a worker thread has request, body, prompts, out and err, and nobody else.
  * Limits  : ag_gateway_conf; AG_REPLY_BYTES_MAX of an answer that is not streamed, or of one choice's echo that is.
  * Errors  : err, told to the client in DELIVER's place when set before the answer has begun. */
 #ifndef AG_REQ_H
@@ -179,6 +179,8 @@ struct ag_req {
     bool thinking; /* the prompt has opened the reasoning */
     ag_choice *choices;
     uint32_t n_choices, n_ended;
+    _Atomic uint32_t n_begun; /* the first so many choices have a generation */
+    _Atomic uint32_t moved;   /* by id, from any loop: 1 + the band to go on in; 0: never */
     ag_reply reply;
     ag_usage usage;
 };
@@ -188,6 +190,8 @@ extern const ag_http_handler ag__http_handler;
 void ag__req_run(ag_req *r);
 /* Sets the sentence (when none is set yet) and goes to where it is answered. */
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4);
+/* Has `work` done, here or by a worker: what takes long would hold up the loop. false: it is under way; park, and call again. */
+bool ag__req_work(ag_req *r, bool here, void (*work)(void *r));
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
 #define AG_RATE_HEADERS                                                                                             \
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "                      \
@@ -223,6 +227,7 @@ void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row); /* what was used o
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);
 ag_next ag__step_admit(ag_req *r);
+int ag__choices_begin(ag_req *r);    /* as many as may be at once; err says why not */
 void ag__choices_release(ag_req *r); /* cancels what runs, gives everything back */
 void ag__prompts_free(ag_req *r);
 uint64_t ag__deadline_of(const ag_req *r); /* 0: none */
@@ -230,6 +235,13 @@ uint64_t ag__deadline_of(const ag_req *r); /* 0: none */
 /* deliver.c: GENERATE, DELIVER */
 ag_next ag__step_generate(ag_req *r);
 ag_next ag__step_deliver(ag_req *r);
+int ag__cancel_check(ag_req *r);             /* err says when it was, by id */
+void ag__count_end(ag_req *r, ag_choice *c); /* in metrics and usage */
+
+/* embed.c: embeddings */
+int ag__embed_check(ag_req *r);        /* PREPARE: what this model has; err says what not */
+int ag__embed_deadline(ag_req *r);     /* err says how far it was when its time was over */
+ag_next ag__embed_deliver(ag_req *r);
 
 /* queue.c: requests by id, and the place of a waiting stream */
 ag_next ag__answer_queue(ag_req *r);

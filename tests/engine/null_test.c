@@ -85,6 +85,30 @@ static void answers(void **state)
     assert_int_equal(serve_once("null", OUT_MAX), AG_OK);
 }
 
+static void embeddings_count_bytes(void **state)
+{
+    (void)state;
+    static const int32_t prompt[] = {'a', 'b', 'a', 'c', 'a', 'b'};
+    ag_model *m = open_null("null:rate=1");
+    ag_engine *e = NULL;
+    ag_gen *g = NULL;
+    ag_err err = {0};
+    ag_engine_conf conf = conf_of(0, 4, 16);
+    ag_gen_spec s = {.prompt = prompt, .n_prompt = 6, .embed = true};
+    if (ag_engine_open(&e, m, &conf, &err) != AG_OK || ag_gen_create(&g, e, &s, &err) != AG_OK || ag_gen_submit(g, NULL, &err) != AG_OK)
+        fail_msg("%s", err.text);
+    int32_t ids[OUT_MAX];
+    uint32_t n;
+    assert_int_equal(finish(g, ids, &n), AG_GEN_STOPPED);
+    for (int i = 0; i < AG_NULL_WIDTH; i++) {
+        double want = (i == 'a' ? 3 : i == 'b' ? 2 : i == 'c') / sqrt(14);
+        assert_true(fabs((double)ag_gen_embedding(g)[i] - want) < 1e-6);
+    }
+    ag_gen_put(g);
+    ag_engine_close(e);
+    ag_model_close(m);
+}
+
 /* Never faster than it was asked to be. */
 static void keeps_pace(void **state)
 {
@@ -111,7 +135,7 @@ static void no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(names), cmocka_unit_test(bytes_are_tokens), cmocka_unit_test(answers),
-                                       cmocka_unit_test(keeps_pace),
+                                       cmocka_unit_test(embeddings_count_bytes), cmocka_unit_test(keeps_pace),
 #ifdef AG_FAULTS
                                        cmocka_unit_test(no_memory),
 #endif

@@ -9,13 +9,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     ag_request r;
     ag_err err = {0};
     static const ag_request_kind kinds[] = {AG_REQUEST_COMPLETION, AG_REQUEST_CHAT, AG_REQUEST_TOKENIZE, AG_REQUEST_DETOKENIZE,
-                                            AG_REQUEST_MESSAGES, AG_REQUEST_COUNT, AG_REQUEST_CHAT, AG_REQUEST_MESSAGES};
+                                            AG_REQUEST_MESSAGES, AG_REQUEST_COUNT, AG_REQUEST_EMBEDDINGS, AG_REQUEST_MESSAGES};
     const ag_dialect *d = ag_dialect_of(kinds[data[0] & 7]);
     ag_request_init(&r, kinds[data[0] & 7]);
     r.strict = data[0] & 8;
     int rc = d->parse(&r, (const char *)data + 1, n - 1, &err);
     if (rc == AG_OK) {
-        AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= AG_REQUEST_PROMPTS_MAX);
+        uint32_t most = r.kind == AG_REQUEST_EMBEDDINGS ? AG_REQUEST_INPUTS_MAX : AG_REQUEST_PROMPTS_MAX;
+        AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= most);
         AG_ASSERT(r.n_stops <= AG_GEN_STOPS_MAX && r.n_stop_tokens <= AG_GEN_STOPS_MAX && r.n_bias <= AG_GEN_BIAS_MAX);
         AG_ASSERT(r.top_logprobs >= -1 && r.top_logprobs <= AG_GEN_TOP_MAX);
         AG_ASSERT((r.n_prompts > 0) != (json_array_size(json_object_get(r.vars, "messages")) > 0));

@@ -19,6 +19,7 @@
 #define D AG_REQUEST_DETOKENIZE
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
+#define E AG_REQUEST_EMBEDDINGS
 #define AG_ROLE_ADMIN 2u
 #define AG_GET "GET"
 #define AG_POST "POST"
@@ -116,6 +117,14 @@ static void print_api(ag_buf *b)
     add_call_form(b, has, form, forced);
 #include "gateway/dialects/calls.def"
 #undef AG_CALLS
+    add_fields(b, "/v1/embeddings", E);
+    ag_buf_addz(b, "\nThe answer is `{\"object\": \"list\", \"data\": [{\"object\": \"embedding\", \"index\", \"embedding\"}], \"model\", "
+                   "\"usage\"}`, a vector for each\ntext, of length 1. It is made of what the model's last layer leaves of the "
+                   "text's tokens, normed: their mean, or the last\none's, as the model's file says (`pooling_type` 1 or 3; others "
+                   "are refused). Where it says nothing it is the mean: a model\nthat was not made for embeddings has in the last token "
+                   "mostly what should come next. A text gets the tokens that completions\ngive it, with the end token where "
+                   "the vocabulary asks for one, and must fit the context. The same text has the same bits,\nhowever many "
+                   "others are asked for with it.\n");
     add_fields(b, "/v1/messages", M);
     add_fields(b, "/v1/messages/count_tokens", N);
     ag_buf_addz(b, "\nThe answer is `{\"input_tokens\"}`.\n");

@@ -10,6 +10,7 @@
 #define CTX 200000
 #define VOCAB 300
 #define BOS 256
+#define WIDTH 4
 
 struct ag_gen {
     _Atomic int refs;
@@ -28,6 +29,7 @@ struct ag_gen {
     ag_mbox *notify;
     void *msg;
     ag_gen_token *prompt_tokens;
+    float *embedding;
     ag_gen_times times;
 };
 
@@ -69,7 +71,7 @@ static void step(ag_gen *g)
         if (g->burn && g->taken < g->n) return;
         g->state = AG_GEN_FAILED;
     } else if (g->n == g->max_tokens) {
-        g->state = AG_GEN_LENGTH;
+        g->state = g->embedding ? AG_GEN_STOPPED : AG_GEN_LENGTH;
     } else if (g->n == g->n_answer) {
         if (g->hold) return;
         g->state = AG_GEN_STOPPED;
@@ -135,6 +137,7 @@ ag_engine *fake_engine_open(void)
     model.tokenizer = (ag_tokenizer *)&model;
     model.chat = (ag_template *)&model;
     model.created = 1700000000;
+    model.hp.width = WIDTH;
     strcpy(model.name, "fake");
     model.chat_source = (char *)"";
     if (pthread_create(&thread, NULL, engine_main, NULL) != 0) abort();
@@ -231,6 +234,16 @@ static void read_wish(ag_gen *g, const char *z)
     }
 }
 
+/* How many of the prompt's bytes there are of each remainder. */
+static float *embed(const ag_gen_spec *s)
+{
+    float *v = ag_mem_array(WIDTH, sizeof *v), squares = 0;
+    for (uint32_t i = 0; v && i < s->n_prompt; i++) v[s->prompt[i] % WIDTH]++;
+    for (uint32_t k = 0; v && k < WIDTH; k++) squares += v[k] * v[k];
+    for (uint32_t k = 0; v && k < WIDTH; k++) v[k] /= sqrtf(squares);
+    return v;
+}
+
 int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag_err *err)
 {
     ag_gen *g = ag_mem_zalloc(sizeof *g);
@@ -251,6 +264,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     for (uint32_t i = 0; g->prompt_tokens && i < s->n_prompt; i++)
         g->prompt_tokens[i] = (ag_gen_token){.id = s->prompt[i], .logprob = i ? -0.75f : NAN};
     if (z) read_wish(g, z);
+    if (s->embed) g->embedding = embed(s);
     if (g->reused) g->reused += s->sampling.choice;
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
@@ -259,7 +273,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
     pthread_mutex_unlock(&lock);
-    if (z == NULL || g->prompt_tokens == NULL || g->answer == NULL) {
+    if (z == NULL || g->prompt_tokens == NULL || g->answer == NULL || (s->embed && g->embedding == NULL)) {
         ag_gen_put(g);
         return ag_err_set(err, AG_E_NOMEM, "no memory");
     }
@@ -281,6 +295,7 @@ void ag_gen_put(ag_gen *g)
     pthread_mutex_unlock(&lock);
     ag_mem_free(g->answer);
     ag_mem_free(g->prompt_tokens);
+    ag_mem_free(g->embedding);
     ag_mem_free(g);
 }
 
@@ -367,6 +382,7 @@ void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
 ag_str ag_gen_piece(const ag_gen *g AG_UNUSED, int32_t id) { return ag_tokenizer_piece(model.tokenizer, id, false); }
 uint64_t ag_gen_text_bytes(ag_gen *g) { return g->cut ? AG_MIN(g->n, g->cut) : g->n; }
 const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
+const float *ag_gen_embedding(const ag_gen *g) { return g->embedding; }
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {
     pthread_mutex_lock(&lock);

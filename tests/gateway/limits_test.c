@@ -144,6 +144,17 @@ static void tenants_models_and_addresses_have_limits_too(void **state)
     expect(429, "POST", PATH, headers, SAY, "your address (requests a minute: 1)");
 }
 
+static void embeddings_count_their_prompts(void **state)
+{
+    (void)state;
+    make((ag_limits){.tokens_per_minute = 20});
+    expect(200, "POST", "/v1/embeddings", headers, "{\"input\":[\"abc\",\"de\"]}", "x-ratelimit-remaining-tokens: 13\r\n");
+    expect(200, "POST", PATH, headers, SAY, "x-ratelimit-remaining-tokens: 6\r\n");
+    expect(503, "POST", "/v1/embeddings", headers, "{\"input\":\"full\"}", "queue_full");
+    expect(429, "POST", "/v1/embeddings", headers, "{\"input\":\"a long text\"}", "this key (tokens a minute: 20)");
+    expect(400, "POST", "/v1/embeddings", headers, "{\"input\":[\"more than twenty\",\"of them\"]}", "more than this key may send");
+}
+
 static void a_budget_ends(void **state)
 {
     (void)state;
@@ -166,6 +177,7 @@ int main(void)
         KEYED(what_is_made_counts_while_it_is_made),
         KEYED(requests_in_flight_are_limited),
         KEYED(tenants_models_and_addresses_have_limits_too),
+        KEYED(embeddings_count_their_prompts),
         KEYED(a_budget_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -13,6 +13,7 @@
 #define C AG_REQUEST_COMPLETION
 #define H AG_REQUEST_CHAT
 #define T AG_REQUEST_TOKENIZE
+#define E AG_REQUEST_EMBEDDINGS
 #define D AG_REQUEST_DETOKENIZE
 #define TOOL "{\"type\":\"function\",\"function\":{\"name\":\"f\"}}"
 #define MSG "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]"
@@ -52,6 +53,24 @@ static const bad_case bad[] = {
     {C, "{\"prompt\":\"\\udc00x\"}", AG_E_JSON, "", "not valid JSON"},
     {C, "{\"prompt\":\"x\",\"seed\":99999999999999999999}", AG_E_PARAM, "", "too big integer"},
     {C, "{\"prompt\":\"x\",\"temperature\":1e999}", AG_E_PARAM, "", "overflow"},
+    {E, "{}", AG_E_PARAM_MISSING, "input", "say what is to be embedded"},
+    {E, "{\"prompt\":\"x\"}", AG_E_PARAM_MISSING, "input", "missing"},
+    {E, "{\"input\":null}", AG_E_PARAM_MISSING, "input", "missing"},
+    {E, "{\"input\":\"\"}", AG_E_PARAM, "input", "'input' is empty: there is nothing to embed"},
+    {E, "{\"input\":[]}", AG_E_PARAM, "input", "'input' is empty"},
+    {E, "{\"input\":[\"a\",\"\"]}", AG_E_PARAM, "input", "'input[1]' is empty"},
+    {E, "{\"input\":[[1],[]]}", AG_E_PARAM, "input", "'input[1]' is empty"},
+    {E, "{\"input\":7}", AG_E_PARAM, "input", "'input' must be a string"},
+    {E, "{\"input\":{}}", AG_E_PARAM, "input", "not an object"},
+    {E, "{\"input\":[\"a\",7]}", AG_E_PARAM, "input", "'input[1]' must be a string"},
+    {E, "{\"input\":[7,\"a\"]}", AG_E_PARAM, "input", "input[1]"},
+    {E, "{\"input\":[7,-1]}", AG_E_PARAM, "input", "input[1]"},
+    {E, "{\"input\":[[7],[1.5]]}", AG_E_PARAM, "input", "input[1][0]"},
+    {E, "{\"input\":\"x\",\"encoding_format\":\"hex\"}", AG_E_PARAM, "encoding_format", "\"hex\"; it should be \"float\" or \"base64\""},
+    {E, "{\"input\":\"x\",\"encoding_format\":1}", AG_E_PARAM, "encoding_format", "a string"},
+    {E, "{\"input\":\"x\",\"dimensions\":0}", AG_E_PARAM, "dimensions", "between 1 and 131072"},
+    {E, "{\"input\":\"x\",\"dimensions\":131073}", AG_E_PARAM, "dimensions", "between 1 and 131072"},
+    {E, "{\"input\":\"x\",\"priority\":4}", AG_E_PARAM, "priority", "between 0 and 3"},
     {C, "{}", AG_E_PARAM_MISSING, "prompt", "missing"},
     {C, "{\"prompt\":null}", AG_E_PARAM_MISSING, "prompt", "missing"},
     {C, "{\"prompt\":\"\"}", AG_E_PARAM, "prompt", "empty"},

@@ -12,8 +12,8 @@
 #define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
 #define STOP (&(ag_reply_end){.reason = AG_END_STOP})
 
-static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false};
-static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true};
+static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false};
+static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true, false};
 
 static ag_str piece(const void *arg, int32_t id, bool special)
 {
@@ -30,6 +30,35 @@ static void expect(ag_buf *b, const char *want)
     assert_string_equal(b->p, want);
     ag_buf_fini(b);
     ag_buf_init(b, 1 << 16);
+}
+
+static void embeddings_read_as_documented(void **state)
+{
+    (void)state;
+    ag_reply r = {.kind = AG_REQUEST_EMBEDDINGS, .id = {"embd-1", 6}, .model = {"m\"x", 3}};
+    static const float v[] = {0.5f, -0.1f, 1e-9f}, w[] = {1};
+    ag_buf b;
+    ag_usage u = {7, 0, 0};
+    ag_buf_init(&b, 1 << 16);
+    ag_openai_embeddings.begin(&b, &r);
+    ag_openai_embeddings.embedding(&b, &r, 0, v, 3);
+    ag_openai_embeddings.embedding(&b, &r, 1, w, 1);
+    ag_openai_embeddings.end(&b, &r, &u);
+    expect(&b, "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,\"embedding\":[0.5,-0.100000001,9.99999972e-10]},"
+               "{\"object\":\"embedding\",\"index\":1,\"embedding\":[1]}],\"model\":\"m\\\"x\",\"usage\":{\"prompt_tokens\":7,"
+               "\"total_tokens\":7}}");
+    r.base64 = true;
+    ag_openai_embeddings.embedding(&b, &r, 0, v, 3);
+    expect(&b, "{\"object\":\"embedding\",\"index\":0,\"embedding\":\"AAAAP83MzL1fcIkw\"}");
+    ag_openai_embeddings.embedding(&b, &r, 0, w, 1);
+    expect(&b, "{\"object\":\"embedding\",\"index\":0,\"embedding\":\"AACAPw==\"}");
+    for (size_t max = 1; max < 60; max++) { /* a ceiling shows, wherever it is */
+        ag_buf_fini(&b);
+        ag_buf_init(&b, max);
+        ag_openai_embeddings.embedding(&b, &r, 0, v, 3);
+        assert_true(b.failed && b.n <= max);
+    }
+    ag_buf_fini(&b);
 }
 
 static void whole_answers_read_as_documented(void **state)
@@ -227,7 +256,7 @@ static void errors_and_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(whole_answers_read_as_documented), cmocka_unit_test(chunks_read_as_documented),
+        cmocka_unit_test(whole_answers_read_as_documented), cmocka_unit_test(embeddings_read_as_documented), cmocka_unit_test(chunks_read_as_documented),
         cmocka_unit_test(parts_have_their_places),
         cmocka_unit_test(completions_columns),              cmocka_unit_test(chat_rows),
         cmocka_unit_test(errors_and_models),

@@ -294,6 +294,12 @@ class Model:
             x = self.layer(i, x)
         return rms_norm(x, self.g.weight("output_norm.weight"), self.hp.eps)
 
+    def embedding(self, tokens, pooling):
+        """The mean of what is there after the final norm, or the last position's, as a vector of length 1."""
+        x = self.hidden(tokens)
+        x = x[-1] if pooling == "last" else x.mean(axis=0)
+        return x / np.linalg.norm(x)
+
     def logits(self, tokens):
         name = "output.weight" if self.g.has("output.weight") else "token_embd.weight"
         y = self._times(name, self.out, self.hidden(tokens))

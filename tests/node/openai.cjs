@@ -62,6 +62,23 @@ const cases = {
     assert.deepEqual(JSON.parse(text(parts)), JSON.parse(whole.choices[0].message.content));
   },
 
+  async embeddings(model) {
+    const ask = { model, input: ["Once upon a time", "there was a cat"] };
+    const whole = await client.embeddings.create(ask); /* asks for base64, and decodes it */
+    const plain = await client.embeddings.create({ ...ask, encoding_format: "float" });
+    const cut = await client.embeddings.create({ ...ask, dimensions: 4 });
+    assert.equal(whole.object, "list");
+    assert.deepEqual(whole.data.map((d) => d.index), [0, 1]);
+    assert.deepEqual(whole.usage, plain.usage);
+    for (let i = 0; i < 2; i++) {
+      assert.deepEqual(Float32Array.from(plain.data[i].embedding), Float32Array.from(whole.data[i].embedding));
+      const size = Math.hypot(...whole.data[i].embedding.slice(0, 4));
+      cut.data[i].embedding.forEach((x, k) => assert.ok(Math.abs(x - whole.data[i].embedding[k] / size) < 1e-5));
+      assert.equal(cut.data[i].embedding.length, 4);
+    }
+    await assert.rejects(client.embeddings.create({ ...ask, input: [] }), OpenAI.BadRequestError);
+  },
+
   async errors(model) {
     await assert.rejects(client.chat.completions.create({ model: "other", messages }), OpenAI.NotFoundError);
     const wrong = client.chat.completions.create({ model, messages, temperature: 99 });

@@ -42,7 +42,7 @@ class BadInput(unittest.TestCase):
         return error
 
     def test_bodies_that_are_no_request(self):
-        for path in ("/v1/completions", "/v1/chat/completions"):
+        for path in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings"):
             for body in BODIES:
                 with self.subTest(path=path, body=body[:40]):
                     self.assertRefused(self.send(body, path), 400)
@@ -58,10 +58,11 @@ class BadInput(unittest.TestCase):
 
     def test_every_field_with_every_wrong_type_is_no_500(self):
         numbers = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed", "frequency_penalty", "presence_penalty",
-                   "repetition_penalty", "typical_p", "min_tokens", "logprobs", "best_of", "max_completion_tokens", "top_logprobs")
+                   "repetition_penalty", "typical_p", "min_tokens", "logprobs", "best_of", "max_completion_tokens", "top_logprobs", "dimensions")
         others = ("prompt", "messages", "stop", "stop_token_ids", "logit_bias", "stream", "stream_options", "echo", "model", "user",
-                  "ignore_eos", "suffix", "tools", "tool_choice", "chat_template_kwargs", "response_format", "add_special_tokens")
-        for path, base in (("/v1/completions", OK), ("/v1/chat/completions", CHAT)):
+                  "ignore_eos", "suffix", "tools", "tool_choice", "chat_template_kwargs", "response_format", "add_special_tokens", "input",
+                  "encoding_format")
+        for path, base in (("/v1/completions", OK), ("/v1/chat/completions", CHAT), ("/v1/embeddings", {"input": "Once"})):
             for field in numbers + others:
                 for value in WRONG:
                     body = {**base, field: value}

@@ -62,6 +62,9 @@ class Node(unittest.TestCase):
     def test_json(self):
         self.run_case("json")
 
+    def test_embeddings(self):
+        self.run_case("embeddings")
+
     def test_errors(self):
         self.run_case("errors")
 

@@ -1,5 +1,6 @@
 """The openai package against the server, as its users call it."""
 import asyncio
+import struct
 import unittest
 
 import openai
@@ -59,6 +60,32 @@ class OpenAI(unittest.TestCase):
         stop = text[6:9]
         c = self.client.completions.create(model=self.model, prompt="Once upon a time", max_tokens=30, temperature=0, stop=[stop]).choices[0]
         self.assertEqual((c.text, c.finish_reason), (text[:text.index(stop)], "stop"))
+
+    def test_embeddings(self):
+        """Its default is base64, which it decodes by itself."""
+        ask = dict(model=self.model, input=["Once upon a time", "there was a cat"])
+        a, b = self.client.embeddings.create(**ask), self.client.embeddings.create(encoding_format="float", **ask)
+        strictly(b)
+        self.assertEqual([d.index for d in a.data], [0, 1])
+        self.assertEqual(a.usage.prompt_tokens, a.usage.total_tokens)
+        width = len(a.data[0].embedding)
+        for x, y in zip(a.data, b.data):
+            self.assertEqual([struct.pack("<f", v) for v in x.embedding], [struct.pack("<f", v) for v in y.embedding])
+            self.assertAlmostEqual(sum(v * v for v in x.embedding), 1, 5)
+        c = self.client.embeddings.create(dimensions=width // 2, user="somebody", extra_body={"priority": 1, "timeout_ms": 60000}, **ask)
+        for x, y in zip(a.data, c.data):
+            size = sum(v * v for v in x.embedding[:width // 2]) ** 0.5
+            self.assertEqual(len(y.embedding), width // 2)
+            for v, w in zip(x.embedding, y.embedding):
+                self.assertAlmostEqual(v / size, w, 5)
+        one = self.client.embeddings.create(model=self.model, input=[1, 5, 9])
+        self.assertEqual(len(one.data), 1)
+        raw = self.client.embeddings.with_raw_response.create(model=self.model, input=[[1, 5, 9]])
+        self.assertEqual(raw.parse().data, one.data)
+        self.assertTrue(raw.headers["x-request-id"])
+        with self.assertRaises(openai.BadRequestError) as caught:
+            self.client.embeddings.create(dimensions=width + 1, **ask)
+        self.assertEqual(caught.exception.param, "dimensions")
 
     def test_extra_fields(self):
         a = self.client.chat.completions.create(model=self.model, messages=[{"role": "user", "content": "x"}], max_tokens=3,

@@ -9,6 +9,7 @@ const ag_dialect *ag_dialect_of(int kind)
     case AG_REQUEST_MESSAGES:
     case AG_REQUEST_COUNT: return &ag_anthropic;
     case AG_REQUEST_COMPLETION: return &ag_openai_completions;
+    case AG_REQUEST_EMBEDDINGS: return &ag_openai_embeddings;
     default: return &ag_openai;
     }
 }

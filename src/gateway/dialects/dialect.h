@@ -19,6 +19,7 @@ typedef struct ag_reply {
     int64_t created;
     ag_str model;
     bool with_usage; /* a stream that tells the usage at its end (OpenAI's include_usage) */
+    bool base64;     /* how embeddings are written */
 } ag_reply;
 
 typedef struct ag_usage {
@@ -71,6 +72,8 @@ typedef struct ag_dialect {
     void (*choice)(ag_buf *out, const ag_reply *r, uint32_t index, const ag_part *parts, uint32_t n,
                    ag_reply_logprobs *lp, const ag_reply_end *end);
     void (*end)(ag_buf *out, const ag_reply *r, const ag_usage *usage);
+
+    void (*embedding)(ag_buf *out, const ag_reply *r, uint32_t index, const float *v, uint32_t n); /* in place of choice */
 
     /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. part NULL: it
      * has nothing to say but its end, or its tokens' log probabilities. */

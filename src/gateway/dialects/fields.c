@@ -9,6 +9,7 @@
 #define D AG_REQUEST_DETOKENIZE
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
+#define E AG_REQUEST_EMBEDDINGS
 
 /* A prompt of a million ids is 4 MiB; arrays, copies and template text come out of jansson, not of this. */
 #define REQUEST_BYTES_MAX (32u << 20)
@@ -49,6 +50,7 @@ void ag_request_init(ag_request *r, ag_request_kind kind)
                       .max_completion_tokens = AG_REQUEST_UNSET,
                       .priority = AG_REQUEST_UNSET,
                       .timeout_ms = AG_REQUEST_UNSET,
+                      .dimensions = AG_REQUEST_UNSET,
                       .add_special = true,
                       .add_generation_prompt = true,
                       .parallel_calls = true,
@@ -149,7 +151,7 @@ static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)
 
 int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err)
 {
-    const char *field = r->kind == AG_REQUEST_DETOKENIZE ? "tokens" : "prompt";
+    const char *field = r->kind == AG_REQUEST_DETOKENIZE ? "tokens" : r->kind == AG_REQUEST_EMBEDDINGS ? "input" : "prompt";
     int rc = AG_OK;
     for (uint32_t i = 0; i < r->n_prompts && rc == AG_OK; i++)
         for (uint32_t k = 0; k < r->prompts[i].n_ids && rc == AG_OK; k++)

@@ -6,6 +6,7 @@
 #include "gateway/dialects/dialect.h"
 
 extern const ag_dialect ag_openai, ag_openai_completions; /* they differ in what an answer's id begins with */
+extern const ag_dialect ag_openai_embeddings;              /* whose answers are never streamed */
 
 /* Before the first request, and before other threads make JSON: jansson takes its memory from base/mem.h from then on. */
 void ag_openai_init(void);

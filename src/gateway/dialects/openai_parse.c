@@ -49,6 +49,8 @@ static int check_together(ag_request *r, ag_err *err)
 {
     if (r->kind == AG_REQUEST_COMPLETION && r->n_prompts == 0)
         return ag_request_fail(err, AG_E_PARAM_MISSING, "prompt", "'prompt' is missing: say what is to be continued.");
+    if (r->kind == AG_REQUEST_EMBEDDINGS && r->n_prompts == 0)
+        return ag_request_fail(err, AG_E_PARAM_MISSING, "input", "'input' is missing: say what is to be embedded.");
     if (r->kind == AG_REQUEST_CHAT && (r->vars == NULL || json_object_get(r->vars, "messages") == NULL))
         return ag_request_fail(err, AG_E_PARAM_MISSING, "messages",
                                "'messages' is missing: an array with the conversation.");
@@ -251,42 +253,47 @@ int ag__add_ids(ag_request *r, ag_prompt *to, const json_t *array, const char *f
     return AG_OK;
 }
 
-static int add_prompt(ag_request *r, const json_t *v, const char *name, ag_err *err)
+static int add_prompt(ag_request *r, const json_t *v, const char *field, const char *name, ag_err *err)
 {
     ag_prompt *p = &r->prompts[r->n_prompts];
     if (json_is_string(v)) *p = (ag_prompt){.text = {json_string_value(v), json_string_length(v)}};
     else if (!json_is_array(v))
-        return ag_request_fail(err, AG_E_PARAM, "prompt",
+        return ag_request_fail(err, AG_E_PARAM, field,
                                "'%s' must be a string, or an array of strings or token ids, not %s.", name,
                                ag__json_type(v));
     bool empty = json_is_string(v) ? json_string_length(v) == 0 : json_array_size(v) == 0;
-    if (empty && r->kind == AG_REQUEST_COMPLETION)
-        return ag_request_fail(err, AG_E_PARAM, "prompt", "'%s' is empty: there is nothing to continue.",
-                               name);
-    int rc = json_is_array(v) ? ag__add_ids(r, p, v, "prompt", name, err) : AG_OK;
+    if (empty && r->kind != AG_REQUEST_TOKENIZE)
+        return ag_request_fail(err, AG_E_PARAM, field, "'%s' is empty: there is nothing to %s.", name,
+                               r->kind == AG_REQUEST_EMBEDDINGS ? "embed" : "continue");
+    int rc = json_is_array(v) ? ag__add_ids(r, p, v, field, name, err) : AG_OK;
     r->n_prompts += rc == AG_OK;
+    return rc;
+}
+
+static int add_prompts(ag_request *r, const json_t *v, const char *field, size_t most, ag_err *err)
+{
+    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
+    bool many = first != NULL && !json_is_number(first);
+    size_t n = many ? json_array_size(v) : 1;
+    if (n > most)
+        return ag_request_fail(err, AG_E_PARAM, field, "'%s' has %zu %ss; one request may have %zu.", field, n, field,
+                               most);
+    r->prompts = ag_arena_array(&r->mem, n, sizeof *r->prompts);
+    if (r->prompts == NULL) return ag__no_memory(r, err);
+    if (!many) return add_prompt(r, v, field, field, err);
+    int rc = AG_OK;
+    for (size_t i = 0; i < n && rc == AG_OK; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s[%zu]", field, i);
+        rc = add_prompt(r, json_array_get(v, i), field, name, err);
+    }
     return rc;
 }
 
 int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
 {
     if (r->kind == AG_REQUEST_TOKENIZE && !json_is_string(v)) return ag__wrong_type(err, "prompt", "a string", v);
-    const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
-    bool many = first != NULL && !json_is_number(first);
-    size_t n = many ? json_array_size(v) : 1;
-    if (n > AG_REQUEST_PROMPTS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "prompt", "'prompt' has %zu prompts; one request may have %d.", n,
-                               AG_REQUEST_PROMPTS_MAX);
-    r->prompts = ag_arena_array(&r->mem, n, sizeof *r->prompts);
-    if (r->prompts == NULL) return ag__no_memory(r, err);
-    if (!many) return add_prompt(r, v, "prompt", err);
-    int rc = AG_OK;
-    for (size_t i = 0; i < n && rc == AG_OK; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "prompt[%zu]", i);
-        rc = add_prompt(r, json_array_get(v, i), name, err);
-    }
-    return rc;
+    return add_prompts(r, v, "prompt", AG_REQUEST_PROMPTS_MAX, err);
 }
 
 int ag__parse_best_of(ag_request *r, const json_t *v, ag_err *err)
@@ -305,4 +312,21 @@ int ag__parse_suffix(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
     if (json_string_length(v) == 0) return AG_OK;
     return ag_request_fail(err, AG_E_UNSUPPORTED, "suffix",
                            "'suffix' is not supported; only text after the prompt can be written.");
+}
+
+/* Fields of embeddings. */
+
+int ag__parse_input(ag_request *r, const json_t *v, ag_err *err)
+{
+    return add_prompts(r, v, "input", AG_REQUEST_INPUTS_MAX, err);
+}
+
+int ag__parse_encoding_format(ag_request *r, const json_t *v, ag_err *err)
+{
+    if (!json_is_string(v)) return ag__wrong_type(err, "encoding_format", "a string", v);
+    const char *form = json_string_value(v);
+    r->base64 = strcmp(form, "base64") == 0;
+    if (r->base64 || strcmp(form, "float") == 0) return AG_OK;
+    return ag_request_fail(err, AG_E_PARAM, "encoding_format",
+                           "'encoding_format' is \"%.40s\"; it should be \"float\" or \"base64\".", form);
 }

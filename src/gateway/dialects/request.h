@@ -1,7 +1,8 @@
 /* request.h - what a caller wants, whatever dialect it was said in.
  * Owns    : the parsed JSON and an arena; every string and array in it points into these. init/fini by the holder.
  * Threads : one at a time.
- * Limits  : AG_JSON_DEPTH_MAX, AG_JSON_ITEMS_MAX, AG_REQUEST_PROMPTS_MAX, those of gen.h, and those of fields.def.
+ * Limits  : AG_JSON_DEPTH_MAX, AG_JSON_ITEMS_MAX, AG_REQUEST_PROMPTS_MAX,
+ *           AG_REQUEST_INPUTS_MAX, those of gen.h, and those of fields.def.
  * Errors  : ag_request_check: AG_E_PARAM (a token id that the vocabulary does not have). */
 #ifndef AG_REQUEST_H
 #define AG_REQUEST_H
@@ -17,17 +18,20 @@
 /* Values and keys of one body: a prompt of a million token ids is one, and each costs jansson about 50 bytes. */
 #define AG_JSON_ITEMS_MAX (1u << 20)
 #define AG_REQUEST_PROMPTS_MAX 128
+#define AG_REQUEST_INPUTS_MAX 2048 /* of embeddings */
+#define AG_REQUEST_DIMENSIONS_MAX 131072
 #define AG_REQUEST_UNSET UINT32_MAX
 #define AG_REQUEST_TIMEOUT_MAX_MS 86400000
 
 typedef enum ag_request_kind { /* a bit each, as fields.def tells whose a field is */
     AG_REQUEST_COMPLETION = 1, AG_REQUEST_CHAT = 2, AG_REQUEST_TOKENIZE = 4, AG_REQUEST_DETOKENIZE = 8,
-    AG_REQUEST_MESSAGES = 16, AG_REQUEST_COUNT = 32 /* Anthropic's messages, and their count_tokens */
+    AG_REQUEST_MESSAGES = 16, AG_REQUEST_COUNT = 32, /* Anthropic's messages, and their count_tokens */
+    AG_REQUEST_EMBEDDINGS = 64
 } ag_request_kind;
 /* Whether it is answered by generations; else by what its preparation gave. */
 static inline bool ag_request_generates(int kind)
 {
-    return (kind & (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT | AG_REQUEST_MESSAGES)) != 0;
+    return (kind & (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT | AG_REQUEST_MESSAGES | AG_REQUEST_EMBEDDINGS)) != 0;
 }
 
 typedef struct ag_prompt {
@@ -44,7 +48,7 @@ typedef struct ag_request {
     bool strict;        /* set before parsing: a field without a row is an error */
     bool ignored_cut;
     char ignored[256];  /* fields that no row knows, for a header: "a, b, ..." */
-    ag_prompt *prompts; /* completions, and what is to be tokenized or put together */
+    ag_prompt *prompts; /* completions, and what is to be embedded, tokenized or put together */
     uint32_t n_prompts;
     json_t *vars;       /* chat: the template's variables */
     ag_str prefill;     /* chat: what the answer begins with, said by the caller and not repeated */
@@ -55,6 +59,8 @@ typedef struct ag_request {
     bool any_tool;      /* tool_choice asks for a call, of whichever */
     ag_str forced_tool; /* the one that is to be called; p NULL: none is */
     bool json;          /* response_format json_object */
+    bool base64;        /* embeddings: encoding_format */
+    uint32_t dimensions; /* of embeddings; AG_REQUEST_UNSET: not given */
     const json_t *tools; /* that may be called, in OpenAI's form; NULL: none */
     bool seed_set;
     uint32_t n, min_tokens;
