@@ -142,7 +142,8 @@ static void take_samples(ag_engine *e)
     /* Prompts that were only to be scored end when the last position has been computed. */
     for (uint32_t i = ag_sched_running(e->door.sched); i-- > 0;) {
         ag_gen *g = ag__gen_of(ag_sched_running_at(e->door.sched, i));
-        if (g->seq.all_logits && g->seq.max_tokens == 0 && g->seq.computed == g->seq.n_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
+        bool scored = g->seq.all_logits && g->seq.max_tokens == 0 && g->seq.computed == g->seq.n_tokens;
+        if (scored) ag__door_end(&e->door, g, AG_GEN_LENGTH);
     }
 }
 

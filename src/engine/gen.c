@@ -24,13 +24,35 @@ static int check_sampling(const ag_sampling *s, ag_err *err)
     return AG_OK;
 }
 
+static void json_begin(ag_json *j, const char *heads)
+{
+    if (heads) ag_json_init_behind(j, heads);
+    else ag_json_init(j);
+}
+
+static uint32_t json_cost(const ag_gen_spec *s)
+{
+    ag_json j;
+    json_begin(&j, s->json_heads);
+    return ag_json_cost(&j);
+}
+
+static size_t heads_bytes(const char *heads)
+{
+    size_t n = 0;
+    while (heads && heads[n]) n += strlen(heads + n) + 1;
+    return n + 1;
+}
+
 static int check_embed(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
 {
     const ag_hparams *hp = &ag_engine_model(e)->hp;
-    if (s->max_tokens > 0 || s->prompt_logprobs) return ag_err_set(err, AG_E_PARAM, "an embedding has no answer and no log probabilities: max_tokens should be 0");
+    if (s->max_tokens > 0 || s->prompt_logprobs)
+        return ag_err_set(err, AG_E_PARAM, "an embedding has no answer and no log probabilities: max_tokens should be 0");
     if (hp->pooling == AG_POOLING_MEAN || hp->pooling == AG_POOLING_LAST) return AG_OK;
-    return ag_err_set(err, AG_E_UNSUPPORTED, "the model's file asks for embeddings of pooling_type %u; known are %d, the mean of the tokens, and %d, the last token",
-                      hp->pooling, AG_POOLING_MEAN, AG_POOLING_LAST);
+    return ag_err_set(err, AG_E_UNSUPPORTED,
+                      "the model's file asks for embeddings of pooling_type %u; known are %d, the mean of the tokens, and %d, the last "
+                      "token", hp->pooling, AG_POOLING_MEAN, AG_POOLING_LAST);
 }
 
 static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
@@ -38,7 +60,9 @@ static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
     uint32_t ctx = ag_engine_ctx_max(e), vocab = ag_engine_model(e)->hp.vocab;
     if (s->n_prompt == 0) return ag_err_set(err, AG_E_PARAM, "the prompt is empty; it needs at least one token");
     if (s->max_tokens == 0 && !s->prompt_logprobs && !s->embed) return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
-    if (s->json && s->max_tokens < 2) return ag_err_set(err, AG_E_PARAM, "max_tokens is %u; a JSON object takes at least 2", s->max_tokens);
+    if (s->json && s->max_tokens < json_cost(s))
+        return ag_err_set(err, AG_E_PARAM, "max_tokens is %u; %s takes at least %u", s->max_tokens,
+                          s->json_heads ? "such a call" : "a JSON object", json_cost(s));
     if (s->n_prompt > ctx || s->max_tokens > ctx - s->n_prompt)
         return ag_err_set(err, AG_E_CTX_LENGTH, "%u prompt tokens and %u to answer do not fit the context of %u tokens", s->n_prompt, s->max_tokens, ctx);
     for (uint32_t i = 0; i < s->n_prompt; i++)
@@ -79,7 +103,7 @@ static void copy_place(ag_gen *g, const ag_gen_spec *s)
 static uint64_t bytes_of(const ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
 {
     uint64_t n = sizeof *g + (uint64_t)g->cap_tokens * sizeof *g->tokens + (uint64_t)s->n_bias * sizeof *g->bias;
-    n += (s->max_tokens / AG_GEN_CHUNK + 1) * sizeof *g->chunks;
+    n += (s->max_tokens / AG_GEN_CHUNK + 1) * sizeof *g->chunks + heads_bytes(s->json_heads);
     if (g->penalties) n += vocab * sizeof *g->counts + vocab / 8;
     uint64_t tops = (uint64_t)AG_MAX(s->top_logprobs, 0) * sizeof *g->prompt_tops;
     if (s->embed) n += ag_engine_model(g->engine)->hp.width * (sizeof *g->sum + sizeof *g->embedding);
@@ -93,6 +117,12 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
     g->bias = ag_mem_array(s->n_bias, sizeof *g->bias);
     g->chunks = ag_mem_array(s->max_tokens / AG_GEN_CHUNK + 1, sizeof *g->chunks);
     bool ok = g->tokens && g->bias && g->chunks;
+    if (ok && s->json_heads) {
+        g->json_heads = ag_mem_array(heads_bytes(s->json_heads), 1);
+        ok = g->json_heads != NULL;
+        if (ok) memcpy(g->json_heads, s->json_heads, heads_bytes(s->json_heads));
+    }
+    json_begin(&g->json_at, g->json_heads);
     if (ok && (g->penalties = !s->embed && ag_sampling_has_penalties(&s->sampling))) {
         g->counts = ag_mem_array(vocab, sizeof *g->counts);
         g->in_prompt = ag_mem_array((vocab + 7) / 8, 1);
@@ -134,6 +164,7 @@ static void gen_free(ag_gen *g)
     ag_mem_free((void *)g->chunks);
     ag_mem_free(g->tokens);
     ag_mem_free(g->bias);
+    ag_mem_free(g->json_heads);
     ag_mem_free(g->counts);
     ag_mem_free(g->in_prompt);
     ag_mem_free(g->prompt_tokens);
@@ -163,7 +194,6 @@ int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *s, ag_err *err)
     g->n_shown = s->n_shown;
     g->ignore_eos = s->ignore_eos;
     g->json = json;
-    ag_json_init(&g->json_at);
     g->top_logprobs = s->top_logprobs;
     g->sampling = s->sampling;
     g->notify = s->notify;

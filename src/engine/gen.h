@@ -59,6 +59,7 @@ typedef struct ag_gen_spec {
     uint32_t n_bias;
     ag_sampling sampling;
     bool json;                 /* the answer is one JSON object, whole also when max_tokens, 2 at least, ends it */
+    const char *json_heads;    /* it stands behind one of these, as ag_json_init_behind has them; NULL: it is all */
     int32_t top_logprobs;      /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
     bool prompt_logprobs;      /* of the prompt's tokens as well (echo) */
     /* After each step that appended tokens or ended it, `msg` is posted to `notify`, unless ag_gen_read has not been called

@@ -30,6 +30,7 @@ struct ag_gen {
     uint32_t min_tokens, n_stop_tokens, n_bias, n_shown;
     bool ignore_eos, penalties;
     const ag_json_vocab *json; /* the engine's; NULL: the answer need not be JSON */
+    char *json_heads;
     int32_t top_logprobs;
     int32_t stop_tokens[AG_GEN_STOPS_MAX], shown[AG_GEN_SHOWN_MAX];
     ag_logit_bias *bias;

@@ -12,10 +12,12 @@ typedef enum state {
     CHARACTER,    /* inside one of several bytes, in a string */
     MINUS, ZERO, DIGITS, POINT, FRACTION, EXPONENT, SIGN, POWER,
     WORD,
+    HEAD,         /* of the answer: one of some texts, and then the object */
     DONE
 } state;
 
 void ag_json_init(ag_json *j) { *j = (ag_json){.at = START}; }
+void ag_json_init_behind(ag_json *j, const char *heads) { *j = (ag_json){.at = HEAD, .word = heads}; }
 bool ag_json_in_string(const ag_json *j) { return j->at == STRING; }
 bool ag_json_in_character(const ag_json *j) { return j->at == CHARACTER; }
 bool ag_json_done(const ag_json *j) { return j->at == DONE; }
@@ -150,9 +152,34 @@ static bool take_in_number(ag_json *j, unsigned char c)
     return take_after(j, c);
 }
 
+/* The next of the texts that go on as what has come, from `h` on; NULL: no more. */
+static const char *like(const ag_json *j, const char *h)
+{
+    while (*h && strncmp(h, j->word + j->objects, j->digits) != 0) h += strlen(h) + 1;
+    return *h ? h : NULL;
+}
+
+static bool take_head(ag_json *j, unsigned char c)
+{
+    const char *h = like(j, j->word);
+    while (h && (c == 0 || (unsigned char)h[j->digits] != c)) h = like(j, h + strlen(h) + 1);
+    if (h == NULL) return false;
+    j->objects = (uint64_t)(h - j->word);
+    if (h[++j->digits] == 0) ag_json_init(j);
+    return true;
+}
+
+static uint32_t head_cost(const ag_json *j)
+{
+    size_t least = SIZE_MAX;
+    for (const char *h = like(j, j->word); h; h = like(j, h + strlen(h) + 1)) least = AG_MIN(least, strlen(h) - j->digits);
+    return (uint32_t)least + 2;
+}
+
 bool ag_json_take(ag_json *j, unsigned char c)
 {
     if (j->at >= STRING && j->at <= CHARACTER) return take_in_string(j, c);
+    if (j->at == HEAD) return take_head(j, c);
     if (is_blank(c) && j->at != WORD && j->at != DONE) {
         if (++j->blanks > AG_JSON_BLANKS_MAX) return false;
         return j->at <= AFTER || take_in_number(j, c);
@@ -180,6 +207,7 @@ uint32_t ag_json_cost(const ag_json *j)
 {
     uint32_t close = j->depth, string = j->key ? 3u : 1u; /* behind a key comes :0 */
     switch (j->at) {
+    case HEAD: return head_cost(j);
     case START: return 2;
     case KEY: return close + 4; /* "":0 */
     case COLON: return close + 2;

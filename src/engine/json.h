@@ -1,13 +1,15 @@
-/* json.h - keeps an answer to one JSON object (RFC 8259): which tokens may come next, whatever the model thinks.
+/* json.h - keeps an answer to one JSON object (RFC 8259), behind one of some texts where it is to stand there: which tokens
+ * may come next, whatever the model thinks.
  * A pushdown automaton over bytes, and a model's vocabulary as a trie that is walked with it. A token is allowed when
  * what it spells goes on from here, and when what is open then can be closed with the tokens that are left: so the
  * answer is whole even if its length ends it.
  * Owns    : ag_json_vocab its tables. ag_json is 24 bytes, copied freely.
  * Threads : a vocabulary is read-only after open; an ag_json by one thread at a time. Nothing hangs on time or chance.
- * Limits  : AG_JSON_NEST_MAX levels, AG_JSON_BLANKS_MAX blanks in a row (a model may love them too much),
- *           AG_JSON_DIGITS_MAX digits ahead of a point and as many behind it, two in an exponent, so that every reader
- *           can hold the number; tokens of AG_JSON_TOKEN_MAX bytes. Escapes of surrogates (\ud83d) are not let through,
- *           since half of a pair is no character, nor is that of NUL, which many readers refuse.
+ * Limits  : AG_JSON_HEAD_MAX bytes ahead of the object, AG_JSON_NEST_MAX levels, AG_JSON_BLANKS_MAX blanks in a row (a
+ *           model may love them too much), AG_JSON_DIGITS_MAX digits ahead of a point and as many behind it, two in an
+ *           exponent, so that every reader can hold the number; tokens of AG_JSON_TOKEN_MAX bytes. Escapes of surrogates
+ *           (\ud83d) are not let through, since half of a pair is no character, nor is that of NUL, which many readers
+ *           refuse.
  * Errors  : open: AG_E_UNSUPPORTED (a vocabulary without tokens for single bytes, which closing needs), AG_E_NOMEM.
  * Cost    : ag_json_allow for 151,552 tokens (GLM-4): 25 us inside of a string, 10 to 70 elsewhere (Zen 5); open 50 ms. */
 #ifndef AG_JSON_H
@@ -15,24 +17,28 @@
 
 #include "model/tokenizer/tokenizer.h"
 
+#define AG_JSON_HEAD_MAX 255u
 #define AG_JSON_NEST_MAX 64u
 #define AG_JSON_BLANKS_MAX 64u
 #define AG_JSON_DIGITS_MAX 18u
 #define AG_JSON_TOKEN_MAX 255u
 
 typedef struct ag_json {
-    uint64_t objects; /* a bit for each level: it is an object, not an array */
+    uint64_t objects; /* a bit for each level: it is an object, not an array; ahead of it: where a text like this stands */
     uint8_t depth;
     uint8_t at;       /* a state of json.c's */
     uint8_t left;     /* of an escape or a character: what must come of it */
-    uint8_t digits;   /* of a number, since its sign, point or e */
+    uint8_t digits;   /* of a number, since its sign, point or e; ahead of the object: bytes that came */
     uint8_t low, high; /* of the next byte of a character; low: an escape has a digit that is not 0 */
     uint8_t blanks;   /* that came last */
     bool key;         /* the string is one */
-    const char *word; /* true, false, null: the letters that must come */
+    const char *word; /* true, false, null: the letters that must come. Ahead of the object: the texts */
 } ag_json;
 
 void ag_json_init(ag_json *j);
+/* The object stands behind one of these texts, each of AG_JSON_HEAD_MAX bytes at most and ended by NUL, the last by two. None
+ * is the beginning of another. They live as long as *j is in use. */
+void ag_json_init_behind(ag_json *j, const char *heads);
 bool ag_json_take(ag_json *j, unsigned char byte); /* false: it may not come here; *j is then spoilt */
 bool ag_json_done(const ag_json *j);               /* the object is whole; nothing may come */
 bool ag_json_in_string(const ag_json *j);          /* between two of its characters */

@@ -47,22 +47,43 @@ static bool opens_thinking(const ag_model *m, const ag_req_prompt *p)
     return n >= word.n && memcmp(end + n - word.n, word.p, word.n) == 0;
 }
 
-/* What the prompt ends with beyond the template's own: a call up to its arguments, where one is forced; ahead of it, as of
- * any JSON object, reasoning that the template has begun is ended, as templates themselves do it. */
+/* What such a call goes on with where the model may choose: each name, and what stands between it and the arguments. */
+static int add_heads(ag_req *r, const char *tail)
+{
+    const json_t *tools = r->request.tools;
+    for (size_t i = 0; i < json_array_size(tools); i++) {
+        const json_t *v = json_object_get(json_object_get(json_array_get(tools, i), "function"), "name");
+        ag_str name = {json_string_value(v), json_string_length(v)};
+        bool plain = name.n >= 1 && name.n <= AG_TOOL_NAME_MAX;
+        for (size_t k = 0; k < name.n && plain; k++) plain = name.p[k] > ' ' && name.p[k] != '"' && name.p[k] != '\\' && name.p[k] != 127;
+        if (!plain)
+            return ag_request_fail(&r->err, AG_E_PARAM, "tools",
+                                   "That some tool is called can be enforced where each has a name of 1 to %u printable ASCII "
+                                   "characters without blanks, quotes and backslashes; 'tools[%zu]' has not.",
+                                   AG_TOOL_NAME_MAX, i);
+        ag_buf_add(&r->heads, name.p, name.n);
+        ag_buf_add(&r->heads, tail, strlen(tail) + 1);
+    }
+    return ag_buf_addc(&r->heads, 0) && !r->heads.failed ? AG_OK : no_memory(&r->err);
+}
+
+/* What the prompt ends with beyond the template's own: a call up to its arguments, or, where the model may choose, its name;
+ * ahead of it, as of any JSON object, reasoning that the template has begun is ended, as templates themselves do it. */
 static int add_tail(ag_req *r, ag_buf *tail)
 {
     const ag_request *q = &r->request;
     if (r->thinking) ag_buf_addz(tail, "\n</think>\n\n");
     r->thinking = false;
-    if (q->forced_tool.p == NULL) return AG_OK;
+    if (!ag_request_calls(q)) return AG_OK;
     const char *forced = r->gw->form.calls == AG_CALLS_NONE ? NULL : ag_calls_row_of(r->gw->form.calls)->forced;
     if (forced == NULL)
         return ag_request_fail(&r->err, AG_E_UNSUPPORTED, "tool_choice",
                                "A call of '%.100s' cannot be enforced with the form in which this model writes calls; "
                                "\"auto\" and \"none\" can.",
-                               q->forced_tool.p);
+                               q->forced_tool.p ? q->forced_tool.p : "any tool");
     const char *at = strstr(forced, "%s");
     ag_buf_add(tail, forced, (size_t)(at - forced));
+    if (q->forced_tool.p == NULL) return add_heads(r, at + 2);
     ag_buf_add(tail, q->forced_tool.p, q->forced_tool.n);
     ag_buf_addz(tail, at + 2);
     return AG_OK;
@@ -90,7 +111,7 @@ static int tokens_of_chat(ag_req *r, const ag_model *m)
     int rc = ag_model_prompt(m, q->vars, q->prefill, q->parse_special, &p->ids, &p->n, &r->err);
     if (rc != AG_OK) return rc;
     r->thinking = r->gw->form.thinks && opens_thinking(m, p);
-    if (q->forced_tool.p == NULL && !(q->json && r->thinking)) return rc;
+    if (!ag_request_calls(q) && !(q->json && r->thinking)) return rc;
     ag_buf tail;
     ag_buf_init(&tail, PROMPT_BYTES_MAX);
     rc = add_tail(r, &tail);
@@ -278,7 +299,8 @@ static int create_one(ag_req *r, uint32_t index)
         .bias = q->bias,
         .n_bias = q->n_bias,
         .sampling = q->sampling,
-        .json = q->json || q->forced_tool.p,
+        .json = q->json || ag_request_calls(q),
+        .json_heads = r->heads.p,
         .top_logprobs = q->top_logprobs,
         .prompt_logprobs = q->echo && q->top_logprobs >= 0,
         .notify = ag_http_loop_mbox(r->loop->loop),
@@ -351,7 +373,7 @@ static void parts_init(const ag_req *r, ag_parts *p)
 {
     ag_form form = is_chat(&r->request) ? r->gw->form : (ag_form){0};
     ag_parts_init(p, form, r->request.tools, r->thinking, !r->request.parallel_calls);
-    if (r->request.forced_tool.p) ag_parts_force(p, r->request.forced_tool);
+    if (ag_request_calls(&r->request)) ag_parts_force(p, r->request.forced_tool);
 }
 
 ag_next ag__step_admit(ag_req *r)

@@ -30,6 +30,7 @@ static void req_free(ag_req *r)
     ag_request_fini(&r->request);
     ag_buf_fini(&r->body);
     ag_buf_fini(&r->out);
+    ag_buf_fini(&r->heads);
     ag_key_put(r->key);
     ag__admin_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
@@ -185,6 +186,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
     ag_buf_init(&r->body, AG_BODY_BYTES_MAX);
     ag_buf_init(&r->out, AG_REPLY_BYTES_MAX);
+    ag_buf_init(&r->heads, AG_HEADS_BYTES_MAX);
     ag_request_init(&r->request, AG_REQUEST_COMPLETION);
     atomic_fetch_add_explicit(&gw->requests, 1, memory_order_relaxed);
     ag__req_run(r);

@@ -38,6 +38,7 @@
  * wait; above, a worker does it. */
 #define AG_INLINE_BODY_MAX (16u << 10)
 #define AG_BODY_BYTES_MAX (1u << 30) /* the HTTP room bounds a body by body_bytes_max */
+#define AG_HEADS_BYTES_MAX (1u << 20)
 #define AG_MOVE_BYTES_MAX 4096u      /* {"priority": 1}, a key */
 #define AG_REPLY_BYTES_MAX (256u << 20) /* logprobs make about 3 KiB a token */
 
@@ -177,6 +178,7 @@ struct ag_req {
     ag_request request;
     ag_req_prompt *prompts;
     bool thinking; /* the prompt has opened the reasoning */
+    ag_buf heads;  /* of calls, where the model chooses which it must make: as ag_json_init_behind has them */
     ag_choice *choices;
     uint32_t n_choices, n_ended;
     _Atomic uint32_t n_begun; /* the first so many choices have a generation */

@@ -97,6 +97,52 @@ static void the_batch_changes_nothing(void **state)
     }
 }
 
+/* Each chooses by itself, and is whole within its length, as the shortest it may be. */
+static void an_object_behind_one_of_some_texts(void **state)
+{
+    (void)state;
+    static const char heads[] = "add: \0subtract: \0xyz: \0";
+    static const char *const names[] = {"add: ", "subtract: ", "xyz: "};
+    uint32_t chosen[3] = {0};
+    ag_engine *e = open_engine(conf_of(4096, 64, 16));
+    ag_gen *g[MANY], *none = NULL;
+    for (int i = 0; i < MANY; i++) {
+        ag_gen_spec s = json_spec(i);
+        s.json_heads = heads;
+        s.max_tokens = 7 + (uint32_t)i * 2;
+        g[i] = start(e, &s);
+    }
+    for (int i = 0; i < MANY; i++) {
+        int32_t ids[OUT_MAX];
+        uint32_t n, k = 0;
+        ag_gen_state end = finish(g[i], ids, &n);
+        assert_true(end == AG_GEN_STOPPED || end == AG_GEN_LENGTH);
+        while (k < 3 && (ids[0] != names[k][0])) k++; /* a token of the tiny vocabulary is mostly a byte */
+        assert_true(k < 3);
+        chosen[k]++;
+        ag_buf text;
+        ag_buf_init(&text, 1 << 16);
+        for (uint32_t t = 0; t < n; t++) {
+            ag_str piece = ag_gen_piece(g[i], ids[t]);
+            ag_buf_add(&text, piece.p, piece.n);
+        }
+        assert_true(ag_str_starts(ag_buf_str(&text), ag_str_of(names[k])));
+        json_t *j = json_loadb(text.p + strlen(names[k]), text.n - strlen(names[k]), 0, NULL);
+        assert_true(json_is_object(j));
+        json_decref(j);
+        ag_buf_fini(&text);
+        ag_gen_put(g[i]);
+    }
+    assert_true(chosen[0] > 0 && chosen[1] > 0 && chosen[2] > 0);
+    ag_err err = {0};
+    ag_gen_spec s = json_spec(0);
+    s.json_heads = heads;
+    s.max_tokens = 6;
+    assert_int_equal(ag_gen_create(&none, e, &s, &err), AG_E_PARAM);
+    assert_non_null(strstr(err.text, "takes at least 7"));
+    ag_engine_close(e);
+}
+
 static void what_cannot_be_is_refused(void **state)
 {
     (void)state;
@@ -111,6 +157,8 @@ static void what_cannot_be_is_refused(void **state)
     int rc = AG_E_NOMEM;
     for (uint32_t n = 1; rc != AG_OK; n++) {
         s = json_spec(1);
+        s.json_heads = "{a\0";
+        s.max_tokens = 20;
         err = (ag_err){0};
         ag_fault_arm(AG_FAULT_ALLOC, n);
         rc = ag_gen_create(&g, e, &s, &err);
@@ -128,6 +176,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_answer_is_an_object),
         cmocka_unit_test(the_batch_changes_nothing),
+        cmocka_unit_test(an_object_behind_one_of_some_texts),
         cmocka_unit_test(what_cannot_be_is_refused),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

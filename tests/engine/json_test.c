@@ -201,6 +201,43 @@ static void tokens_are_allowed_as_their_bytes_are(void **state)
     }
 }
 
+static void texts_may_stand_ahead_of_it(void **state)
+{
+    (void)state;
+    static const char heads[] = "add\", \"a\": \0get_weather\", \"a\": \0get\", \"a\": \0";
+    static const char *const whole[] = {"add\", \"a\": {}", "get\", \"a\":  {\"k\":[1]}", "get_weather\", \"a\": {\"k\":0}"};
+    static const char *const wrong[] = {"{", " add", "ad ", "addd", "add\",  ", "get-", "gett", "sub", "add\", \"a\": 1", "add\", \"a\": add"};
+    static uint64_t bits[1 << 14];
+    tiny tv;
+    tiny_opened o;
+    ag_json_vocab *v = NULL;
+    tiny_bpe(&tv, "gpt-2");
+    tiny_open(&o, &tv);
+    assert_int_equal(ag_json_vocab_open(&v, o.t, NULL), AG_OK);
+    ag_json j;
+    for (size_t i = 0; i < AG_ARRAY_LEN(whole); i++) {
+        ag_json_init_behind(&j, heads);
+        assert_int_equal(ag_json_cost(&j), strlen("add\", \"a\": {}"));
+        for (const char *z = whole[i]; *z; z++) {
+            uint32_t cost = ag_json_cost(&j);
+            assert_true(cost > 0 && cost <= strlen(z) && !ag_json_done(&j));
+            for (uint32_t left = cost - 1; left < cost + 3; left++) check_allowed(v, o.t, &j, left, bits, ag_tokenizer_size(o.t));
+            assert_true(ag_json_take(&j, (unsigned char)*z));
+        }
+        assert_true(ag_json_done(&j));
+    }
+    for (size_t i = 0; i < AG_ARRAY_LEN(wrong); i++) {
+        bool fits = true;
+        ag_json_init_behind(&j, heads);
+        for (const char *z = wrong[i]; *z && fits; z++) fits = ag_json_take(&j, (unsigned char)*z);
+        if (fits) fail_msg("%s", wrong[i]);
+    }
+    ag_json_init_behind(&j, heads);
+    assert_false(ag_json_take(&j, 0));
+    ag_json_vocab_close(v);
+    tiny_close(&o);
+}
+
 static void large_vocabularies_do_the_same(void **state)
 {
     (void)state;
@@ -252,6 +289,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(objects_are_told_from_others),          cmocka_unit_test(whatever_is_open_closes_at_its_cost),
         cmocka_unit_test(nesting_and_blanks_are_bounded),        cmocka_unit_test(tokens_are_allowed_as_their_bytes_are),
+        cmocka_unit_test(texts_may_stand_ahead_of_it),
         cmocka_unit_test(large_vocabularies_do_the_same),        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

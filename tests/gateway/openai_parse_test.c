@@ -177,8 +177,8 @@ static const bad_case bad[] = {
     {H, "{" MSG ",\"tool_choice\":5}", AG_E_PARAM, "tool_choice", "a number"},
     {H, "{" MSG ",\"tool_choice\":\"some\"}", AG_E_PARAM, "tool_choice", "some"},
     {H, "{" MSG ",\"parallel_tool_calls\":5}", AG_E_PARAM, "parallel_tool_calls", "a boolean"},
-    {H, "{" MSG ",\"tool_choice\":\"required\"}", AG_E_UNSUPPORTED, "tool_choice", "of the 0"},
-    {H, "{" MSG ",\"tool_choice\":\"required\",\"tools\":[{},{}]}", AG_E_UNSUPPORTED, "tool_choice", "name the one of the 2"},
+    {H, "{" MSG ",\"tool_choice\":\"required\"}", AG_E_PARAM, "tool_choice", "there are no 'tools'"},
+    {H, "{" MSG ",\"tools\":[" TOOL "," TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED, "tool_choice", "whole"},
     {H, "{" MSG ",\"tool_choice\":{\"type\":\"function\"}}", AG_E_PARAM, "tool_choice", "must name"},
     {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":{\"function\":{\"name\":\"g\"}}}", AG_E_PARAM, "tool_choice", "'g'"},
     {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED, "tool_choice", "whole"},
@@ -292,6 +292,9 @@ static void tools_are_chosen(void **state)
     ag_request r;
     parse_ok(&r, H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"parallel_tool_calls\":false}");
     assert_true(ag_str_eqz(r.forced_tool, "f") && !r.parallel_calls && json_array_size(r.tools) == 1);
+    ag_request_fini(&r);
+    parse_ok(&r, H, "{" MSG ",\"tools\":[{}," TOOL "],\"tool_choice\":\"required\"}");
+    assert_true(r.any_tool && r.forced_tool.p == NULL && ag_request_calls(&r) && json_array_size(r.tools) == 2);
     ag_request_fini(&r);
     parse_ok(&r, H, "{" MSG ",\"tools\":[{}," TOOL "],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}");
     assert_true(ag_str_eqz(r.forced_tool, "f"));

@@ -180,6 +180,43 @@ static void it_does_not_matter_how_a_text_comes(void **state)
     ag_buf_fini(&got);
 }
 
+static void force(ag_calls_form form, ag_str tool, const char *text, ag_part *part)
+{
+    static ag_parts p;
+    ag_parts_fini(&p);
+    ag_parts_init(&p, (ag_form){.calls = form}, tools, false, false);
+    ag_parts_force(&p, tool);
+    for (const char *z = text; *z; z++) { /* told when it is whole */
+        assert_true(ag_parts_add(&p, (ag_str){z, 1}));
+        assert_false(ag_parts_next(&p, false, part));
+    }
+    assert_true(ag_parts_next(&p, true, part) && p.n_calls == (part->kind == AG_PART_CALL));
+    ag_part more;
+    assert_false(ag_parts_next(&p, true, &more));
+}
+
+static void a_forced_call_may_name_its_tool(void **state)
+{
+    (void)state;
+    static const struct { ag_calls_form form; const char *text; } answers[] = {
+        {AG_CALLS_HERMES, "add\", \"arguments\": {\"x\": \"\\\", \\\"arguments\\\": \"}"},
+        {AG_CALLS_LLAMA3, "add\", \"parameters\": {\"x\": \"\\\", \\\"arguments\\\": \"}"},
+        {AG_CALLS_GLM4, "add\n{\"x\": \"\\\", \\\"arguments\\\": \"}"},
+    };
+    ag_part part;
+    for (size_t i = 0; i < AG_ARRAY_LEN(answers); i++) {
+        force(answers[i].form, (ag_str){0}, answers[i].text, &part);
+        assert_true(part.kind == AG_PART_CALL && ag_str_eqz(part.name, "add"));
+        assert_true(ag_str_eqz(part.text, "{\"x\": \"\\\", \\\"arguments\\\": \"}"));
+        force(answers[i].form, AG_STR("add"), "{\"x\":1}", &part);
+        assert_true(part.kind == AG_PART_CALL && ag_str_eqz(part.name, "add") && ag_str_eqz(part.text, "{\"x\":1}"));
+        force(answers[i].form, (ag_str){0}, "ad", &part); /* broken off */
+        assert_true(part.kind == AG_PART_TEXT && ag_str_eqz(part.text, "ad"));
+        force(answers[i].form, (ag_str){0}, "add\", \"argum", &part);
+        assert_true(part.kind == AG_PART_TEXT);
+    }
+}
+
 static void text_is_not_held_back_for_nothing(void **state)
 {
     (void)state;
@@ -309,6 +346,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_form_is_taken_apart),
         cmocka_unit_test(it_does_not_matter_how_a_text_comes),
+        cmocka_unit_test(a_forced_call_may_name_its_tool),
         cmocka_unit_test(text_is_not_held_back_for_nothing),
         cmocka_unit_test(what_is_too_long_or_too_much_is_text),
         cmocka_unit_test(forms_are_known_by_their_templates),

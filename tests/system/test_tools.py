@@ -151,6 +151,31 @@ class Tools(unittest.TestCase):
                 for choice, tools in (({"type": "tool", "name": "add"}, ANTHROPIC_TOOLS), ({"type": "any"}, ANTHROPIC_TOOLS[1:])):
                     m = talk.message(tool_choice=choice, tools=tools)
                     self.assertEqual([(b.type, b.name) for b in m.content], [("tool_use", "add")])
+                self.some_tool_is_called(talk)
+
+    def some_tool_is_called(self, talk):
+        """Which one, the model says."""
+        names = set()
+        for seed in range(12):
+            more = dict(tool_choice="required", max_tokens=70, seed=seed, temperature=1)
+            c = talk.chat(**more).choices[0]
+            called = [(t.function.name, t.function.arguments) for t in c.message.tool_calls]
+            self.assertEqual((len(called), c.message.content), (1, None))
+            self.assertIsInstance(json.loads(called[0][1]), dict)
+            said, finish = talk.chat_streamed(**more)
+            self.assertEqual(([call[1:] for call in said["calls"]], finish), ([[*called[0]]], c.finish_reason))
+            names.add(called[0][0])
+        self.assertEqual(names, {t["function"]["name"] for t in OPENAI_TOOLS})
+        m = talk.message(tool_choice={"type": "any"})
+        self.assertEqual([b.type for b in m.content], ["tool_use"])
+        self.assertIn(m.content[0].name, names)
+        with self.assertRaises(openai.BadRequestError) as caught:
+            talk.chat(tool_choice="required", max_tokens=4)
+        self.assertIn("at least", str(caught.exception))
+        odd = [{"type": "function", "function": {"name": name}} for name in ("fine", 'no"t')]
+        with self.assertRaises(openai.BadRequestError) as caught:
+            talk.chat(tool_choice="required", tools=odd)
+        self.assertEqual(caught.exception.param, "tools")
 
     def test_what_cannot_be_forced_is_refused(self):
         named = {"type": "function", "function": {"name": "add"}}

@@ -39,7 +39,7 @@ int ag__anthropic_messages(ag_request *r, const json_t *v, ag_err *err); /* an a
 int ag__anthropic_tools(ag_request *r, const json_t *v, ag_err *err);    /* an array */
 int ag__anthropic_tool_choice(ag_request *r, const json_t *v, ag_err *err);
 /* What tool_choice comes to: with "none" tools are neither told to the template nor called; where any is to be called,
- * there must be one alone. */
+ * there must be one. */
 int ag__choose_tools(ag_request *r, ag_err *err);
 /* Whether all that is asked for can be had of an answer that is kept to JSON, if it is. */
 int ag__check_json(ag_request *r, ag_err *err);

@@ -16,11 +16,9 @@ int ag__set_prompt_end(ag_request *r, ag_err *err)
 
 int ag__choose_tools(ag_request *r, ag_err *err)
 {
-    if (r->any_tool && json_array_size(r->tools) != 1)
-        return ag_request_fail(err, AG_E_UNSUPPORTED, "tool_choice",
-                               "That some tool is called can be enforced where there is one; name the one of the %zu.",
-                               json_array_size(r->tools));
-    if (r->any_tool)
+    if (r->any_tool && json_array_size(r->tools) == 0)
+        return ag_request_fail(err, AG_E_PARAM, "tool_choice", "'tool_choice' asks for a call, and there are no 'tools'.");
+    if (r->any_tool && json_array_size(r->tools) == 1)
         return ag__force_tool(r, json_object_get(json_object_get(json_array_get(r->tools, 0), "function"), "name"), err);
     if (!r->no_tools) return AG_OK;
     r->tools = NULL;
@@ -30,7 +28,7 @@ int ag__choose_tools(ag_request *r, ag_err *err)
 int ag__check_json(ag_request *r, ag_err *err)
 {
     const char *field = r->json ? "response_format" : "tool_choice";
-    if (!r->json && r->forced_tool.p == NULL) return AG_OK;
+    if (!r->json && !ag_request_calls(r)) return AG_OK;
     if (r->min_tokens || r->ignore_eos || r->n_stop_tokens || r->n_stops)
         return ag_request_fail(err, AG_E_UNSUPPORTED, field,
                                "A JSON object ends where it is whole; it cannot go with stop strings, 'stop_token_ids', "

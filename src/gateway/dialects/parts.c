@@ -149,12 +149,29 @@ static bool next_text(ag_parts *p, bool last, ag_part *out)
     return next_call(p, out);
 }
 
-void ag_parts_force(ag_parts *p, ag_str tool) { p->forced = tool; }
+void ag_parts_force(ag_parts *p, ag_str tool)
+{
+    p->forces = true;
+    p->forced = tool;
+}
+
+/* The name that s begins with, and the arguments behind it. */
+static ag_str take_name(const ag_parts *p, ag_str *s)
+{
+    ag_str tail = ag_str_of(strstr(ag_calls_row_of(p->form.calls)->forced, "%s") + 2);
+    const char *end = memmem(s->p, s->n, tail.p, tail.n);
+    if (end == NULL) return (ag_str){0};
+    ag_str name = ag_tool_name(p->tools, (ag_str){s->p, (size_t)(end - s->p)});
+    *s = (ag_str){end + tail.n, s->n - (size_t)(end - s->p) - tail.n};
+    return name;
+}
 
 static bool next_forced(ag_parts *p, bool last, ag_part *out)
 {
     if (!last || p->at == p->held.n) return false;
-    *out = (ag_part){.kind = AG_PART_CALL, .text = rest_of(p), .name = p->forced};
+    ag_str rest = rest_of(p), name = p->forced.p ? p->forced : take_name(p, &rest);
+    if (name.p == NULL) return tell(p, AG_PART_TEXT, rest.n, out); /* its time was over in the middle of the name */
+    *out = (ag_part){.kind = AG_PART_CALL, .text = rest, .name = name};
     p->at = p->held.n;
     p->n_calls++;
     return true;
@@ -162,7 +179,7 @@ static bool next_forced(ag_parts *p, bool last, ag_part *out)
 
 bool ag_parts_next(ag_parts *p, bool last, ag_part *out)
 {
-    if (p->forced.p) return next_forced(p, last, out);
+    if (p->forces) return next_forced(p, last, out);
     if (p->one_call && p->n_calls) {
         p->at = p->held.n;
         return false;

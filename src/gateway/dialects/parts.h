@@ -33,7 +33,8 @@ typedef struct ag_part {
 typedef struct ag_parts {
     ag_form form;
     const json_t *tools; /* NULL: none may be called */
-    ag_str forced;       /* all that comes are the arguments of a call of this tool; p NULL: it is as it comes */
+    bool forces;         /* all that comes is a call's, from where its name is known, or, */
+    ag_str forced;       /* p NULL, from its name on */
     bool one_call;       /* what follows a first call is dropped */
     bool thinking;       /* inside of reasoning */
     bool said;           /* text was told since the beginning or the last call */
@@ -50,7 +51,8 @@ typedef struct ag_parts {
 
 /* tools: OpenAI's, an array; NULL: none. thinking: the prompt has opened the reasoning. */
 void ag_parts_init(ag_parts *p, ag_form form, const json_t *tools, bool thinking, bool one_call);
-void ag_parts_force(ag_parts *p, ag_str tool); /* before the first add; the name lives as long as *p */
+/* Before the first add. The name lives as long as *p; p NULL: one of the tools is called, whose name comes first. */
+void ag_parts_force(ag_parts *p, ag_str tool);
 void ag_parts_fini(ag_parts *p);
 bool ag_parts_add(ag_parts *p, ag_str bytes);
 /* The next part that is sure; last: nothing more will be added. Its text lives until the next add.

@@ -57,7 +57,7 @@ typedef struct ag_request {
     bool no_tools;      /* tool_choice "none" */
     bool parallel_calls;
     bool any_tool;      /* tool_choice asks for a call, of whichever */
-    ag_str forced_tool; /* the one that is to be called; p NULL: none is */
+    ag_str forced_tool; /* the one that is to be called; p NULL: none is named */
     bool json;          /* response_format json_object */
     bool base64;        /* embeddings: encoding_format */
     uint32_t dimensions; /* of embeddings; AG_REQUEST_UNSET: not given */
@@ -75,6 +75,9 @@ typedef struct ag_request {
     ag_logit_bias *bias;
     uint32_t n_bias;
 } ag_request;
+
+/* Whether the answer is a call, whatever the model thinks. */
+static inline bool ag_request_calls(const ag_request *r) { return r->any_tool || r->forced_tool.p; }
 
 void ag_request_init(ag_request *r, ag_request_kind kind);
 void ag_request_fini(ag_request *r);
