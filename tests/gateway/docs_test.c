@@ -19,6 +19,7 @@
 #define D AG_REQUEST_DETOKENIZE
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
+#define R AG_REQUEST_RESPONSE
 #define AG_ROLE_ADMIN 2u
 #define AG_GET "GET"
 #define AG_POST "POST"
@@ -26,6 +27,7 @@
 #define AG_GET_POST "GET, POST"
 #define AG_GET_POST_DELETE "GET, POST, DELETE"
 #define AG_GET_PATCH "GET, PATCH"
+#define AG_GET_DELETE "GET, DELETE"
 
 static void add_field(ag_buf *b, const char *name, const char *type, const char *doc)
 {
@@ -116,6 +118,8 @@ static void print_api(ag_buf *b)
     add_call_form(b, has, form, forced);
 #include "gateway/dialects/calls.def"
 #undef AG_CALLS
+    add_fields(b, "/v1/responses", R);
+    ag_buf_addz(b, "\nHow responses are kept, gone on from and left in the background: [responses.md](responses.md).\n");
     add_fields(b, "/v1/messages", M);
     add_fields(b, "/v1/messages/count_tokens", N);
     ag_buf_addz(b, "\nThe answer is `{\"input_tokens\"}`.\n");
