@@ -62,6 +62,9 @@ class Node(unittest.TestCase):
     def test_json(self):
         self.run_case("json")
 
+    def test_responses(self):
+        self.run_case("responses")
+
     def test_errors(self):
         self.run_case("errors")
 
