@@ -79,7 +79,8 @@ int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err);
 
 /* No new work: /readyz is 503, the listening socket closes, running answers go on. Returns at once. */
 void ag_gateway_drain(ag_gateway *gw);
-/* Waits until every connection and every response in the background has gone or timeout_ms has passed, then breaks off the rest. Ends the loops. */
+/* Waits until every connection and every response in the background has gone or timeout_ms has passed, then breaks off
+ * the rest. Ends the loops. */
 void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms);
 void ag_gateway_close(ag_gateway *gw); /* after stop, or never started */
 

@@ -122,7 +122,9 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
 static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
 {
     const ag_request *q = &r->request;
-    const char *field = q->kind == AG_REQUEST_COMPLETION ? "prompt" : q->kind == AG_REQUEST_RESPONSE ? "input" : "messages";
+    const char *field = q->kind == AG_REQUEST_COMPLETION ? "prompt"
+                        : q->kind == AG_REQUEST_RESPONSE ? "input"
+                                                         : "messages";
     const char *length = ag_request_length_field(q);
     uint32_t ctx = ag_engine_ctx_max(r->engine), ceiling = r->live->max_tokens_max;
     if (p->n == 0)
@@ -135,7 +137,8 @@ static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
                                "too.",
                                field, p->n, ctx);
     if (wanted != AG_REQUEST_UNSET && ceiling && wanted > ceiling)
-        return ag_request_fail(&r->err, AG_E_PARAM, length, "'%s' is %u; this server allows %u.", length, wanted, ceiling);
+        return ag_request_fail(&r->err, AG_E_PARAM, length, "'%s' is %u; this server allows %u.", length, wanted,
+                               ceiling);
     if (wanted == AG_REQUEST_UNSET) {
         wanted = ctx - p->n;
         if (ceiling) wanted = AG_MIN(wanted, ceiling);
@@ -367,7 +370,8 @@ ag_next ag__step_admit(ag_req *r)
     count_usage(r);
     if (r->reply_id[0] == 0) ag__reply_name(r);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
-                          .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage, .response = &r->response};
+                          .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage,
+                          .response = &r->response};
     ag__queue_watch(r);
     r->step = AG_STEP_GENERATE;
     if (q->background) ag__response_list(r);

@@ -1,10 +1,10 @@
 /* responses.c - /v1/responses: what is kept of them, those that go on without their client, and looking them up. The
  * store reads and writes the disk, so workers ask it.
  *
- * A response in the background is detached from its client when its generations are submitted. Its beginning is kept before
- * its client is told of it; then it runs as any other, and its end is kept. Until then background.ids finds it for those
- * who look it up, or cancel it: they look there first, and in the store afterwards. So one that is kept unfinished and not
- * found there was broken off, in this process or in an earlier one. */
+ * A response in the background is detached from its client when its generations are submitted. Its beginning is kept
+ * before its client is told of it; then it runs as any other, and its end is kept. Until then background.ids finds it
+ * for those who look it up, or cancel it: they look there first, and in the store afterwards. So one that is kept
+ * unfinished and not found there was broken off, in this process or in an earlier one. */
 #include <time.h>
 
 #include "base/mem.h"
@@ -23,7 +23,8 @@ static int no_previous(ag_req *r, int rc)
     if (rc != AG_E_RESPONSE_NOT_FOUND) return rc;
     ag_err_clear(&r->err);
     return ag_request_fail(&r->err, AG_E_PREVIOUS_NOT_FOUND, "previous_response_id",
-                           "There is no response '%.100s' of yours here that could be gone on from.", r->request.previous.p);
+                           "There is no response '%.100s' of yours here that could be gone on from.",
+                           r->request.previous.p);
 }
 
 int ag__response_prepare(ag_req *r)
@@ -35,8 +36,8 @@ int ag__response_prepare(ag_req *r)
     if (q->previous.p)
         rc = no_previous(r, ag_responses_get(r->gw->responses, r->tenant, q->previous.p, now_s(), &before, &r->err));
     if (rc == AG_OK)
-        rc = ag_responses_converse(&r->request, ag_str_of(r->reply_id), ag_buf_str(&before.body), ag_buf_str(&before.items),
-                                   &r->err);
+        rc = ag_responses_converse(&r->request, ag_str_of(r->reply_id), ag_buf_str(&before.body),
+                                   ag_buf_str(&before.items), &r->err);
     ag_stored_fini(&before);
     return rc;
 }
@@ -53,7 +54,8 @@ int ag__response_enter(ag_req *r)
     pthread_mutex_unlock(&b->lock);
     if (ending) return ag_err_set(&r->err, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");
     if (full)
-        return ag_err_set(&r->err, AG_E_QUEUE_FULL, "%u responses are in the background already; one must end first.", b->max);
+        return ag_err_set(&r->err, AG_E_QUEUE_FULL, "%u responses are in the background already; one must end first.",
+                          b->max);
     return AG_OK;
 }
 
@@ -143,7 +145,8 @@ static void note_unkept(ag_req *r, const ag_err *err)
         return;
     }
     ag_log_ctx ctx = {ag_str_of(r->id), ag_str_of(r->trace)};
-    AG_LOG(r->gw->log, AG_LOG_WARN, &ctx, "response not kept", AG_LOG_Z("response", r->reply_id), AG_LOG_Z("error", err->text));
+    AG_LOG(r->gw->log, AG_LOG_WARN, &ctx, "response not kept", AG_LOG_Z("response", r->reply_id),
+           AG_LOG_Z("error", err->text));
 }
 
 static void keep_work(void *arg)
@@ -235,9 +238,9 @@ typedef struct ag_lookup {
 
 static int no_streams(ag_err *err, const char *param)
 {
-    return ag_request_fail(err, AG_E_UNSUPPORTED, param,
-                           "The events of a response are told once, to who asks for it; without '%s' this tells how far it is.",
-                           param);
+    return ag_request_fail(
+        err, AG_E_UNSUPPORTED, param,
+        "The events of a response are told once, to who asks for it; without '%s' this tells how far it is.", param);
 }
 
 static int take_limit(uint32_t *limit, ag_str value, ag_err *err)
@@ -314,11 +317,14 @@ static int look_up(ag_req *r, ag_lookup *l)
     }
     int rc = ag_responses_get(s, r->tenant, r->asked_id, now_s(), &found, &r->err);
     const char *status = found.finished ? NULL : l->status ? l->status : "failed";
-    if (rc == AG_OK && l->verb == VERB_ITEMS) rc = ag_responses_list(&l->out, ag_buf_str(&found.items), &l->ask, &r->err);
+    if (rc == AG_OK && l->verb == VERB_ITEMS)
+        rc = ag_responses_list(&l->out, ag_buf_str(&found.items), &l->ask, &r->err);
     else if (rc == AG_OK) rc = ag_responses_retell(&l->out, ag_buf_str(&found.body), status, &background, &r->err);
     if (rc == AG_OK && l->verb == VERB_CANCEL && !background)
-        rc = ag_err_set(&r->err, AG_E_PARAM, "The response '%.100s' was not asked for with 'background'; closing its connection "
-                                             "ends such a one.", r->asked_id);
+        rc = ag_err_set(&r->err, AG_E_PARAM,
+                        "The response '%.100s' was not asked for with 'background'; closing its connection "
+                        "ends such a one.",
+                        r->asked_id);
     ag_stored_fini(&found);
     return rc;
 }
@@ -328,7 +334,8 @@ static void look_work(void *arg)
     ag_req *r = arg;
     int rc = look_up(r, r->lookup);
     if (rc == AG_OK && r->lookup->out.failed) rc = AG_E_NOMEM;
-    if (rc != AG_OK) ag_err_set(&r->err, rc, "The server has no memory left for this answer."); /* unless it was said better */
+    if (rc != AG_OK)
+        ag_err_set(&r->err, rc, "The server has no memory left for this answer."); /* unless it was said better */
 }
 
 ag_next ag__answer_response(ag_req *r)

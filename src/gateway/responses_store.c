@@ -15,10 +15,12 @@
 #define BUSY_MS 2000
 #define ROW_BYTES 256u /* what a row takes beside its texts, about */
 
-/* What each tenant has, and all of them, is counted by the database itself, so that a change undone is undone there too. */
+/* What each tenant has, and all of them, is counted by the database itself, so that a change undone is undone there
+ * too. */
 static const char schema[] =
     "CREATE TABLE responses(seq INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, id TEXT NOT NULL,"
-    " created INTEGER NOT NULL, bytes INTEGER NOT NULL, finished INTEGER NOT NULL, body BLOB NOT NULL, items BLOB NOT NULL);"
+    " created INTEGER NOT NULL, bytes INTEGER NOT NULL, finished INTEGER NOT NULL, body BLOB NOT NULL, items BLOB NOT "
+    "NULL);"
     "CREATE UNIQUE INDEX by_id ON responses(tenant, id);"
     "CREATE INDEX by_age ON responses(tenant, seq);"
     "CREATE TABLE tenants(tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;"
@@ -26,7 +28,8 @@ static const char schema[] =
     "CREATE TABLE total(n INTEGER NOT NULL, bytes INTEGER NOT NULL);"
     "INSERT INTO total VALUES(0, 0);"
     "CREATE TRIGGER came AFTER INSERT ON responses BEGIN"
-    " INSERT INTO tenants VALUES(new.tenant, new.bytes) ON CONFLICT(tenant) DO UPDATE SET bytes = bytes + excluded.bytes;"
+    " INSERT INTO tenants VALUES(new.tenant, new.bytes) ON CONFLICT(tenant) DO UPDATE SET bytes = bytes + "
+    "excluded.bytes;"
     " UPDATE total SET n = n + 1, bytes = bytes + new.bytes; END;"
     "CREATE TRIGGER grew AFTER UPDATE OF bytes ON responses BEGIN"
     " UPDATE tenants SET bytes = bytes + new.bytes - old.bytes WHERE tenant = new.tenant;"
@@ -38,13 +41,13 @@ static const char schema[] =
 
 #define STATEMENTS(X)                                                                                                  \
     X(TOTAL, "SELECT n, bytes FROM total")                                                                             \
-    X(EXPIRE, "DELETE FROM responses WHERE seq IN (SELECT seq FROM responses ORDER BY seq LIMIT 64) AND created < ?")   \
+    X(EXPIRE, "DELETE FROM responses WHERE seq IN (SELECT seq FROM responses ORDER BY seq LIMIT 64) AND created < ?")  \
     X(EVICT, "DELETE FROM responses WHERE seq = (SELECT seq FROM responses WHERE tenant ="                             \
              " (SELECT tenant FROM tenants ORDER BY bytes DESC LIMIT 1) ORDER BY seq LIMIT 1)")                        \
-    X(PUT, "INSERT INTO responses(tenant, id, created, bytes, finished, body, items) VALUES(?, ?, ?, ?, ?, ?, ?)")      \
+    X(PUT, "INSERT INTO responses(tenant, id, created, bytes, finished, body, items) VALUES(?, ?, ?, ?, ?, ?, ?)")     \
     X(SIZE, "SELECT length(items) FROM responses WHERE tenant = ? AND id = ?")                                         \
-    X(FINISH, "UPDATE responses SET finished = 1, bytes = ?3, body = ?4 WHERE tenant = ?1 AND id = ?2")                 \
-    X(GET, "SELECT finished, body, items FROM responses WHERE tenant = ? AND id = ? AND created >= ?")                  \
+    X(FINISH, "UPDATE responses SET finished = 1, bytes = ?3, body = ?4 WHERE tenant = ?1 AND id = ?2")                \
+    X(GET, "SELECT finished, body, items FROM responses WHERE tenant = ? AND id = ? AND created >= ?")                 \
     X(DELETE, "DELETE FROM responses WHERE tenant = ? AND id = ? AND created >= ?")
 
 typedef enum statement {
@@ -167,14 +170,16 @@ static int open_schema(ag_responses *s, ag_err *err)
     sqlite3_finalize(st);
     if (rc == AG_OK && empty) {
         char sql[80];
-        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID, SCHEMA_VERSION);
+        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID,
+                 SCHEMA_VERSION);
         rc = exec(s, schema, err);
         if (rc == AG_OK) rc = exec(s, sql, err);
     } else if (rc == AG_OK && !ours) {
         rc = ag_err_set(err, AG_E_USAGE, "'%s' is a database of another program, not one of responses.", s->path);
     } else if (rc == AG_OK && version != SCHEMA_VERSION) {
-        rc = ag_err_set(err, AG_E_USAGE, "The file of responses '%s' is of version %lld; this program knows version %d.",
-                        s->path, version, SCHEMA_VERSION);
+        rc =
+            ag_err_set(err, AG_E_USAGE, "The file of responses '%s' is of version %lld; this program knows version %d.",
+                       s->path, version, SCHEMA_VERSION);
     }
     for (int i = 0; i < S_COUNT && rc == AG_OK; i++)
         if (sqlite3_prepare_v3(s->sql, texts[i], -1, SQLITE_PREPARE_PERSISTENT, &s->st[i], NULL) != SQLITE_OK)
@@ -206,7 +211,8 @@ int ag_responses_open(ag_responses **out, const ag_responses_conf *conf, ag_err 
     else if (opened != SQLITE_OK) rc = trouble(s, err);
     if (rc == AG_OK) sqlite3_busy_timeout(s->sql, BUSY_MS);
     /* A file that lies about its own schema must not run anything; what is deleted is written over. */
-    if (rc == AG_OK) rc = exec(s, "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA secure_delete = ON", err);
+    if (rc == AG_OK)
+        rc = exec(s, "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA secure_delete = ON", err);
     if (rc == AG_OK) rc = exec(s, "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL", err);
     if (rc == AG_OK) rc = exec(s, "PRAGMA synchronous = NORMAL; PRAGMA journal_size_limit = 16777216", err);
     if (rc == AG_OK) rc = open_schema(s, err);

@@ -192,6 +192,45 @@ static void every_mistake_gets_its_sentence(void **state)
     }
 }
 
+/* As many as may be can be read again when they were kept; one more is refused. */
+static void conversations_are_bounded(void **state)
+{
+    (void)state;
+    static const char *const one[] = {"{\"type\":\"output_text\",\"text\":\"\"}", "{\"role\":\"user\",\"content\":\"\"}"};
+    static const struct {
+        size_t n, what;
+        const char *part; /* of the sentence; NULL: it is taken */
+    } cases[] = {{AG_RESPONSE_PARTS_MAX, 0, NULL},
+                 {AG_RESPONSE_PARTS_MAX + 1, 0, "65537 parts"},
+                 {AG_RESPONSE_ITEMS_MAX, 1, NULL},
+                 {AG_RESPONSE_ITEMS_MAX + 1, 1, "16385 items"}};
+    for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
+        ag_request r;
+        ag_err err = {0};
+        ag_buf body, kept, list;
+        ag_buf_init(&body, 16u << 20);
+        ag_buf_init(&kept, 64u << 20);
+        ag_buf_init(&list, 64u << 20);
+        ag_buf_addz(&body, cases[i].what ? "{\"input\":[" : "{\"input\":[{\"role\":\"assistant\",\"content\":[");
+        for (size_t k = 0; k < cases[i].n; k++) ag_buf_addf(&body, "%s%s", k ? "," : "", one[cases[i].what]);
+        ag_buf_addz(&body, cases[i].what ? "]}" : "]}]}");
+        ag_buf_zterm(&body);
+        int rc = parse(&r, body.p, (ag_str){0}, (ag_str){0}, &err);
+        if (cases[i].part) {
+            assert_int_equal(rc, AG_E_PARAM);
+            assert_non_null(strstr(err.text, cases[i].part));
+        } else {
+            assert_int_equal(rc, AG_OK);
+            assert_int_equal(ag_responses_items_write(&kept, &r, &err), AG_OK);
+            assert_int_equal(ag_responses_list(&list, ag_buf_str(&kept), &(ag_items_ask){.limit = 1}, &err), AG_OK);
+        }
+        ag_request_fini(&r);
+        ag_buf_fini(&body);
+        ag_buf_fini(&kept);
+        ag_buf_fini(&list);
+    }
+}
+
 #define KEPT "[{\"id\":\"m0\",\"type\":\"message\",\"status\":\"completed\",\"role\":\"user\",\"content\":[{\"type\":\"input_text\",\"text\":\"q\"}]}]"
 #define ANSWER "{\"id\":\"resp_0\",\"status\":\"completed\",\"background\":false,\"output\":[{\"id\":\"msg_0_0\",\"type\":\"message\","   \
                "\"role\":\"assistant\",\"status\":\"completed\",\"content\":[{\"type\":\"output_text\",\"text\":\"a\"}]}]}"
@@ -482,6 +521,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(items_become_messages),      cmocka_unit_test(fields_arrive),
         cmocka_unit_test(every_mistake_gets_its_sentence), cmocka_unit_test(a_conversation_goes_on),
+        cmocka_unit_test(conversations_are_bounded),
         cmocka_unit_test(answers_read_as_documented), cmocka_unit_test(events_read_as_documented),
         cmocka_unit_test(what_was_kept_is_told_again), cmocka_unit_test(lists_go_both_ways),
         cmocka_unit_test(no_memory_is_an_error),

@@ -178,7 +178,8 @@ int ag__parse_tool_choice(ag_request *r, const json_t *v, ag_err *err)
 {
     if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_tool_choice(r, v, err);
     const char *z = json_string_value(v);
-    if (json_is_object(v) && r->kind == AG_REQUEST_RESPONSE) return ag__responses_tool_choice(r, v, err);
+    bool response = r->kind == AG_REQUEST_RESPONSE;
+    if (json_is_object(v) && response) return ag__responses_tool_choice(r, v, err);
     if (json_is_object(v)) return ag__force_tool(r, json_object_get(json_object_get(v, "function"), "name"), err);
     if (z == NULL) return ag__wrong_type(err, "tool_choice", "a string or an object", v);
     r->no_tools = strcmp(z, "none") == 0;

@@ -280,7 +280,7 @@ int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
     if (r->kind == AG_REQUEST_TOKENIZE && !json_is_string(v)) return ag__wrong_type(err, "prompt", "a string", v);
     if (r->kind == AG_REQUEST_RESPONSE)
         return ag_request_fail(err, AG_E_UNSUPPORTED, "prompt",
-                               "'prompt' names a template that is kept elsewhere; say it in 'instructions' and 'input'.");
+                               "'prompt' names a template that is kept elsewhere; use 'instructions' and 'input'.");
     const json_t *first = json_is_array(v) ? json_array_get(v, 0) : NULL;
     bool many = first != NULL && !json_is_number(first);
     size_t n = many ? json_array_size(v) : 1;

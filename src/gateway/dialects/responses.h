@@ -1,10 +1,11 @@
 /* responses.h - OpenAI's responses (POST /v1/responses): their items, the answer as an object, its events.
- * A conversation is a list of items: messages, reasoning, calls of functions and what these gave. What a caller sends is
- * brought into the form in which answers have them, so that what is kept, listed and gone on from is all of one form; chat
- * templates get it as OpenAI's messages.
+ * A conversation is a list of items: messages, reasoning, calls of functions and what these gave. What a caller sends
+ * is brought into the form in which answers have them, so that what is kept, listed and gone on from is all of one
+ * form; chat templates get it as OpenAI's messages.
  * Owns    : ag_response its buffers; init/fini by the holder. The rest as dialect.h.
  * Threads : one at a time per request or answer.
- * Limits  : those of request.h; AG_RESPONSE_ITEMS_MAX items of a conversation.
+ * Limits  : those of request.h; AG_RESPONSE_ITEMS_MAX items of a conversation, AG_RESPONSE_PARTS_MAX parts of their
+ *           texts: so many that what is kept stays within AG_JSON_ITEMS_MAX.
  * Errors  : those of dialect.h; AG_E_PREVIOUS_NOT_FOUND: what came before has no answer to go on from. */
 #ifndef AG_RESPONSES_H
 #define AG_RESPONSES_H
@@ -12,6 +13,7 @@
 #include "gateway/dialects/dialect.h"
 
 #define AG_RESPONSE_ITEMS_MAX 16384
+#define AG_RESPONSE_PARTS_MAX 65536
 #define AG_RESPONSE_BYTES_MAX (256u << 20)
 
 extern const ag_dialect ag_openai_responses;
@@ -52,16 +54,16 @@ void ag_response_seal(const ag_reply *r, const ag_usage *usage);
 /* As it stands now: {"object": "response", …}. */
 void ag_response_write(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 
-/* The rest of parsing, behind ag_dialect.parse: the conversation, in r->items and as the template takes it. id is the new
- * response's, which its items' ids are made of; previous_body and previous_items (n 0: none) are what was kept of the
- * response that it goes on from. */
+/* The rest of parsing, behind ag_dialect.parse: the conversation, in r->items and as the template takes it. id is the
+ * new response's, which its items' ids are made of; previous_body and previous_items (n 0: none) are what was kept of
+ * the response that it goes on from. */
 int ag_responses_converse(ag_request *r, ag_str id, ag_str previous_body, ag_str previous_items, ag_err *err);
 
 /* The conversation, to be kept. */
 int ag_responses_items_write(ag_buf *out, const ag_request *r, ag_err *err);
 
-/* What was kept, as it is told: where `status` is not NULL that is its status, though it was kept unfinished; "failed" is
- * one that nobody works on any more. background: whether it was asked for so. */
+/* What was kept, as it is told: where `status` is not NULL that is its status, though it was kept unfinished; "failed"
+ * is one that nobody works on any more. background: whether it was asked for so. */
 int ag_responses_retell(ag_buf *out, ag_str body, const char *status, bool *background, ag_err *err);
 
 typedef struct ag_items_ask {

@@ -13,7 +13,8 @@ static int string_of(const json_t *item, const char *name, const char *param, js
 {
     *out = json_object_get(item, name);
     if (json_is_string(*out)) return AG_OK;
-    return ag_request_fail(err, *out ? AG_E_PARAM : AG_E_PARAM_MISSING, param, "'%s' must have a string '%s'.", param, name);
+    return ag_request_fail(err, *out ? AG_E_PARAM : AG_E_PARAM_MISSING, param, "'%s' must have a string '%s'.", param,
+                           name);
 }
 
 /* One part of a text: {"type": one of two, "text"}. */
@@ -22,10 +23,11 @@ static int take_part(const json_t *part, const char *const types[2], const char 
     const char *type = json_string_value(json_object_get(part, "type"));
     if (!json_is_object(part)) return ag__wrong_type(err, param, "an object", part);
     if (type == NULL)
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must have a string 'type', such as \"%s\".", param, types[0]);
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s' must have a string 'type', such as \"%s\".", param,
+                               types[0]);
     if (strcmp(type, types[0]) != 0 && strcmp(type, types[1]) != 0)
-        return ag_request_fail(err, AG_E_UNSUPPORTED, param, "'%s' is of type \"%.40s\"; only text is taken here: \"%s\".",
-                               param, type, types[0]);
+        return ag_request_fail(err, AG_E_UNSUPPORTED, param,
+                               "'%s' is of type \"%.40s\"; only text is taken here: \"%s\".", param, type, types[0]);
     return string_of(part, "text", param, text, err);
 }
 
@@ -44,7 +46,8 @@ static int take_parts(ag_request *r, const json_t *v, const char *const types[2]
         if (!one) rc = take_part(json_array_get(v, i), types, at, &text, err);
         if (rc != AG_OK) break;
         json_t *part = json_pack("{s:s,s:O}", "type", as, "text", text);
-        if (part && strcmp(as, "output_text") == 0 && json_object_set_new(part, "annotations", json_array()) != 0) rc = AG_E_NOMEM;
+        if (part && strcmp(as, "output_text") == 0 && json_object_set_new(part, "annotations", json_array()) != 0)
+            rc = AG_E_NOMEM;
         if (part == NULL || rc != AG_OK || json_array_append(parts, part) != 0) rc = ag__no_memory(r, err);
         json_decref(part);
     }
@@ -62,10 +65,12 @@ static int take_message(ag_request *r, const json_t *item, const char *param, js
     bool assistant = strcmp(z, "assistant") == 0;
     if (!assistant && strcmp(z, "user") != 0 && strcmp(z, "system") != 0 && strcmp(z, "developer") != 0)
         return ag_request_fail(err, AG_E_PARAM, param,
-                               "'%s.role' must be \"user\", \"assistant\", \"system\" or \"developer\", not \"%.40s\".", param, z);
+                               "'%s.role' must be \"user\", \"assistant\", \"system\" or \"developer\", not \"%.40s\".",
+                               param, z);
     if (content == NULL || json_is_null(content))
-        return ag_request_fail(err, AG_E_PARAM_MISSING, param,
-                               "'%s.content' is missing: a string, or an array of {\"type\": \"input_text\", \"text\"}.", param);
+        return ag_request_fail(
+            err, AG_E_PARAM_MISSING, param,
+            "'%s.content' is missing: a string, or an array of {\"type\": \"input_text\", \"text\"}.", param);
     char at[64];
     snprintf(at, sizeof at, "%s.content", param);
     rc = take_parts(r, content, said, assistant ? "output_text" : "input_text", at, &parts, err);
@@ -94,7 +99,8 @@ static int take_output(ag_request *r, const json_t *item, const char *param, jso
     int rc = string_of(item, "call_id", param, &call_id, err);
     if (rc != AG_OK) return rc;
     if (output == NULL)
-        return ag_request_fail(err, AG_E_PARAM_MISSING, param, "'%s.output' is missing: what the function gave.", param);
+        return ag_request_fail(err, AG_E_PARAM_MISSING, param, "'%s.output' is missing: what the function gave.",
+                               param);
     if (!json_is_string(output)) {
         char at[64];
         snprintf(at, sizeof at, "%s.output", param);
@@ -121,7 +127,8 @@ static int take_reasoning(ag_request *r, const json_t *item, const char *param, 
         if (v == NULL || json_is_null(v)) parts = json_array();
         else if (!json_is_array(v)) return ag__wrong_type(err, at, "an array", v);
         else rc = take_parts(r, v, lists[i].types, lists[i].types[0], at, &parts, err);
-        if (rc == AG_OK && (parts == NULL || json_object_set(to, lists[i].name, parts) != 0)) rc = ag__no_memory(r, err);
+        if (rc == AG_OK && (parts == NULL || json_object_set(to, lists[i].name, parts) != 0))
+            rc = ag__no_memory(r, err);
         json_decref(parts);
     }
     return rc;
@@ -150,7 +157,8 @@ static int take_item(ag_request *r, const json_t *item, const char *param, ag_er
     if (!json_is_object(item)) return ag__wrong_type(err, param, "an object", item);
     const json_t *type = json_object_get(item, "type"), *id = json_object_get(item, "id");
     if (type && !json_is_string(type) && !json_is_null(type))
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s.type' must be a string, not %s.", param, ag__json_type(type));
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s.type' must be a string, not %s.", param,
+                               ag__json_type(type));
     const char *z = json_is_string(type) ? json_string_value(type) : "message";
     size_t form = form_of(z);
     if (form == AG_ARRAY_LEN(forms))
@@ -160,7 +168,8 @@ static int take_item(ag_request *r, const json_t *item, const char *param, ag_er
                                param, z);
     bool named = id && !json_is_null(id);
     if (named && (!json_is_string(id) || json_string_length(id) < 1 || json_string_length(id) > ID_BYTES_MAX))
-        return ag_request_fail(err, AG_E_PARAM, param, "'%s.id' must be a string of 1 to %u bytes.", param, ID_BYTES_MAX);
+        return ag_request_fail(err, AG_E_PARAM, param, "'%s.id' must be a string of 1 to %u bytes.", param,
+                               ID_BYTES_MAX);
     json_t *to = json_object();
     bool ok = to && (!named || json_object_set(to, "id", (json_t *)id) == 0) &&
               json_object_set_new(to, "type", json_string(z)) == 0 &&
@@ -173,7 +182,8 @@ static int take_item(ag_request *r, const json_t *item, const char *param, ag_er
 
 int ag__parse_input(ag_request *r, const json_t *v, ag_err *err)
 {
-    if (!json_is_string(v) && !json_is_array(v)) return ag__wrong_type(err, "input", "a string or an array of items", v);
+    if (!json_is_string(v) && !json_is_array(v))
+        return ag__wrong_type(err, "input", "a string or an array of items", v);
     if ((r->items = json_array()) == NULL) return ag__no_memory(r, err);
     if (json_is_string(v)) {
         json_t *item = json_pack("{s:s,s:O}", "role", "user", "content", v);
@@ -246,8 +256,8 @@ static bool weave_call(weave *w, const json_t *item)
         calls = json_array();
         if (json_object_set_new(w->turn, "tool_calls", calls) != 0) return false;
     }
-    return json_array_append_new(calls, json_pack("{s:O,s:s,s:{s:O,s:O}}", "id", json_object_get(item, "call_id"), "type",
-                                                  "function", "function", "name", json_object_get(item, "name"),
+    return json_array_append_new(calls, json_pack("{s:O,s:s,s:{s:O,s:O}}", "id", json_object_get(item, "call_id"),
+                                                  "type", "function", "function", "name", json_object_get(item, "name"),
                                                   "arguments", json_object_get(item, "arguments"))) == 0;
 }
 
@@ -317,10 +327,11 @@ static int go_on(ag_request *r, json_t *before, const json_t *body, ag_err *err)
     bool has_one = status && (strcmp(status, "completed") == 0 || strcmp(status, "incomplete") == 0);
     if (!has_one)
         return ag_request_fail(err, AG_E_PREVIOUS_NOT_FOUND, "previous_response_id",
-                               "The response '%.100s' has no answer that could be gone on from: it is %.20s.", r->previous.p,
-                               status ? status : "unreadable");
+                               "The response '%.100s' has no answer that could be gone on from: it is %.20s.",
+                               r->previous.p, status ? status : "unreadable");
     if (!json_is_array(before) || !json_is_array(output)) return unreadable(AG_E_RESPONSES, err);
-    if (json_array_extend(before, output) != 0 || json_array_extend(before, r->items) != 0) return ag__no_memory(r, err);
+    if (json_array_extend(before, output) != 0 || json_array_extend(before, r->items) != 0)
+        return ag__no_memory(r, err);
     json_decref(r->items);
     r->items = json_incref(before);
     return AG_OK;
@@ -343,6 +354,23 @@ static int give_ids(ag_request *r, ag_str id, ag_err *err)
     return AG_OK;
 }
 
+static int check_size(const ag_request *r, ag_err *err)
+{
+    static const char *const lists[] = {"content", "summary", "output"};
+    size_t n = json_array_size(r->items), parts = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t k = 0; k < AG_ARRAY_LEN(lists); k++)
+            parts += json_array_size(json_object_get(json_array_get(r->items, i), lists[k]));
+    if (n > AG_RESPONSE_ITEMS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "input", "The conversation has %zu items; at most %d are taken.", n,
+                               AG_RESPONSE_ITEMS_MAX);
+    if (parts > AG_RESPONSE_PARTS_MAX)
+        return ag_request_fail(err, AG_E_PARAM, "input",
+                               "The texts of the conversation have %zu parts; at most %d are taken.", parts,
+                               AG_RESPONSE_PARTS_MAX);
+    return AG_OK;
+}
+
 int ag_responses_converse(ag_request *r, ag_str id, ag_str previous_body, ag_str previous_items, ag_err *err)
 {
     json_t *body = NULL, *before = NULL;
@@ -352,10 +380,7 @@ int ag_responses_converse(ag_request *r, ag_str id, ag_str previous_body, ag_str
         if (rc == AG_OK) rc = load(previous_items, &before, err);
         if (rc == AG_OK) rc = go_on(r, before, body, err);
     }
-    size_t n = json_array_size(r->items);
-    if (rc == AG_OK && n > AG_RESPONSE_ITEMS_MAX)
-        rc = ag_request_fail(err, AG_E_PARAM, "input", "The conversation has %zu items; at most %d are taken.", n,
-                             AG_RESPONSE_ITEMS_MAX);
+    if (rc == AG_OK) rc = check_size(r, err);
     if (rc == AG_OK) rc = give_ids(r, id, err);
     if (rc == AG_OK) rc = set_messages(r, err);
     json_decref(body);
@@ -386,7 +411,8 @@ int ag_responses_retell(ag_buf *out, ag_str text, const char *status, bool *back
     if (rc == AG_OK && !json_is_object(body)) rc = unreadable(AG_E_RESPONSES, err);
     bool ok = rc != AG_OK || status == NULL || json_object_set_new(body, "status", json_string(status)) == 0;
     if (rc == AG_OK && status && strcmp(status, "failed") == 0)
-        ok = ok && json_object_set_new(body, "error", json_pack("{s:s,s:s}", "code", "server_error", "message", broken_off)) == 0;
+        ok = ok && json_object_set_new(body, "error",
+                                       json_pack("{s:s,s:s}", "code", "server_error", "message", broken_off)) == 0;
     if (rc == AG_OK && !ok) rc = ag_err_set(err, AG_E_NOMEM, "The server has no memory left for this answer.");
     if (rc == AG_OK) rc = put_json(out, body, err);
     json_decref(body);
@@ -396,7 +422,9 @@ int ag_responses_retell(ag_buf *out, ag_str text, const char *status, bool *back
 static size_t place_of(const json_t *list, const char *id)
 {
     size_t i = 0;
-    while (i < json_array_size(list) && strcmp(json_string_value(json_object_get(json_array_get(list, i), "id")), id) != 0) i++;
+    while (i < json_array_size(list) &&
+           strcmp(json_string_value(json_object_get(json_array_get(list, i), "id")), id) != 0)
+        i++;
     return i;
 }
 
@@ -416,7 +444,8 @@ int ag_responses_list(ag_buf *out, ag_str items, const ag_items_ask *ask, ag_err
     size_t n = json_array_size(list), from = 0;
     if (rc == AG_OK && ask->after[0]) {
         size_t at = place_of(list, ask->after);
-        if (at == n) rc = ag_request_fail(err, AG_E_PARAM, "after", "There is no item '%.80s' in this response.", ask->after);
+        if (at == n)
+            rc = ag_request_fail(err, AG_E_PARAM, "after", "There is no item '%.80s' in this response.", ask->after);
         from = ask->ascending ? at + 1 : n - at;
     }
     size_t count = rc == AG_OK ? AG_MIN(n - from, (size_t)ask->limit) : 0;

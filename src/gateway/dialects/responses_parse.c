@@ -25,7 +25,8 @@ int ag__parse_previous_response_id(ag_request *r, const json_t *v, ag_err *err)
     if (!json_is_string(v)) return ag__wrong_type(err, "previous_response_id", "a string", v);
     if (json_string_length(v) < 1 || json_string_length(v) > RESPONSE_ID_MAX)
         return ag_request_fail(err, AG_E_PARAM, "previous_response_id",
-                               "'previous_response_id' must have 1 to %d bytes, as the id of a response has.", RESPONSE_ID_MAX);
+                               "'previous_response_id' must have 1 to %d bytes, as the id of a response has.",
+                               RESPONSE_ID_MAX);
     r->previous = (ag_str){json_string_value(v), json_string_length(v)};
     return AG_OK;
 }
@@ -48,7 +49,8 @@ static int take_tool(ag_request *r, json_t *tools, const json_t *tool, size_t in
         return ag_request_fail(err, AG_E_PARAM, param, "'%s' must have a string 'type', \"function\".", param);
     if (strcmp(type, "function") != 0)
         return ag_request_fail(err, AG_E_UNSUPPORTED, param,
-                               "'%s' is of type \"%.40s\"; only functions of the caller's own are called here.", param, type);
+                               "'%s' is of type \"%.40s\"; only functions of the caller's own are called here.", param,
+                               type);
     const json_t *parameters = json_object_get(tool, "parameters");
     for (size_t i = 0; i < AG_ARRAY_LEN(texts); i++) {
         const json_t *v = json_object_get(tool, texts[i]);
@@ -76,7 +78,8 @@ int ag__responses_tools(ag_request *r, const json_t *v, ag_err *err)
 {
     json_t *tools = json_array();
     int rc = tools ? AG_OK : ag__no_memory(r, err);
-    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++) rc = take_tool(r, tools, json_array_get(v, i), i, err);
+    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++)
+        rc = take_tool(r, tools, json_array_get(v, i), i, err);
     if (rc == AG_OK) rc = ag__set_tools(r, tools, err); /* which keeps them in the template's variables */
     json_decref(tools);
     return rc;
@@ -86,8 +89,9 @@ int ag__responses_tool_choice(ag_request *r, const json_t *v, ag_err *err)
 {
     const char *type = json_string_value(json_object_get(v, "type"));
     if (type && strcmp(type, "function") == 0) return ag__force_tool(r, json_object_get(v, "name"), err);
-    return ag_request_fail(err, type ? AG_E_UNSUPPORTED : AG_E_PARAM, "tool_choice",
-                           "'tool_choice' must be \"auto\", \"none\", \"required\" or {\"type\": \"function\", \"name\"}.");
+    return ag_request_fail(
+        err, type ? AG_E_UNSUPPORTED : AG_E_PARAM, "tool_choice",
+        "'tool_choice' must be \"auto\", \"none\", \"required\" or {\"type\": \"function\", \"name\"}.");
 }
 
 /* Families that can think or not take it from a variable of their template, gpt-oss how much from another. */
@@ -102,8 +106,9 @@ int ag__parse_reasoning(ag_request *r, const json_t *v, ag_err *err)
                                "'reasoning.summary' must be \"auto\", \"concise\" or \"detailed\".");
     if (effort == NULL || json_is_null(effort)) return AG_OK;
     if (!is_one_of(effort, efforts, AG_ARRAY_LEN(efforts)))
-        return ag_request_fail(err, AG_E_PARAM, "reasoning",
-                               "'reasoning.effort' must be \"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\".");
+        return ag_request_fail(
+            err, AG_E_PARAM, "reasoning",
+            "'reasoning.effort' must be \"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\".");
     json_t *on = json_boolean(!is_one_of(effort, efforts, 2));
     int rc = ag__set_var(r, "enable_thinking", on, err);
     return rc == AG_OK ? ag__set_var(r, "reasoning_effort", effort, err) : rc;
@@ -144,8 +149,8 @@ int ag__parse_include(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
             return ag_request_fail(err, AG_E_UNSUPPORTED, "include",
                                    "'include' cannot have \"%s\"; /v1/chat/completions tells log probabilities.", z);
         if (!is_one_of(one, words, AG_ARRAY_LEN(words)))
-            return ag_request_fail(err, AG_E_PARAM, "include", "'include[%zu]' is nothing that can be included: %.40s.", i,
-                                   z ? z : ag__json_type(one));
+            return ag_request_fail(err, AG_E_PARAM, "include", "'include[%zu]' is nothing that can be included: %.40s.",
+                                   i, z ? z : ag__json_type(one));
     }
     return AG_OK;
 }
@@ -160,11 +165,12 @@ int ag__responses_metadata(const json_t *v, ag_err *err)
                                json_object_size(v), METADATA_MAX);
     json_object_foreach((json_t *)v, key, value) {
         if (strlen(key) > METADATA_KEY_MAX)
-            return ag_request_fail(err, AG_E_PARAM, "metadata", "A key of 'metadata' has %zu bytes; at most %d are taken.",
-                                   strlen(key), METADATA_KEY_MAX);
+            return ag_request_fail(err, AG_E_PARAM, "metadata",
+                                   "A key of 'metadata' has %zu bytes; at most %d are taken.", strlen(key),
+                                   METADATA_KEY_MAX);
         if (!json_is_string(value) || json_string_length(value) > METADATA_VALUE_MAX)
-            return ag_request_fail(err, AG_E_PARAM, "metadata", "'metadata.%.64s' must be a string of at most %d bytes.", key,
-                                   METADATA_VALUE_MAX);
+            return ag_request_fail(err, AG_E_PARAM, "metadata",
+                                   "'metadata.%.64s' must be a string of at most %d bytes.", key, METADATA_VALUE_MAX);
     }
     return AG_OK;
 }

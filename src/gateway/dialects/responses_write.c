@@ -74,13 +74,14 @@ static void add_usage(ag_buf *out, const ag_response *a, const ag_usage *u)
         ag_buf_addz(out, ",\"usage\":null");
         return;
     }
-    ag_buf_addf(out,
-                ",\"usage\":{\"input_tokens\":%llu,\"input_tokens_details\":{\"cached_tokens\":%llu,"
-                "\"cache_write_tokens\":0},\"output_tokens\":%llu,\"output_tokens_details\":{\"reasoning_tokens\":%llu},"
-                "\"total_tokens\":%llu}",
-                (unsigned long long)u->prompt_tokens, (unsigned long long)u->cached_tokens,
-                (unsigned long long)u->completion_tokens, (unsigned long long)a->reasoning_tokens,
-                (unsigned long long)(u->prompt_tokens + u->completion_tokens));
+    ag_buf_addf(
+        out,
+        ",\"usage\":{\"input_tokens\":%llu,\"input_tokens_details\":{\"cached_tokens\":%llu,"
+        "\"cache_write_tokens\":0},\"output_tokens\":%llu,\"output_tokens_details\":{\"reasoning_tokens\":%llu},"
+        "\"total_tokens\":%llu}",
+        (unsigned long long)u->prompt_tokens, (unsigned long long)u->cached_tokens,
+        (unsigned long long)u->completion_tokens, (unsigned long long)a->reasoning_tokens,
+        (unsigned long long)(u->prompt_tokens + u->completion_tokens));
 }
 
 static void add_error(ag_buf *out, const ag_response *a)
@@ -99,8 +100,8 @@ void ag_response_write(ag_buf *out, const ag_reply *r, const ag_usage *usage)
     const ag_response *a = r->response;
     ag_buf_addz(out, "{\"id\":");
     add_str(out, r->id);
-    ag_buf_addf(out, ",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\",\"background\":%s", (long long)r->created,
-                statuses[a->status], a->q->background ? "true" : "false");
+    ag_buf_addf(out, ",\"object\":\"response\",\"created_at\":%lld,\"status\":\"%s\",\"background\":%s",
+                (long long)r->created, statuses[a->status], a->q->background ? "true" : "false");
     add_error(out, a);
     ag_buf_addf(out, ",\"incomplete_details\":%s",
                 a->status == AG_RESPONSE_INCOMPLETE ? "{\"reason\":\"max_output_tokens\"}" : "null");
@@ -372,6 +373,14 @@ static void break_off(ag_buf *out, const ag_reply *r, const ag_err *err, ag_str 
     end_event(out);
 }
 
-const ag_dialect ag_openai_responses = {.reply_id = "resp_", .call_id = "call_", .parse = ag_responses_parse, .begin = begin,
-                                        .choice = choice, .end = add_sealed, .open = open_choice, .chunk = chunk,
-                                        .close = close_all, .error = ag_openai_error, .break_off = break_off};
+const ag_dialect ag_openai_responses = {.reply_id = "resp_",
+                                        .call_id = "call_",
+                                        .parse = ag_responses_parse,
+                                        .begin = begin,
+                                        .choice = choice,
+                                        .end = add_sealed,
+                                        .open = open_choice,
+                                        .chunk = chunk,
+                                        .close = close_all,
+                                        .error = ag_openai_error,
+                                        .break_off = break_off};
