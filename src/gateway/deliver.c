@@ -399,8 +399,8 @@ static bool collect(ag_req *r)
     return news;
 }
 
-/* All is told, or nothing more will be: after the first token, or where the stream began at once, an error can only be an
- * event. */
+/* All is told, or nothing more will be: after the first token, or where the stream began at once, an error can only be
+ * an event. */
 static ag_next close_stream(ag_req *r)
 {
     bool failed = r->err.code != AG_OK;

@@ -137,7 +137,9 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
 
 static int responses_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
 {
-    ag_responses_conf c = {.path = conf->responses_db, .max = conf->responses_max, .bytes_max = conf->responses_bytes_max,
+    ag_responses_conf c = {.path = conf->responses_db,
+                           .max = conf->responses_max,
+                           .bytes_max = conf->responses_bytes_max,
                            .keep_s = conf->responses_keep_s};
     if (ag_ids_open(&gw->background.ids) != AG_OK)
         return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's requests.");
@@ -324,8 +326,8 @@ void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms)
     atomic_store(&gw->draining, true);
     uint64_t began = ag_now_us();
     ag__background_end(gw, timeout_ms);
-    uint64_t took_ms = (ag_now_us() - began) / 1000;
-    if (atomic_load(&gw->started)) ag_http_server_stop(gw->http, took_ms < timeout_ms ? timeout_ms - (uint32_t)took_ms : 0);
+    uint32_t took_ms = (uint32_t)AG_MIN((ag_now_us() - began) / 1000, timeout_ms);
+    if (atomic_load(&gw->started)) ag_http_server_stop(gw->http, timeout_ms - took_ms);
     atomic_store(&gw->started, false);
 }
 
