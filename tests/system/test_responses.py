@@ -71,7 +71,8 @@ class Responses(unittest.TestCase):
         by_hand = [{"role": "user", "content": "Begin."}, *first.output, {"role": "user", "content": [{"type": "input_text", "text": "And then?"}]}]
         self.assertEqual(self.client.responses.create(**{**ASK, "input": by_hand}).output_text, second.output_text)
         items = self.client.responses.input_items.list(second.id, order="asc", limit=2)
-        strictly(items)
+        for item in items.data:
+            strictly(item)
         self.assertTrue(items.has_more)
         listed = list(items)  # which asks for the rest by itself
         self.assertEqual([(i.role, i.content[0].text) for i in listed],
@@ -153,7 +154,8 @@ class Calls(unittest.TestCase):
                 self.assertEqual(again.usage.input_tokens, by_hand.usage.input_tokens)
                 self.assertEqual([i.type for i in client.responses.input_items.list(again.id, order="asc")],
                                  ["message", "reasoning", "message", "function_call", "function_call", "function_call_output", "function_call_output"])
-                strictly(client.responses.input_items.list(again.id))
+                for item in client.responses.input_items.list(again.id):
+                    strictly(item)
 
 
 class Kept(unittest.TestCase):
