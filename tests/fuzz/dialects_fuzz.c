@@ -1,6 +1,7 @@
 /* The first byte chooses the kind of request, the rest is a body. What parses must also be within the limits that are promised. */
 #include <stdlib.h>
 
+#include "gateway/dialects/openai.h"
 #include "gateway/dialects/responses.h"
 
 static int converse(ag_request *r, bool again, ag_err *err)
