@@ -79,6 +79,11 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.jwt_tenant_claim = c->jwt_tenant_claim;
     g.jwt_roles_claim = c->jwt_roles_claim;
     g.no_auth = c->no_auth;
+    g.responses_db = c->responses_db;
+    g.responses_max = c->responses_max;
+    g.responses_bytes_max = c->responses_bytes;
+    g.responses_keep_s = c->responses_keep_ms / 1000;
+    g.background_max = c->background_max;
     g.header_bytes_max = (uint32_t)c->header_bytes;
     g.headers_max = c->headers_max;
     g.body_bytes_max = c->body_bytes;

@@ -35,6 +35,23 @@ static void take_reused(ag_req *r, ag_choice *c)
     p->reused = n;
 }
 
+/* Those up to the one that ends the reasoning. */
+static uint32_t thought_tokens(const ag_choice *c)
+{
+    static const char end[] = "</think>";
+    ag_gen_token tokens[READ_TOKENS];
+    uint32_t at = 0, n = 0, k;
+    for (; n < c->read && (k = ag_gen_read(c->gen, n, tokens, AG_MIN(c->read - n, READ_TOKENS), NULL)) > 0; n += k) {
+        for (uint32_t i = 0; i < k; i++) {
+            ag_str piece = ag_gen_piece(c->gen, tokens[i].id);
+            for (size_t b = 0; b < piece.n && at < sizeof end - 1; b++)
+                at = piece.p[b] == end[at] ? at + 1 : piece.p[b] == end[0]; /* the first byte comes once in it */
+            if (at == sizeof end - 1) return n + i + 1;
+        }
+    }
+    return n;
+}
+
 void ag__count_end(ag_req *r, ag_choice *c)
 {
     ag_gen_times t;
@@ -47,6 +64,7 @@ void ag__count_end(ag_req *r, ag_choice *c)
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
     if (r->request.kind != AG_REQUEST_EMBEDDINGS) ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
     if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
+    if (r->response.thought) r->response.reasoning_tokens = thought_tokens(c);
     if (!r->request.stream && t.first_us && (r->first_us == 0 || t.first_us < r->first_us)) r->first_us = t.first_us;
 }
 
@@ -135,7 +153,7 @@ ag_next ag__step_generate(ag_req *r)
         c->dirty = false;
         ag_gen_read(c->gen, 0, NULL, 0, &c->state);
         if (!ag_gen_ended(c->state)) continue;
-        if (take_failure(r, c)) return ag__req_refuse(r, r->err.code, "%s", "");
+        if (take_failure(r, c)) return r->detached ? ag__response_keep(r) : ag__req_refuse(r, r->err.code, "%s", "");
         end_choice(r, c);
     }
     if (r->n_ended == r->n_choices) {
@@ -237,19 +255,31 @@ out:
     return ok;
 }
 
+static bool write_whole(ag_req *r)
+{
+    r->dialect->begin(&r->out, &r->reply);
+    bool ok = true;
+    for (uint32_t i = 0; i < r->n_choices && ok; i++) ok = whole_choice(r, i, &r->out);
+    r->dialect->end(&r->out, &r->reply, &r->usage);
+    return ok && !r->out.failed;
+}
+
+static ag_next end_detached(ag_req *r)
+{
+    ag__choices_release(r);
+    r->step = AG_STEP_ACCOUNT;
+    return AG_MORE;
+}
+
 static ag_next deliver_whole(ag_req *r)
 {
-    ag_buf out;
-    ag_buf_init(&out, AG_REPLY_BYTES_MAX);
-    r->dialect->begin(&out, &r->reply);
-    bool ok = true;
-    for (uint32_t i = 0; i < r->n_choices && ok; i++) ok = whole_choice(r, i, &out);
-    r->dialect->end(&out, &r->reply, &r->usage);
-    ag_next next = ok && !out.failed
-                       ? ag__req_answer(r, 200, "application/json", ag_buf_str(&out), NULL, 0)
-                       : ag__req_refuse(r, AG_E_NOMEM, "The answer is larger than the server has memory for.");
-    ag_buf_fini(&out);
-    return next;
+    if (r->detached && r->kept) return end_detached(r);
+    if (!r->kept && !write_whole(r)) {
+        ag_err_set(&r->err, AG_E_NOMEM, "The answer is larger than the server has memory for.");
+        return r->detached ? ag__response_keep(r) : ag__req_refuse(r, r->err.code, "%s", "");
+    }
+    if (ag__response_pending(r)) return ag__response_keep(r);
+    return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->out), NULL, 0);
 }
 
 /* Streams. */
@@ -325,10 +355,10 @@ static void on_writable(void *user, ag_http_stream *s AG_UNUSED)
     ag__req_run(r);
 }
 
-/* true: all of r->out was taken. false: wait; the tokens behind it wait in their generations. */
+/* true: all of r->out was taken, or nobody is there. false: wait; the tokens behind it wait in their generations. */
 static bool flush_out(ag_req *r)
 {
-    size_t done = 0;
+    size_t done = r->gone ? r->out.n : 0;
     bool taken = true;
     while (done < r->out.n && taken) {
         size_t n = AG_MIN(r->out.n - done, (size_t)WRITE_PIECE);
@@ -347,19 +377,9 @@ static ag_next wait_writable(ag_req *r)
     return AG_PARKED;
 }
 
-/* After the first token, or where the stream began at once, an error can only be an event. */
-static ag_next fail_stream(ag_req *r)
-{
-    if (!r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
-    ag__choices_release(r);
-    r->dialect->break_off(&r->out, &r->err, ag_str_of(r->id));
-    r->ending = true;
-    return AG_MORE;
-}
-
 static ag_next end_stream(ag_req *r)
 {
-    ag_http_end(r->s);
+    if (!r->gone) ag_http_end(r->s);
     ag__choices_release(r);
     r->step = AG_STEP_ACCOUNT;
     return AG_MORE;
@@ -369,7 +389,7 @@ static ag_next abort_stream(ag_req *r)
 {
     ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this answer.");
     if (!r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
-    ag_http_abort(r->s);
+    if (!r->gone) ag_http_abort(r->s);
     ag__choices_release(r);
     r->step = AG_STEP_ACCOUNT;
     return AG_MORE;
@@ -384,10 +404,21 @@ static bool collect(ag_req *r)
         news = true;
         stream_choice(r, &r->choices[i]);
     }
-    if (r->err.code != AG_OK || r->n_ended != r->n_choices) return news;
-    r->dialect->close(&r->out, &r->reply, &r->usage);
+    return news;
+}
+
+/* All is told, or nothing more will be: after the first token, or where the stream began at once, an error can only be
+ * an event. */
+static ag_next close_stream(ag_req *r)
+{
+    bool failed = r->err.code != AG_OK;
+    if (failed && !r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (ag__response_pending(r)) return ag__response_keep(r);
+    if (failed) ag__choices_release(r);
+    if (failed) r->dialect->break_off(&r->out, &r->reply, &r->err, ag_str_of(r->id));
+    else r->dialect->close(&r->out, &r->reply, &r->usage);
     r->ending = true;
-    return true;
+    return AG_MORE;
 }
 
 static ag_next deliver_stream(ag_req *r)
@@ -398,9 +429,9 @@ static ag_next deliver_stream(ag_req *r)
         if ((r->out.n || r->request.position_events) && !r->streaming) begin_stream(r);
         if (!flush_out(r)) return wait_writable(r);
         if (r->ending) return end_stream(r);
-        if (r->streaming && ag_http_pending(r->s) > r->gw->out_bytes_max / 2) return wait_writable(r);
-        bool news = collect(r);
-        if (r->err.code != AG_OK) return fail_stream(r);
+        if (r->streaming && !r->gone && ag_http_pending(r->s) > r->gw->out_bytes_max / 2) return wait_writable(r);
+        bool news = r->err.code == AG_OK && collect(r);
+        if (r->err.code != AG_OK || r->n_ended == r->n_choices) return close_stream(r);
         if (!news) break;
     }
     r->step = AG_STEP_GENERATE;

@@ -120,8 +120,8 @@ ag_next ag__step_head(ag_req *r)
     r->route = ag__route_find(r->head->path);
     if (r->route == NULL)
         return ag__req_refuse(r, AG_E_NOT_FOUND,
-                              "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions and /v1/messages "
-                              "answer.",
+                              "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions, /v1/messages and "
+                              "/v1/responses answer.",
                               r->path);
     r->dialect = ag_dialect_of(r->route->kind);
     if (method_is(r, "OPTIONS")) return answer_options(r);
@@ -136,12 +136,14 @@ ag_next ag__step_limits(ag_req *r)
 {
     r->step = AG_STEP_BODY;
     if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
-    if (r->route->path[1] && r->route->path[strlen(r->route->path) - 1] == '/') ag__queue_take_id(r);
+    if (ag__route_id(r->route, r->head->path).p) ag__queue_take_id(r);
     if (r->route->answer == ag__answer_page) ag__page_look(r);
     bool admin = r->route->answer == ag__answer_admin;
     if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    bool response = r->route->answer == ag__answer_response;
+    if (response && ag__response_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool empty = !r->head->has_body || r->head->content_length == 0;
-    if (!(method_of(r) & (AG_POST | AG_PATCH)) || (admin && empty)) return AG_MORE;
+    if (!(method_of(r) & (AG_POST | AG_PATCH)) || ((admin || response) && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     ag_str type = ag_http_head_get(r->head, "content-type");
     if (!ag_media_is_json(type))

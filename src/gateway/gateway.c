@@ -1,5 +1,6 @@
 #include <sodium.h>
 #include <stdio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -134,6 +135,43 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     return ag_keyring_open(&gw->ring, &c, err);
 }
 
+static int responses_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
+{
+    ag_responses_conf c = {.path = conf->responses_db,
+                           .max = conf->responses_max,
+                           .bytes_max = conf->responses_bytes_max,
+                           .keep_s = conf->responses_keep_s};
+    if (ag_ids_open(&gw->background.ids) != AG_OK)
+        return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's requests.");
+    return ag_responses_open(&gw->responses, &c, err);
+}
+
+static void background_init(ag_background *b, uint32_t max)
+{
+    pthread_condattr_t attr;
+    b->max = max;
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&b->fewer, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+/* What both a gateway that was open and one that could not be have. */
+static void gateway_free(ag_gateway *gw)
+{
+    ag_meters_close(gw->meters);
+    ag_keyring_close(gw->ring);
+    ag_responses_close(gw->responses);
+    ag_ids_close(gw->background.ids);
+    ag_ids_close(gw->ids);
+    pthread_cond_destroy(&gw->background.fewer);
+    pthread_mutex_destroy(&gw->background.lock);
+    live_free_all(gw);
+    gw->magic = 0;
+    ag_mem_free(gw);
+}
+
 static ag_http_tls tls_of(const ag_gateway_conf *c)
 {
     return (ag_http_tls){.certs = c->tls_certs, .keys = c->tls_keys, .client_ca = c->tls_client_ca};
@@ -162,11 +200,13 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     gw->out_bytes_max = conf->out_bytes_max;
     gw->tls = conf->tls_certs && conf->tls_certs[0];
     memcpy(gw->host, conf->host, strlen(conf->host));
+    background_init(&gw->background, conf->background_max);
     ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
     if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
     live_push(gw, live);
     if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
+    if ((rc = responses_open(gw, conf, err)) != AG_OK) goto undo;
     gw->keyed = gw->auth.on || gw->ring || live->jwks;
     gw->guarded = !gw->keyed && !conf->no_auth;
     if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
@@ -217,11 +257,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
 undo_http:
     ag_http_server_close(gw->http);
 undo:
-    ag_meters_close(gw->meters);
-    ag_keyring_close(gw->ring);
-    ag_ids_close(gw->ids);
-    live_free_all(gw);
-    ag_mem_free(gw);
+    gateway_free(gw);
     return rc;
 }
 
@@ -288,7 +324,10 @@ void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms)
 {
     AG_CHECK(gw, GATEWAY_MAGIC);
     atomic_store(&gw->draining, true);
-    if (atomic_load(&gw->started)) ag_http_server_stop(gw->http, timeout_ms);
+    uint64_t began = ag_now_us();
+    ag__background_end(gw, timeout_ms);
+    uint32_t took_ms = (uint32_t)AG_MIN((ag_now_us() - began) / 1000, timeout_ms);
+    if (atomic_load(&gw->started)) ag_http_server_stop(gw->http, timeout_ms - took_ms);
     atomic_store(&gw->started, false);
 }
 
@@ -304,12 +343,7 @@ void ag_gateway_close(ag_gateway *gw)
     }
     ag_http_server_close(gw->http);
     ag_mem_free(gw->loops);
-    ag_meters_close(gw->meters);
-    ag_keyring_close(gw->ring);
-    ag_ids_close(gw->ids);
-    live_free_all(gw);
-    gw->magic = 0;
-    ag_mem_free(gw);
+    gateway_free(gw);
 }
 
 uint64_t ag_gateway_requests(const ag_gateway *gw)

@@ -28,6 +28,10 @@ typedef struct ag_gateway_conf {
     const char *jwt_jwks; /* tokens signed by a key of this file will do; NULL or "": none. reload reads it again */
     bool no_auth;        /* said aloud: listen anywhere without keys */
 
+    const char *responses_db; /* where responses are kept (responses_store.h); NULL or "": in memory */
+    uint64_t responses_max, responses_bytes_max;
+    uint32_t responses_keep_s, background_max; /* background_max: of them without their client at once */
+
     uint32_t header_bytes_max, headers_max;
     uint64_t body_bytes_max;
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
@@ -58,7 +62,9 @@ typedef struct ag_gateway_conf {
                        .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .tls_handshakes_max = 1000,  \
                        .h2_streams_max = 100,                                                                       \
                        .h2_window_bytes = 256u << 10, .h2_connection_window_bytes = 1u << 20,                       \
-                       .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1})
+                       .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1,           \
+                       .responses_max = 10000, .responses_bytes_max = 256u << 20, .responses_keep_s = 86400,        \
+                       .background_max = 256})
 
 /* Binds and listens. `log` and `metrics` may be NULL. */
 int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *metrics, ag_log *log, ag_err *err);
@@ -73,7 +79,8 @@ int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err);
 
 /* No new work: /readyz is 503, the listening socket closes, running answers go on. Returns at once. */
 void ag_gateway_drain(ag_gateway *gw);
-/* Waits until every connection has gone or timeout_ms has passed, then breaks off the rest. Ends the loops. */
+/* Waits until every connection and every response in the background has gone or timeout_ms has passed, then breaks off
+ * the rest. Ends the loops. */
 void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms);
 void ag_gateway_close(ag_gateway *gw); /* after stop, or never started */
 

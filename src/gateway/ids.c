@@ -75,3 +75,11 @@ bool ag_ids_use(ag_ids *t, const char *tenant, const char *id, void (*use)(ag_re
     pthread_mutex_unlock(&t->lock);
     return l != NULL;
 }
+
+void ag_ids_each(ag_ids *t, void (*use)(ag_req *r, void *arg), void *arg)
+{
+    pthread_mutex_lock(&t->lock);
+    for (uint32_t i = 0; i < BUCKETS; i++)
+        for (ag_ids_link *l = t->bucket[i]; l; l = l->next) use(l->r, arg);
+    pthread_mutex_unlock(&t->lock);
+}

@@ -25,6 +25,8 @@ int ag_ids_open(ag_ids **out);
 void ag_ids_close(ag_ids *t); /* asserts that it is empty; NULL is fine */
 void ag_ids_add(ag_ids *t, ag_ids_link *link);
 void ag_ids_remove(ag_ids *t, ag_ids_link *link); /* fine when it is not in */
+/* Every one, each under the lock. */
+void ag_ids_each(ag_ids *t, void (*use)(ag_req *r, void *arg), void *arg);
 /* false: there is none of that tenant. */
 bool ag_ids_use(ag_ids *t, const char *tenant, const char *id, void (*use)(ag_req *r, void *arg), void *arg);
 

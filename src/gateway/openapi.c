@@ -19,6 +19,7 @@ __asm__(".pushsection .rodata\n"
 #define KIND_MESSAGES AG_REQUEST_MESSAGES
 #define KIND_COUNT AG_REQUEST_COUNT
 #define KIND_EMBEDDINGS AG_REQUEST_EMBEDDINGS
+#define KIND_RESPONSE AG_REQUEST_RESPONSE
 
 typedef struct route_row {
     const char *id, *path, *answer, *what;
@@ -49,6 +50,8 @@ static bool open_ended(const route_row *r)
     return n > 1 && r->path[n - 1] == '/';
 }
 
+static bool has_id(const route_row *r) { return open_ended(r) || strstr(r->path, "{id}") != NULL; }
+
 static bool is_anthropic(const route_row *r) { return ag_dialect_of(r->kind) == &ag_anthropic; }
 static bool is_page(const route_row *r) { return strcmp(r->answer, "ag__answer_page") == 0; }
 
@@ -57,7 +60,7 @@ static bool may_answer(const route_row *r, bool body, int status)
 {
     switch (status) {
     case 401: return r->auth;
-    case 404: return r->kind || open_ended(r) || r->auth == AG_ROLE_ADMIN;
+    case 404: return r->kind || has_id(r) || r->auth == AG_ROLE_ADMIN;
     case 405: return false;
     case 415: return body;
     case 499:
@@ -88,10 +91,11 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
 static void add_parameters(ag_buf *b, const route_row *r)
 {
     static const char *const usage[] = {"from", "to", "key", "tenant", "model", "format"};
+    static const char *const listing[] = {"after", "limit", "order"};
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
     ag_buf_addz(b, "      parameters:\n");
     bool subject = strcmp(r->id, "admin_limit") == 0;
-    if (open_ended(r)) add_ref(b, "        - ", "parameters", subject ? "subject" : "id");
+    if (has_id(r)) add_ref(b, "        - ", "parameters", subject ? "subject" : "id");
     add_ref(b, "        - ", "parameters", "x-request-id");
     add_ref(b, "        - ", "parameters", "traceparent");
     if (r->auth == AG_ROLE_INFERENCE) add_ref(b, "        - ", "parameters", "x-tenant");
@@ -99,6 +103,8 @@ static void add_parameters(ag_buf *b, const route_row *r)
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
     for (size_t i = 0; strcmp(r->id, "admin_usage") == 0 && i < AG_ARRAY_LEN(usage); i++)
         add_ref(b, "        - ", "parameters", usage[i]);
+    for (size_t i = 0; strcmp(r->id, "response_items") == 0 && i < AG_ARRAY_LEN(listing); i++)
+        add_ref(b, "        - ", "parameters", listing[i]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
 }
@@ -181,6 +187,7 @@ static void begin_field(ag_buf *b, const char *name, const char *doc)
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
 #define E AG_REQUEST_EMBEDDINGS
+#define R AG_REQUEST_RESPONSE
 
 /* A field of another kind has its type in openapi.yaml, under the request's name and its own. */
 static void add_request(ag_buf *b, const char *request, int kind)

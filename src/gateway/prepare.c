@@ -142,7 +142,11 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
 /* max_tokens as it will be, and whether all of it fits the context. */
 static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
 {
-    const char *field = r->request.kind == AG_REQUEST_COMPLETION ? "prompt" : "messages";
+    const ag_request *q = &r->request;
+    const char *field = q->kind == AG_REQUEST_COMPLETION ? "prompt"
+                        : q->kind == AG_REQUEST_RESPONSE ? "input"
+                                                         : "messages";
+    const char *length = ag_request_length_field(q);
     uint32_t ctx = ag_engine_ctx_max(r->engine), ceiling = r->live->max_tokens_max;
     if (p->n == 0)
         return ag_request_fail(&r->err, AG_E_PARAM, field,
@@ -154,7 +158,7 @@ static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
                                "too.",
                                field, p->n, ctx);
     if (wanted != AG_REQUEST_UNSET && ceiling && wanted > ceiling)
-        return ag_request_fail(&r->err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; this server allows %u.", wanted,
+        return ag_request_fail(&r->err, AG_E_PARAM, length, "'%s' is %u; this server allows %u.", length, wanted,
                                ceiling);
     if (wanted == AG_REQUEST_UNSET) {
         wanted = ctx - p->n;
@@ -162,9 +166,9 @@ static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
     }
     if ((uint64_t)p->n + wanted > ctx)
         return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field,
-                               "'%s' comes to %u tokens and 'max_tokens' is %u; together they may be %u, "
+                               "'%s' comes to %u tokens and '%s' is %u; together they may be %u, "
                                "the size of the context.",
-                               field, p->n, wanted, ctx);
+                               field, p->n, length, wanted, ctx);
     *max_tokens = wanted;
     return AG_OK;
 }
@@ -177,6 +181,11 @@ static int check_urgency(ag_req *r)
     if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, ag__band_min(r));
     if (q->timeout_ms != AG_REQUEST_UNSET) r->timeout_ms = q->timeout_ms;
     return ag__band_check(r, r->band, &r->err);
+}
+
+void ag__reply_name(ag_req *r)
+{
+    ag_random_hex(r->reply_id + snprintf(r->reply_id, 16, "%s", r->dialect->reply_id), 12);
 }
 
 static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
@@ -201,6 +210,7 @@ static int prepare(ag_req *r)
     if (rc == AG_OK) rc = check_urgency(r);
     if (rc == AG_OK) rc = check_model(r);
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
+    if (rc == AG_OK && q->kind == AG_REQUEST_RESPONSE) rc = ag__response_prepare(r);
     if (rc != AG_OK) return rc;
     uint32_t n_prompts = AG_MAX(q->n_prompts, 1u), unused;
     if (q->kind != AG_REQUEST_EMBEDDINGS && (uint64_t)n_prompts * q->n > r->live->generations_max)
@@ -228,7 +238,9 @@ static void prepare_work(void *arg)
 
 ag_next ag__step_prepare(ag_req *r)
 {
-    if (!ag__req_work(r, r->body.n <= AG_INLINE_BODY_MAX, prepare_work)) return AG_PARKED;
+    /* What is kept of responses is on the disk. */
+    bool quick = r->body.n <= AG_INLINE_BODY_MAX && r->request.kind != AG_REQUEST_RESPONSE;
+    if (!ag__req_work(r, quick, prepare_work)) return AG_PARKED;
     ag_buf_fini(&r->body);
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (!ag_request_generates(r->request.kind))
@@ -243,6 +255,7 @@ void ag__choices_release(ag_req *r)
 {
     ag__meter_settle(r);
     if (r->choices) ag_ids_remove(r->gw->ids, &r->ids); /* before what it leads to goes */
+    ag__response_unlist(r);
     for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
         if (c->number) ag_slots_remove(&r->loop->slots, c->number);
@@ -385,6 +398,7 @@ ag_next ag__step_admit(ag_req *r)
         return ag__req_refuse(r, AG_E_DEADLINE,
                               "The request's timeout of %u ms had passed when its body was read and prepared.",
                               r->timeout_ms);
+    if (q->background && ag__response_enter(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     uint64_t prompt_tokens = 0;
     for (uint32_t i = 0; i < AG_MAX(q->n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
     if (ag__meter_prompt(r, prompt_tokens) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
@@ -399,11 +413,13 @@ ag_next ag__step_admit(ag_req *r)
     int rc = ag__choices_begin(r);
     if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
     count_usage(r);
-    ag_random_hex(r->reply_id + snprintf(r->reply_id, 16, "%s", r->dialect->reply_id), 12);
+    if (r->reply_id[0] == 0) ag__reply_name(r);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
                           .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage,
-                          .base64 = q->base64};
+                          .base64 = q->base64,
+                          .response = &r->response};
     ag__queue_watch(r);
     r->step = AG_STEP_GENERATE;
+    if (q->background) ag__response_list(r);
     return AG_MORE;
 }

@@ -68,11 +68,24 @@ bool ag__percent_decode(ag_str p, char *to, size_t size)
     return ok;
 }
 
+bool ag__query_next(ag_str *query, ag_str *name, ag_str *value)
+{
+    ag_str pair = {0};
+    while (query->n && pair.n == 0) {
+        const char *and = memchr(query->p, '&', query->n);
+        pair = (ag_str){query->p, and ? (size_t)(and - query->p) : query->n};
+        *query = and ? (ag_str){and + 1, query->n - pair.n - 1} : (ag_str){0};
+    }
+    const char *equals = pair.n ? memchr(pair.p, '=', pair.n) : NULL;
+    *name = (ag_str){pair.p, equals ? (size_t)(equals - pair.p) : pair.n};
+    *value = equals ? (ag_str){equals + 1, pair.n - name->n - 1} : (ag_str){0};
+    return pair.n > 0;
+}
+
 /* An id may hold what a path may not, so it is percent-decoded; one that no request can have stays empty. */
 void ag__queue_take_id(ag_req *r)
 {
-    size_t n = AG_MIN(strlen(r->route->path), r->head->path.n);
-    ag__percent_decode((ag_str){r->head->path.p + n, r->head->path.n - n}, r->asked_id, sizeof r->asked_id);
+    ag__percent_decode(ag__route_id(r->route, r->head->path), r->asked_id, sizeof r->asked_id);
 }
 
 static ag_next not_there(ag_req *r)

@@ -17,6 +17,7 @@ static ag_next (*const steps[AG_STEP_COUNT])(ag_req *r) = {
     [AG_STEP_PREPARE] = ag__step_prepare,   /* JSON, template, tokens; here or on a worker */
     [AG_STEP_ADMIT] = ag__step_admit,       /* hand the generations to the engine */
     [AG_STEP_GENERATE] = ag__step_generate, /* wait for news of them */
+    [AG_STEP_KEEP] = ag__step_keep,         /* a response is kept */
     [AG_STEP_DELIVER] = ag__step_deliver,   /* write what is there */
     [AG_STEP_ACCOUNT] = ag__step_account,   /* metrics, log line; wait for the stream's end */
 };
@@ -33,6 +34,7 @@ static void req_free(ag_req *r)
     ag_buf_fini(&r->heads);
     ag_key_put(r->key);
     ag__admin_free(r);
+    ag__response_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
     r->magic = 0;
     ag_mem_free(r);
@@ -51,7 +53,7 @@ void ag__req_run(ag_req *r)
     ag_next next;
     do {
         r->again = false;
-        if (r->gone && !r->working && r->step < AG_STEP_ACCOUNT) {
+        if (r->gone && !r->detached && !r->working && r->step < AG_STEP_ACCOUNT) {
             if (!r->answered || r->streaming) ag_err_set(&r->err, AG_E_CANCELLED, "The client went away.");
             ag__choices_release(r);
             r->step = AG_STEP_ACCOUNT;
@@ -188,6 +190,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     ag_buf_init(&r->out, AG_REPLY_BYTES_MAX);
     ag_buf_init(&r->heads, AG_HEADS_BYTES_MAX);
     ag_request_init(&r->request, AG_REQUEST_COMPLETION);
+    ag_response_init(&r->response, &r->request);
     atomic_fetch_add_explicit(&gw->requests, 1, memory_order_relaxed);
     ag__req_run(r);
     r->head = NULL;
@@ -214,6 +217,7 @@ static void on_gone(void *user, ag_http_stream *s AG_UNUSED)
     ag_req *r = user;
     if (r == NULL) return;
     r->gone = true;
+    r->blocked = false;
     ag__req_run(r);
 }
 

@@ -8,13 +8,16 @@
 #ifndef AG_REQ_H
 #define AG_REQ_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "gateway/dialects/openai.h" /* the queue and the models, which other dialects have no form for */
+#include "gateway/dialects/responses.h"
 #include "gateway/gateway.h"
 #include "gateway/guard.h"
 #include "gateway/ids.h"
 #include "gateway/page.h"
+#include "gateway/responses_store.h"
 #include "gateway/shares.h"
 #include "gateway/slots.h"
 #include "gateway/text.h"
@@ -33,6 +36,7 @@
 #define AG_GET_POST (AG_GET | AG_POST)
 #define AG_GET_POST_DELETE (AG_GET | AG_POST | AG_DELETE)
 #define AG_GET_PATCH (AG_GET | AG_PATCH)
+#define AG_GET_DELETE (AG_GET | AG_DELETE)
 
 /* Parsing and tokenizing up to this size takes well under a millisecond, which the other connections of the loop can
  * wait; above, a worker does it. */
@@ -45,7 +49,8 @@
 #define AG_ALIASES_MAX 64
 #define AG_ALIAS_BYTES_MAX 127
 
-#define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(DELIVER) X(ACCOUNT)
+#define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(KEEP) X(DELIVER) \
+    X(ACCOUNT)
 typedef enum ag_req_step {
 #define X(name) AG_STEP_##name,
     AG_REQ_STEPS(X)
@@ -73,6 +78,15 @@ typedef struct ag_gw_loop {
     ag_slots slots;
 } ag_gw_loop;
 
+/* Responses that go on without their client. */
+typedef struct ag_background {
+    pthread_mutex_t lock; /* over n and ending */
+    pthread_cond_t fewer;
+    uint32_t n, max;
+    bool ending;    /* no more are taken */
+    ag_ids *ids;    /* these, by the responses' ids */
+} ag_background;
+
 struct ag_gateway {
     uint32_t magic;
     ag_metrics *metrics;
@@ -85,6 +99,8 @@ struct ag_gateway {
     ag_pages pages;
     ag_keyring *ring; /* NULL: no database of keys */
     ag_meters *meters; /* with the ring */
+    ag_responses *responses;
+    ag_background background;
     bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
@@ -149,6 +165,10 @@ struct ag_req {
     bool body_long;            /* over body_max, and so not kept */
     uint32_t body_max;         /* 0: none is wanted */
     bool running, again;       /* ag__req_run is on the stack; it was asked for once more */
+    bool detached;             /* a response in the background: it goes on when its client has gone */
+    bool counted, listed;      /* it counts as such; it is found by its id */
+    bool begun_kept, kept;     /* its beginning has been kept; its end has, or that was tried */
+    bool sealed;               /* it has ended, and is about to be kept; under the lock of background.ids */
     bool answered, streaming, ending, accounted;
     bool tick;                 /* it is time to tell the place in the queue */
     atomic_bool cancel_asked;  /* by id; set from any loop */
@@ -162,13 +182,14 @@ struct ag_req {
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
     struct ag_admin *admin;       /* of /admin/v1 */
+    struct ag_lookup *lookup;     /* of /v1/responses/{id} */
     ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
     bool metered;
     uint64_t charged;             /* tokens of its answers that were counted there */
     uint64_t prompt_charged;      /* of its prompts, */
     bool prompt_used;             /* which one of its generations has begun to compute */
     char rates[2][3][32];         /* of requests, of tokens: values of x-ratelimit-…; "": not sent */
-    ag_ids_link ids;
+    ag_ids_link ids, background;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
     ag_waiting waiting;
@@ -184,6 +205,7 @@ struct ag_req {
     _Atomic uint32_t n_begun; /* the first so many choices have a generation */
     _Atomic uint32_t moved;   /* by id, from any loop: 1 + the band to go on in; 0: never */
     ag_reply reply;
+    ag_response response;
     ag_usage usage;
 };
 
@@ -233,6 +255,21 @@ int ag__choices_begin(ag_req *r);    /* as many as may be at once; err says why 
 void ag__choices_release(ag_req *r); /* cancels what runs, gives everything back */
 void ag__prompts_free(ag_req *r);
 uint64_t ag__deadline_of(const ag_req *r); /* 0: none */
+void ag__reply_name(ag_req *r); /* the answer's id */
+
+/* responses.c: /v1/responses, and KEEP */
+int ag__response_prepare(ag_req *r);     /* PREPARE: the conversation, with what was kept of it; may read the disk */
+int ag__response_enter(ag_req *r);       /* ADMIT: counts one in the background; err says why not */
+void ag__response_list(ag_req *r);       /* ADMIT: from here on it goes on alone, and is found by its id */
+bool ag__response_pending(const ag_req *r); /* it has ended, and is still to be kept */
+ag_next ag__response_keep(ag_req *r);    /* keeps it, with r->err where that is set, and comes back to DELIVER */
+ag_next ag__step_keep(ag_req *r);
+void ag__response_unlist(ag_req *r);     /* before its generations go */
+void ag__response_free(ag_req *r);
+int ag__response_look(ag_req *r);        /* LIMITS: what is asked, by the head; err says why not */
+ag_next ag__answer_response(ag_req *r);
+uint32_t ag__background_count(ag_gateway *gw);
+void ag__background_end(ag_gateway *gw, uint32_t timeout_ms); /* waits for those in the background, then ends them */
 
 /* deliver.c: GENERATE, DELIVER */
 ag_next ag__step_generate(ag_req *r);
@@ -257,6 +294,8 @@ void ag__page_look(ag_req *r);       /* which file, and whether the client has i
 
 /* Printable ASCII without blanks, out of a piece of a URL; false, and "": it is not, or does not fit. */
 bool ag__percent_decode(ag_str p, char *to, size_t size);
+/* The next "name=value" of a query, as it was sent; false: there is none. */
+bool ag__query_next(ag_str *query, ag_str *name, ag_str *value);
 
 /* admin.c: /admin/v1 */
 int ag__admin_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
@@ -269,6 +308,7 @@ ag_next ag__step_account(ag_req *r);
 /* routes.c */
 bool ag__model_is_ours(const ag_req *r, ag_str name); /* its name, or an alias */
 const ag_route *ag__route_find(ag_str path);
+ag_str ag__route_id(const ag_route *route, ag_str path); /* the segment that the route leaves open; p NULL: none */
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */
 void ag__routes_name(ag_metrics *m);

@@ -17,6 +17,7 @@ static ag_next answer_metrics(ag_req *r);
 #define KIND_EMBEDDINGS AG_REQUEST_EMBEDDINGS
 #define KIND_TOKENIZE AG_REQUEST_TOKENIZE
 #define KIND_DETOKENIZE AG_REQUEST_DETOKENIZE
+#define KIND_RESPONSE AG_REQUEST_RESPONSE
 
 static const ag_route routes[] = {
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, methods, answer, KIND_##kind, auth},
@@ -47,14 +48,30 @@ static const char *const fate_names[AG_KEY_FATE_COUNT] = {
 _Static_assert(N_ROUTES + 1 <= AG_METRICS_VALUES_MAX && AG_HTTP_BAD_COUNT <= AG_METRICS_VALUES_MAX,
                "one label value each");
 
+/* What stands ahead of the segment that a route leaves open, and behind it; n 0: it leaves none open. */
+static ag_str head_of(const ag_route *route, ag_str *tail)
+{
+    const char *open = strstr(route->path, "{id}");
+    ag_str head = {route->path, open ? (size_t)(open - route->path) : strlen(route->path)};
+    *tail = ag_str_of(open ? open + strlen("{id}") : "");
+    return head.n > 1 && head.p[head.n - 1] == '/' ? head : (ag_str){0};
+}
+
+ag_str ag__route_id(const ag_route *route, ag_str path)
+{
+    ag_str tail, head = head_of(route, &tail);
+    if (head.n == 0 || path.n <= head.n + tail.n || !ag_str_starts(path, head)) return (ag_str){0};
+    ag_str id = {path.p + head.n, path.n - head.n - tail.n};
+    bool fits = memchr(id.p, '/', id.n) == NULL && ag_str_eq((ag_str){id.p + id.n, tail.n}, tail);
+    return fits ? id : (ag_str){0};
+}
+
 const ag_route *ag__route_find(ag_str path)
 {
     for (uint32_t i = 0; i < N_ROUTES; i++) {
-        ag_str want = ag_str_of(routes[i].path);
-        bool open_end = want.n > 1 && want.p[want.n - 1] == '/';
-        if (!open_end && ag_str_eq(path, want)) return &routes[i];
-        if (open_end && path.n > want.n && ag_str_starts(path, want) && !memchr(path.p + want.n, '/', path.n - want.n))
-            return &routes[i];
+        ag_str tail;
+        bool open = head_of(&routes[i], &tail).n > 0;
+        if (open ? ag__route_id(&routes[i], path).p != NULL : ag_str_eqz(path, routes[i].path)) return &routes[i];
     }
     return NULL;
 }
@@ -66,6 +83,7 @@ ag_str ag__route_allow(const ag_route *route)
     case AG_GET_PATCH_DELETE: return AG_STR("GET, HEAD, PATCH, DELETE, OPTIONS");
     case AG_GET_POST: return AG_STR("GET, HEAD, POST, OPTIONS");
     case AG_GET_POST_DELETE: return AG_STR("GET, HEAD, POST, DELETE, OPTIONS");
+    case AG_GET_DELETE: return AG_STR("GET, HEAD, DELETE, OPTIONS");
     case AG_GET_PATCH: return AG_STR("GET, HEAD, PATCH, OPTIONS");
     default: return AG_STR("GET, HEAD, OPTIONS");
     }
@@ -174,6 +192,9 @@ void ag__metrics_copy(ag_gateway *gw)
     bool ready = e != NULL && !atomic_load_explicit(&gw->draining, memory_order_relaxed);
     ag_metric_set(m, AG_M_READY, 0, ready);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
+    ag_metric_set(m, AG_M_RESPONSES, 0, (double)ag_responses_count(gw->responses));
+    ag_metric_set(m, AG_M_RESPONSES_BYTES, 0, (double)ag_responses_bytes(gw->responses));
+    ag_metric_set(m, AG_M_RESPONSES_BACKGROUND, 0, ag__background_count(gw));
     ag_metric_set(m, AG_M_KEYS, 0, gw->ring ? (double)ag_keyring_keys(gw->ring) : 0);
     ag_metric_set(m, AG_M_USAGE_WAITING, 0, gw->ring ? (double)ag_usage_waiting(ag_keyring_usage(gw->ring)) : 0);
     ag_metric_set(m, AG_M_USAGE_LOST, 0, gw->ring ? (double)ag_usage_lost(ag_keyring_usage(gw->ring)) : 0);

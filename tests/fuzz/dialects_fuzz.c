@@ -2,6 +2,23 @@
 #include <stdlib.h>
 
 #include "gateway/dialects/openai.h"
+#include "gateway/dialects/responses.h"
+
+static int converse(ag_request *r, bool again, ag_err *err)
+{
+    ag_buf items, list;
+    ag_buf_init(&items, 64u << 20);
+    ag_buf_init(&list, 64u << 20);
+    int rc = ag_responses_converse(r, AG_STR("resp_0"), (ag_str){0}, (ag_str){0}, err);
+    if (rc == AG_OK) {
+        AG_ASSERT(ag_responses_items_write(&items, r, err) == AG_OK);
+        AG_ASSERT(ag_responses_list(&list, ag_buf_str(&items), &(ag_items_ask){.limit = 100}, err) == AG_OK);
+        if (again) rc = ag_responses_converse(r, AG_STR("resp_1"), AG_STR("{\"status\":\"completed\",\"output\":[]}"), ag_buf_str(&items), err);
+    }
+    ag_buf_fini(&items);
+    ag_buf_fini(&list);
+    return rc;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
@@ -9,11 +26,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     ag_request r;
     ag_err err = {0};
     static const ag_request_kind kinds[] = {AG_REQUEST_COMPLETION, AG_REQUEST_CHAT, AG_REQUEST_TOKENIZE, AG_REQUEST_DETOKENIZE,
-                                            AG_REQUEST_MESSAGES, AG_REQUEST_COUNT, AG_REQUEST_EMBEDDINGS, AG_REQUEST_MESSAGES};
+                                            AG_REQUEST_MESSAGES, AG_REQUEST_COUNT, AG_REQUEST_EMBEDDINGS, AG_REQUEST_RESPONSE};
     const ag_dialect *d = ag_dialect_of(kinds[data[0] & 7]);
     ag_request_init(&r, kinds[data[0] & 7]);
     r.strict = data[0] & 8;
     int rc = d->parse(&r, (const char *)data + 1, n - 1, &err);
+    /* A conversation that was kept is the one that goes on: what is kept must be readable, whatever it came from. */
+    if (rc == AG_OK && kinds[data[0] & 7] == AG_REQUEST_RESPONSE) rc = converse(&r, data[0] & 16, &err);
     if (rc == AG_OK) {
         uint32_t most = r.kind == AG_REQUEST_EMBEDDINGS ? AG_REQUEST_INPUTS_MAX : AG_REQUEST_PROMPTS_MAX;
         AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= most);

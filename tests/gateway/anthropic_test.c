@@ -189,7 +189,7 @@ static void every_mistake_gets_its_sentence(void **state)
 }
 
 #define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
-static const ag_reply reply = {M, {"msg_1", 5}, 1700000000, {"m", 1}, false};
+static const ag_reply reply = {M, {"msg_1", 5}, 1700000000, {"m", 1}, false, NULL};
 
 static void expect(ag_buf *b, const char *want)
 {
@@ -248,7 +248,7 @@ static void events_read_as_documented(void **state)
     expect(&b, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
     ag_err err = {0};
     ag_err_set(&err, AG_E_DRAINING, "x");
-    d->break_off(&b, &err, AG_STR("req-1"));
+    d->break_off(&b, &reply, &err, AG_STR("req-1"));
     expect(&b, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"x\"},"
                "\"request_id\":\"req-1\"}\n\n");
     ag_buf_fini(&b);

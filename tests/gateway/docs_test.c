@@ -20,6 +20,7 @@
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
 #define E AG_REQUEST_EMBEDDINGS
+#define R AG_REQUEST_RESPONSE
 #define AG_ROLE_ADMIN 2u
 #define AG_GET "GET"
 #define AG_POST "POST"
@@ -27,6 +28,7 @@
 #define AG_GET_POST "GET, POST"
 #define AG_GET_POST_DELETE "GET, POST, DELETE"
 #define AG_GET_PATCH "GET, PATCH"
+#define AG_GET_DELETE "GET, DELETE"
 
 static void add_field(ag_buf *b, const char *name, const char *type, const char *doc)
 {
@@ -125,6 +127,8 @@ static void print_api(ag_buf *b)
                    "mostly what should come next. A text gets the tokens that completions\ngive it, with the end token where "
                    "the vocabulary asks for one, and must fit the context. The same text has the same bits,\nhowever many "
                    "others are asked for with it.\n");
+    add_fields(b, "/v1/responses", R);
+    ag_buf_addz(b, "\nHow responses are kept, gone on from and left in the background: [responses.md](responses.md).\n");
     add_fields(b, "/v1/messages", M);
     add_fields(b, "/v1/messages/count_tokens", N);
     ag_buf_addz(b, "\nThe answer is `{\"input_tokens\"}`.\n");

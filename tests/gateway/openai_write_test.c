@@ -12,8 +12,8 @@
 #define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
 #define STOP (&(ag_reply_end){.reason = AG_END_STOP})
 
-static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false};
-static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true, false};
+static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false, NULL};
+static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true, false, NULL};
 
 static ag_str piece(const void *arg, int32_t id, bool special)
 {
@@ -236,7 +236,7 @@ static void errors_and_models(void **state)
                "\"request_id\":\"req-1\"}}");
     ag_err_clear(&err);
     ag_err_set(&err, AG_E_INTERNAL, "x");
-    ag_openai.break_off(&b, &err, (ag_str){0});
+    ag_openai.break_off(&b, NULL, &err, (ag_str){0});
     expect(&b,
            "event: error\ndata: "
            "{\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"param\":null,\"code\":\"internal_error\"}}\n\ndata: [DONE]\n\n");

@@ -287,7 +287,7 @@ def events(lines):
 
 def strictly(model, extra=()):
     """A vendor's package takes what comes; its models tell whether that was right. `extra`: fields that only we have."""
-    again = type(model).model_validate(model.model_dump(), strict=True)
+    again = type(model).model_validate(model.model_dump(by_alias=True), strict=True)
     assert again == model, (again, model)
     unknown = set(model.model_extra or ()) - set(extra)
     assert not unknown, f"{type(model).__name__} does not know {unknown}"

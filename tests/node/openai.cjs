@@ -78,6 +78,33 @@ const cases = {
     }
     await assert.rejects(client.embeddings.create({ ...ask, input: [] }), OpenAI.BadRequestError);
   },
+  async responses(model) {
+    const ask = { model, input: "Begin.", max_output_tokens: 12, temperature: 0 };
+    const whole = await client.responses.create(ask);
+    assert.equal(whole.object, "response");
+    assert.ok(["completed", "incomplete"].includes(whole.status));
+    assert.ok(whole.output_text.length > 0);
+    const events = await collect(await client.responses.create({ ...ask, stream: true }));
+    assert.deepEqual(events.map((e) => e.sequence_number), [...events.keys()]);
+    assert.equal(events.filter((e) => e.type === "response.output_text.delta").map((e) => e.delta).join(""), whole.output_text);
+    const id = events.at(-1).response.id;
+    const kept = await client.responses.retrieve(id);
+    assert.equal(kept.output_text, whole.output_text);
+    const stream = client.responses.stream(ask);
+    assert.equal((await stream.finalResponse()).output_text, whole.output_text);
+    const next = await client.responses.create({ ...ask, input: "And then?", previous_response_id: id });
+    const items = [];
+    for await (const item of client.responses.inputItems.list(next.id, { order: "asc", limit: 1 })) items.push(item.role);
+    assert.deepEqual(items, ["user", "assistant", "user"]);
+    await client.responses.delete(id);
+    await assert.rejects(client.responses.retrieve(id), OpenAI.NotFoundError);
+    await assert.rejects(client.responses.cancel(next.id), OpenAI.BadRequestError);
+    let job = await client.responses.create({ ...ask, background: true });
+    assert.equal(job.status, "queued");
+    while (["queued", "in_progress"].includes(job.status)) job = await client.responses.retrieve(job.id);
+    assert.equal(job.output_text, whole.output_text);
+    assert.equal((await client.responses.cancel(job.id)).status, job.status);
+  },
 
   async errors(model) {
     await assert.rejects(client.chat.completions.create({ model: "other", messages }), OpenAI.NotFoundError);

@@ -65,6 +65,9 @@ class Node(unittest.TestCase):
     def test_embeddings(self):
         self.run_case("embeddings")
 
+    def test_responses(self):
+        self.run_case("responses")
+
     def test_errors(self):
         self.run_case("errors")
 

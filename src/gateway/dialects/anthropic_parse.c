@@ -304,7 +304,10 @@ int ag__parse_thinking(ag_request *r, const json_t *v, ag_err *err)
     return ag__set_var(r, "enable_thinking", value, err);
 }
 
-int ag__parse_metadata(ag_request *r AG_UNUSED, const json_t *v AG_UNUSED, ag_err *err AG_UNUSED) { return AG_OK; }
+int ag__parse_metadata(ag_request *r, const json_t *v, ag_err *err)
+{
+    return r->kind == AG_REQUEST_RESPONSE ? ag__responses_metadata(v, err) : AG_OK;
+}
 
 int ag_anthropic_parse(ag_request *r, const char *body, size_t n, ag_err *err)
 {

@@ -188,7 +188,7 @@ static void error(ag_buf *out, const ag_err *err, ag_str request_id)
     ag_buf_addc(out, '}');
 }
 
-static void break_off(ag_buf *out, const ag_err *err, ag_str request_id)
+static void break_off(ag_buf *out, const ag_reply *r AG_UNUSED, const ag_err *err, ag_str request_id)
 {
     begin_event(out, "error");
     ag_buf_addc(out, ',');

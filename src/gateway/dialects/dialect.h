@@ -12,6 +12,8 @@
 #include "gateway/dialects/parts.h"
 #include "gateway/dialects/request.h"
 
+typedef struct ag_response ag_response;
+
 /* What all parts of one answer have in common. */
 typedef struct ag_reply {
     ag_request_kind kind;
@@ -20,6 +22,7 @@ typedef struct ag_reply {
     ag_str model;
     bool with_usage; /* a stream that tells the usage at its end (OpenAI's include_usage) */
     bool base64;     /* how embeddings are written */
+    ag_response *response; /* what grows of a response (responses.h); NULL: it is something else */
 } ag_reply;
 
 typedef struct ag_usage {
@@ -85,7 +88,8 @@ typedef struct ag_dialect {
     void (*tokens)(ag_buf *out, const ag_request *q, const ag_tokens_reply *t);
 
     void (*error)(ag_buf *out, const ag_err *err, ag_str request_id); /* request_id.n 0: left out */
-    void (*break_off)(ag_buf *out, const ag_err *err, ag_str request_id);  /* the last event of a stream that broke off */
+    /* The last event of a stream that broke off. */
+    void (*break_off)(ag_buf *out, const ag_reply *r, const ag_err *err, ag_str request_id);
 } ag_dialect;
 
 const ag_dialect *ag_dialect_of(int kind); /* 0, a route without fields: OpenAI's */

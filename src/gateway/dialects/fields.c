@@ -10,6 +10,7 @@
 #define M AG_REQUEST_MESSAGES
 #define N AG_REQUEST_COUNT
 #define E AG_REQUEST_EMBEDDINGS
+#define R AG_REQUEST_RESPONSE
 
 /* A prompt of a million ids is 4 MiB; arrays, copies and template text come out of jansson, not of this. */
 #define REQUEST_BYTES_MAX (32u << 20)
@@ -54,6 +55,7 @@ void ag_request_init(ag_request *r, ag_request_kind kind)
                       .add_special = true,
                       .add_generation_prompt = true,
                       .parallel_calls = true,
+                      .store = true,
                       .top_logprobs = -1,
                       .sampling = AG_SAMPLING_DEFAULT};
     ag_arena_init(&r->mem, REQUEST_BYTES_MAX);
@@ -61,9 +63,10 @@ void ag_request_init(ag_request *r, ag_request_kind kind)
 
 void ag_request_fini(ag_request *r)
 {
+    json_decref(r->items);
     json_decref(r->vars);
     json_decref(r->root);
-    r->vars = r->root = NULL;
+    r->items = r->vars = r->root = NULL;
     ag_arena_fini(&r->mem);
 }
 

@@ -147,6 +147,7 @@ int ag__parse_tools(ag_request *r, const json_t *v, ag_err *err)
         return ag_request_fail(err, AG_E_PARAM, "tools", "'tools' has %zu tools; at most %d are taken.", json_array_size(v),
                                TOOLS_MAX);
     if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_tools(r, v, err);
+    if (r->kind == AG_REQUEST_RESPONSE) return ag__responses_tools(r, v, err);
     for (size_t i = 0; i < json_array_size(v); i++) {
         char param[40];
         snprintf(param, sizeof param, "tools[%zu]", i);
@@ -177,6 +178,8 @@ int ag__parse_tool_choice(ag_request *r, const json_t *v, ag_err *err)
 {
     if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_tool_choice(r, v, err);
     const char *z = json_string_value(v);
+    bool response = r->kind == AG_REQUEST_RESPONSE;
+    if (json_is_object(v) && response) return ag__responses_tool_choice(r, v, err);
     if (json_is_object(v)) return ag__force_tool(r, json_object_get(json_object_get(v, "function"), "name"), err);
     if (z == NULL) return ag__wrong_type(err, "tool_choice", "a string or an object", v);
     r->no_tools = strcmp(z, "none") == 0;
@@ -212,14 +215,18 @@ int ag__parse_top_logprobs(ag_request *r, const json_t *v, ag_err *err)
     return AG_OK;
 }
 
-int ag__parse_response_format(ag_request *r, const json_t *v, ag_err *err)
+int ag__take_format(ag_request *r, const json_t *v, const char *field, ag_err *err)
 {
     const char *type = json_string_value(json_object_get(v, "type"));
-    if (!json_is_object(v)) return ag__wrong_type(err, "response_format", "an object", v);
-    if (type == NULL)
-        return ag_request_fail(err, AG_E_PARAM, "response_format", "'response_format' must have a string 'type'.");
+    if (!json_is_object(v)) return ag__wrong_type(err, field, "an object", v);
+    if (type == NULL) return ag_request_fail(err, AG_E_PARAM, field, "'%s' must have a string 'type'.", field);
     r->json = strcmp(type, "json_object") == 0;
     if (r->json || strcmp(type, "text") == 0) return AG_OK;
-    return ag_request_fail(err, AG_E_UNSUPPORTED, "response_format",
-                           "'response_format' of type \"%.40s\" is not supported; \"text\" and \"json_object\" are.", type);
+    return ag_request_fail(err, AG_E_UNSUPPORTED, field,
+                           "'%s' of type \"%.40s\" is not supported; \"text\" and \"json_object\" are.", field, type);
+}
+
+int ag__parse_response_format(ag_request *r, const json_t *v, ag_err *err)
+{
+    return ag__take_format(r, v, "response_format", err);
 }

@@ -25,9 +25,16 @@ int ag__choose_tools(ag_request *r, ag_err *err)
     return json_object_set_new(r->vars, "tools", json_null()) == 0 ? AG_OK : ag__no_memory(r, err);
 }
 
+const char *ag_request_length_field(const ag_request *r)
+{
+    return r->kind == AG_REQUEST_RESPONSE ? "max_output_tokens" : "max_tokens";
+}
+
 int ag__check_json(ag_request *r, ag_err *err)
 {
-    const char *field = r->json ? "response_format" : "tool_choice";
+    bool response = r->kind == AG_REQUEST_RESPONSE;
+    const char *field = !r->json ? "tool_choice" : response ? "text.format" : "response_format";
+    const char *length = ag_request_length_field(r);
     if (!r->json && !ag_request_calls(r)) return AG_OK;
     if (r->min_tokens || r->ignore_eos || r->n_stop_tokens || r->n_stops)
         return ag_request_fail(err, AG_E_UNSUPPORTED, field,
@@ -37,7 +44,7 @@ int ag__check_json(ag_request *r, ag_err *err)
         return ag_request_fail(err, AG_E_UNSUPPORTED, field,
                                "With 'tools' the answer may be a call, which is no JSON object; leave one of both away.");
     if (r->max_tokens < 2)
-        return ag_request_fail(err, AG_E_PARAM, "max_tokens", "'max_tokens' is %u; a JSON object takes at least 2.",
+        return ag_request_fail(err, AG_E_PARAM, length, "'%s' is %u; a JSON object takes at least 2.", length,
                                r->max_tokens);
     return AG_OK;
 }
@@ -291,6 +298,9 @@ static int add_prompts(ag_request *r, const json_t *v, const char *field, size_t
 int ag__parse_prompt(ag_request *r, const json_t *v, ag_err *err)
 {
     if (r->kind == AG_REQUEST_TOKENIZE && !json_is_string(v)) return ag__wrong_type(err, "prompt", "a string", v);
+    if (r->kind == AG_REQUEST_RESPONSE)
+        return ag_request_fail(err, AG_E_UNSUPPORTED, "prompt",
+                               "'prompt' names a template that is kept elsewhere; use 'instructions' and 'input'.");
     return add_prompts(r, v, "prompt", AG_REQUEST_PROMPTS_MAX, err);
 }
 

@@ -389,7 +389,7 @@ void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id)
     ag_buf_addz(out, "}}");
 }
 
-static void break_off(ag_buf *out, const ag_err *err, ag_str request_id)
+static void break_off(ag_buf *out, const ag_reply *r AG_UNUSED, const ag_err *err, ag_str request_id)
 {
     ag_buf_addz(out, "event: error\ndata: ");
     ag_openai_error(out, err, request_id);

@@ -26,12 +26,14 @@
 typedef enum ag_request_kind { /* a bit each, as fields.def tells whose a field is */
     AG_REQUEST_COMPLETION = 1, AG_REQUEST_CHAT = 2, AG_REQUEST_TOKENIZE = 4, AG_REQUEST_DETOKENIZE = 8,
     AG_REQUEST_MESSAGES = 16, AG_REQUEST_COUNT = 32, /* Anthropic's messages, and their count_tokens */
-    AG_REQUEST_EMBEDDINGS = 64
+    AG_REQUEST_EMBEDDINGS = 64,
+    AG_REQUEST_RESPONSE = 256
 } ag_request_kind;
 /* Whether it is answered by generations; else by what its preparation gave. */
 static inline bool ag_request_generates(int kind)
 {
-    return (kind & (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT | AG_REQUEST_MESSAGES | AG_REQUEST_EMBEDDINGS)) != 0;
+    return (kind & (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT | AG_REQUEST_MESSAGES | AG_REQUEST_EMBEDDINGS |
+                    AG_REQUEST_RESPONSE)) != 0;
 }
 
 typedef struct ag_prompt {
@@ -58,10 +60,13 @@ typedef struct ag_request {
     bool parallel_calls;
     bool any_tool;      /* tool_choice asks for a call, of whichever */
     ag_str forced_tool; /* the one that is to be called; p NULL: none is named */
-    bool json;          /* response_format json_object */
+    bool json;          /* response_format, text.format json_object */
     bool base64;        /* embeddings: encoding_format */
     uint32_t dimensions; /* of embeddings; AG_REQUEST_UNSET: not given */
     const json_t *tools; /* that may be called, in OpenAI's form; NULL: none */
+    bool store, background; /* responses: it is kept; it goes on without its client */
+    ag_str previous;    /* responses: the one that the conversation goes on from; p NULL: none */
+    json_t *items;      /* responses: the conversation, in their form */
     bool seed_set;
     uint32_t n, min_tokens;
     uint32_t max_tokens, max_completion_tokens; /* AG_REQUEST_UNSET: not given; after parsing only max_tokens counts */
@@ -84,6 +89,9 @@ void ag_request_fini(ag_request *r);
 
 /* Every token id that the caller named is one of `vocab`. */
 int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err);
+
+/* The name of the field that max_tokens comes from. */
+const char *ag_request_length_field(const ag_request *r);
 
 /* As ag_err_set, and the field at fault. */
 int ag_request_fail(ag_err *err, int code, const char *param, const char *fmt, ...) AG_PRINTF(4, 5);
