@@ -75,10 +75,16 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.keys_secret = *c->keys_secret ? c->keys_secret : NULL;
     g.jwt_jwks = *c->jwt_jwks ? c->jwt_jwks : NULL;
     g.jwt_issuer = c->jwt_issuer;
+    g.jwt_refresh_ms = c->jwt_refresh_ms;
     g.jwt_audience = c->jwt_audience;
     g.jwt_tenant_claim = c->jwt_tenant_claim;
     g.jwt_roles_claim = c->jwt_roles_claim;
     g.no_auth = c->no_auth;
+    g.redis = c->redis;
+    g.redis_prefix = c->redis_prefix;
+    g.redis_password = c->redis_password;
+    g.redis_password_file = c->redis_password_file;
+    g.redis_timeout_ms = c->redis_timeout_ms;
     g.header_bytes_max = (uint32_t)c->header_bytes;
     g.headers_max = c->headers_max;
     g.body_bytes_max = c->body_bytes;

@@ -330,6 +330,7 @@ static void parts_init(const ag_req *r, ag_parts *p)
 
 ag_next ag__step_admit(ag_req *r)
 {
+    if (r->asking) return AG_PARKED;
     const ag_request *q = &r->request;
     uint64_t seed = q->sampling.seed;
     if (!q->seed_set) randombytes_buf(&seed, sizeof seed);
@@ -341,6 +342,7 @@ ag_next ag__step_admit(ag_req *r)
     uint64_t prompt_tokens = 0;
     for (uint32_t i = 0; i < AG_MAX(q->n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
     if (ag__meter_prompt(r, prompt_tokens) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->asking) return AG_PARKED;
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
     r->n_choices = n;
