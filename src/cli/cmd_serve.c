@@ -12,6 +12,7 @@
 
 #include "base/fault.h"
 #include "cli/cli.h"
+#include "cli/harden.h"
 #include "engine/cpu/pool.h"
 #include "engine/image.h"
 #include "gateway/gateway.h"
@@ -74,10 +75,16 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.keys_db = *c->keys_db ? c->keys_db : NULL;
     g.keys_secret = *c->keys_secret ? c->keys_secret : NULL;
     g.jwt_jwks = *c->jwt_jwks ? c->jwt_jwks : NULL;
+    g.jwt_refresh_ms = c->jwt_refresh_ms;
     g.jwt_issuer = c->jwt_issuer;
     g.jwt_audience = c->jwt_audience;
     g.jwt_tenant_claim = c->jwt_tenant_claim;
     g.jwt_roles_claim = c->jwt_roles_claim;
+    g.redis = c->redis;
+    g.redis_prefix = c->redis_prefix;
+    g.redis_password = c->redis_password;
+    g.redis_password_file = c->redis_password_file;
+    g.redis_timeout_ms = c->redis_timeout_ms;
     g.no_auth = c->no_auth;
     g.responses_db = c->responses_db;
     g.responses_max = c->responses_max;
@@ -279,6 +286,12 @@ static int signals_open(server *s)
     return s->signals < 0 || s->finished < 0 ? AG_E_IO : AG_OK;
 }
 
+static int on_bound(void *arg, ag_err *err)
+{
+    const ag_conf *c = arg;
+    return *c->user ? ag_harden_user(c->user, err) : AG_OK;
+}
+
 static int serve(server *s)
 {
     ag_err err = {0};
@@ -286,12 +299,16 @@ static int serve(server *s)
                        .level = log_level(&s->conf),
                        .file = *s->conf.log_file ? s->conf.log_file : NULL};
     ag_gateway_conf g = gateway_conf(&s->conf);
-    int status = 1, rc = signals_open(s);
-    if (rc != AG_OK) ag_err_set(&err, rc, "signals cannot be received: %s", strerror(errno));
+    g.bound = on_bound;
+    g.bound_arg = &s->conf;
+    int status = 1, rc = ag_harden_begin(&s->conf, &err);
+    if (rc == AG_OK && (rc = signals_open(s)) != AG_OK)
+        ag_err_set(&err, rc, "signals cannot be received: %s", strerror(errno));
     if (rc == AG_OK) rc = ag_log_open(&s->log, &log, &err);
     if (rc == AG_OK && (rc = ag_metrics_open(&s->metrics, AG_VERSION, "")) != AG_OK)
         ag_err_set(&err, rc, "no memory for metrics");
     if (rc == AG_OK) rc = ag_gateway_open(&s->gateway, &g, s->metrics, s->log, &err);
+    if (rc == AG_OK && s->conf.sandbox) rc = ag_harden_calls(&err);
     if (rc == AG_OK) rc = ag_gateway_start(s->gateway, &err);
     if (rc == AG_OK) {
         ag_buf welcome;

@@ -46,7 +46,12 @@ static ag_key_fate take_token(ag_req *r, ag_str token)
 {
     ag_err why = {0};
     ag_jwt_claims c;
-    if (ag_jwt_check(r->live->jwks, &r->live->jwt, token, ag_wall_us() / 1000000, &c, &why) != AG_OK) {
+    ag_jwks *set = r->gw->jwks ? ag_jwks_source_get(r->gw->jwks) : ag_jwks_hold(r->live->jwks);
+    if (set == NULL) return AG_KEY_STALE;
+    int rc = ag_jwt_check(set, &r->live->jwt, token, ag_wall_us() / 1000000, &c, &why);
+    ag_jwks_free(set);
+    if (rc == AG_E_KEY_NOT_FOUND && r->gw->jwks) ag_jwks_source_missed(r->gw->jwks);
+    if (rc != AG_OK) {
         ag_log_ctx ctx = {ag_str_of(r->id), ag_str_of(r->trace)};
         AG_LOG(r->gw->log, AG_LOG_INFO, &ctx, "token refused", AG_LOG_Z("reason", why.text));
         return AG_KEY_TOKEN;
@@ -67,7 +72,7 @@ static ag_key_fate try_text(ag_req *r, ag_str text)
 {
     ag_key *key = NULL;
     if (r->gw->auth.on && ag_auth_check_key(&r->gw->auth, text)) return AG_KEY_OK;
-    if (r->live->jwks && ag_jwt_is(text)) return take_token(r, text);
+    if ((r->live->jwks || r->gw->jwks) && ag_jwt_is(text)) return take_token(r, text);
     if (r->gw->ring == NULL) return AG_KEY_UNKNOWN;
     ag_key_fate fate = ag_keyring_check(r->gw->ring, text, ag_wall_us() / 1000000, &key);
     if (fate == AG_KEY_OK) take_key(r, key);

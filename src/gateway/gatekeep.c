@@ -132,9 +132,9 @@ ag_next ag__step_head(ag_req *r)
     return AG_MORE;
 }
 
-ag_next ag__step_limits(ag_req *r)
+/* By the head, which is only there at first. */
+static ag_next look_at_head(ag_req *r)
 {
-    r->step = AG_STEP_BODY;
     if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (ag__route_id(r->route, r->head->path).p) ag__queue_take_id(r);
     if (r->route->answer == ag__answer_page) ag__page_look(r);
@@ -151,8 +151,7 @@ ag_next ag__step_limits(ag_req *r)
                               type.p ? "The body must be application/json in UTF-8, not '%.*s'."
                                      : "The body must be application/json; no content-type was sent%.*s.",
                               (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
-    if (r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && ag__meter_enter(r) != AG_OK)
-        return ag__req_refuse(r, r->err.code, "%s", "");
+    r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST;
     if (r->route->answer) return AG_MORE;
     if (r->dialect == &ag_anthropic && check_version(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->band = AG_REQUEST_UNSET;
@@ -165,5 +164,18 @@ ag_next ag__step_limits(ag_req *r)
     if (r->engine == NULL) return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
     r->request.kind = (ag_request_kind)r->route->kind;
     r->request.strict = r->live->strict;
+    return AG_MORE;
+}
+
+ag_next ag__step_limits(ag_req *r)
+{
+    if (!r->head_read) {
+        r->head_read = true;
+        ag_next next = look_at_head(r);
+        if (r->answered) return next;
+    }
+    if (r->counts && ag__meter_enter(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->asking) return AG_PARKED; /* the body comes in meanwhile */
+    r->step = AG_STEP_BODY;
     return AG_MORE;
 }

@@ -37,7 +37,7 @@ static int tokens_open(ag_live *l, const ag_gateway_conf *conf, ag_err *err)
             return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
     }
     l->jwt = (ag_jwt_rules){l->jwt_texts[0], l->jwt_texts[1], l->jwt_texts[2], l->jwt_texts[3]};
-    return ag_jwks_load(&l->jwks, conf->jwt_jwks, err);
+    return ag_jwks_is_url(conf->jwt_jwks) ? AG_OK : ag_jwks_load(&l->jwks, conf->jwt_jwks, err);
 }
 
 static int copy_aliases(ag_live *l, const char *aliases, ag_err *err)
@@ -130,9 +130,20 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     ag_keyring_conf c = {
         .path = conf->keys_db, .secret_path = conf->keys_secret, .note = note_keys, .used = note_used, .arg = gw};
     if (!is_set(conf->keys_db)) return AG_OK;
-    int rc = ag_meters_open(&gw->meters);
-    if (rc != AG_OK) return ag_err_set(err, rc, "There is no memory for the limits of keys.");
-    return ag_keyring_open(&gw->ring, &c, err);
+    ag_limiter_conf limits = {.redis = conf->redis,
+                              .password = conf->redis_password,
+                              .password_file = conf->redis_password_file,
+                              .prefix = conf->redis_prefix,
+                              .timeout_ms = conf->redis_timeout_ms};
+    int rc = ag_limiter_open(&gw->limiter, &limits, gw->metrics, gw->log, err);
+    return rc == AG_OK ? ag_keyring_open(&gw->ring, &c, err) : rc;
+}
+
+static int source_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
+{
+    if (!is_set(conf->jwt_jwks) || !ag_jwks_is_url(conf->jwt_jwks)) return AG_OK;
+    ag_jwks_source_conf c = {.url = conf->jwt_jwks, .refresh_ms = conf->jwt_refresh_ms, .note = note_keys, .arg = gw};
+    return ag_jwks_source_open(&gw->jwks, &c, err);
 }
 
 static int responses_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
@@ -160,7 +171,10 @@ static void background_init(ag_background *b, uint32_t max)
 /* What both a gateway that was open and one that could not be have. */
 static void gateway_free(ag_gateway *gw)
 {
-    ag_meters_close(gw->meters);
+    ag_http_server_close(gw->http);
+    ag_mem_free(gw->loops);
+    ag_limiter_close(gw->limiter);
+    ag_jwks_source_close(gw->jwks);
     ag_keyring_close(gw->ring);
     ag_responses_close(gw->responses);
     ag_ids_close(gw->background.ids);
@@ -203,17 +217,6 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     background_init(&gw->background, conf->background_max);
     ag_pages_init(&gw->pages);
     ag_auth_set(&gw->auth, conf->api_key);
-    if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
-    live_push(gw, live);
-    if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
-    if ((rc = responses_open(gw, conf, err)) != AG_OK) goto undo;
-    gw->keyed = gw->auth.on || gw->ring || live->jwks;
-    gw->guarded = !gw->keyed && !conf->no_auth;
-    if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
-        ag_err_set(err, rc, "There is no memory for the gateway's requests.");
-        goto undo;
-    }
-
     ag_http_handler handler = ag__http_handler;
     handler.arg = gw;
     ag_http_conf http = {
@@ -242,20 +245,31 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .h2_frames_max = conf->h2_frames_max,
     };
     if ((rc = ag_http_server_open(&gw->http, &http, &handler, err)) != AG_OK) goto undo;
+    if (conf->bound && (rc = conf->bound(conf->bound_arg, err)) != AG_OK) goto undo;
+    if ((rc = live_create(&live, conf, err)) != AG_OK) goto undo;
+    live_push(gw, live);
+    if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
+    if ((rc = source_open(gw, conf, err)) != AG_OK) goto undo;
+    if ((rc = responses_open(gw, conf, err)) != AG_OK) goto undo;
+    gw->keyed = gw->auth.on || gw->ring || live->jwks || gw->jwks;
+    gw->guarded = !gw->keyed && !conf->no_auth;
+    if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
+        ag_err_set(err, rc, "There is no memory for the gateway's requests.");
+        goto undo;
+    }
     gw->n_loops = ag_http_server_loops(gw->http);
     if ((gw->loops = ag_mem_array(gw->n_loops, sizeof *gw->loops)) == NULL) {
         rc = ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's loops.");
-        goto undo_http;
+        goto undo;
     }
     for (uint32_t i = 0; i < gw->n_loops; i++) {
         gw->loops[i] = (ag_gw_loop){.gw = gw, .loop = ag_http_server_loop(gw->http, i)};
         ag_slots_init(&gw->loops[i].slots);
     }
+    if (gw->limiter && (rc = ag_limiter_join(gw->limiter, gw->http, err)) != AG_OK) goto undo;
     ag__routes_name(metrics);
     *out = gw;
     return AG_OK;
-undo_http:
-    ag_http_server_close(gw->http);
 undo:
     gateway_free(gw);
     return rc;
@@ -310,6 +324,7 @@ int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     rc = ag_http_server_tls(gw->http, &tls, err);
     if (rc == AG_OK) live_push(gw, live);
     else live_free(live);
+    if (rc == AG_OK && gw->jwks) ag_jwks_source_refresh(gw->jwks);
     return rc;
 }
 
@@ -341,8 +356,6 @@ void ag_gateway_close(ag_gateway *gw)
         while (ag_mbox_take(ag_http_loop_mbox(gw->loops[i].loop))) continue;
         ag_slots_fini(&gw->loops[i].slots);
     }
-    ag_http_server_close(gw->http);
-    ag_mem_free(gw->loops);
     gateway_free(gw);
 }
 

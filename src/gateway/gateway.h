@@ -25,7 +25,14 @@ typedef struct ag_gateway_conf {
     const char *api_key; /* NULL or "": no keys, any bearer token is accepted, loopback only */
     const char *keys_db; /* a file of keys (keys/keys_db.h), made if need be; NULL or "": none */
     const char *keys_secret; /* what they are hashed under; NULL or "": KEYS_DB.secret */
-    const char *jwt_jwks; /* tokens signed by a key of this file will do; NULL or "": none. reload reads it again */
+    const char *jwt_jwks; /* tokens signed by a key of this file, or URL, will do; NULL or "": none. reload reads it again */
+    uint32_t jwt_refresh_ms; /* of a URL */
+    /* Limits are shared with other servers (limiter.h); redis NULL or "": they are not. */
+    const char *redis, *redis_prefix, *redis_password, *redis_password_file;
+    uint32_t redis_timeout_ms;
+    /* Called when the addresses are bound, before any other file is opened; NULL: nobody. */
+    int (*bound)(void *arg, ag_err *err);
+    void *bound_arg;
     bool no_auth;        /* said aloud: listen anywhere without keys */
 
     const char *responses_db; /* where responses are kept (responses_store.h); NULL or "": in memory */
@@ -60,6 +67,7 @@ typedef struct ag_gateway_conf {
                        .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,           \
                        .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                \
                        .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .tls_handshakes_max = 1000,  \
+                       .redis_prefix = "autoglm:", .redis_timeout_ms = 50, .jwt_refresh_ms = 300000,                \
                        .h2_streams_max = 100,                                                                       \
                        .h2_window_bytes = 256u << 10, .h2_connection_window_bytes = 1u << 20,                       \
                        .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1,           \

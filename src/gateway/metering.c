@@ -44,8 +44,9 @@ void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row)
 {
     uint64_t n = row->prompt_tokens + row->output_tokens;
     uint32_t month = time_now().month;
-    bool ok = ag_meters_seed(gw->meters, AG_METER_KEY, row->key, month, n) &&
-              ag_meters_seed(gw->meters, AG_METER_TENANT, row->tenant, month, n);
+    ag_meters *m = ag_limiter_meters(gw->limiter);
+    bool ok = ag_meters_seed(m, AG_METER_KEY, row->key, month, n) &&
+              ag_meters_seed(m, AG_METER_TENANT, row->tenant, month, n);
     if (!ok) AG_LOG(gw->log, AG_LOG_WARN, NULL, "keys", AG_LOG_Z("note", "No memory for what a key used this month."));
 }
 
@@ -111,61 +112,85 @@ static void say_whose(const ag_req *r, ag_meter_kind kind, char out[AG_METER_NAM
     }
 }
 
-static int refuse(ag_req *r, int rc, const ag_limits *limits, const ag_refusal *why, uint64_t tokens)
+static int refuse(ag_req *r, uint64_t tokens)
 {
+    const ag_limiter_call *c = &r->limit;
+    const ag_refusal *why = &c->why;
     char whose[AG_METER_NAME_MAX + 32];
-    if (rc == AG_E_NOMEM) return ag_err_set(&r->err, rc, "The server has no memory left to count this request.");
+    if (c->rc == AG_E_NOMEM)
+        return ag_err_set(&r->err, c->rc, "The server has no memory left to count this request.");
     const ag_limit_row *row = &ag_limit_rows[why->limit];
-    unsigned long long limit = *ag_limit_at(limits, why->limit), wait_ms = (why->wait_us + 999) / 1000;
+    unsigned long long limit = *ag_limit_at(&c->full[why->kind], why->limit), wait_ms = (why->wait_us + 999) / 1000;
     say_whose(r, why->kind, whose);
     ag_metric_add(r->gw->metrics, AG_M_LIMITED, why->kind * AG_LIMIT_COUNT + why->limit, 1);
     r->retry_us = why->wait_us;
-    if (rc == AG_E_BUDGET)
-        return ag_err_set(&r->err, rc, "The budget of %s (%s: %llu) is used up%s; it begins anew on the first (UTC).",
-                          whose, row->words, limit, tokens ? " with this prompt" : "");
+    if (c->rc == AG_E_BUDGET)
+        return ag_err_set(&r->err, c->rc,
+                          "The budget of %s (%s: %llu) is used up%s; it begins anew on the first (UTC).", whose,
+                          row->words, limit, tokens ? " with this prompt" : "");
     if (why->never)
         return ag_err_set(&r->err, AG_E_LIMIT, "The prompt has %llu tokens, more than %s may send at all (%s: %llu).",
                           (unsigned long long)tokens, whose, row->words, limit);
     if (why->limit == AG_LIMIT_concurrent)
-        return ag_err_set(&r->err, rc, "The limit of %s (%s: %llu) is reached; one of them must end first.", whose,
+        return ag_err_set(&r->err, c->rc, "The limit of %s (%s: %llu) is reached; one of them must end first.", whose,
                           row->words, limit);
-    return ag_err_set(&r->err, rc, "The limit of %s (%s: %llu) is reached; try again in %llu.%03llu s.", whose,
+    return ag_err_set(&r->err, c->rc, "The limit of %s (%s: %llu) is reached; try again in %llu.%03llu s.", whose,
                       row->words, limit, wait_ms / 1000, wait_ms % 1000);
+}
+
+static void on_answer(void *arg)
+{
+    ag_req *r = arg;
+    if (r->metered && r->limit.rc == AG_OK) r->prompt_charged = r->limit.tokens; /* also of one who has left */
+    r->asking = false;
+    r->asked = true;
+    ag__req_run(r);
+}
+
+static bool enter(ag_req *r)
+{
+    ag_limiter_call *c = &r->limit;
+    const char *names[AG_METER_KIND_COUNT] = {0};
+    char address[AG_METER_NAME_MAX + 1];
+    bool served = atomic_load_explicit(&r->gw->engine, memory_order_acquire) != NULL;
+    *c = (ag_limiter_call){.loop = ag_limiter_on(r->gw->limiter, ag_http_loop_index(r->loop->loop)),
+                           .when = time_now(), .done = on_answer, .arg = r};
+    address_of(r, address);
+    if (r->key) c->full[AG_METER_KEY] = r->key->limits;
+    ag_keyring_limits(r->gw->ring, "tenant", r->tenant, &c->full[AG_METER_TENANT]);
+    ag_keyring_limits(r->gw->ring, "address", address, &c->full[AG_METER_ADDRESS]);
+    if (served) ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, &c->full[AG_METER_MODEL]);
+    /* What a key and its tenant use of a month counts also before there is a budget. */
+    if (r->key && !r->key->of_token) names[AG_METER_KEY] = r->key->id;
+    names[AG_METER_TENANT] = r->tenant;
+    if (ag_limits_any(&c->full[AG_METER_ADDRESS])) names[AG_METER_ADDRESS] = address;
+    if (ag_limits_any(&c->full[AG_METER_MODEL])) names[AG_METER_MODEL] = r->gw->model_name;
+    return ag_limiter_enter(r->gw->limiter, c, names);
 }
 
 int ag__meter_enter(ag_req *r)
 {
-    if (r->gw->meters == NULL) return AG_OK;
-    const char *names[AG_METER_KIND_COUNT] = {0};
-    ag_limits limits[AG_METER_KIND_COUNT] = {0};
-    char address[AG_METER_NAME_MAX + 1];
-    bool served = atomic_load_explicit(&r->gw->engine, memory_order_acquire) != NULL;
-    address_of(r, address);
-    if (r->key) limits[AG_METER_KEY] = r->key->limits;
-    ag_keyring_limits(r->gw->ring, "tenant", r->tenant, &limits[AG_METER_TENANT]);
-    ag_keyring_limits(r->gw->ring, "address", address, &limits[AG_METER_ADDRESS]);
-    if (served) ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, &limits[AG_METER_MODEL]);
-    /* What a key and its tenant use of a month counts also before there is a budget. */
-    if (r->key && !r->key->of_token) names[AG_METER_KEY] = r->key->id;
-    names[AG_METER_TENANT] = r->tenant;
-    if (ag_limits_any(&limits[AG_METER_ADDRESS])) names[AG_METER_ADDRESS] = address;
-    if (ag_limits_any(&limits[AG_METER_MODEL])) names[AG_METER_MODEL] = r->gw->model_name;
-    ag_refusal why = {0};
-    ag_meter_views views;
-    int rc = ag_meters_enter(r->gw->meters, &r->ticket, names, limits, time_now(), &why, &views);
-    r->metered = rc == AG_OK;
-    write_views(r, &views);
-    return rc == AG_OK ? AG_OK : refuse(r, rc, &limits[why.kind], &why, 0);
+    if (r->gw->limiter == NULL || r->asking) return AG_OK;
+    if (!r->asked && !enter(r)) {
+        r->asking = true;
+        return AG_OK;
+    }
+    r->asked = false;
+    r->metered = r->limit.rc == AG_OK;
+    write_views(r, &r->limit.views);
+    return r->metered ? AG_OK : refuse(r, 0);
 }
 
 int ag__meter_prompt(ag_req *r, uint64_t tokens)
 {
-    if (!r->metered) return AG_OK;
-    ag_refusal why = {0};
-    ag_meter_views views;
-    int rc = ag_meters_prompt(r->gw->meters, &r->ticket, tokens, time_now(), &why, &views);
-    write_views(r, &views);
-    if (rc != AG_OK) return refuse(r, rc, &r->ticket.limits[why.kind], &why, tokens);
+    if (!r->metered || r->asking) return AG_OK;
+    if (!r->asked && !ag_limiter_prompt(&r->limit, tokens, time_now())) {
+        r->asking = true;
+        return AG_OK;
+    }
+    r->asked = false;
+    write_views(r, &r->limit.views);
+    if (r->limit.rc != AG_OK) return refuse(r, tokens);
     r->prompt_charged = tokens;
     return AG_OK;
 }
@@ -194,7 +219,7 @@ void ag__meter_output(ag_req *r)
     }
     for (uint32_t i = 0; i < r->n_choices; i++) made += r->choices[i].gen ? ag_gen_count(r->choices[i].gen) : 0;
     if (made <= r->charged) return;
-    ag_meters_output(r->gw->meters, &r->ticket, made - r->charged, time_now());
+    ag_limiter_output(&r->limit, made - r->charged, time_now());
     use(r, 0, 0, made - r->charged);
     r->charged = made;
 }
@@ -202,7 +227,7 @@ void ag__meter_output(ag_req *r)
 void ag__meter_settle(ag_req *r)
 {
     ag__meter_output(r);
-    if (r->metered && !r->prompt_used) ag_meters_prompt_undo(r->gw->meters, &r->ticket, r->prompt_charged);
+    if (r->metered && !r->prompt_used) ag_limiter_prompt_undo(&r->limit, r->prompt_charged);
     r->prompt_charged = 0;
 }
 
@@ -226,7 +251,6 @@ void ag__meter_watch(ag_req *r)
 
 void ag__meter_leave(ag_req *r)
 {
-    if (!r->metered) return;
-    ag_meters_leave(r->gw->meters, &r->ticket);
+    ag_limiter_leave(&r->limit); /* also one that was let in when it had left */
     r->metered = false;
 }

@@ -391,6 +391,7 @@ static void parts_init(const ag_req *r, ag_parts *p)
 
 ag_next ag__step_admit(ag_req *r)
 {
+    if (r->asking) return AG_PARKED;
     ag_request *q = &r->request;
     if (!q->seed_set) randombytes_buf(&q->sampling.seed, sizeof q->sampling.seed);
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
@@ -398,10 +399,11 @@ ag_next ag__step_admit(ag_req *r)
         return ag__req_refuse(r, AG_E_DEADLINE,
                               "The request's timeout of %u ms had passed when its body was read and prepared.",
                               r->timeout_ms);
-    if (q->background && ag__response_enter(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     uint64_t prompt_tokens = 0;
     for (uint32_t i = 0; i < AG_MAX(q->n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
     if (ag__meter_prompt(r, prompt_tokens) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->asking) return AG_PARKED;
+    if (q->background && ag__response_enter(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
     r->n_choices = n;

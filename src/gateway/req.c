@@ -25,7 +25,7 @@ static ag_next (*const steps[AG_STEP_COUNT])(ag_req *r) = {
 static void req_free(ag_req *r)
 {
     AG_CHECK(r, REQ_MAGIC);
-    AG_ASSERT(r->done && !r->working);
+    AG_ASSERT(r->done && !r->working && !r->asking);
     ag__choices_release(r);
     ag__prompts_free(r);
     ag_request_fini(&r->request);
@@ -53,7 +53,7 @@ void ag__req_run(ag_req *r)
     ag_next next;
     do {
         r->again = false;
-        if (r->gone && !r->detached && !r->working && r->step < AG_STEP_ACCOUNT) {
+        if (r->gone && !r->detached && !r->working && !r->asking && r->step < AG_STEP_ACCOUNT) {
             if (!r->answered || r->streaming) ag_err_set(&r->err, AG_E_CANCELLED, "The client went away.");
             ag__choices_release(r);
             r->step = AG_STEP_ACCOUNT;

@@ -16,6 +16,7 @@
 #include "gateway/gateway.h"
 #include "gateway/guard.h"
 #include "gateway/ids.h"
+#include "gateway/limiter.h"
 #include "gateway/page.h"
 #include "gateway/responses_store.h"
 #include "gateway/shares.h"
@@ -23,9 +24,8 @@
 #include "gateway/text.h"
 #include "gateway/waiting.h"
 #include "keys/admin.h"
-#include "keys/jwt.h"
+#include "keys/jwks_source.h"
 #include "keys/keyring.h"
-#include "keys/meters.h"
 #include "net/http.h"
 
 #define AG_GET 1u
@@ -67,7 +67,7 @@ typedef struct ag_live { /* what a reload replaces; old ones stay until close, s
     uint32_t generations_max, max_tokens_max, retry_after_s, band_min;
     bool share_prefixes, strict;
     ag_str aliases; /* "a,b", its own memory; p NULL: none */
-    ag_jwks *jwks; /* NULL: no tokens */
+    ag_jwks *jwks; /* of a file; NULL: no tokens, or of a URL */
     ag_jwt_rules jwt;
     char *jwt_texts[4]; /* what the rules point to */
 } ag_live;
@@ -97,8 +97,9 @@ struct ag_gateway {
     ag_ids *ids;
     ag_auth auth;
     ag_pages pages;
+    ag_jwks_source *jwks; /* NULL: no URL; a file's are live's */
     ag_keyring *ring; /* NULL: no database of keys */
-    ag_meters *meters; /* with the ring */
+    ag_limiter *limiter; /* with the ring */
     ag_responses *responses;
     ag_background background;
     bool keyed;       /* a key is needed: the static one, or one of the ring's */
@@ -183,8 +184,10 @@ struct ag_req {
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
     struct ag_admin *admin;       /* of /admin/v1 */
     struct ag_lookup *lookup;     /* of /v1/responses/{id} */
-    ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
+    ag_limiter_call limit;        /* of its key, tenant, model and address */
     bool metered;
+    bool head_read, counts;       /* LIMITS has looked at the head; it is a request that limits count */
+    bool asking, asked;           /* an answer of the limiter is owed; has come, and is not looked at yet */
     uint64_t charged;             /* tokens of its answers that were counted there */
     uint64_t prompt_charged;      /* of its prompts, */
     bool prompt_used;             /* which one of its generations has begun to compute */
@@ -237,7 +240,8 @@ int ag__model_check(const ag_req *r, ag_err *err);
 bool ag__model_allowed(const ag_req *r); /* the key's list has its name or one of its aliases, or there is none */
 float ag__weight_of(const ag_req *r);
 
-/* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. */
+/* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. Where `asking` is set
+ * afterwards the answer is yet to come: the step parks, and calls again when it runs the next time. */
 int ag__meter_enter(ag_req *r);                    /* LIMITS: counts a request; err says why not */
 int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts; err says why not */
 void ag__meter_output(ag_req *r);                  /* counts what its generations did since the last time */

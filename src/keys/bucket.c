@@ -16,6 +16,11 @@ void ag_bucket_give_back(ag_bucket *b, const ag_rate *r, uint64_t n)
     if (b->missing < 0) b->missing = 0;
 }
 
+void ag_bucket_at_least_empty(ag_bucket *b, const ag_rate *r)
+{
+    b->missing = AG_MIN(b->missing, (__int128)r->burst * r->period_us);
+}
+
 static __int128 level_of(const ag_bucket *b, const ag_rate *r)
 {
     return (__int128)r->burst * r->period_us - b->missing;

@@ -24,6 +24,7 @@ typedef struct ag_bucket { /* zeroed: full */
 void ag_bucket_pass(ag_bucket *b, const ag_rate *r, uint64_t now_us); /* first: what came in until now */
 void ag_bucket_draw(ag_bucket *b, const ag_rate *r, uint64_t n);
 void ag_bucket_give_back(ag_bucket *b, const ag_rate *r, uint64_t n);
+void ag_bucket_at_least_empty(ag_bucket *b, const ag_rate *r); /* forgets what lies below */
 uint64_t ag_bucket_left(const ag_bucket *b, const ag_rate *r); /* whole things; 0 also below empty */
 /* Until n are there, or where n never fit, until it is full. 0: now. */
 uint64_t ag_bucket_wait_us(const ag_bucket *b, const ag_rate *r, uint64_t n);

@@ -118,6 +118,7 @@ int ag_jwks_parse(ag_jwks **out, ag_str text, const char *from, ag_err *err)
     json_t *one, *root = json_loadb(text.p, text.n, JSON_REJECT_DUPLICATES, &e), *list = json_object_get(root, "keys");
     ag_jwks *s = ag_mem_zalloc(sizeof *s);
     int rc = AG_OK;
+    if (s) atomic_init(&s->refs, 1);
     if (s == NULL) rc = ag_err_set(err, AG_E_NOMEM, "There is no memory for the keys of '%s'.", from);
     else if (root == NULL) rc = ag_err_set(err, AG_E_USAGE, "'%s' is not JSON: %s (line %d).", from, e.text, e.line);
     else if (!json_is_array(list))
@@ -164,9 +165,15 @@ int ag_jwks_load(ag_jwks **out, const char *path, ag_err *err)
     return rc;
 }
 
+ag_jwks *ag_jwks_hold(ag_jwks *s)
+{
+    if (s) atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    return s;
+}
+
 void ag_jwks_free(ag_jwks *s)
 {
-    if (s == NULL) return;
+    if (s == NULL || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) > 1) return;
     for (uint32_t i = 0; i < s->n; i++) EVP_PKEY_free(s->list[i].key);
     ag_mem_free(s);
 }

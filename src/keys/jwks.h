@@ -15,6 +15,7 @@ typedef struct ag__jwk {
 } ag__jwk;
 
 struct ag_jwks {
+    _Atomic uint32_t refs;
     uint32_t n;
     ag__jwk list[AG_JWKS_KEYS];
 };

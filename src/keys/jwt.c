@@ -196,7 +196,7 @@ int ag_jwt_check(const ag_jwks *keys, const ag_jwt_rules *rules, ag_str token, u
         rc = refuse(err, "the token's header cannot be read");
     else if (json_object_get(header, "crit")) rc = refuse(err, "the token wants an extension (crit) that is not known");
     else if ((key = find_key(keys, header)) == NULL)
-        rc = refuse(err, "no key is there for the token's algorithm and key id (alg, kid)");
+        rc = ag_err_set(err, AG_E_KEY_NOT_FOUND, "no key is there for the token's algorithm and key id (alg, kid)");
     else if (!verify(key, &p)) rc = refuse(err, "the token's signature is wrong");
     else if ((payload = object_of(p.payload, payload_text, sizeof payload_text)) == NULL)
         rc = refuse(err, "the token's claims cannot be read");

@@ -4,8 +4,8 @@
  * Threads : any; an ag_jwks is read-only after it was made.
  * Limits  : tokens of AG_JWT_BYTES, files of AG_JWKS_BYTES with AG_JWKS_KEYS keys, RSA of 2048 to 8192 bits. Checking
  *           one takes processor time (a public key's) and waits for nothing.
- * Errors  : files: AG_E_USAGE (what is in it), AG_E_IO, AG_E_NOMEM. Tokens: AG_E_AUTH with the reason, which is for
- *           logs: whoever sent the token is not told. */
+ * Errors  : files: AG_E_USAGE (what is in it), AG_E_IO, AG_E_NOMEM. Tokens: AG_E_AUTH, or AG_E_KEY_NOT_FOUND where the
+ *           set has no key for it, with the reason, which is for logs: whoever sent the token is not told. */
 #ifndef AG_JWT_H
 #define AG_JWT_H
 
@@ -21,7 +21,8 @@ typedef struct ag_jwks ag_jwks;
 /* `from` is the file's name, for sentences. Keys of other kinds and uses are passed over; one at least must be left. */
 int ag_jwks_parse(ag_jwks **out, ag_str text, const char *from, ag_err *err);
 int ag_jwks_load(ag_jwks **out, const char *path, ag_err *err);
-void ag_jwks_free(ag_jwks *s); /* NULL is fine */
+ag_jwks *ag_jwks_hold(ag_jwks *s); /* for another to free */
+void ag_jwks_free(ag_jwks *s); /* the last one does; NULL is fine */
 uint32_t ag_jwks_count(const ag_jwks *s);
 
 typedef struct ag_jwt_rules {

@@ -257,7 +257,7 @@ static void ring_free(ag_keyring *r)
     pthread_mutex_destroy(&r->wake_lock);
     pthread_mutex_destroy(&r->read_lock);
     pthread_mutex_destroy(&r->lock);
-    sodium_memzero(&r->secret, sizeof r->secret);
+    sodium_munlock(&r->secret, sizeof r->secret); /* and wiped */
     ag_mem_free(r->path);
     ag_mem_free(r->secret_path);
     r->magic = 0;
@@ -287,6 +287,7 @@ int ag_keyring_open(ag_keyring **out, const ag_keyring_conf *conf, ag_err *err)
     r->magic = RING_MAGIC;
     r->conf = *conf;
     locks_init(r);
+    (void)sodium_mlock(&r->secret, sizeof r->secret); /* neither swapped out nor dumped, where the limits allow it */
     int rc = AG_OK;
     r->path = ag_mem_strndup(conf->path, strlen(conf->path));
     r->secret_path = ag_mem_strndup(secret, strlen(secret));

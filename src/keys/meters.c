@@ -200,19 +200,19 @@ static void look(ag_meter *at, const ag_limits *l, ag_meter_time when, ag_refusa
         refuse(why, rc, at->kind, AG_LIMIT_tokens_per_month, 0);
 }
 
-static void draw(ag_meter *at, ag_bucket *b, const ag_rate *r, uint64_t n, uint64_t now_us)
+static void draw(ag_meter *at, ag_bucket *b, const ag_rate *r, uint64_t n, bool to_empty, uint64_t now_us)
 {
     ag_bucket_pass(b, r, now_us);
     ag_bucket_draw(b, r, n);
+    if (to_empty) ag_bucket_at_least_empty(b, r);
     at->full_us = AG_MAX(at->full_us, now_us + ag_bucket_wait_us(b, r, r->burst));
 }
 
-static void count_request(ag_meter *at, const ag_limits *l, uint64_t now_us)
+static void count_request(ag_meter *at, const ag_limits *l, bool to_empty, uint64_t now_us)
 {
     ag_rate r;
-    if (second_rate(l, &r)) draw(at, &at->second, &r, 1, now_us);
-    if (minute_rate(l, &r)) draw(at, &at->minute, &r, 1, now_us);
-    at->in_flight++;
+    if (second_rate(l, &r)) draw(at, &at->second, &r, 1, to_empty, now_us);
+    if (minute_rate(l, &r)) draw(at, &at->minute, &r, 1, to_empty, now_us);
 }
 
 static void tighter(ag_meter_view *v, ag_bucket *b, const ag_rate *r, uint64_t now_us)
@@ -250,7 +250,10 @@ int ag_meters_enter(ag_meters *m, ag_ticket *t, const char *const names[AG_METER
         else look(got.meter[i], &limits[i], when, why, &rc);
     }
     for (uint32_t i = 0; i < AG_METER_KIND_COUNT && rc == AG_OK; i++)
-        if (got.meter[i]) count_request(got.meter[i], &limits[i], when.now_us);
+        if (got.meter[i]) {
+            count_request(got.meter[i], &limits[i], false, when.now_us);
+            got.meter[i]->in_flight++;
+        }
     look_around(&got, when.now_us, views);
     if (rc == AG_OK) *t = got;
     pthread_mutex_unlock(&m->lock);
@@ -274,11 +277,11 @@ static void look_prompt(ag_meter *at, const ag_limits *l, uint64_t n, ag_meter_t
         refuse(why, rc, at->kind, AG_LIMIT_tokens_per_month, 0);
 }
 
-static void count_tokens(ag_meter *at, const ag_limits *l, uint64_t n, ag_meter_time when)
+static void count_tokens(ag_meter *at, const ag_limits *l, uint64_t n, bool to_empty, ag_meter_time when)
 {
     ag_rate r;
     month_pass(at, when.month);
-    if (token_rate(l, &r)) draw(at, &at->tokens, &r, n, when.now_us);
+    if (token_rate(l, &r)) draw(at, &at->tokens, &r, n, to_empty, when.now_us);
     at->month_tokens += n;
 }
 
@@ -290,7 +293,7 @@ int ag_meters_prompt(ag_meters *m, ag_ticket *t, uint64_t tokens, ag_meter_time 
     for (uint32_t i = 0; i < AG_METER_KIND_COUNT; i++)
         if (t->meter[i]) look_prompt(t->meter[i], &t->limits[i], tokens, when, why, &rc);
     for (uint32_t i = 0; i < AG_METER_KIND_COUNT && rc == AG_OK; i++)
-        if (t->meter[i]) count_tokens(t->meter[i], &t->limits[i], tokens, when);
+        if (t->meter[i]) count_tokens(t->meter[i], &t->limits[i], tokens, t->elsewhere, when);
     look_around(t, when.now_us, views);
     pthread_mutex_unlock(&m->lock);
     return rc;
@@ -313,7 +316,7 @@ void ag_meters_output(ag_meters *m, ag_ticket *t, uint64_t tokens, ag_meter_time
 {
     pthread_mutex_lock(&m->lock);
     for (uint32_t i = 0; i < AG_METER_KIND_COUNT; i++)
-        if (t->meter[i]) count_tokens(t->meter[i], &t->limits[i], tokens, when);
+        if (t->meter[i]) count_tokens(t->meter[i], &t->limits[i], tokens, t->elsewhere, when);
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -328,6 +331,49 @@ void ag_meters_leave(ag_meters *m, ag_ticket *t)
     pthread_mutex_unlock(&m->lock);
     *t = (ag_ticket){0};
 }
+
+int ag_meters_hold(ag_meters *m, ag_ticket *t, const char *const names[AG_METER_KIND_COUNT],
+                   const ag_limits limits[AG_METER_KIND_COUNT], ag_meter_time when)
+{
+    int rc = AG_OK;
+    ag_ticket got = {.elsewhere = true};
+    pthread_mutex_lock(&m->lock);
+    for (uint32_t i = 0; i < AG_METER_KIND_COUNT && rc == AG_OK; i++) {
+        if (names[i] == NULL) continue;
+        got.limits[i] = limits[i];
+        if ((got.meter[i] = find_or_add(m, (ag_meter_kind)i, names[i], when)) == NULL) rc = AG_E_NOMEM;
+    }
+    for (uint32_t i = 0; i < AG_METER_KIND_COUNT && rc == AG_OK; i++)
+        if (got.meter[i]) got.meter[i]->in_flight++;
+    if (rc == AG_OK) *t = got;
+    pthread_mutex_unlock(&m->lock);
+    return rc;
+}
+
+void ag_meters_took(ag_meters *m, ag_ticket *t, const uint64_t months[AG_METER_KIND_COUNT], ag_meter_time when)
+{
+    pthread_mutex_lock(&m->lock);
+    for (uint32_t i = 0; i < AG_METER_KIND_COUNT; i++) {
+        ag_meter *at = t->meter[i];
+        if (at == NULL) continue;
+        count_request(at, &t->limits[i], true, when.now_us);
+        month_pass(at, when.month);
+        at->month_tokens = AG_MAX(at->month_tokens, months[i]);
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+void ag_meters_known(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, uint32_t *in_flight,
+                     uint64_t *month_tokens)
+{
+    pthread_mutex_lock(&m->lock);
+    const ag_meter *at = find(m, kind, name);
+    *in_flight = at ? at->in_flight : 0;
+    *month_tokens = at && at->month == month ? at->month_tokens : 0;
+    pthread_mutex_unlock(&m->lock);
+}
+
+const char *ag_meter_name(const ag_meter *at) { return at->name; }
 
 bool ag_meters_seed(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, uint64_t tokens)
 {

@@ -28,6 +28,7 @@ typedef struct ag_meter ag_meter;
 typedef struct ag_ticket {
     ag_meter *meter[AG_METER_KIND_COUNT]; /* NULL: not of this kind */
     ag_limits limits[AG_METER_KIND_COUNT];
+    bool elsewhere; /* who lets it in is not this: buckets are drawn to empty, and no further */
 } ag_ticket;
 
 typedef struct ag_meter_time {
@@ -63,6 +64,17 @@ void ag_meters_prompt_undo(ag_meters *m, ag_ticket *t, uint64_t tokens); /* noth
 void ag_meters_output(ag_meters *m, ag_ticket *t, uint64_t tokens,
                       ag_meter_time when); /* made already: never refused */
 void ag_meters_leave(ag_meters *m, ag_ticket *t); /* fine when it did not enter */
+
+/* Requests that somebody else judges, for all servers together; these meters follow, to judge when that one is away.
+ * hold: a place in flight, nothing drawn and nothing refused but AG_E_NOMEM. took: it was let in; months: tokens used of
+ * this month in all, as that one says (0: it does not). */
+int ag_meters_hold(ag_meters *m, ag_ticket *t, const char *const names[AG_METER_KIND_COUNT],
+                   const ag_limits limits[AG_METER_KIND_COUNT], ag_meter_time when);
+void ag_meters_took(ag_meters *m, ag_ticket *t, const uint64_t months[AG_METER_KIND_COUNT], ag_meter_time when);
+/* In flight, and used of the month; 0 of what is not known. */
+void ag_meters_known(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, uint32_t *in_flight,
+                     uint64_t *month_tokens);
+const char *ag_meter_name(const ag_meter *at); /* while a ticket keeps it */
 
 /* What was used of a month before this process began. false: no memory. */
 bool ag_meters_seed(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, uint64_t tokens);

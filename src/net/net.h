@@ -137,6 +137,7 @@ struct ag_http_loop {
     _Atomic uint64_t states[AG_HTTP_STATE_COUNT]; /* written by the loop's thread */
     ag_http_header *slots;
     char *read_bytes;
+    struct ag_redis *redis; /* NULL: none */
     time_t date_at;
     char date[32];
 };
@@ -192,6 +193,9 @@ void ag__loop_close(ag_http_loop *l);           /* its thread has ended or was n
 int ag__loop_start(ag_http_loop *l);
 void ag__loop_leave(ag_http_loop *l);           /* pumps what is dirty; last line of every callback from libuv */
 const char *ag__loop_date(ag_http_loop *l);
+
+/* redis.c */
+void ag__redis_stop(struct ag_redis *r);        /* answers all that wait; closed when the loop has run once more */
 
 /* accept.c */
 int ag__accept_open(ag_http_server *s, ag_err *err);

@@ -74,11 +74,13 @@ static void accepted(int i, const char *header, const char *payload)
     if (check(ag_buf_str(&token), NOW) != AG_OK) fail_msg("%s %s: %s", header, payload, err.text);
 }
 
+static bool is_refusal(int rc) { return rc == AG_E_AUTH || rc == AG_E_KEY_NOT_FOUND; }
+
 static void refused(int i, const char *header, const char *payload, const char *part)
 {
     sign(i, header, payload);
     int rc = check(ag_buf_str(&token), NOW);
-    if (rc != AG_E_AUTH || strstr(err.text, part) == NULL) fail_msg("%s %s: %d %s", header, payload, rc, err.text);
+    if (!is_refusal(rc) || strstr(err.text, part) == NULL) fail_msg("%s %s: %d %s", header, payload, rc, err.text);
 }
 
 static void each_algorithm_is_taken(void **state)
@@ -107,15 +109,15 @@ static void signatures_are_of_this_text_and_key(void **state)
         for (size_t at = 0; at < token.n; at += 7) { /* any letter changed, in any part */
             char was = token.p[at];
             token.p[at] = was == 'A' ? 'B' : 'A';
-            assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+            assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
             token.p[at] = was;
         }
-        assert_int_equal(check((ag_str){token.p, token.n - 1}, NOW), AG_E_AUTH);
-        assert_int_equal(check((ag_str){token.p, (size_t)(strrchr(token.p, '.') - token.p) + 1}, NOW), AG_E_AUTH);
+        assert_true(is_refusal(check((ag_str){token.p, token.n - 1}, NOW)));
+        assert_true(is_refusal(check((ag_str){token.p, (size_t)(strrchr(token.p, '.') - token.p) + 1}, NOW)));
         assert_int_equal(check(ag_buf_str(&token), NOW), AG_OK);
         issuer other = issuer_make(algs[i], algs[i]);
         issuer_sign(&other, ag_str_of(header_of(i)), AG_STR(CLAIMS), &token);
-        assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+        assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
         assert_non_null(strstr(err.text, "signature"));
         EVP_PKEY_free(other.key);
     }
@@ -133,7 +135,7 @@ static void nobody_talks_it_into_another_algorithm(void **state)
         *strrchr(token.p, '.') = 0; /* and without any signature */
         token.n = strlen(token.p);
         ag_buf_addc(&token, '.');
-        assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+        assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
     }
     refused(0, "{\"alg\":\"ES256\",\"kid\":\"RS256\"}", CLAIMS, "algorithm"); /* the key's own kind decides */
     refused(1, "{\"alg\":\"EdDSA\",\"kid\":\"ES256\"}", CLAIMS, "algorithm");
@@ -150,13 +152,14 @@ static void nobody_talks_it_into_another_algorithm(void **state)
     HMAC(EVP_sha256(), text.p, (int)text.n, (const unsigned char *)token.p, token.n, mac, &n);
     ag_buf_addc(&token, '.');
     token_add(&token, mac, n);
-    assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+    assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
 }
 
 static void headers_that_will_not_do(void **state)
 {
     (void)state;
     refused(0, "{\"alg\":\"RS256\",\"kid\":\"other\"}", CLAIMS, "key id");
+    assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_KEY_NOT_FOUND); /* another set of keys may have it */
     refused(0, "{\"alg\":\"RS256\",\"kid\":\"../../dev/null\"}", CLAIMS, "key id");
     refused(0, "{\"alg\":\"RS256\",\"kid\":\"\"}", CLAIMS, "key id");
     refused(0, "{\"alg\":\"RS256\",\"kid\":\"RS256\",\"crit\":[\"exp\"]}", CLAIMS, "crit");
@@ -173,7 +176,7 @@ static void headers_that_will_not_do(void **state)
     issuer_add_jwk(&own, "", &header);
     ag_buf_addz(&header, "}");
     issuer_sign(&own, ag_buf_str(&header), AG_STR(CLAIMS), &token);
-    assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+    assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
     ag_buf_fini(&header);
     EVP_PKEY_free(own.key);
 }
@@ -230,15 +233,15 @@ static void huge_ones_are_refused(void **state)
     for (int i = 0; i < 7000; i++) ag_buf_addc(&big, 'x');
     ag_buf_addz(&big, "\"}");
     issuer_sign(&issuers[2], ag_str_of(header_of(2)), (ag_str){big.p, 5000}, &token);
-    assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+    assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
     ag_buf_reset(&token);
     for (int i = 0; i < AG_JWT_BYTES + 1; i++) ag_buf_addc(&token, '.');
-    assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+    assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
     assert_non_null(strstr(err.text, "too large"));
     ag_buf_reset(&token);
     for (int i = 0; i < 4000; i++) ag_buf_addz(&token, "[["); /* deep, where JSON is wanted */
     issuer_sign(&issuers[2], ag_str_of(header_of(2)), (ag_str){big.p, 10}, &token);
-    assert_int_equal(check(ag_buf_str(&token), NOW), AG_E_AUTH);
+    assert_true(is_refusal(check(ag_buf_str(&token), NOW)));
     ag_buf_fini(&big);
 }
 
@@ -311,7 +314,7 @@ static void a_kid_that_two_keys_have_is_none(void **state)
     ag_err_clear(&err);
     assert_int_equal(ag_jwks_parse(&s, ag_buf_str(&b), "keys.json", &err), AG_OK);
     sign(2, header_of(2), CLAIMS);
-    assert_int_equal(ag_jwt_check(s, &rules, ag_buf_str(&token), NOW, &claims, &err), AG_E_AUTH);
+    assert_int_equal(ag_jwt_check(s, &rules, ag_buf_str(&token), NOW, &claims, &err), AG_E_KEY_NOT_FOUND);
     ag_jwks_free(s);
     ag_buf_fini(&b);
     EVP_PKEY_free(other.key);

@@ -242,6 +242,42 @@ static void without_memory_nothing_is_counted(void **state)
 }
 #endif
 
+static void who_is_judged_elsewhere_is_followed(void **state)
+{
+    (void)state;
+    const char *names[AG_METER_KIND_COUNT] = {"k"};
+    ag_limits share[AG_METER_KIND_COUNT] = {{.requests_per_minute = 2, .tokens_per_minute = 60, .concurrent = 1}};
+    uint64_t months[AG_METER_KIND_COUNT] = {500}, used = 0;
+    uint32_t in_flight = 0;
+    ag_ticket t = {0}, more[4];
+    for (uint32_t i = 0; i < 4; i++) assert_int_equal(ag_meters_hold(m, &more[i], names, share, at(1)), AG_OK);
+    ag_meters_known(m, AG_METER_KEY, "k", 1, &in_flight, &used);
+    assert_int_equal(in_flight, 4);
+    assert_int_equal(used, 0);
+    assert_string_equal(ag_meter_name(more[0].meter[0]), "k");
+    for (uint32_t i = 0; i < 4; i++) ag_meters_took(m, &more[i], months, at(1));
+    ag_meters_output(m, &more[0], 1000000, at(1));
+    ag_meters_known(m, AG_METER_KEY, "k", 1, &in_flight, &used);
+    assert_int_equal(used, 1000500);
+    ag_meters_known(m, AG_METER_KEY, "k", 2, &in_flight, &used);
+    assert_int_equal(used, 0);
+    for (uint32_t i = 0; i < 4; i++) ag_meters_leave(m, &more[i]);
+    /* More was let in than the share, but nothing is owed for that: a minute later all of it is there again. */
+    assert_int_equal(enter(&t, share[0], at(1)), AG_E_RATE_LIMIT);
+    assert_int_equal(enter(&t, share[0], at(61)), AG_OK);
+    assert_int_equal(views.requests.left, 1);
+    assert_int_equal(views.tokens.left, 60);
+    ag_meters_leave(m, &t);
+    ag_meters_known(m, AG_METER_KEY, "nobody", 1, &in_flight, &used);
+    assert_int_equal(in_flight + used, 0);
+#ifdef AG_FAULTS
+    names[0] = "another";
+    ag_fault_arm(AG_FAULT_ALLOC, 1);
+    assert_int_equal(ag_meters_hold(m, &t, names, share, at(1)), AG_E_NOMEM);
+    ag_fault_disarm(AG_FAULT_ALLOC);
+#endif
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +291,7 @@ int main(void)
         METERED(addresses_are_bounded_and_forgotten_in_turn),
         METERED(keys_are_not_forgotten_while_that_would_help_them),
         METERED(many_threads_take_no_more_than_there_is),
+        METERED(who_is_judged_elsewhere_is_followed),
 #ifdef AG_FAULTS
         METERED(without_memory_nothing_is_counted),
 #endif

@@ -1,0 +1,552 @@
+#include "net/redis.h"
+
+#include <openssl/evp.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/mem.h"
+#include "net/net.h"
+
+#define REDIS_MAGIC 0x52454449u
+#define READ_BYTES 16384
+#define GREET_MS 1000u /* for connecting, AUTH, SELECT and the probe together */
+#define ADDRESSES_MAX 8 /* of a name that are tried */
+#define AGAIN_MIN_MS 100u
+#define AGAIN_MAX_MS 5000u
+
+#if HIREDIS_MAJOR >= 1
+typedef size_t items;
+#else
+typedef int items;
+#endif
+
+typedef enum state { AWAY, LOOKING, GREETING, THERE, CLOSED } state;
+
+typedef struct call {
+    ag__link due;       /* among those that wait; alone: told already */
+    struct call *next;  /* in the order of the answers */
+    ag_redis_fn *fn;
+    void *arg;
+    uint64_t due_ms;
+    const ag_redis_script *script; /* sent by its hash; NULL: no script, or sent whole */
+    uint32_t n_args;
+    ag_buf args;        /* as they go out, without the script */
+} call;
+
+typedef struct line { /* a connection; lives on until libuv has closed it */
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } uv;
+    ag_redis *r; /* NULL: it was given up */
+    uv_connect_t connect;
+    uv_write_t write;
+    redisReader *reader;
+    redisReplyObjectFunctions own; /* hiredis's, with one of ours */
+    const redisReplyObjectFunctions *plain;
+    size_t taken; /* bytes of the answer that is being read */
+    ag_buf out, flight;
+    bool connected, writing;
+    call *first, *last;
+    char bytes[READ_BYTES];
+} line;
+
+struct ag_redis {
+    uint32_t magic;
+    ag_http_loop *loop;
+    ag_redis_conf conf;
+    state state;
+    line *line; /* while GREETING or THERE */
+    uv_timer_t clock, again, tick;
+    uv_prepare_t flush; /* runs before the loop waits, when something is to be sent */
+    uv_getaddrinfo_t lookup;
+    bool looking;
+    struct sockaddr_storage to[ADDRESSES_MAX];
+    uint32_t n_to, next_to; /* n_to 0: the Unix socket */
+    int handles;      /* that libuv has not closed yet */
+    ag__link waiting; /* in the order of their ends */
+    uint32_t n_calls, fails, tries, greetings;
+    char why[AG_REDIS_WHY_MAX];
+};
+
+static void drop(ag_redis *r, const char *why);
+
+int ag_redis_script_init(ag_redis_script *s, ag_str text)
+{
+    unsigned char sum[20];
+    unsigned int n = 0;
+    s->text = text;
+    if (EVP_Digest(text.p, text.n, sum, &n, EVP_sha1(), NULL) != 1 || n != sizeof sum) return AG_E_NOMEM;
+    sodium_bin2hex(s->sha, sizeof s->sha, sum, sizeof sum);
+    return AG_OK;
+}
+
+/* What is said of a server goes to logs: its own words, cut at what is no text. */
+static void take_why(ag_redis *r, const char *why)
+{
+    size_t n = 0;
+    for (; why[n] && n + 1 < sizeof r->why; n++) r->why[n] = why[n] >= ' ' && why[n] <= '~' ? why[n] : '?';
+    r->why[n] = 0;
+}
+
+/* Calls. */
+
+/* The caller is told, once; an answer that comes later is for nobody. */
+static void tell(call *c, const redisReply *reply)
+{
+    ag_redis_fn *fn = c->fn;
+    ag__link_cut(&c->due);
+    c->fn = NULL;
+    if (fn) fn(c->arg, reply);
+}
+
+static void call_free(ag_redis *r, call *c)
+{
+    AG_ASSERT(c->fn == NULL && r->n_calls > 0);
+    r->n_calls--;
+    ag_buf_fini(&c->args);
+    ag_mem_free(c);
+}
+
+static void on_clock(uv_timer_t *t);
+
+static void arm(ag_redis *r)
+{
+    if (ag__link_empty(&r->waiting) || r->state == CLOSED) return;
+    const call *c = (const call *)(void *)r->waiting.next;
+    uint64_t now = uv_now(&r->loop->uv);
+    uv_timer_start(&r->clock, on_clock, c->due_ms > now ? c->due_ms - now : 0, 0);
+}
+
+static void add_arg(ag_buf *b, ag_str a)
+{
+    ag_buf_addf(b, "$%zu\r\n", a.n);
+    ag_buf_add(b, a.p, a.n);
+    ag_buf_addz(b, "\r\n");
+}
+
+static void on_flush(uv_prepare_t *p);
+
+/* Behind what waits in the line. false: too much does, or there is no memory. */
+static bool put(ag_redis *r, call *c, bool whole)
+{
+    line *l = r->line;
+    size_t before = l->out.n;
+    ag_buf_addf(&l->out, "*%u\r\n", c->n_args + (c->script ? 2 : 0));
+    if (c->script) {
+        add_arg(&l->out, whole ? AG_STR("EVAL") : AG_STR("EVALSHA"));
+        add_arg(&l->out, whole ? c->script->text : ag_str_of(c->script->sha));
+    }
+    ag_buf_add(&l->out, c->args.p, c->args.n);
+    if (l->out.failed) {
+        l->out.n = before;
+        l->out.failed = false;
+        return false;
+    }
+    if (whole) c->script = NULL;
+    c->next = NULL;
+    if (l->last) l->last->next = c;
+    else l->first = c;
+    l->last = c;
+    uv_prepare_start(&r->flush, on_flush);
+    return true;
+}
+
+static bool ask(ag_redis *r, const ag_redis_script *s, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg,
+                uint32_t timeout_ms)
+{
+    if (r->n_calls >= AG_REDIS_CALLS_MAX) return false;
+    call *c = ag_mem_zalloc(sizeof *c);
+    if (c == NULL) return false;
+    *c = (call){.fn = fn, .arg = arg, .script = s, .n_args = n, .due_ms = uv_now(&r->loop->uv) + timeout_ms};
+    ag_buf_init(&c->args, AG_REDIS_OUT_BYTES);
+    for (uint32_t i = 0; i < n; i++) add_arg(&c->args, args[i]);
+    r->n_calls++;
+    if (c->args.failed || !put(r, c, false)) {
+        ag__link_init(&c->due);
+        c->fn = NULL;
+        call_free(r, c);
+        return false;
+    }
+    ag__link_add(&r->waiting, &c->due);
+    if (r->waiting.next == &c->due) arm(r);
+    return true;
+}
+
+bool ag_redis_there(const ag_redis *r) { return r && r->state == THERE; }
+
+bool ag_redis_call(ag_redis *r, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg)
+{
+    return ag_redis_eval(r, NULL, args, n, fn, arg);
+}
+
+bool ag_redis_eval(ag_redis *r, const ag_redis_script *s, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg)
+{
+    AG_CHECK(r, REDIS_MAGIC);
+    return r->state == THERE && ask(r, s, args, n, fn, arg, r->conf.timeout_ms);
+}
+
+/* A failure of the server, as far as one answer can tell. */
+static void failed(ag_redis *r, const char *why)
+{
+    if (++r->fails >= AG_REDIS_FAILS || r->state == GREETING) drop(r, why);
+}
+
+static void on_clock(uv_timer_t *t)
+{
+    ag_redis *r = t->data;
+    ag_http_loop *loop = r->loop;
+    uint64_t now = uv_now(&loop->uv);
+    uint32_t late = 0;
+    ag__link due; /* those that become due while callers are told wait for the next time */
+    ag__link_init(&due);
+    while (!ag__link_empty(&r->waiting) && ((call *)(void *)r->waiting.next)->due_ms <= now) {
+        ag__link *i = r->waiting.next;
+        ag__link_cut(i);
+        ag__link_add(&due, i);
+        late++;
+    }
+    while (!ag__link_empty(&due)) tell((call *)(void *)due.next, NULL);
+    for (; late && r->line; late--) failed(r, "no answer came in time");
+    arm(r);
+    ag__loop_leave(loop);
+}
+
+/* What a script finds of another kind under its key is that key's trouble; it is ours when nothing works without. */
+static bool is_failure(const ag_redis *r, const redisReply *reply)
+{
+    if (reply->type != REDIS_REPLY_ERROR) return false;
+    return r->state == GREETING || strstr(reply->str, "WRONGTYPE") == NULL;
+}
+
+static bool not_known(const redisReply *reply)
+{
+    return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "NOSCRIPT", 8) == 0;
+}
+
+/* The answer to the first call of the line. false: nobody asked. */
+static bool take_reply(ag_redis *r, line *l, const redisReply *reply)
+{
+    call *c = l->first;
+    if (c == NULL) return false;
+    l->first = c->next;
+    if (l->first == NULL) l->last = NULL;
+    if (c->fn && c->script && not_known(reply) && put(r, c, true)) return true;
+    bool waited = c->fn != NULL, bad = waited && is_failure(r, reply);
+    if (bad) take_why(r, reply->str);
+    tell(c, reply);
+    call_free(r, c);
+    if (bad && r->line == l) failed(r, r->why);
+    else if (waited && !bad && r->state == THERE) r->fails = r->tries = 0;
+    return true;
+}
+
+/* Lines. */
+
+/* hiredis would allocate what a number from outside says. */
+static void *array_create(const redisReadTask *task, items n)
+{
+    const line *l = task->privdata;
+    return (size_t)n <= AG_REDIS_ITEMS_MAX ? l->plain->createArray(task, n) : NULL;
+}
+
+static void on_line_closed(uv_handle_t *h)
+{
+    line *l = h->data;
+    redisReaderFree(l->reader);
+    ag_buf_fini(&l->out);
+    ag_buf_fini(&l->flight);
+    ag_mem_free(l);
+}
+
+static void on_alloc(uv_handle_t *h, size_t want AG_UNUSED, uv_buf_t *buf)
+{
+    line *l = h->data;
+    *buf = uv_buf_init(l->bytes, sizeof l->bytes);
+}
+
+static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
+{
+    line *l = s->data;
+    ag_redis *r = l->r;
+    if (r == NULL || n == 0) return;
+    ag_http_loop *loop = r->loop;
+    l->taken += (size_t)AG_MAX(n, 0);
+    if (n < 0) {
+        drop(r, n == UV_EOF ? "the connection was closed" : uv_strerror((int)n));
+    } else if (redisReaderFeed(l->reader, buf->base, (size_t)n) != REDIS_OK) {
+        drop(r, "no memory for its answer");
+    }
+    while (l->r) {
+        void *reply = NULL;
+        if (redisReaderGetReply(l->reader, &reply) != REDIS_OK) {
+            take_why(r, l->reader->errstr);
+            drop(r, r->why);
+        } else if (reply == NULL) {
+            if (l->taken > r->conf.reply_bytes_max) drop(r, "its answer is too large");
+            break;
+        } else if (!take_reply(r, l, reply)) {
+            drop(r, "it answered what nobody had asked");
+        }
+        l->taken = 0;
+        if (reply) l->plain->freeObject(reply);
+    }
+    ag__loop_leave(loop);
+}
+
+static void on_written(uv_write_t *w, int status)
+{
+    line *l = w->data;
+    l->writing = false;
+    if (l->r == NULL) return;
+    ag_http_loop *loop = l->r->loop;
+    if (status < 0) drop(l->r, uv_strerror(status));
+    else if (l->out.n) uv_prepare_start(&l->r->flush, on_flush);
+    ag__loop_leave(loop);
+}
+
+static void on_flush(uv_prepare_t *p)
+{
+    ag_redis *r = p->data;
+    line *l = r->line;
+    uv_prepare_stop(p);
+    if (l == NULL || l->writing || !l->connected || l->out.n == 0) return;
+    ag_buf now = l->out;
+    l->out = l->flight;
+    ag_buf_reset(&l->out);
+    l->flight = now;
+    uv_buf_t b = uv_buf_init(l->flight.p, (unsigned)l->flight.n);
+    l->write.data = l;
+    l->writing = true;
+    int rc = uv_write(&l->write, &l->uv.stream, &b, 1, on_written);
+    if (rc == 0) return;
+    l->writing = false;
+    drop(r, uv_strerror(rc));
+    ag__loop_leave(r->loop);
+}
+
+/* Connecting. */
+
+static void on_tick(uv_timer_t *t)
+{
+    ag_redis *r = t->data;
+    if (r->state == THERE) r->conf.tick(r->conf.arg);
+    ag__loop_leave(r->loop);
+}
+
+static void on_greeted(void *arg, const redisReply *reply)
+{
+    ag_redis *r = arg;
+    if (reply == NULL || reply->type == REDIS_REPLY_ERROR) return; /* whoever told us gives the line up */
+    if (--r->greetings > 0) return;
+    r->state = THERE;
+    r->fails = 0;
+    if (r->conf.tick) uv_timer_start(&r->tick, on_tick, r->conf.tick_ms, r->conf.tick_ms);
+    r->conf.state(r->conf.arg, true, "");
+}
+
+static bool greet(ag_redis *r)
+{
+    const ag_redis_at *at = &r->conf.at;
+    char db[8];
+    ag_str auth[3] = {AG_STR("AUTH"), ag_str_of(at->user), ag_str_of(at->password)};
+    ag_str choose[2] = {AG_STR("SELECT"), {db, (size_t)snprintf(db, sizeof db, "%u", at->db)}}, ping = AG_STR("PING");
+    bool ok = true;
+    r->greetings = 1 + (at->password[0] != 0) + (at->db != 0);
+    if (at->password[0] && at->user[0]) ok = ask(r, NULL, auth, 3, on_greeted, r, GREET_MS);
+    else if (at->password[0])
+        ok = ask(r, NULL, (ag_str[]){auth[0], auth[2]}, 2, on_greeted, r, GREET_MS);
+    if (ok && at->db) ok = ask(r, NULL, choose, 2, on_greeted, r, GREET_MS);
+    if (ok && r->conf.probe == NULL) ok = ask(r, NULL, &ping, 1, on_greeted, r, GREET_MS);
+    else if (ok) ok = ask(r, r->conf.probe, r->conf.probe_args, r->conf.n_probe_args, on_greeted, r, GREET_MS);
+    return ok;
+}
+
+static void give_up(ag_redis *r);
+static void connect_next(ag_redis *r);
+
+/* localhost is ::1 as well, where nobody may listen. */
+static void connect_failed(ag_redis *r, int status)
+{
+    give_up(r);
+    if (r->next_to < r->n_to) connect_next(r);
+    else drop(r, uv_strerror(status));
+}
+
+static void on_connected(uv_connect_t *c, int status)
+{
+    line *l = c->data;
+    if (l->r == NULL) return;
+    ag_http_loop *loop = l->r->loop;
+    if (status == 0) status = uv_read_start(&l->uv.stream, on_alloc, on_read);
+    l->connected = status == 0;
+    if (status < 0) connect_failed(l->r, status);
+    else uv_prepare_start(&l->r->flush, on_flush);
+    ag__loop_leave(loop);
+}
+
+static line *line_open(ag_redis *r)
+{
+    line *l = ag_mem_zalloc(sizeof *l);
+    if (l == NULL) return NULL;
+    if ((l->reader = redisReaderCreate()) == NULL) {
+        ag_mem_free(l);
+        return NULL;
+    }
+    bool local = r->conf.at.host[0] == 0;
+    int rc = local ? uv_pipe_init(&r->loop->uv, &l->uv.pipe, 0) : uv_tcp_init(&r->loop->uv, &l->uv.tcp);
+    AG_ASSERT(rc == 0); /* neither opens anything yet */
+    l->plain = l->reader->fn;
+    l->own = *l->plain;
+    l->own.createArray = array_create;
+    l->reader->fn = &l->own;
+    l->reader->privdata = l;
+    l->r = r;
+    l->uv.handle.data = l->connect.data = l;
+    ag_buf_init(&l->out, AG_REDIS_OUT_BYTES);
+    ag_buf_init(&l->flight, AG_REDIS_OUT_BYTES);
+    uv_unref(&l->uv.handle);
+    return l;
+}
+
+static void connect_next(ag_redis *r)
+{
+    r->state = GREETING;
+    if ((r->line = line_open(r)) == NULL) {
+        drop(r, "no memory for a connection");
+        return;
+    }
+    line *l = r->line;
+    int rc = 0;
+    if (r->n_to == 0) {
+        uv_pipe_connect(&l->connect, &l->uv.pipe, r->conf.at.path, on_connected);
+    } else {
+        rc = uv_tcp_connect(&l->connect, &l->uv.tcp, (struct sockaddr *)&r->to[r->next_to++], on_connected);
+        uv_tcp_nodelay(&l->uv.tcp, 1);
+    }
+    if (rc < 0) connect_failed(r, rc);
+    else if (!greet(r)) drop(r, "no memory for a connection");
+}
+
+static void free_when_closed(ag_redis *r)
+{
+    if (r->handles || r->looking) return;
+    AG_ASSERT(r->n_calls == 0);
+    r->magic = 0;
+    sodium_memzero(&r->conf.at, sizeof r->conf.at);
+    ag_mem_free(r);
+}
+
+static void on_looked_up(uv_getaddrinfo_t *q, int status, struct addrinfo *list)
+{
+    ag_redis *r = q->data;
+    ag_http_loop *loop = r->loop;
+    r->looking = false;
+    for (struct addrinfo *i = list; i && r->n_to < ADDRESSES_MAX; i = i->ai_next)
+        if (i->ai_addrlen <= sizeof r->to[0]) memcpy(&r->to[r->n_to++], i->ai_addr, i->ai_addrlen);
+    if (r->state == CLOSED) free_when_closed(r);
+    else if (status < 0 || r->n_to == 0) drop(r, status < 0 ? uv_strerror(status) : "the name has no address");
+    else connect_next(r);
+    uv_freeaddrinfo(list);
+    ag__loop_leave(loop);
+}
+
+static void on_again(uv_timer_t *t)
+{
+    ag_redis *r = t->data;
+    const ag_redis_at *at = &r->conf.at;
+    char port[8];
+    snprintf(port, sizeof port, "%u", at->port);
+    r->n_to = r->next_to = 0;
+    if (at->host[0] == 0) {
+        connect_next(r);
+    } else if (uv_ip4_addr(at->host, at->port, (struct sockaddr_in *)&r->to[0]) == 0 ||
+               uv_ip6_addr(at->host, at->port, (struct sockaddr_in6 *)&r->to[0]) == 0) {
+        r->n_to = 1;
+        connect_next(r);
+    } else {
+        struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+        r->state = LOOKING;
+        r->lookup.data = r;
+        int rc = uv_getaddrinfo(&r->loop->uv, &r->lookup, on_looked_up, at->host, port, &hints);
+        r->looking = rc == 0;
+        if (rc < 0) drop(r, uv_strerror(rc));
+    }
+    ag__loop_leave(r->loop);
+}
+
+/* The line, and with it all answers that are owed. */
+static void give_up(ag_redis *r)
+{
+    line *l = r->line;
+    r->line = NULL;
+    uv_timer_stop(&r->clock);
+    uv_timer_stop(&r->tick);
+    if (l == NULL) return;
+    l->r = NULL;
+    uv_close(&l->uv.handle, on_line_closed);
+    while (l->first) {
+        call *c = l->first;
+        l->first = c->next;
+        tell(c, NULL);
+        call_free(r, c);
+    }
+}
+
+static void drop(ag_redis *r, const char *why)
+{
+    take_why(r, why);
+    r->state = AWAY;
+    r->fails = 0;
+    give_up(r);
+    uint32_t ms = AG_MIN(AGAIN_MIN_MS << AG_MIN(r->tries, 6u), AGAIN_MAX_MS);
+    r->tries++;
+    /* Many gateways that lost one server do not come back all at once. */
+    uv_timer_start(&r->again, on_again, ms - ms / 4 + randombytes_uniform(ms / 2), 0);
+    r->conf.state(r->conf.arg, false, r->why);
+}
+
+int ag_redis_open(ag_redis **out, ag_http_loop *l, const ag_redis_conf *conf)
+{
+    AG_ASSERT(l->redis == NULL && conf->state);
+    ag_redis *r = ag_mem_zalloc(sizeof *r);
+    if (r == NULL) return AG_E_NOMEM;
+    *r = (ag_redis){.magic = REDIS_MAGIC, .loop = l, .conf = *conf, .handles = 4};
+    ag__link_init(&r->waiting);
+    uv_timer_init(&l->uv, &r->clock);
+    uv_timer_init(&l->uv, &r->again);
+    uv_timer_init(&l->uv, &r->tick);
+    uv_prepare_init(&l->uv, &r->flush);
+    uv_handle_t *all[] = {(uv_handle_t *)&r->clock, (uv_handle_t *)&r->again, (uv_handle_t *)&r->tick,
+                          (uv_handle_t *)&r->flush};
+    for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) {
+        all[i]->data = r;
+        uv_unref(all[i]); /* connections of clients keep a loop running, this does not */
+    }
+    uv_timer_start(&r->again, on_again, 0, 0);
+    *out = l->redis = r;
+    return AG_OK;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    ag_redis *r = h->data;
+    r->handles--;
+    free_when_closed(r);
+}
+
+void ag__redis_stop(ag_redis *r)
+{
+    AG_CHECK(r, REDIS_MAGIC);
+    r->loop->redis = NULL;
+    r->state = CLOSED;
+    give_up(r);
+    if (r->looking) uv_cancel((uv_req_t *)&r->lookup);
+    uv_close((uv_handle_t *)&r->clock, on_closed);
+    uv_close((uv_handle_t *)&r->again, on_closed);
+    uv_close((uv_handle_t *)&r->tick, on_closed);
+    uv_close((uv_handle_t *)&r->flush, on_closed);
+}

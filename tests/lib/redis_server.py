@@ -1,0 +1,71 @@
+"""A real redis-server for a test, on a free port, without a file; and a few words of its protocol."""
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+from server import LIMIT_S, wait_for
+
+
+def is_there():
+    return shutil.which("redis-server") is not None
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Redis:
+    def __init__(self, *flags, port=None):
+        self.dir = tempfile.TemporaryDirectory(prefix="autoglm-redis-")
+        self.port = port or free_port()
+        self.path = self.dir.name + "/redis.sock"
+        self.flags = flags
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", self.path, "--save", "",
+             "--appendonly", "no", "--dir", self.dir.name, *self.flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for("Redis to listen", self.listens)
+
+    def listens(self):
+        assert self.process.poll() is None, "redis-server has ended"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), LIMIT_S).close()
+            return True
+        except ConnectionRefusedError:
+            return False
+
+    def say(self, *words):
+        """The first line of its answer; of a string, the string."""
+        with socket.create_connection(("127.0.0.1", self.port), LIMIT_S) as s:
+            parts = [str(w).encode() for w in words]
+            s.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(p), p) for p in parts))
+            f = s.makefile("rb")
+            line = f.readline().decode().rstrip("\r\n")
+            return f.readline().decode().rstrip("\r\n") if line.startswith("$") and line != "$-1" else line
+
+    def url(self, password=""):
+        return f"redis://{':' + password + '@' if password else ''}127.0.0.1:{self.port}"
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self):
+        self.go_on()
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *why):
+        self.kill()
+        self.dir.cleanup()
