@@ -162,6 +162,7 @@ static void load(server *s)
                                         : ag_model_open(&s->model, c->model, chat, &s->err);
     ag_engine_conf conf = engine_conf(c);
     conf.metrics = s->metrics;
+    conf.by_turns = rc == AG_OK && s->model->null && s->model->null_rate == 0; /* the loops take its steps */
     conf.note = note;
     conf.note_arg = s;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);

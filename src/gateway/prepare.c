@@ -1,4 +1,3 @@
-#include <sodium.h>
 #include <stdio.h>
 
 #include "base/mem.h"
@@ -332,7 +331,7 @@ ag_next ag__step_admit(ag_req *r)
 {
     const ag_request *q = &r->request;
     uint64_t seed = q->sampling.seed;
-    if (!q->seed_set) randombytes_buf(&seed, sizeof seed);
+    if (!q->seed_set) ag_random_bytes(&seed, sizeof seed);
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
     if (r->timeout_ms && ag_now_us() >= ag__deadline_of(r))
         return ag__req_refuse(r, AG_E_DEADLINE,

@@ -110,6 +110,9 @@ typedef struct ag_http_handler {
     void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body, ag_buf *id);
     /* A message taken from a loop's mailbox; those left when the server is closed are given by the closing thread. */
     void (*on_message)(void *arg, ag_http_loop *l, void *msg);
+    /* Before a loop sleeps, on its thread; what it posts there is taken first. true: it did something and is to be asked
+     * once more. NULL: never. */
+    bool (*on_turn)(void *arg);
     void *arg;
 } ag_http_handler;
 

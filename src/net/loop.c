@@ -17,13 +17,17 @@
  * again: a flood of either must not starve the other. */
 #define MESSAGES_AT_ONCE 1024
 #define LEAVE_ROUNDS 16
+/* Turns that the user takes before sockets are polled again. */
+#define TURNS_AT_ONCE 4
 /* Work on uv's pool must not take a core from loops or kernels. */
 #define WORK_NICE 10
+
+static _Thread_local const ag_http_loop *here; /* whose thread this is, if it looks at its mailbox before it sleeps */
 
 static void wake_loop(void *arg)
 {
     ag_http_loop *l = arg;
-    uv_async_send(&l->wake);
+    if (l != here) uv_async_send(&l->wake);
 }
 
 static void take_handoffs(ag_http_loop *l)
@@ -74,6 +78,22 @@ static void on_wake(uv_async_t *a)
     if (atomic_load(&l->server->stopping) && !l->stopping) stop(l);
 }
 
+static void stay_awake(uv_idle_t *i AG_UNUSED) {}
+
+static void on_turn(uv_prepare_t *p)
+{
+    ag_http_loop *l = p->data;
+    const ag_http_handler *h = &l->server->handler;
+    bool more = true;
+    for (int i = 0; i < TURNS_AT_ONCE && more; i++) {
+        more = h->on_turn(h->arg);
+        take_messages(l);
+        ag__loop_leave(l);
+    }
+    if (more) uv_idle_start(&l->awake, stay_awake);
+    else uv_idle_stop(&l->awake);
+}
+
 void ag__loop_leave(ag_http_loop *l)
 {
     for (int round = 0; round < LEAVE_ROUNDS && !ag__link_empty(&l->dirty); round++) {
@@ -108,6 +128,15 @@ int ag__loop_open(ag_http_loop *l, ag_http_server *s, uint32_t index)
     if (uv_async_init(&l->uv, &l->wake, on_wake) != 0) return AG_E_IO;
     l->has_wake = true;
     l->wake.data = l;
+    if (s->handler.on_turn) {
+        uv_prepare_init(&l->uv, &l->turn);
+        uv_idle_init(&l->uv, &l->awake);
+        l->turn.data = l;
+        uv_prepare_start(&l->turn, on_turn);
+        uv_unref((uv_handle_t *)&l->turn); /* neither keeps a loop running that has nothing else */
+        uv_unref((uv_handle_t *)&l->awake);
+        l->has_turn = true;
+    }
     if (ag_mbox_open(&l->mbox, s->conf.mailbox_cap, wake_loop, l) != AG_OK) return AG_E_NOMEM;
     return ag_mbox_open(&l->handoff, HANDOFF_CAP, wake_loop, l);
 }
@@ -123,6 +152,10 @@ void ag__loop_close(ag_http_loop *l)
     ag_mbox_close(l->mbox);
     ag_mbox_close(l->handoff);
     if (l->has_wake) uv_close((uv_handle_t *)&l->wake, NULL);
+    if (l->has_turn) {
+        uv_close((uv_handle_t *)&l->turn, NULL);
+        uv_close((uv_handle_t *)&l->awake, NULL);
+    }
     if (l->has_loop) {
         uv_run(&l->uv, UV_RUN_DEFAULT);
         int rc = uv_loop_close(&l->uv);
@@ -139,6 +172,7 @@ static void run_loop(void *arg)
     char name[16];
     snprintf(name, sizeof name, "ag-http-%u", l->index);
     pthread_setname_np(pthread_self(), name);
+    if (l->has_turn) here = l;
     uv_run(&l->uv, UV_RUN_DEFAULT);
 }
 

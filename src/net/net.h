@@ -129,8 +129,10 @@ struct ag_http_loop {
     ag_http_server *server;
     uv_loop_t uv;
     uv_async_t wake;
+    uv_prepare_t turn;    /* with on_turn: before it sleeps, */
+    uv_idle_t awake;      /* which it does not while this is active */
     uv_thread_t thread;
-    bool has_loop, has_wake, has_thread, draining, stopping;
+    bool has_loop, has_wake, has_turn, has_thread, draining, stopping;
     ag_mbox *mbox, *handoff;
     ag__link conns, dirty;
     _Atomic uint32_t n_conns;

@@ -195,6 +195,7 @@ fake_spec fake_engine_seen(void)
 const ag_model *ag_engine_model(const ag_engine *e AG_UNUSED) { return &model; }
 uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
 const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
+bool ag_engine_turn(ag_engine *e AG_UNUSED) { return false; }
 void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
 {
     *out = (ag_engine_stats){.running = fake_engine_live(), .kv_pages = 10, .kv_pages_used = 5, .prompt_tokens = 7,

@@ -241,6 +241,42 @@ static void test_writes_share(void **state)
     rig_stop(&r);
 }
 
+/* What is posted before the loop sleeps is taken before it sleeps, though nobody wakes it. */
+static bool post_in_turn(void *arg)
+{
+    rig *r = arg;
+    if (atomic_load(&r->turns) == 0) return false;
+    atomic_fetch_sub(&r->turns, 1);
+    rig_post(r, 0, "w:turn", false);
+    return true;
+}
+
+static void test_turns(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    rig_init(&r, &conf);
+    r.on_turn = post_in_turn;
+    assert_int_equal(rig_try(&r), AG_OK);
+    int fd = dial(&r);
+    char got[1024];
+    send_z(fd, RIG_GET("/holdstream"));
+    rig_wait(&r, RIG_END, 1);
+    atomic_store(&r.turns, 10); /* more than at once */
+    ag_mbox_wake(ag_http_loop_mbox(ag_http_server_loop(r.server, 0)));
+    size_t n = 0;
+    for (ssize_t k; n < 90 || memcmp(got + n - 90, "4\r\nturn\r\n4\r\nturn\r\n", 18) != 0; n += (size_t)k) {
+        k = TEMP_FAILURE_RETRY(recv(fd, got + n, sizeof got - n, 0));
+        assert_true(k > 0);
+    }
+    assert_memory_equal(got + n - 9, "4\r\nturn\r\n", 9);
+    rig_post(&r, 0, "e", false);
+    assert_int_equal(TEMP_FAILURE_RETRY(recv(fd, got, sizeof got, 0)), 5);
+    close(fd);
+    rig_stop(&r);
+}
+
 static void test_expect(void **state)
 {
     (void)state;
@@ -422,6 +458,7 @@ int main(void)
         cmocka_unit_test(test_head_method),
         cmocka_unit_test(test_streamed),
         cmocka_unit_test(test_writes_share),
+        cmocka_unit_test(test_turns),
         cmocka_unit_test(test_expect),
         cmocka_unit_test(test_early),
         cmocka_unit_test(test_linger_is_bounded),

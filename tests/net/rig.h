@@ -35,6 +35,8 @@ typedef struct rig {
     uint64_t n[RIG_EVENTS];
     uint64_t body_bytes;
     char order[256];      /* of the last requests: H B E G D */
+    bool (*on_turn)(void *arg); /* before rig_start's */
+    _Atomic uint32_t turns;
     struct rig_req *held; /* the last request to /hold and the like; used on its loop only, through messages */
 } rig;
 
@@ -314,7 +316,7 @@ static void rig_init(rig *r, const ag_http_conf *conf)
 static int rig_try(rig *r)
 {
     ag_http_handler h = {.on_head = rig_on_head, .on_body = rig_on_body, .on_end = rig_on_end, .on_gone = rig_on_gone,
-                         .done = rig_done, .on_bad = rig_on_bad, .on_message = rig_on_message, .arg = r};
+                         .done = rig_done, .on_bad = rig_on_bad, .on_message = rig_on_message, .on_turn = r->on_turn, .arg = r};
     ag_err err = {0};
     int rc = ag_http_server_open(&r->server, &r->conf, &h, &err);
     if (rc != AG_OK) return rc;
