@@ -86,6 +86,8 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.body_timeout_ms = c->body_timeout_ms;
     g.idle_timeout_ms = c->idle_timeout_ms;
     g.write_timeout_ms = c->write_timeout_ms;
+    g.total_timeout_ms = c->total_timeout_ms;
+    g.requests_per_connection_max = c->requests_per_connection;
     g.connections_max = c->max_connections;
     g.connections_per_address_max = c->max_connections_per_address;
     g.out_bytes_max = c->out_bytes;
@@ -96,6 +98,7 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.tls_client_ca = c->tls_client_ca;
     g.tls_handshakes_max = c->tls_handshakes;
     g.h2_streams_max = c->h2_streams;
+    g.h2_bodies_max = c->h2_bodies;
     g.h2_window_bytes = (uint32_t)c->h2_window;
     g.h2_connection_window_bytes = (uint32_t)c->h2_connection_window;
     g.h2_resets_max = c->h2_resets;

@@ -29,8 +29,7 @@ static ag_keys_verb verb_of(const ag_req *r)
     return verbs[i].verb;
 }
 
-/* One "name=value" of a query. */
-static int take_pair(ag_admin *a, ag_str pair, ag_err *err)
+static int take_pair(ag_admin *a, ag_str name, ag_str value, ag_err *err)
 {
     const struct {
         const char *name;
@@ -39,9 +38,6 @@ static int take_pair(ag_admin *a, ag_str pair, ag_err *err)
     } fields[] = {{"from", a->from, sizeof a->from},    {"to", a->to, sizeof a->to},
                   {"key", a->key, sizeof a->key},       {"tenant", a->tenant, sizeof a->tenant},
                   {"model", a->model, sizeof a->model}, {"format", a->format, sizeof a->format}};
-    const char *equals = memchr(pair.p, '=', pair.n);
-    ag_str name = {pair.p, equals ? (size_t)(equals - pair.p) : pair.n};
-    ag_str value = equals ? (ag_str){equals + 1, pair.n - name.n - 1} : (ag_str){0};
     for (size_t i = 0; i < AG_ARRAY_LEN(fields); i++) {
         if (!ag_str_eqz(name, fields[i].name)) continue;
         if (value.n == 0 || !ag__percent_decode(value, fields[i].to, fields[i].size))
@@ -56,12 +52,8 @@ static int take_pair(ag_admin *a, ag_str pair, ag_err *err)
 static int take_query(ag_admin *a, ag_str query, ag_err *err)
 {
     int rc = AG_OK;
-    while (query.n && rc == AG_OK) {
-        const char *and = memchr(query.p, '&', query.n);
-        ag_str pair = {query.p, and ? (size_t)(and - query.p) : query.n};
-        query = and ? (ag_str){and + 1, query.n - pair.n - 1} : (ag_str){0};
-        if (pair.n) rc = take_pair(a, pair, err);
-    }
+    ag_str name, value;
+    while (rc == AG_OK && ag__query_next(&query, &name, &value)) rc = take_pair(a, name, value, err);
     if (rc == AG_OK && a->format[0] && strcmp(a->format, "json") != 0 && strcmp(a->format, "csv") != 0)
         rc = ag_request_fail(err, AG_E_PARAM, "format", "'format' must be json or csv.");
     return rc;

@@ -138,6 +138,8 @@ ag_next ag__step_limits(ag_req *r)
     if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (r->route->path[1] && r->route->path[strlen(r->route->path) - 1] == '/') ag__queue_take_id(r);
     if (r->route->answer == ag__answer_page) ag__page_look(r);
+    if (r->route->answer == ag__answer_connections && ag__connections_look(r) != AG_OK)
+        return ag__req_refuse(r, r->err.code, "%s", "");
     bool admin = r->route->answer == ag__answer_admin;
     if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool empty = !r->head->has_body || r->head->content_length == 0;

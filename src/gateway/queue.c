@@ -51,6 +51,21 @@ void ag__queue_tell(ag_req *r)
 
 /* By id. */
 
+bool ag__query_next(ag_str *query, ag_str *name, ag_str *value)
+{
+    while (query->n) {
+        const char *and = memchr(query->p, '&', query->n);
+        ag_str pair = {query->p, and ? (size_t)(and - query->p) : query->n};
+        *query = and ? (ag_str){and + 1, query->n - pair.n - 1} : (ag_str){0};
+        if (pair.n == 0) continue;
+        const char *equals = memchr(pair.p, '=', pair.n);
+        *name = (ag_str){pair.p, equals ? (size_t)(equals - pair.p) : pair.n};
+        *value = equals ? (ag_str){equals + 1, pair.n - name->n - 1} : (ag_str){0};
+        return true;
+    }
+    return false;
+}
+
 bool ag__percent_decode(ag_str p, char *to, size_t size)
 {
     size_t n = 0;

@@ -32,6 +32,7 @@ static void req_free(ag_req *r)
     ag_buf_fini(&r->out);
     ag_key_put(r->key);
     ag__admin_free(r);
+    ag__connections_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
     r->magic = 0;
     ag_mem_free(r);

@@ -160,7 +160,8 @@ struct ag_req {
     const ag_page *page;          /* of the playground */
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
-    struct ag_admin *admin;       /* of /admin/v1 */
+    struct ag_admin *admin;       /* of /admin/v1: keys, limits, usage */
+    struct ag_connections *connections; /* and connections */
     ag_ticket ticket;             /* in the meters of its key, tenant, model and address */
     bool metered;
     uint64_t charged;             /* tokens of its answers that were counted there */
@@ -241,6 +242,12 @@ void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
 ag_next ag__answer_page(ag_req *r);
 void ag__page_look(ag_req *r);       /* which file, and whether the client has it: by the head */
 
+/* connections.c: what each connection is doing */
+int ag__connections_look(ag_req *r); /* LIMITS: which page of them, by the head; err says why not */
+ag_next ag__answer_connections(ag_req *r);
+void ag__connections_free(ag_req *r);
+
+bool ag__query_next(ag_str *query, ag_str *name, ag_str *value); /* of "a=1&b=2"; false: there is no more */
 /* Printable ASCII without blanks, out of a piece of a URL; false, and "": it is not, or does not fit. */
 bool ag__percent_decode(ag_str p, char *to, size_t size);
 

@@ -67,6 +67,75 @@ static void stop(ag_http_loop *l)
     uv_unref((uv_handle_t *)&l->wake);
 }
 
+struct ag__visit {
+    ag__visit *next;
+    ag_http_loop *from;
+    uint32_t to;          /* the loop that it is at, or on its way to; so many as there are: it is on its way back */
+    ag_http_each_fn *each;
+    void (*after)(void *);
+    void *arg;
+};
+
+static void send_visit(ag__visit *v)
+{
+    ag_http_server *s = v->from->server;
+    ag_http_loop *to = v->to < s->n_loops ? &s->loops[v->to] : v->from;
+    uv_mutex_lock(&s->lock);
+    v->next = to->visits;
+    to->visits = v;
+    uv_mutex_unlock(&s->lock);
+    uv_async_send(&to->wake);
+}
+
+static ag__visit *visits_of(ag_http_loop *l)
+{
+    uv_mutex_lock(&l->server->lock);
+    ag__visit *v = l->visits;
+    l->visits = NULL;
+    uv_mutex_unlock(&l->server->lock);
+    return v;
+}
+
+static void end_visit(ag__visit *v)
+{
+    v->after(v->arg);
+    ag_mem_free(v);
+}
+
+static void take_visits(ag_http_loop *l)
+{
+    for (ag__visit *v = visits_of(l), *next; v; v = next) {
+        next = v->next;
+        if (v->to == l->server->n_loops) {
+            end_visit(v);
+            continue;
+        }
+        bool more = true;
+        for (ag__link *i = l->conns.next; i != &l->conns && more; i = i->next)
+            more = ag__conn_tell((ag__conn *)((char *)i - offsetof(ag__conn, all)), v->each, v->arg);
+        v->to++;
+        send_visit(v);
+    }
+}
+
+void ag__loop_end_visits(ag_http_loop *l)
+{
+    for (ag__visit *v = visits_of(l), *next; v; v = next) {
+        next = v->next;
+        end_visit(v);
+    }
+}
+
+bool ag_http_loop_visit(ag_http_loop *l, ag_http_each_fn *each, void (*after)(void *), void *arg)
+{
+    AG_CHECK(l, LOOP_MAGIC);
+    ag__visit *v = ag_mem_alloc(sizeof *v);
+    if (v == NULL) return false;
+    *v = (ag__visit){.from = l, .each = each, .after = after, .arg = arg};
+    send_visit(v);
+    return true;
+}
+
 static void on_wake(uv_async_t *a)
 {
     ag_http_loop *l = a->data;
@@ -74,6 +143,7 @@ static void on_wake(uv_async_t *a)
     take_handoffs(l);
     if (atomic_load(&l->server->draining) && !l->draining) start_draining(l);
     take_messages(l);
+    take_visits(l);
     ag__loop_leave(l);
     if (atomic_load(&l->server->stopping) && !l->stopping) stop(l);
 }

@@ -302,7 +302,7 @@ static ag_http_conf rig_conf(void)
         .header_timeout_ms = 20000, .body_timeout_ms = 20000, .idle_timeout_ms = 20000, .write_timeout_ms = 20000,
         .connections_max = 2000, .connections_per_address_max = 2000, .mailbox_cap = 64, .out_bytes_max = 1 << 16,
         .h2_streams_max = 100, .h2_window_bytes = 1 << 18, .h2_connection_window_bytes = 1 << 20,
-        .tls_handshakes_max = 1000000, .h2_resets_max = 1000, .h2_frames_max = 10000,
+        .h2_bodies_max = 1 << 30, .tls_handshakes_max = 1000000, .h2_resets_max = 1000, .h2_frames_max = 10000,
     };
 }
 
