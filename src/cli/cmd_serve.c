@@ -81,6 +81,8 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.no_auth = c->no_auth;
     g.header_bytes_max = (uint32_t)c->header_bytes;
     g.headers_max = c->headers_max;
+    g.target_bytes_max = (uint32_t)c->url_bytes;
+    g.json = (ag_json_limits){c->json_depth, c->json_items, c->json_string};
     g.body_bytes_max = c->body_bytes;
     g.header_timeout_ms = c->header_timeout_ms;
     g.body_timeout_ms = c->body_timeout_ms;

@@ -152,6 +152,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     if (rc != AG_OK) return rc;
     if (sodium_init() < 0) return ag_err_set(err, AG_E_INTERNAL, "The cryptographic library could not be set up.");
     ag_openai_init();
+    ag_json_limit(&conf->json);
     ag_live *live = NULL;
     ag_gateway *gw = ag_mem_zalloc(sizeof *gw);
     if (gw == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway.");
@@ -182,6 +183,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .loops = loops_of(conf),
         .header_bytes_max = conf->header_bytes_max,
         .headers_max = conf->headers_max,
+        .target_bytes_max = conf->target_bytes_max,
         .body_bytes_max = conf->body_bytes_max,
         .header_timeout_ms = conf->header_timeout_ms,
         .body_timeout_ms = conf->body_timeout_ms,

@@ -12,6 +12,7 @@
 #define AG_GATEWAY_H
 
 #include "engine/engine.h"
+#include "gateway/dialects/request.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
 
@@ -28,7 +29,8 @@ typedef struct ag_gateway_conf {
     const char *jwt_jwks; /* tokens signed by a key of this file will do; NULL or "": none. reload reads it again */
     bool no_auth;        /* said aloud: listen anywhere without keys */
 
-    uint32_t header_bytes_max, headers_max;
+    uint32_t header_bytes_max, headers_max, target_bytes_max;
+    ag_json_limits json; /* of bodies; the process's, not this gateway's alone */
     uint64_t body_bytes_max;
     uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, total_timeout_ms;
     uint32_t requests_per_connection_max; /* 0: any number */
@@ -54,7 +56,8 @@ typedef struct ag_gateway_conf {
 } ag_gateway_conf;
 
 #define AG_GATEWAY_CONF_DEFAULT                                                                                     \
-    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 32u << 10, .headers_max = 100,        \
+    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 16u << 10, .headers_max = 100,        \
+                       .target_bytes_max = 8u << 10, .json = AG_JSON_LIMITS_DEFAULT,                                \
                        .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,           \
                        .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                \
                        .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .tls_handshakes_max = 1000,  \

@@ -366,8 +366,9 @@ bool ag__conn_tell(const ag__conn *c, ag_http_each_fn *each, void *arg)
     void *users[AG_HTTP_USERS_MAX];
     if (c->closing) return true;
     uint32_t n = c->proto->users(c, users, AG_ARRAY_LEN(users));
-    ag_http_conn_info info = {.id = c->id, .peer = ag_str_of(c->peer), .state = c->noted, .h2 = c->proto == &ag__h2_proto,
-                              .tls = c->tls != NULL, .age_ms = uv_now(&c->loop->uv) - c->born_ms,
+    ag_http_conn_info info = {.id = c->id, .peer = ag_str_of(c->peer), .state = c->noted,
+                              .h2 = c->proto == &ag__h2_proto, .tls = c->tls != NULL,
+                              .age_ms = uv_now(&c->loop->uv) - c->born_ms,
                               .requests = c->n_requests, .bytes_in = c->in_all, .bytes_out = ag__conn_taken(c),
                               .users = users, .n_users = AG_MIN(n, (uint32_t)AG_ARRAY_LEN(users)), .n_open = n};
     return each(arg, &info);

@@ -164,6 +164,11 @@ static void begin_request(ag__conn *c, const char *raw)
     h1c *h = c->state;
     const ag_http_handler *handler = &c->loop->server->handler;
     const ag__head *head = &h->parser.head;
+    if (head->pub.target.n > c->loop->server->conf.target_bytes_max) {
+        answer_bad(c, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
+                   "the path and query are longer than the server takes");
+        return;
+    }
     ag_http_stream *s = ag__stream_create(c, &head->pub, raw, h->parser.head_bytes);
     if (s == NULL) {
         answer_bad(c, AG_HTTP_BAD_MEMORY, AG_E_NOMEM, "there is no memory for this request");
@@ -301,6 +306,8 @@ static bool h1_run(ag__conn *c)
     while (!c->broken && h->phase < LAST) {
         if (h->phase == BODY && h->open->answer != AG__ANSWER_NONE) {
             refuse_body(c);
+        } else if (h->phase == DROP && c->loop->draining) {
+            refuse_all(c);
         } else if (h->phase != DROP && h->open && h->open->answer >= AG__ANSWER_ENDED) {
             retire(c);
             moved = true;

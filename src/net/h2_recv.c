@@ -149,6 +149,11 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
         return;
     }
     head.pub.has_body = has_body;
+    if (head.pub.target.n > conf->target_bytes_max) {
+        ag__h2_bad(h, x, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
+                   "the path and query are longer than the server takes");
+        return;
+    }
     if (head.pub.content_length > 0 && (uint64_t)head.pub.content_length > conf->body_bytes_max) {
         ag__h2_bad(h, x, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
         return;

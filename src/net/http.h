@@ -53,6 +53,7 @@ typedef struct ag_http_head {
 #define AG_HTTP_BADS(X)                                                                                                \
     X(PARSE, "parse")                         /* 400, or 417 for an unknown Expect */                                  \
     X(HEADERS_SIZE, "headers_size")           /* 431 */                                                                \
+    X(TARGET_SIZE, "target_size")             /* 414 */                                                                \
     X(HEADER_TIMEOUT, "header_timeout")       /* 408 */                                                                \
     X(BODY_TIMEOUT, "body_timeout")           /* 408 */                                                                \
     X(BODY_SIZE, "body_size")                 /* 413 */                                                                \
@@ -100,9 +101,9 @@ typedef enum ag_http_state {
 
 typedef struct ag_http_handler {
     /* The head is complete; not a byte of the body has been read. Respond now (or begin to) to refuse: the body is then
-     * not handed over, nor on_end called. One that was announced with up to AG_HTTP_DROP_BYTES is read and dropped; else
-     * the connection closes after the response, in a way that lets a client that is still sending see it. Or return to
-     * go on. Expect: 100-continue is answered when this returns without a
+     * not handed over, nor on_end called. One that was announced with up to AG_HTTP_DROP_BYTES is read and dropped;
+     * else the connection closes after the response, in a way that lets a client that is still sending see it. Or
+     * return to go on. Expect: 100-continue is answered when this returns without a
      * response. `*user` is kept for the calls below. head and what it points to live until done. */
     void (*on_head)(void *arg, ag_http_stream *s, const ag_http_head *head, void **user);
     void (*on_body)(void *user, ag_http_stream *s, const char *p, size_t n);
@@ -117,8 +118,8 @@ typedef struct ag_http_handler {
     void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body, ag_buf *id);
     /* A message taken from a loop's mailbox; those left when the server is closed are given by the closing thread. */
     void (*on_message)(void *arg, ag_http_loop *l, void *msg);
-    /* Before a loop sleeps, on its thread; what it posts there is taken first. true: it did something and is to be asked
-     * once more. NULL: never. */
+    /* Before a loop sleeps, on its thread; what it posts there is taken first. true: it did something and is to be
+     * asked once more. NULL: never. */
     bool (*on_turn)(void *arg);
     void *arg;
 } ag_http_handler;
@@ -133,6 +134,7 @@ typedef struct ag_http_conf {
     uint32_t loops;                /* threads, 1..64 */
     uint32_t header_bytes_max;     /* request line and headers together */
     uint32_t headers_max;
+    uint32_t target_bytes_max;     /* path and query */
     uint64_t body_bytes_max;       /* declared or counted: 413 */
     uint32_t header_timeout_ms;    /* from the first byte of a request to the end of its head: 408 */
     uint32_t body_timeout_ms;      /* for each further 4 KiB of a body, or its end: 408; fewer bytes do not extend it */
@@ -145,8 +147,8 @@ typedef struct ag_http_conf {
     uint64_t out_bytes_max;        /* bytes of streamed responses waiting to be written per connection */
     uint32_t h2_streams_max;       /* open at once on a connection */
     uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
-    uint64_t h2_bodies_max;        /* bytes of bodies that a connection's requests have sent and are not answered for; at
-                                    * least body_bytes_max: 429 */
+    uint64_t h2_bodies_max;        /* bytes of the bodies of a connection's requests that are not answered yet; at least
+                                    * body_bytes_max: 429 */
     uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
     const char *unix_path;         /* a Unix socket to listen on as well, unlinked at the end; NULL or "": none */
     const char *trusted_proxies;   /* networks whose PROXY v2 and X-Forwarded-For are believed: "10.0.0.0/8,unix" */

@@ -49,6 +49,7 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
         {"loops", c->loops, 1, 64},
         {"header_bytes_max", c->header_bytes_max, 64, 1 << 24},
         {"headers_max", c->headers_max, 1, 1 << 16},
+        {"target_bytes_max", c->target_bytes_max, 1, 1 << 24},
         {"body_bytes_max", c->body_bytes_max, 0, INT64_MAX},
         {"header_timeout_ms", c->header_timeout_ms, 1, UINT32_MAX},
         {"body_timeout_ms", c->body_timeout_ms, 1, UINT32_MAX},

@@ -117,6 +117,20 @@ static void test_header_size(void **state)
     stop(&r, &c);
 }
 
+static void test_target_size(void **state)
+{
+    (void)state;
+    rig r;
+    h2_client c;
+    ag_http_conf conf = rig_conf();
+    conf.target_bytes_max = 10;
+    start(&r, &c, &conf);
+    h2_expect_bad(&c, h2_get(&c, "/query?abcd"), 414, "target_size|414|");
+    h2_expect(&c, h2_get(&c, "/query?abc"), 200, "abc");
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TARGET_SIZE), 1);
+    stop(&r, &c);
+}
+
 static void test_body_size(void **state)
 {
     (void)state;
@@ -505,6 +519,7 @@ int main(void)
         cmocka_unit_test(test_refused_heads),
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_header_size),
+        cmocka_unit_test(test_target_size),
         cmocka_unit_test(test_body_size),
         cmocka_unit_test(test_body_timeout),
         cmocka_unit_test(test_header_timeout),

@@ -56,6 +56,23 @@ static void test_header_size(void **state)
     rig_stop(&r);
 }
 
+static void test_target_size(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.target_bytes_max = 10;
+    rig_start(&r, &conf);
+    int fd = dial(&r);
+    send_z(fd, RIG_GET("/query?abc") RIG_GET("/query?abcd"));
+    expect_reply(fd, 200, "abc");
+    expect_bad(fd, 414, "target_size|414|");
+    close(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TARGET_SIZE), 1);
+    assert_int_equal(rig_count(&r, RIG_HEAD), 1);
+    rig_stop(&r);
+}
+
 /* The stream had begun: it goes, and the room answers. */
 static void test_chunked_size(void **state)
 {
@@ -396,6 +413,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused_heads),
         cmocka_unit_test(test_header_size),
+        cmocka_unit_test(test_target_size),
         cmocka_unit_test(test_chunked_size),
         cmocka_unit_test(test_header_timeout),
         cmocka_unit_test(test_trickle),
