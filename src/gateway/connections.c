@@ -1,5 +1,5 @@
-/* connections.c - GET /admin/v1/connections: what each connection is doing, a page of them at a time. Each loop tells of its
- * own; what it tells is written down here, on its thread, while the request waits for it. */
+/* connections.c - GET /admin/v1/connections: what each connection is doing, a page of them at a time. Each loop tells of
+ * its own; what it tells is written down here, on its thread, while the request waits for it. */
 #include "base/mem.h"
 #include "gateway/req.h"
 
@@ -122,10 +122,11 @@ static void put_one(ag_buf *out, const seen *c)
     put_string(out, "address", c->peer);
     put_string(out, "state", states[c->state]);
     put_string(out, "protocol", c->h2 ? "h2" : "http/1.1");
-    ag_buf_addf(out, ",\"tls\":%s,\"age_s\":%llu.%03u,\"requests\":%llu,\"bytes_in\":%llu,\"bytes_out\":%llu,\"open\":%u",
-                c->tls ? "true" : "false", (unsigned long long)(c->age_ms / 1000), (unsigned)(c->age_ms % 1000),
-                (unsigned long long)c->requests, (unsigned long long)c->bytes_in, (unsigned long long)c->bytes_out, c->n_open);
-    ag_buf_addz(out, ",\"request_ids\":[");
+    ag_buf_addf(out, ",\"tls\":%s,\"age_s\":%llu.%03u", c->tls ? "true" : "false",
+                (unsigned long long)(c->age_ms / 1000), (unsigned)(c->age_ms % 1000));
+    ag_buf_addf(out, ",\"requests\":%llu,\"bytes_in\":%llu,\"bytes_out\":%llu", (unsigned long long)c->requests,
+                (unsigned long long)c->bytes_in, (unsigned long long)c->bytes_out);
+    ag_buf_addf(out, ",\"open\":%u,\"request_ids\":[", c->n_open);
     for (uint32_t i = 0; i < c->n_ids; i++) {
         if (i) ag_buf_addc(out, ',');
         ag_buf_add_json(out, c->ids[i], strlen(c->ids[i]));

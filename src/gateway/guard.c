@@ -153,8 +153,8 @@ bool ag_media_is_json(ag_str type)
     return true;
 }
 
-/* Some a request: the kernel, which takes a system call each time, is asked for many at once. Keys and salts come from it
- * alone. */
+/* Some a request: the kernel, which takes a system call each time, is asked for many at once. Keys and salts come from
+ * it alone. */
 void ag_random_bytes(void *out, size_t n)
 {
     static _Thread_local struct { uint8_t bytes[1024]; size_t left; } pool;

@@ -86,7 +86,10 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
 
 static void add_parameters(ag_buf *b, const route_row *r)
 {
-    static const char *const usage[] = {"from", "to", "key", "tenant", "model", "format"};
+    static const struct { const char *route, *names[6]; } queries[] = {
+        {"admin_usage", {"from", "to", "key", "tenant", "model", "format"}},
+        {"admin_connections", {"after", "page-limit"}},
+    };
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
     ag_buf_addz(b, "      parameters:\n");
     bool subject = strcmp(r->id, "admin_limit") == 0;
@@ -96,8 +99,9 @@ static void add_parameters(ag_buf *b, const route_row *r)
     if (r->auth == AG_ROLE_INFERENCE) add_ref(b, "        - ", "parameters", "x-tenant");
     if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
-    for (size_t i = 0; strcmp(r->id, "admin_usage") == 0 && i < AG_ARRAY_LEN(usage); i++)
-        add_ref(b, "        - ", "parameters", usage[i]);
+    for (size_t i = 0; i < AG_ARRAY_LEN(queries); i++)
+        for (size_t k = 0; strcmp(r->id, queries[i].route) == 0 && k < 6 && queries[i].names[k]; k++)
+            add_ref(b, "        - ", "parameters", queries[i].names[k]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
 }

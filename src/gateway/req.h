@@ -167,7 +167,7 @@ struct ag_req {
     uint64_t charged;             /* tokens of its answers that were counted there */
     uint64_t prompt_charged;      /* of its prompts, */
     bool prompt_used;             /* which one of its generations has begun to compute */
-    char rates[2][3][32];         /* of requests, of tokens: values of x-ratelimit-…; "": not sent */
+    char rates[2][3][32];         /* of requests, of tokens: values of the dialect's rates; "": not sent */
     ag_ids_link ids;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
@@ -192,7 +192,10 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
 #define AG_RATE_HEADERS                                                                                             \
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "                      \
-    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "                            \
+    "anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, "                                  \
+    "anthropic-ratelimit-requests-reset, anthropic-ratelimit-tokens-limit, "                                        \
+    "anthropic-ratelimit-tokens-remaining, anthropic-ratelimit-tokens-reset"
 #define AG_HEADERS_MAX 24
 uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX]); /* those of every response */
 

@@ -52,7 +52,9 @@ const ag_route *ag__route_find(ag_str path)
         ag_str want = ag_str_of(routes[i].path);
         bool open_end = want.n > 1 && want.p[want.n - 1] == '/';
         if (!open_end && ag_str_eq(path, want)) return &routes[i];
-        if (open_end && path.n > want.n && ag_str_starts(path, want) && !memchr(path.p + want.n, '/', path.n - want.n))
+        bool many = routes[i].answer == answer_model; /* their names may have slashes */
+        if (open_end && path.n > want.n && ag_str_starts(path, want) &&
+            (many || !memchr(path.p + want.n, '/', path.n - want.n)))
             return &routes[i];
     }
     return NULL;

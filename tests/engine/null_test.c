@@ -89,8 +89,8 @@ static void answers(void **state)
     assert_int_equal(serve_once("null", OUT_MAX), AG_OK);
 }
 
-/* Without a thread of its own nothing happens but in turns, on the threads of those who ask: here some at once, each with
- * a generation after the other. */
+/* Without a thread of its own nothing happens but in turns, on the threads of those who ask: here some at once, each
+ * with a generation after the other. */
 
 typedef struct caller { ag_engine *e; uint32_t seed, turns; } caller;
 

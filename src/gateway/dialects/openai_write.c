@@ -422,7 +422,10 @@ void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
 }
 
 #define OPENAI(id)                                                                                                  \
-    {.reply_id = id, .call_id = "call_", .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all, \
+    {.reply_id = id, .call_id = "call_",                                                                            \
+     .rates = {"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",         \
+               "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"},              \
+     .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all,                                     \
      .open = open_choice, .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error,   \
      .break_off = break_off}
 const ag_dialect ag_openai = OPENAI("chatcmpl-"), ag_openai_completions = OPENAI("cmpl-");
