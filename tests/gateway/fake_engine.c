@@ -256,7 +256,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
     live++;
-    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix, .sure = s->sure,
+    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix,
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
     pthread_mutex_unlock(&lock);
@@ -285,18 +285,21 @@ void ag_gen_put(ag_gen *g)
     ag_mem_free(g);
 }
 
-int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err)
+int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err)
 {
-    *retry_us = g->refuse || g->late ? 2500000 : 0;
-    if (g->refuse) return ag_err_set(err, AG_E_QUEUE_FULL, "All places are taken.");
-    if (g->late) return ag_err_set(err, AG_E_DEADLINE, "It would be ready in 9000 ms.");
+    for (uint32_t i = 0; i < n; i++) {
+        *retry_us = gens[i]->refuse || gens[i]->late ? 2500000 : 0;
+        if (gens[i]->refuse) return ag_err_set(err, AG_E_QUEUE_FULL, "All places are taken.");
+        if (gens[i]->late) return ag_err_set(err, AG_E_DEADLINE, "It would be ready in 9000 ms.");
+    }
     pthread_mutex_lock(&lock);
-    ag_gen_get(g);
-    g->times.submit_us = ag_now_us();
-    if (!g->wait) g->times.admit_us = g->times.submit_us;
-    ag_gen **at = &running;
-    while (*at) at = &(*at)->next;
-    *at = g;
+    for (uint32_t i = 0; i < n; i++) {
+        ag_gen *g = ag_gen_get(gens[i]), **at = &running;
+        g->times.submit_us = ag_now_us();
+        if (!g->wait) g->times.admit_us = g->times.submit_us;
+        while (*at) at = &(*at)->next;
+        *at = g;
+    }
     pthread_cond_signal(&news);
     pthread_mutex_unlock(&lock);
     return AG_OK;

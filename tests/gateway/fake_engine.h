@@ -21,7 +21,7 @@ typedef struct fake_spec {
     char tenant[80];
     float weight;
     uint8_t band;
-    bool share_prefix, sure;
+    bool share_prefix;
     uint64_t deadline_us;
 } fake_spec;
 fake_spec fake_engine_seen(void);     /* of the generation created last */
