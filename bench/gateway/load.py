@@ -15,13 +15,14 @@ def quantile(ordered, q):
     return ordered[min(int(q * len(ordered)), len(ordered) - 1)]
 
 
-def h2load(url, seconds, clients, body=None, key=None, core=None):
-    """Requests over kept connections of HTTP/1.1: each client asks again when it has its answer.
+def h2load(url, seconds, clients, body=None, key=None, core=None, streams=None):
+    """Requests over kept connections: each client asks again when it has its answer; over HTTP/1.1, or where `streams` says so
+    over HTTP/2, so many at once on each connection.
     {"clients", "answers", "rate", "p50_us", "p99_us"}"""
     with tempfile.TemporaryDirectory(prefix="autoglm-h2load-") as folder:
         log = pathlib.Path(folder, "log")
-        command = [stacks.tool("h2load", "nghttp2-client"), "--h1", "-t", 1, "-c", clients, "-D", seconds,
-                   f"--log-file={log}", url]
+        how = ["-m", streams] if streams else ["--h1"]
+        command = [stacks.tool("h2load", "nghttp2-client"), *how, "-t", 1, "-c", clients, "-D", seconds, f"--log-file={log}", url]
         if body is not None:
             file = pathlib.Path(folder, "body.json")
             file.write_text(body)

@@ -4,6 +4,7 @@ import dataclasses
 from results import table, warnings
 
 OURS, NGINX, LITELLM, SYNC = "autoglm", "nginx", "LiteLLM", "gunicorn"
+DEFAULTS, TUNED, BATCHING = "as it is", "tuned", "tuned, batching"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Row:
     at_least: bool  # else at most
 
 
-def ratio(samples, key, peer):
-    return samples[OURS][key] / samples[peer][key]
+def ratio(samples, key, peer, of=OURS):
+    return samples[of][key] / samples[peer][key]
 
 
 ROWS = (
@@ -25,10 +26,15 @@ ROWS = (
     Row("added", "added time at half load, p99", lambda s: s[OURS]["p99_us"], "µs", 500, False),
     Row("short", "requests/s against nginx sending the same bytes", lambda s: 100 * ratio(s, "rate", NGINX), "%", 70, True),
     Row("stream", "streamed tokens/s over HTTP/1.1, one loop", lambda s: s[OURS]["tokens_rate"], "", 150000, True),
+    Row("stream2", "the same over HTTP/2, 100 streams a connection", lambda s: s[OURS]["tokens_rate"], "", 500000, True),
     Row("proxy", "requests/s against LiteLLM", lambda s: ratio(s, "rate", LITELLM), "x", 30, True),
     Row("proxy", "memory against LiteLLM", lambda s: 100 * ratio(s, "rss", LITELLM), "%", 10, False),
     Row("sync", "requests/s against gunicorn, backend of 20 ms", lambda s: ratio(s, "rate", SYNC), "x", 4, True),
     Row("sync", "p50 latency against gunicorn", lambda s: 100 * ratio(s, "p50_us", SYNC), "%", 25, False),
+    Row("tuning", "requests/s tuned against as it is", lambda s: 100 * ratio(s, "rate", DEFAULTS, TUNED), "%", 140, True),
+    Row("tuning", "p99 tuned against as it is", lambda s: 100 * ratio(s, "p99_us", DEFAULTS, TUNED), "%", 75, False),
+    Row("tuning", "requests/s with batching against without", lambda s: 100 * ratio(s, "rate", TUNED, BATCHING), "%", 124, True),
+    Row("tuning", "p99 with batching against without", lambda s: 100 * ratio(s, "p99_us", TUNED, BATCHING), "%", 148, False),
 )
 EXPERIMENTS = tuple(dict.fromkeys(row.experiment for row in ROWS))
 COLUMNS = (("clients", "clients ", 1, "{:,.0f}"), ("rate", "answers/s ", 1, "{:,.0f}"),

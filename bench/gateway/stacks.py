@@ -107,11 +107,14 @@ def running(command, url, environment=None):
                 process.wait()
 
 
+TUNED = ("--log-level", "warn", "--requests-per-connection", 0)
+
+
 @contextlib.contextmanager
-def ours(binary, model, core=None, key=True, flags=()):
+def ours(binary, model, core=None, key=True, flags=TUNED):
     """(address, process) of the gateway with the model without weights."""
     port = m.free_port()
-    command = [binary, "serve", "-m", model, "--port", port, "--loops", 1, "--log-level", "warn", *flags]
+    command = [binary, "serve", "-m", model, "--port", port, "--loops", 1, *flags]
     url = f"http://127.0.0.1:{port}"
     with running(pinned(core, command), url + "/readyz", {"AUTOGLM_API_KEY": KEY} if key else {}) as process:
         yield url, process
@@ -150,7 +153,7 @@ def litellm(backend, core=None):
         conf.write_text(f"model_list:\n  - model_name: 'null'\n    litellm_params:\n      model: openai/null\n"
                         f"      api_base: {backend}/v1\n      api_key: x\nlitellm_settings:\n  telemetry: false\n"
                         f"general_settings:\n  dangerously_permit_weak_or_unset_master_key: true\n")
-        command = pinned(core, [python.with_name("litellm"), "--config", conf, "--port", port, "--num_workers", 1])
+        command = pinned(core, [python, python.with_name("litellm"), "--config", conf, "--port", port, "--num_workers", 1])
         quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "NO_PROXY": "127.0.0.1"}
         with running(command, f"http://127.0.0.1:{port}/health/liveliness", quiet) as process:
             yield f"http://127.0.0.1:{port}", process
@@ -159,7 +162,7 @@ def litellm(backend, core=None):
 @contextlib.contextmanager
 def gunicorn(backend, workers, core=None):
     python, port = venv(), m.free_port()
-    command = pinned(core, [python.with_name("gunicorn"), "--chdir", HERE, "--worker-class", "sync", "--workers", workers,
+    command = pinned(core, [python, python.with_name("gunicorn"), "--chdir", HERE, "--worker-class", "sync", "--workers", workers,
                             "--bind", f"127.0.0.1:{port}", "--backlog", 2048, "sync_app:app"])
     with running(command, f"http://127.0.0.1:{port}/readyz", {"BACKEND": backend}) as process:
         yield f"http://127.0.0.1:{port}", process

@@ -4,13 +4,16 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ARENA_CHUNK 0 /* one block an object */
+#define ARENA_FIRST 0
 #elif defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define ARENA_CHUNK 0
+#define ARENA_FIRST 0
 #endif
 #endif
 #ifndef ARENA_CHUNK
 #define ARENA_CHUNK (16 * 1024 - 64) /* with its header and malloc's own it stays inside four pages */
+#define ARENA_FIRST (1024 - 64)      /* what most requests come to, and malloc hands out at once */
 #endif
 
 struct ag_arena_block {
@@ -39,7 +42,7 @@ void *ag_arena_alloc(ag_arena *a, size_t bytes)
     bytes = AG_ALIGN_UP(AG_MAX(bytes, (size_t)1), 16);
     ag_arena_block *b = a->blocks;
     if (b == NULL || b->size - b->used < bytes) {
-        size_t size = AG_MAX(bytes, (size_t)ARENA_CHUNK);
+        size_t size = AG_MAX(bytes, (size_t)(b ? ARENA_CHUNK : ARENA_FIRST));
         b = ag_mem_alloc(sizeof *b + size);
         if (b == NULL) return NULL;
         b->used = 0;

@@ -55,6 +55,14 @@ bool ag_buf_add(ag_buf *b, const void *p, size_t n)
 bool ag_buf_addz(ag_buf *b, const char *z) { return ag_buf_add(b, z, strlen(z)); }
 bool ag_buf_addc(ag_buf *b, char c) { return ag_buf_add(b, &c, 1); }
 
+bool ag_buf_addu(ag_buf *b, uint64_t n)
+{
+    char digits[20], *p = digits + sizeof digits;
+    do *--p = (char)('0' + n % 10);
+    while (n /= 10);
+    return ag_buf_add(b, p, (size_t)(digits + sizeof digits - p));
+}
+
 bool ag_buf_addf(ag_buf *b, const char *fmt, ...)
 {
     char small[256];

@@ -22,6 +22,7 @@ bool ag_buf_room(ag_buf *b, size_t more);             /* makes room for `more` b
 bool ag_buf_add(ag_buf *b, const void *p, size_t n);
 bool ag_buf_addz(ag_buf *b, const char *z);
 bool ag_buf_addc(ag_buf *b, char c);
+bool ag_buf_addu(ag_buf *b, uint64_t n);               /* in digits, without the machinery of addf */
 bool ag_buf_addf(ag_buf *b, const char *fmt, ...) AG_PRINTF(2, 3);
 void ag_buf_consume(ag_buf *b, size_t n);             /* drops n bytes from the front, n <= b->n */
 bool ag_buf_zterm(ag_buf *b);                         /* p[n] = 0, n unchanged */

@@ -58,11 +58,10 @@ static void add_list(ag_buf *b, const char *name, const char *value)
 {
     if (value == NULL) return;
     ag_buf_addf(b, ",\"%s\":[", name);
-    for (const char *at = value; *at;) {
-        size_t n = strcspn(at, ",");
-        ag_buf_add_json(b, at, n);
-        at += n;
-        if (*at == ',' && *++at) ag_buf_addc(b, ',');
+    ag_str rest = *value ? ag_str_of(value) : (ag_str){0}, one;
+    while (ag_str_next(&rest, &one)) {
+        ag_buf_add_json(b, one.p, one.n);
+        if (rest.p) ag_buf_addc(b, ',');
     }
     ag_buf_addc(b, ']');
 }

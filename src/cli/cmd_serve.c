@@ -93,11 +93,15 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.background_max = c->background_max;
     g.header_bytes_max = (uint32_t)c->header_bytes;
     g.headers_max = c->headers_max;
+    g.target_bytes_max = (uint32_t)c->url_bytes;
+    g.json = (ag_json_limits){c->json_depth, c->json_items, c->json_string};
     g.body_bytes_max = c->body_bytes;
     g.header_timeout_ms = c->header_timeout_ms;
     g.body_timeout_ms = c->body_timeout_ms;
     g.idle_timeout_ms = c->idle_timeout_ms;
     g.write_timeout_ms = c->write_timeout_ms;
+    g.total_timeout_ms = c->total_timeout_ms;
+    g.requests_per_connection_max = c->requests_per_connection;
     g.connections_max = c->max_connections;
     g.connections_per_address_max = c->max_connections_per_address;
     g.out_bytes_max = c->out_bytes;
@@ -108,6 +112,7 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.tls_client_ca = c->tls_client_ca;
     g.tls_handshakes_max = c->tls_handshakes;
     g.h2_streams_max = c->h2_streams;
+    g.h2_bodies_max = c->h2_bodies;
     g.h2_window_bytes = (uint32_t)c->h2_window;
     g.h2_connection_window_bytes = (uint32_t)c->h2_connection_window;
     g.h2_resets_max = c->h2_resets;
@@ -174,6 +179,7 @@ static void load(server *s)
                                         : ag_model_open(&s->model, c->model, chat, &s->err);
     ag_engine_conf conf = engine_conf(c);
     conf.metrics = s->metrics;
+    conf.by_turns = rc == AG_OK && s->model->null && s->model->null_rate == 0; /* the loops take its steps */
     conf.note = note;
     conf.note_arg = s;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);

@@ -23,6 +23,21 @@ void ag__door_leave(ag_door *d)
     for (uint32_t i = 0; i < n; i++) ag_mbox_wake(wakes[i]);
 }
 
+/* ---- the bell ---- */
+
+/* Many submit while the engine computes, or before it gets to run: it is woken once for all of them. */
+void ag__door_ring(ag_door *d)
+{
+    if (!atomic_exchange(&d->rung, true) && d->bell) sem_post(d->bell);
+}
+
+/* In this order: who rings in between is not heard, but seen. */
+void ag__door_heard(ag_door *d)
+{
+    while (d->bell && sem_trywait(d->bell) == 0) {}
+    atomic_store(&d->rung, false);
+}
+
 /* ---- telling readers ---- */
 
 static void wake_later(ag_door *d, ag_mbox *m)
@@ -335,8 +350,8 @@ int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry, ag_err *
     *retry = 0;
     ag__door_enter(d);
     int rc = submit(d, gens, n, retry, err);
-    if (rc == AG_OK) sem_post(d->bell);
     ag__door_leave(d);
+    if (rc == AG_OK) ag__door_ring(d); /* not before: it would only come to wait at the door */
     return rc;
 }
 
@@ -355,7 +370,7 @@ void ag_gen_cancel(ag_gen *g)
         } else {
             g->next_cancelled = d->cancels;
             d->cancels = ag_gen_get(g);
-            sem_post(d->bell);
+            ag__door_ring(d);
         }
     }
     ag__door_leave(d);
@@ -371,7 +386,7 @@ void ag_gen_move(ag_gen *g, uint8_t band)
     ag__door_enter(d);
     if (!gen_ended(g)) {
         ag_sched_move(d->sched, &g->seq, band, ag_now_us());
-        sem_post(d->bell);
+        ag__door_ring(d);
     }
     ag__door_leave(d);
 }

@@ -23,7 +23,8 @@ typedef struct ag_door {
     pthread_mutex_t lock;
     ag_sched *sched;
     ag_metrics *metrics;
-    sem_t *bell;             /* the engine's: there may be something to do */
+    sem_t *bell;             /* the engine's thread's; NULL: it has none */
+    _Atomic bool rung;       /* there may be something to do, and it was told so */
     bool draining, closing;
     uint64_t cancelled, asked_tokens, reused_tokens; /* of generations that have ended */
     uint32_t waiting[AG_METRICS_TENANTS + 1]; /* for a first place, by the tenant's label */
@@ -47,6 +48,8 @@ void ag__door_shut(ag_door *d);  /* stops the clock; nothing is put out after th
 void ag__door_enter(ag_door *d);
 void ag__door_leave(ag_door *d); /* the engine may end and be closed by others from then on */
 
+void ag__door_ring(ag_door *d);  /* after a change: the engine is to look; once is enough until it does */
+void ag__door_heard(ag_door *d); /* it is about to look */
 void ag__door_tell(ag_door *d, ag_gen *g);                     /* [in] */
 void ag__door_tell_late(ag_door *d);                           /* [in] again those whose mailbox was full */
 void ag__door_drop_cancelled(ag_door *d);                      /* [in] between steps */

@@ -330,7 +330,7 @@ static int thread_open(ag_engine *e, ag_err *err)
     rc = samplers_open(e, err);
     if (rc != AG_OK) return rc;
     ag_sched_conf sc = sched_conf(e, rows_max, out_max);
-    return ag__door_open(&e->door, &sc, e->conf.metrics, &e->bell, err);
+    return ag__door_open(&e->door, &sc, e->conf.metrics, e->conf.by_turns ? NULL : &e->bell, err);
 }
 
 static void thread_close(ag_engine *e)
@@ -374,20 +374,30 @@ static void rest(ag_engine *e, bool briefly)
     sem_timedwait(&e->bell, &t);
 }
 
+/* Inside of the door; false: there is no step to take. */
+static bool take_step(ag_engine *e)
+{
+    ag_door *d = &e->door;
+    const ag_sched_step *step;
+    ag__door_tell_late(d);
+    ag__door_drop_cancelled(d);
+    if (!ag_sched_step_next(d->sched, ag_now_us(), &step)) return false;
+    run_step(e, step);
+    return true;
+}
+
+/* Also inside: something is left to do, though nobody will ring for it. */
+static bool has_more(const ag_engine *e) { return e->door.late != NULL || ag_sched_busy(e->door.sched); }
+
 static void serve(ag_engine *e)
 {
     ag_door *d = &e->door;
     ag__door_enter(d);
-    while (!atomic_load(&e->closing)) {
-        while (sem_trywait(&e->bell) == 0) {}
-        ag__door_tell_late(d);
-        ag__door_drop_cancelled(d);
-        const ag_sched_step *step;
-        if (ag_sched_step_next(d->sched, ag_now_us(), &step)) {
-            run_step(e, step);
-            continue;
-        }
-        bool briefly = d->late != NULL || ag_sched_busy(d->sched);
+    for (;;) {
+        ag__door_heard(d);
+        if (atomic_load(&e->closing)) break; /* looked at after the bell, which may have rung for it */
+        if (take_step(e)) continue;
+        bool briefly = has_more(e);
         ag__door_leave(d);
         rest(e, briefly);
         uint32_t damage = damage_settled(e);
@@ -396,6 +406,16 @@ static void serve(ag_engine *e)
     }
     end_everything(e);
     ag__door_leave(d);
+}
+
+static void end_turns(ag_engine *e)
+{
+    if (e->open_rc == AG_OK) {
+        ag__door_enter(&e->door);
+        end_everything(e);
+        ag__door_leave(&e->door);
+    }
+    thread_close(e);
 }
 
 static void *thread_main(void *arg)
@@ -408,6 +428,20 @@ static void *thread_main(void *arg)
     if (open) serve(e);
     thread_close(e);
     return NULL;
+}
+
+bool ag_engine_turn(ag_engine *e)
+{
+    AG_CHECK(e, AG_ENGINE_MAGIC);
+    if (!e->conf.by_turns || !atomic_load(&e->door.rung)) return false;
+    pthread_mutex_lock(&e->turn);
+    ag__door_enter(&e->door);
+    ag__door_heard(&e->door);
+    take_step(e);
+    if (has_more(e)) ag__door_ring(&e->door);
+    ag__door_leave(&e->door);
+    pthread_mutex_unlock(&e->turn);
+    return true;
 }
 
 static int check_conf(const ag_engine_conf *c, ag_err *err)
@@ -433,7 +467,10 @@ int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *con
     sem_init(&e->bell, 0, 0);
     sem_init(&e->opened, 0, 0);
     pthread_mutex_init(&e->json_lock, NULL);
-    if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&e->thread, NULL, thread_main, e) != 0) {
+    pthread_mutex_init(&e->turn, NULL);
+    if (conf->by_turns) {
+        rc = e->open_rc = thread_open(e, err);
+    } else if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&e->thread, NULL, thread_main, e) != 0) {
         rc = ag_err_set(err, AG_E_INTERNAL, "the engine's thread could not be started");
     } else {
         e->started = true;
@@ -464,8 +501,10 @@ void ag_engine_close(ag_engine *e)
     atomic_store(&e->closing, true);
     sem_post(&e->bell);
     if (e->started) pthread_join(e->thread, NULL);
+    if (e->conf.by_turns) end_turns(e);
     sem_destroy(&e->bell);
     sem_destroy(&e->opened);
+    pthread_mutex_destroy(&e->turn);
     pthread_mutex_destroy(&e->json_lock);
     ag_json_vocab_close(e->json);
     e->magic = 0;

@@ -2,8 +2,8 @@
  * Owns    : plan, KV cache, thread pool, its thread, the generations that were submitted and have not ended.
  * Threads : open and close by one; submit, cancel, move and stats from any, at once, whatever the engine computes
  *           (door.h), none of which may still run when close is called; afterwards cancel, read and put are fine. Steps
- *           run on the engine's thread, which is compute worker 0; a clock's thread puts out those whose deadline comes
- *           while they wait.
+ *           run on the engine's thread, which is compute worker 0, or, with by_turns, on those that call
+ *           ag_engine_turn; a clock's thread puts out those whose deadline comes while they wait.
  * Limits  : ctx_tokens of KV in all, running_max sequences at once; queue_max generations, queue_tokens tokens and
  *           queue_bytes bytes waiting.
  * Errors  : open: AG_E_NOMEM, AG_E_FILE (a tensor missing or of the wrong shape), AG_E_UNSUPPORTED, AG_E_USAGE. */
@@ -32,6 +32,7 @@ typedef struct ag_engine_conf {
     uint32_t step_rows_min; /* but takes so many prompt tokens in any case */
     bool no_reuse;         /* prefixes are not shared */
     bool refuse_late;      /* what cannot meet its deadline by the estimate is refused at once */
+    bool by_turns;         /* no thread of its own: see ag_engine_turn */
     ag_kv_type kv;         /* see backend.h */
     const char *no_pass;   /* comma-separated names of passes to leave out; NULL: none */
     ag_metrics *metrics;   /* gets the time of each step and the gap before each token; NULL: none */
@@ -65,6 +66,11 @@ int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *con
 /* No new submissions (AG_E_DRAINING); what was submitted goes on. */
 void ag_engine_drain(ag_engine *e);
 void ag_engine_close(ag_engine *e); /* cancels what is left, joins its threads */
+
+/* With by_turns, for a backend whose steps cost less than waking a thread for them: takes the next step on the caller's
+ * thread, which waits for one that another takes. Whoever submits, cancels or moves calls it until it says false before
+ * it sleeps. false: there is nothing to do, or the engine has a thread for it. */
+bool ag_engine_turn(ag_engine *e);
 
 const ag_model *ag_engine_model(const ag_engine *e);
 uint32_t ag_engine_ctx_max(const ag_engine *e); /* tokens that one sequence may have: min(model's, KV) */

@@ -1,7 +1,7 @@
 /* engine_inner.h - an engine from inside: the door where work comes in, and what its thread computes with.
  * Owns    : see engine.h.
  * Threads : "set" is constant after open; the door and the vocabulary for JSON have locks of their own; "step" is the
- *           engine's thread's alone. */
+ *           engine's thread's alone, or that of the one whose turn it is. */
 #ifndef AG_ENGINE_INNER_H
 #define AG_ENGINE_INNER_H
 
@@ -28,6 +28,7 @@ struct ag_engine {
 
     ag_door door;
     sem_t bell;
+    pthread_mutex_t turn;     /* by_turns: whoever takes a step holds it, and what is "step" here */
     _Atomic bool closing;
     _Atomic uint64_t steps, output_tokens;
 

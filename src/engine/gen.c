@@ -230,8 +230,10 @@ int ag__gen_append(ag_gen *g, const ag_gen_token *t)
     AG_ASSERT(n < g->seq.max_tokens);
     ag__gen_chunk *c = g->chunks[n / AG_GEN_CHUNK];
     if (c == NULL) {
-        size_t tops = (size_t)AG_MAX(g->top_logprobs, 0) * AG_GEN_CHUNK;
-        c = ag_mem_zalloc(sizeof *c);
+        uint32_t tokens = AG_MIN(g->seq.max_tokens - n, (uint32_t)AG_GEN_CHUNK);
+        size_t tops = (size_t)AG_MAX(g->top_logprobs, 0) * tokens;
+        c = ag_mem_alloc(sizeof *c + tokens * sizeof *c->token);
+        if (c) c->tops = NULL;
         if (c == NULL || (tops && (c->tops = ag_mem_array(tops, sizeof *c->tops)) == NULL)) {
             ag_mem_free(c);
             return AG_E_NOMEM;

@@ -15,8 +15,8 @@
 #define AG_GEN_CHUNK 256 /* tokens stored at a time */
 
 typedef struct ag__gen_chunk {
-    ag_gen_token token[AG_GEN_CHUNK];
-    ag_gen_top *tops; /* AG_GEN_CHUNK * top_logprobs, or NULL */
+    ag_gen_top *tops;     /* top_logprobs for each, or NULL */
+    ag_gen_token token[]; /* AG_GEN_CHUNK, or what is left of max_tokens */
 } ag__gen_chunk;
 
 struct ag_gen {

@@ -197,6 +197,7 @@ static int32_t draw_all(const ag_sampler *s, const float *x, float max, double u
     while (b + 1 < blocks && at + sums[b] <= want) at += sums[b++];
     int32_t last = -1;
     for (uint32_t i = b * DRAW_BLOCK; i < AG_MIN((b + 1) * DRAW_BLOCK, s->vocab); i++) {
+        if (x[i] - max < -90) continue; /* of which the exponential is none */
         double e = (double)s->ops->max_exp_sum(x + i, 1, max);
         if (e <= 0) continue;
         last = (int32_t)i;

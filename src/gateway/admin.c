@@ -29,7 +29,6 @@ static ag_keys_verb verb_of(const ag_req *r)
     return verbs[i].verb;
 }
 
-/* One "name=value" of a query. */
 static int take_pair(ag_admin *a, ag_str name, ag_str value, ag_err *err)
 {
     const struct {

@@ -228,16 +228,12 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
     ag_buf_init(&text, AG_REPLY_BYTES_MAX);
     if (r->request.echo) ag_buf_add(&text, p->echo.p, p->echo.n);
     size_t begin = text.n;
-    for (uint32_t k = READ_TOKENS; k == READ_TOKENS;) {
-        ag_gen_token *more = ag_mem_resize(tokens, c->read + READ_TOKENS, sizeof *tokens);
-        if (more == NULL) goto out;
-        tokens = more;
-        k = ag_gen_read(c->gen, c->read, tokens + c->read, READ_TOKENS, NULL);
-        for (uint32_t i = 0; i < k; i++) {
-            ag_str piece = ag_gen_piece(c->gen, tokens[c->read + i].id);
-            ag_buf_add(&text, piece.p, piece.n);
-        }
-        c->read += k;
+    uint32_t n = ag_gen_count(c->gen); /* it has ended */
+    if ((tokens = ag_mem_array(AG_MAX(n, 1u), sizeof *tokens)) == NULL) goto out;
+    c->read = ag_gen_read(c->gen, 0, tokens, n, NULL);
+    for (uint32_t i = 0; i < c->read; i++) {
+        ag_str piece = ag_gen_piece(c->gen, tokens[i].id);
+        ag_buf_add(&text, piece.p, piece.n);
     }
     if (text.failed) goto out;
     size_t shown = AG_MIN(text.n, begin + ag_gen_text_bytes(c->gen));

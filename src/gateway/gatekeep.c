@@ -138,6 +138,8 @@ static ag_next look_at_head(ag_req *r)
     if (r->route->auth && check_tenant(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (ag__route_id(r->route, r->head->path).p) ag__queue_take_id(r);
     if (r->route->answer == ag__answer_page) ag__page_look(r);
+    if (r->route->answer == ag__answer_connections && ag__connections_look(r) != AG_OK)
+        return ag__req_refuse(r, r->err.code, "%s", "");
     bool admin = r->route->answer == ag__answer_admin;
     if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool response = r->route->answer == ag__answer_response;

@@ -204,6 +204,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     if (rc != AG_OK) return rc;
     if (sodium_init() < 0) return ag_err_set(err, AG_E_INTERNAL, "The cryptographic library could not be set up.");
     ag_openai_init();
+    ag_json_limit(&conf->json);
     ag_live *live = NULL;
     ag_gateway *gw = ag_mem_zalloc(sizeof *gw);
     if (gw == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway.");
@@ -225,11 +226,14 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .loops = loops_of(conf),
         .header_bytes_max = conf->header_bytes_max,
         .headers_max = conf->headers_max,
+        .target_bytes_max = conf->target_bytes_max,
         .body_bytes_max = conf->body_bytes_max,
         .header_timeout_ms = conf->header_timeout_ms,
         .body_timeout_ms = conf->body_timeout_ms,
         .idle_timeout_ms = conf->idle_timeout_ms,
         .write_timeout_ms = conf->write_timeout_ms,
+        .total_timeout_ms = conf->total_timeout_ms,
+        .requests_max = conf->requests_per_connection_max,
         .connections_max = conf->connections_max,
         .connections_per_address_max = conf->connections_per_address_max,
         .mailbox_cap = MAILBOX_CAP,
@@ -239,6 +243,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         .tls = tls_of(conf),
         .tls_handshakes_max = conf->tls_handshakes_max,
         .h2_streams_max = conf->h2_streams_max,
+        .h2_bodies_max = conf->h2_bodies_max,
         .h2_window_bytes = conf->h2_window_bytes,
         .h2_connection_window_bytes = conf->h2_connection_window_bytes,
         .h2_resets_max = conf->h2_resets_max,

@@ -12,6 +12,7 @@
 #define AG_GATEWAY_H
 
 #include "engine/engine.h"
+#include "gateway/dialects/request.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
 
@@ -39,13 +40,16 @@ typedef struct ag_gateway_conf {
     uint64_t responses_max, responses_bytes_max;
     uint32_t responses_keep_s, background_max; /* background_max: of them without their client at once */
 
-    uint32_t header_bytes_max, headers_max;
+    uint32_t header_bytes_max, headers_max, target_bytes_max;
+    ag_json_limits json; /* of bodies; the process's, not this gateway's alone */
     uint64_t body_bytes_max;
-    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms;
+    uint32_t header_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, total_timeout_ms;
+    uint32_t requests_per_connection_max; /* 0: any number */
     uint32_t connections_max, connections_per_address_max;
     uint64_t out_bytes_max;     /* bytes waiting to be written per connection */
     const char *unix_path, *trusted_proxies; /* as in ag_http_conf */
     uint32_t tls_handshakes_max; /* within a second */
+    uint64_t h2_bodies_max;
     uint32_t h2_streams_max, h2_window_bytes, h2_connection_window_bytes, h2_resets_max, h2_frames_max;
 
     /* These may be changed while running (ag_gateway_reload). */
@@ -63,12 +67,13 @@ typedef struct ag_gateway_conf {
 } ag_gateway_conf;
 
 #define AG_GATEWAY_CONF_DEFAULT                                                                                     \
-    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 32u << 10, .headers_max = 100,        \
+    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 16u << 10, .headers_max = 100,        \
+                       .target_bytes_max = 8u << 10, .json = AG_JSON_LIMITS_DEFAULT,                                \
                        .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,           \
                        .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                \
                        .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .tls_handshakes_max = 1000,  \
                        .redis_prefix = "autoglm:", .redis_timeout_ms = 50, .jwt_refresh_ms = 300000,                \
-                       .h2_streams_max = 100,                                                                       \
+                       .total_timeout_ms = 3600000, .h2_streams_max = 100, .h2_bodies_max = 64u << 20,              \
                        .h2_window_bytes = 256u << 10, .h2_connection_window_bytes = 1u << 20,                       \
                        .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1,           \
                        .responses_max = 10000, .responses_bytes_max = 256u << 20, .responses_keep_s = 86400,        \

@@ -153,11 +153,26 @@ bool ag_media_is_json(ag_str type)
     return true;
 }
 
+/* Some a request: the kernel, which takes a system call each time, is asked for many at once. Keys and salts come from
+ * it alone. */
+void ag_random_bytes(void *out, size_t n)
+{
+    static _Thread_local struct { uint8_t bytes[1024]; size_t left; } pool;
+    AG_ASSERT(n <= sizeof pool.bytes);
+    if (pool.left < n) {
+        randombytes_buf(pool.bytes, sizeof pool.bytes);
+        pool.left = sizeof pool.bytes;
+    }
+    pool.left -= n;
+    memcpy(out, pool.bytes + pool.left, n);
+    memset(pool.bytes + pool.left, 0, n);
+}
+
 void ag_random_hex(char *out, uint32_t bytes)
 {
     uint8_t raw[32];
     AG_ASSERT(bytes <= sizeof raw);
-    randombytes_buf(raw, bytes);
+    ag_random_bytes(raw, bytes);
     sodium_bin2hex(out, bytes * 2 + 1, raw, bytes);
 }
 

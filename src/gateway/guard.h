@@ -45,6 +45,8 @@ bool ag_media_is_json(ag_str content_type); /* application/json, with any parame
 void ag_request_id(char out[AG_ID_MAX + 1], ag_str given);
 /* W3C traceparent; false: not valid, and `trace` is then a new id. */
 bool ag_trace_id(char trace[33], ag_str traceparent);
+/* For ids and seeds, not for keys; n: at most 1024. */
+void ag_random_bytes(void *out, size_t n);
 void ag_random_hex(char *out, uint32_t bytes); /* 2 * bytes digits and a NUL */
 
 #endif

@@ -76,29 +76,35 @@ static void write_time(char out[32], uint64_t us)
     snprintf(out + n, 32 - (size_t)n, "%gs", (double)(ms % 60000) / 1000);
 }
 
-static void write_view(char out[3][32], const ag_meter_view *v)
+/* And as Anthropic does: when that will be. */
+static void write_moment(char out[32], uint64_t us)
+{
+    time_t at = (time_t)((ag_wall_us() + us + 999999) / 1000000);
+    struct tm tm;
+    strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&at, &tm));
+}
+
+static void write_view(const ag_req *r, char out[3][32], const ag_meter_view *v)
 {
     if (v->limit == 0) return;
     snprintf(out[0], 32, "%llu", (unsigned long long)v->limit);
     snprintf(out[1], 32, "%llu", (unsigned long long)v->left);
-    write_time(out[2], v->reset_us);
+    if (r->dialect->reset_is_moment) write_moment(out[2], v->reset_us);
+    else write_time(out[2], v->reset_us);
 }
 
 static void write_views(ag_req *r, const ag_meter_views *v)
 {
-    write_view(r->rates[0], &v->requests);
-    write_view(r->rates[1], &v->tokens);
+    write_view(r, r->rates[0], &v->requests);
+    write_view(r, r->rates[1], &v->tokens);
 }
 
 uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out)
 {
-    static const char *const names[6] = {"x-ratelimit-limit-requests",   "x-ratelimit-remaining-requests",
-                                         "x-ratelimit-reset-requests",   "x-ratelimit-limit-tokens",
-                                         "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"};
     uint32_t n = 0;
     for (uint32_t i = 0; i < 6; i++)
-        if (r->rates[i / 3][i % 3][0])
-            out[n++] = (ag_http_header){ag_str_of(names[i]), ag_str_of(r->rates[i / 3][i % 3])};
+        if (r->rates[i / 3][i % 3][0] && r->dialect->rates[i])
+            out[n++] = (ag_http_header){ag_str_of(r->dialect->rates[i]), ag_str_of(r->rates[i / 3][i % 3])};
     return n;
 }
 
@@ -147,6 +153,25 @@ static void on_answer(void *arg)
     ag__req_run(r);
 }
 
+/* What was set for an alias counts as its model's: where there are several limits, the tightest. */
+static void limits_of_model(const ag_req *r, ag_limits *out)
+{
+    ag_str rest = r->live->aliases, alias;
+    bool own = ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, out);
+    while (ag_str_next(&rest, &alias)) {
+        char name[AG_ALIAS_BYTES_MAX + 1];
+        ag_limits l;
+        snprintf(name, sizeof name, "%.*s", (int)alias.n, alias.p);
+        if (!ag_keyring_limits(r->gw->ring, "model", name, &l)) continue;
+        for (uint32_t i = 0; own && i < AG_LIMIT_COUNT; i++) {
+            uint64_t a = *ag_limit_at(out, i), *b = ag_limit_at(&l, i);
+            if (*b == 0 || (a && a < *b)) *b = a;
+        }
+        own = true;
+        *out = l;
+    }
+}
+
 static bool enter(ag_req *r)
 {
     ag_limiter_call *c = &r->limit;
@@ -159,7 +184,7 @@ static bool enter(ag_req *r)
     if (r->key) c->full[AG_METER_KEY] = r->key->limits;
     ag_keyring_limits(r->gw->ring, "tenant", r->tenant, &c->full[AG_METER_TENANT]);
     ag_keyring_limits(r->gw->ring, "address", address, &c->full[AG_METER_ADDRESS]);
-    if (served) ag_keyring_limits(r->gw->ring, "model", r->gw->model_name, &c->full[AG_METER_MODEL]);
+    if (served) limits_of_model(r, &c->full[AG_METER_MODEL]);
     /* What a key and its tenant use of a month counts also before there is a budget. */
     if (r->key && !r->key->of_token) names[AG_METER_KEY] = r->key->id;
     names[AG_METER_TENANT] = r->tenant;

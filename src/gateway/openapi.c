@@ -90,8 +90,11 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
 
 static void add_parameters(ag_buf *b, const route_row *r)
 {
-    static const char *const usage[] = {"from", "to", "key", "tenant", "model", "format"};
-    static const char *const listing[] = {"after", "limit", "order"};
+    static const struct { const char *route, *names[6]; } queries[] = {
+        {"admin_usage", {"from", "to", "key", "tenant", "model", "format"}},
+        {"admin_connections", {"after", "page-limit"}},
+        {"response_items", {"after-item", "limit", "order"}},
+    };
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
     ag_buf_addz(b, "      parameters:\n");
     bool subject = strcmp(r->id, "admin_limit") == 0;
@@ -101,10 +104,9 @@ static void add_parameters(ag_buf *b, const route_row *r)
     if (r->auth == AG_ROLE_INFERENCE) add_ref(b, "        - ", "parameters", "x-tenant");
     if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
-    for (size_t i = 0; strcmp(r->id, "admin_usage") == 0 && i < AG_ARRAY_LEN(usage); i++)
-        add_ref(b, "        - ", "parameters", usage[i]);
-    for (size_t i = 0; strcmp(r->id, "response_items") == 0 && i < AG_ARRAY_LEN(listing); i++)
-        add_ref(b, "        - ", "parameters", listing[i]);
+    for (size_t i = 0; i < AG_ARRAY_LEN(queries); i++)
+        for (size_t k = 0; strcmp(r->id, queries[i].route) == 0 && k < 6 && queries[i].names[k]; k++)
+            add_ref(b, "        - ", "parameters", queries[i].names[k]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
         add_ref(b, "        - ", "parameters", generating[i]);
 }

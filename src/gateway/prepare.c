@@ -1,4 +1,3 @@
-#include <sodium.h>
 #include <stdio.h>
 
 #include "base/mem.h"
@@ -393,7 +392,7 @@ ag_next ag__step_admit(ag_req *r)
 {
     if (r->asking) return AG_PARKED;
     ag_request *q = &r->request;
-    if (!q->seed_set) randombytes_buf(&q->sampling.seed, sizeof q->sampling.seed);
+    if (!q->seed_set) ag_random_bytes(&q->sampling.seed, sizeof q->sampling.seed);
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
     if (r->timeout_ms && ag_now_us() >= ag__deadline_of(r))
         return ag__req_refuse(r, AG_E_DEADLINE,

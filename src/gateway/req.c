@@ -35,6 +35,7 @@ static void req_free(ag_req *r)
     ag_key_put(r->key);
     ag__admin_free(r);
     ag__response_free(r);
+    ag__connections_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
     r->magic = 0;
     ag_mem_free(r);
@@ -257,7 +258,14 @@ static void on_message(void *arg, ag_http_loop *l, void *msg)
     if (r->step == AG_STEP_GENERATE) ag__req_run(r);
 }
 
+static bool on_turn(void *arg)
+{
+    ag_gateway *gw = arg;
+    ag_engine *e = atomic_load_explicit(&gw->engine, memory_order_acquire);
+    return e && ag_engine_turn(e);
+}
+
 const ag_http_handler ag__http_handler = {
     .on_head = on_head, .on_body = on_body, .on_end = on_end, .on_gone = on_gone, .done = on_done, .on_bad = on_bad,
-    .on_message = on_message,
+    .on_message = on_message, .on_turn = on_turn,
 };

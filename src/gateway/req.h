@@ -182,7 +182,8 @@ struct ag_req {
     const ag_page *page;          /* of the playground */
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
-    struct ag_admin *admin;       /* of /admin/v1 */
+    struct ag_admin *admin;       /* of /admin/v1: keys, limits, usage */
+    struct ag_connections *connections; /* and connections */
     struct ag_lookup *lookup;     /* of /v1/responses/{id} */
     ag_limiter_call limit;        /* of its key, tenant, model and address */
     bool metered;
@@ -191,7 +192,7 @@ struct ag_req {
     uint64_t charged;             /* tokens of its answers that were counted there */
     uint64_t prompt_charged;      /* of its prompts, */
     bool prompt_used;             /* which one of its generations has begun to compute */
-    char rates[2][3][32];         /* of requests, of tokens: values of x-ratelimit-…; "": not sent */
+    char rates[2][3][32];         /* of requests, of tokens: values of the dialect's rates; "": not sent */
     ag_ids_link ids, background;
     uint32_t band, timeout_ms;    /* timeout_ms 0: none */
     uint64_t retry_us;            /* when there may be room, by the engine's estimate; 0: unknown */
@@ -222,7 +223,10 @@ bool ag__req_work(ag_req *r, bool here, void (*work)(void *r));
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
 #define AG_RATE_HEADERS                                                                                             \
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "                      \
-    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "                            \
+    "anthropic-ratelimit-requests-limit, anthropic-ratelimit-requests-remaining, "                                  \
+    "anthropic-ratelimit-requests-reset, anthropic-ratelimit-tokens-limit, "                                        \
+    "anthropic-ratelimit-tokens-remaining, anthropic-ratelimit-tokens-reset"
 #define AG_HEADERS_MAX 24
 uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX]); /* those of every response */
 
@@ -295,6 +299,11 @@ void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
 /* page.c: the playground */
 ag_next ag__answer_page(ag_req *r);
 void ag__page_look(ag_req *r);       /* which file, and whether the client has it: by the head */
+
+/* connections.c: what each connection is doing */
+int ag__connections_look(ag_req *r); /* LIMITS: which page of them, by the head; err says why not */
+ag_next ag__answer_connections(ag_req *r);
+void ag__connections_free(ag_req *r);
 
 /* Printable ASCII without blanks, out of a piece of a URL; false, and "": it is not, or does not fit. */
 bool ag__percent_decode(ag_str p, char *to, size_t size);

@@ -62,7 +62,8 @@ ag_str ag__route_id(const ag_route *route, ag_str path)
     ag_str tail, head = head_of(route, &tail);
     if (head.n == 0 || path.n <= head.n + tail.n || !ag_str_starts(path, head)) return (ag_str){0};
     ag_str id = {path.p + head.n, path.n - head.n - tail.n};
-    bool fits = memchr(id.p, '/', id.n) == NULL && ag_str_eq((ag_str){id.p + id.n, tail.n}, tail);
+    bool many = route->answer == answer_model; /* their names may have slashes */
+    bool fits = (many || memchr(id.p, '/', id.n) == NULL) && ag_str_eq((ag_str){id.p + id.n, tail.n}, tail);
     return fits ? id : (ag_str){0};
 }
 

@@ -362,14 +362,14 @@ static const subject *find_subject(const table *t, const char *kind, const char 
     return bsearch(&like, t->subjects, t->n_subjects, sizeof like, by_name);
 }
 
-void ag_keyring_limits(ag_keyring *r, const char *kind, const char *name, ag_limits *out)
+bool ag_keyring_limits(ag_keyring *r, const char *kind, const char *name, ag_limits *out)
 {
     AG_CHECK(r, RING_MAGIC);
     pthread_mutex_lock(&r->lock);
-    const subject *s = find_subject(r->t, kind, name);
-    if (s == NULL) s = find_subject(r->t, kind, "*");
+    const subject *own = find_subject(r->t, kind, name), *s = own ? own : find_subject(r->t, kind, "*");
     *out = s ? s->limits : (ag_limits){0};
     pthread_mutex_unlock(&r->lock);
+    return own != NULL;
 }
 
 uint64_t ag_keyring_keys(ag_keyring *r)

@@ -49,8 +49,8 @@ typedef enum ag_key_fate {
 ag_key_fate ag_keyring_check(ag_keyring *r, ag_str text, uint64_t wall_s, ag_key **out);
 void ag_key_put(ag_key *k); /* NULL is fine */
 
-/* Limits of "tenant:NAME" and the like, or of "tenant:*"; all zero where there are none. */
-void ag_keyring_limits(ag_keyring *r, const char *kind, const char *name, ag_limits *out);
+/* Limits of "tenant:NAME" and the like (true: it has its own), or of "tenant:*"; all zero where there are none. */
+bool ag_keyring_limits(ag_keyring *r, const char *kind, const char *name, ag_limits *out);
 uint64_t ag_keyring_keys(ag_keyring *r); /* that are neither revoked nor expired by their table's time */
 
 ag_usage *ag_keyring_usage(ag_keyring *r); /* to add to; it is written by the keeper, and by close */

@@ -18,6 +18,7 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     ag__conn *c = ag_mem_zalloc(sizeof *c);
     if (c == NULL) return NULL;
     c->magic = CONN_MAGIC;
+    c->id = ++l->server->last_id;
     c->loop = l;
     c->proto = &ag__h1_proto;
     c->fd = fd;
@@ -289,6 +290,7 @@ static void on_read(uv_stream_t *t, ssize_t n, const uv_buf_t *b)
     AG_CHECK(c, CONN_MAGIC);
     if (n == 0 || n == UV_ENOBUFS || c->closing) return;
     if (n > 0 && ag_fault_hit(AG_FAULT_READ)) n = UV_ECONNRESET;
+    if (n > 0) c->in_all += (uint64_t)n;
     if (n == UV_EOF) {
         c->eof = true;
         c->proto->eof(c);
@@ -359,10 +361,24 @@ void ag__conn_shut(ag__conn *c)
     if (uv_fileno((uv_handle_t *)&c->tcp, &fd) != 0 || shutdown(fd, SHUT_WR) != 0) ag__conn_break(c);
 }
 
+bool ag__conn_tell(const ag__conn *c, ag_http_each_fn *each, void *arg)
+{
+    void *users[AG_HTTP_USERS_MAX];
+    if (c->closing) return true;
+    uint32_t n = c->proto->users(c, users, AG_ARRAY_LEN(users));
+    ag_http_conn_info info = {.id = c->id, .peer = ag_str_of(c->peer), .state = c->noted,
+                              .h2 = c->proto == &ag__h2_proto, .tls = c->tls != NULL,
+                              .age_ms = uv_now(&c->loop->uv) - c->born_ms,
+                              .requests = c->n_requests, .bytes_in = c->in_all, .bytes_out = ag__conn_taken(c),
+                              .users = users, .n_users = AG_MIN(n, (uint32_t)AG_ARRAY_LEN(users)), .n_open = n};
+    return each(arg, &info);
+}
+
 void ag__conn_start(ag__conn *c)
 {
     AG_CHECK(c, CONN_MAGIC);
     ag_http_loop *l = c->loop;
+    c->born_ms = uv_now(&l->uv);
     if (c->proto->open(c) != AG_OK) {
         ag__count_bad(l, AG_HTTP_BAD_MEMORY);
         goto undo_conn;

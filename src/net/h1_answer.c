@@ -24,6 +24,7 @@ static const char *reason(int status)
     case 409: return "Conflict";
     case 411: return "Length Required";
     case 413: return "Content Too Large";
+    case 414: return "URI Too Long";
     case 415: return "Unsupported Media Type";
     case 417: return "Expectation Failed";
     case 422: return "Unprocessable Content";
@@ -79,7 +80,7 @@ void ag__h1_answer(ag_http_stream *s, int status, const ag_http_header *h, uint3
     s->no_body = s->is_head || bare;
     s->chunked = length < 0 && s->head.minor == 1;
     bool until_close = length < 0 && !s->chunked && !s->no_body;
-    s->keep = s->keep && s->read_done && !until_close && !c->loop->draining && !asks_to_close(h, n);
+    s->keep = s->keep && (s->read_done || s->drop) && !until_close && !c->loop->draining && !asks_to_close(h, n);
 
     put_head(c, status, h, n);
     if (length >= 0 && !bare) put_length(c, length);

@@ -18,8 +18,9 @@ typedef enum phase {
     IDLE,    /* between requests, nothing of the next one was seen */
     HEAD,    /* some of a head */
     BODY,    /* a stream is open, its body arrives */
+    DROP,    /* the user began to answer before the body was read, of which little is left: that is read and dropped */
     ANSWER,  /* it was read whole; the user answers */
-    REFUSED, /* the user began to answer before the body was read; the rest is dropped */
+    REFUSED, /* answered early as well, and this is the last: all that comes is dropped */
     LAST,    /* the last answer is being written */
     LINGER   /* written, our side is shut */
 } phase;
@@ -34,8 +35,47 @@ typedef struct h1c {
     ag_http_stream *ended, *newest; /* handed over, not yet taken by the socket; oldest first */
     uint32_t n_ended;
     uint64_t body_got, body_mark, dropped;
+    uint64_t due;                  /* of the phase: ms of the loop's clock, 0: none */
     bool linger_long, asked; /* asked: there was a request */
 } h1c;
+
+/* The stream that has been here for longest. */
+static ag_http_stream *oldest(const h1c *h) { return h->ended ? h->ended : h->open; }
+
+/* The phase's deadline, or the oldest request's own. */
+static void watch(ag__conn *c)
+{
+    const h1c *h = c->state;
+    const ag_http_stream *s = oldest(h);
+    uint64_t due = h->due, now = uv_now(&c->loop->uv);
+    if (s && s->total_due && (due == 0 || s->total_due < due)) due = s->total_due;
+    ag__conn_deadline(c, due == 0 ? 0 : due > now ? due - now : 1);
+}
+
+static void allow(ag__conn *c, uint32_t ms)
+{
+    h1c *h = c->state;
+    h->due = ms ? uv_now(&c->loop->uv) + ms : 0;
+    watch(c);
+}
+
+static void enter(ag__conn *c, phase p)
+{
+    h1c *h = c->state;
+    const ag_http_conf *conf = &c->loop->server->conf;
+    uint32_t linger = h->linger_long ? LINGER_MS : LINGER_READ_MS;
+    h->phase = p;
+    switch (p) {
+    case IDLE: allow(c, conf->idle_timeout_ms); break;
+    case HEAD: allow(c, conf->header_timeout_ms); break;
+    case BODY:
+    case DROP: allow(c, conf->body_timeout_ms); break;
+    case LINGER: allow(c, AG_MIN(conf->body_timeout_ms, linger)); break;
+    case ANSWER:
+    case REFUSED:
+    case LAST: allow(c, 0); break; /* the user's time, or the write timeout's */
+    }
+}
 
 static int h1_open(ag__conn *c)
 {
@@ -46,7 +86,7 @@ static int h1_open(ag__conn *c)
     ag__h1_init(&h->parser, &h->limits);
     ag_buf_init(&h->in, (size_t)conf->header_bytes_max + 2 * AG__READ_BYTES);
     c->state = h;
-    ag__conn_deadline(c, conf->idle_timeout_ms);
+    enter(c, IDLE);
     return AG_OK;
 }
 
@@ -59,23 +99,6 @@ static void h1_close(ag__conn *c)
     c->state = NULL;
 }
 
-static void enter(ag__conn *c, phase p)
-{
-    h1c *h = c->state;
-    const ag_http_conf *conf = &c->loop->server->conf;
-    uint32_t linger = h->linger_long ? LINGER_MS : LINGER_READ_MS;
-    h->phase = p;
-    switch (p) {
-    case IDLE: ag__conn_deadline(c, conf->idle_timeout_ms); break;
-    case HEAD: ag__conn_deadline(c, conf->header_timeout_ms); break;
-    case BODY: ag__conn_deadline(c, conf->body_timeout_ms); break;
-    case LINGER: ag__conn_deadline(c, AG_MIN(conf->body_timeout_ms, linger)); break;
-    case ANSWER:
-    case REFUSED:
-    case LAST: ag__conn_deadline(c, 0); break; /* the user's time, or the write timeout's */
-    }
-}
-
 /* The client is slow to read: it gets no further answers until it has read some. */
 static bool gated(const ag__conn *c)
 {
@@ -86,7 +109,7 @@ static bool gated(const ag__conn *c)
 static bool may_parse(const ag__conn *c)
 {
     const h1c *h = c->state;
-    return h->phase == BODY || ((h->phase == IDLE || h->phase == HEAD) && !gated(c));
+    return h->phase == BODY || h->phase == DROP || ((h->phase == IDLE || h->phase == HEAD) && !gated(c));
 }
 
 static size_t h1_room(ag__conn *c)
@@ -141,13 +164,20 @@ static void begin_request(ag__conn *c, const char *raw)
     h1c *h = c->state;
     const ag_http_handler *handler = &c->loop->server->handler;
     const ag__head *head = &h->parser.head;
+    if (head->pub.target.n > c->loop->server->conf.target_bytes_max) {
+        answer_bad(c, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
+                   "the path and query are longer than the server takes");
+        return;
+    }
     ag_http_stream *s = ag__stream_create(c, &head->pub, raw, h->parser.head_bytes);
     if (s == NULL) {
         answer_bad(c, AG_HTTP_BAD_MEMORY, AG_E_NOMEM, "there is no memory for this request");
         return;
     }
-    bool has_body = head->pub.has_body, expect = head->expect_continue;
-    s->keep = head->persistent;
+    bool has_body = head->pub.has_body, expect = head->expect_continue, last = ag__stream_is_last(s);
+    s->keep = head->persistent && !last;
+    /* One who waits to be asked for the body may leave it out: nobody knows where the next request would begin. */
+    s->drop = has_body && !expect && head->pub.content_length > 0 && head->pub.content_length <= AG_HTTP_DROP_BYTES;
     h->open = s;
     h->asked = true;
     h->body_got = h->body_mark = 0;
@@ -173,11 +203,11 @@ static bool step(ag__conn *c)
     size_t used;
     ag__h1_ev ev = ag__h1_next(&h->parser, p, h->in.n - h->off, &used);
     h->off += used;
-    if (h->phase == BODY) {
+    if (h->phase == BODY || h->phase == DROP) {
         h->body_got += used;
         if (h->body_got - h->body_mark >= BODY_PACE_BYTES) {
             h->body_mark = h->body_got;
-            ag__conn_deadline(c, conf->body_timeout_ms);
+            allow(c, conf->body_timeout_ms);
         }
     }
     switch (ev) {
@@ -185,11 +215,14 @@ static bool step(ag__conn *c)
         if (h->phase == IDLE && h->off < h->in.n) enter(c, HEAD);
         return false;
     case AG__H1_HEAD: begin_request(c, p + used - h->parser.head_bytes); return true;
-    case AG__H1_BODY: handler->on_body(h->open->user, h->open, h->parser.body.p, h->parser.body.n); return true;
+    case AG__H1_BODY:
+        if (h->phase == BODY) handler->on_body(h->open->user, h->open, h->parser.body.p, h->parser.body.n);
+        return true;
     case AG__H1_END:
         h->open->read_done = true;
+        bool wanted = h->phase == BODY;
         enter(c, ANSWER);
-        handler->on_end(h->open->user, h->open);
+        if (wanted) handler->on_end(h->open->user, h->open);
         return true;
     default:
         answer_bad(c, h->parser.bad.why, h->parser.bad.err, h->parser.bad.sentence);
@@ -233,6 +266,7 @@ static bool settle(ag__conn *c)
         moved = true;
     }
     if (moved && h->ended == NULL && h->phase == IDLE) enter(c, IDLE); /* idle counts from the written answer */
+    else if (moved) watch(c);
     return moved;
 }
 
@@ -241,6 +275,22 @@ static void compact(h1c *h)
     ag_buf_consume(&h->in, h->off);
     h->off = 0;
     if (h->in.n == 0 && h->in.cap > AG__KEEP_BYTES) ag_buf_fini(&h->in);
+}
+
+static void refuse_all(ag__conn *c)
+{
+    h1c *h = c->state;
+    h->open->keep = false;
+    enter(c, REFUSED);
+    drop_input(h);
+}
+
+/* The user began to answer while the body was arriving. */
+static void refuse_body(ag__conn *c)
+{
+    h1c *h = c->state;
+    if (h->open->keep && h->open->answer != AG__ANSWER_ABORTED) enter(c, DROP);
+    else refuse_all(c);
 }
 
 static bool h1_run(ag__conn *c)
@@ -254,12 +304,13 @@ static bool h1_run(ag__conn *c)
         moved = true;
     }
     while (!c->broken && h->phase < LAST) {
-        if (h->open && h->open->answer >= AG__ANSWER_ENDED) {
+        if (h->phase == BODY && h->open->answer != AG__ANSWER_NONE) {
+            refuse_body(c);
+        } else if (h->phase == DROP && c->loop->draining) {
+            refuse_all(c);
+        } else if (h->phase != DROP && h->open && h->open->answer >= AG__ANSWER_ENDED) {
             retire(c);
             moved = true;
-        } else if (h->phase == BODY && h->open->answer != AG__ANSWER_NONE) {
-            enter(c, REFUSED);
-            drop_input(h);
         } else if (may_parse(c) && step(c)) {
             moved = true;
         } else {
@@ -268,7 +319,7 @@ static bool h1_run(ag__conn *c)
     }
     compact(h);
     if (h->phase == IDLE && c->loop->draining && h->in.n == 0 && h->ended == NULL) c->broken = true;
-    if (h->phase == ANSWER && c->read_due == 0 && h1_room(c) == 0) ag__conn_deadline(c, WATCH_MS);
+    if (h->phase == ANSWER && h->due == 0 && h1_room(c) == 0) allow(c, WATCH_MS);
     if (h->phase == LAST && h->ended == NULL && ag__conn_pending(c) == 0) {
         if (c->reset || c->eof || h->dropped > LINGER_BYTES) {
             c->broken = true;
@@ -286,7 +337,9 @@ static void h1_eof(ag__conn *c)
 {
     h1c *h = c->state;
     bool owed = h->ended || ag__conn_pending(c);
-    if (h->open || h->phase == LINGER || (h->phase < LAST && !owed)) {
+    if (h->phase == DROP && h->open->answer == AG__ANSWER_ENDED) {
+        refuse_all(c);
+    } else if (h->open || h->phase == LINGER || (h->phase < LAST && !owed)) {
         c->broken = true;
     } else if (h->phase < LAST) {
         enter(c, LAST);
@@ -294,9 +347,32 @@ static void h1_eof(ag__conn *c)
     }
 }
 
+/* The oldest request has had its time, whatever it spent it on. */
+static void end_oldest(ag__conn *c)
+{
+    h1c *h = c->state;
+    if (h->ended || h->open->answer != AG__ANSWER_NONE) {
+        ag__count_bad(c->loop, AG_HTTP_BAD_TOTAL_TIMEOUT);
+        c->broken = c->reset = true; /* the client is not to take what it has for the whole */
+    } else {
+        answer_bad(c, AG_HTTP_BAD_TOTAL_TIMEOUT, h->phase == BODY ? AG_E_TIMEOUT_BODY : AG_E_DEADLINE,
+                   "the request was not answered within the time that the server gives any");
+    }
+}
+
 static void h1_timeout(ag__conn *c)
 {
     h1c *h = c->state;
+    uint64_t now = uv_now(&c->loop->uv);
+    if (oldest(h) && oldest(h)->total_due && now >= oldest(h)->total_due) {
+        end_oldest(c);
+        return;
+    }
+    if (h->due == 0 || now < h->due) {
+        watch(c);
+        return;
+    }
+    h->due = 0;
     switch (h->phase) {
     case IDLE:
         if (h->ended || ag__conn_pending(c)) {
@@ -316,8 +392,13 @@ static void h1_timeout(ag__conn *c)
     case BODY:
         answer_bad(c, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY, "the body of the request did not arrive in time");
         break;
+    case DROP:
+        ag__count_bad(c->loop, AG_HTTP_BAD_BODY_TIMEOUT);
+        refuse_all(c);
+        break;
     case ANSWER:
         if (ag__conn_peer_closed(c)) c->broken = true;
+        watch(c);
         break;
     case LINGER: c->broken = true; break;
     case REFUSED:
@@ -331,12 +412,10 @@ static void h1_gone(ag__conn *c)
     ag_http_stream *s = h->open;
     h->open = NULL;
     if (s) ag__stream_gone(s);
-    while ((s = h->ended) != NULL) {
-        h->ended = s->next;
-        ag__stream_gone(s);
-    }
-    h->newest = NULL;
+    s = h->ended;
+    h->ended = h->newest = NULL;
     h->n_ended = 0;
+    ag__streams_gone(s);
 }
 
 static ag_http_state h1_state(const ag__conn *c)
@@ -346,6 +425,16 @@ static ag_http_state h1_state(const ag__conn *c)
     if (h->open) return h->open->answer == AG__ANSWER_BEGUN ? AG_HTTP_STATE_STREAMING : AG_HTTP_STATE_ACTIVE;
     if (h->ended || h->phase != IDLE) return AG_HTTP_STATE_ACTIVE;
     return h->asked ? AG_HTTP_STATE_IDLE : AG_HTTP_STATE_NEW;
+}
+
+static uint32_t h1_users(const ag__conn *c, void **out, uint32_t max)
+{
+    const h1c *h = c->state;
+    uint32_t n = 0;
+    for (const ag_http_stream *s = h->ended; s; s = s->next)
+        if (n++ < max) out[n - 1] = s->user;
+    if (h->open && n++ < max) out[n - 1] = h->open->user;
+    return n;
 }
 
 static size_t h1_pending(ag_http_stream *s) { return ag__conn_pending(s->conn); }
@@ -372,4 +461,5 @@ const ag__proto ag__h1_proto = {
     .state = h1_state,
     .pending = h1_pending,
     .takes = h1_takes,
+    .users = h1_users,
 };

@@ -50,6 +50,7 @@ typedef struct ag__h2s {
     bool idle;            /* nghttp2 waits to be told that there is more */
     bool aborted;         /* ends with a reset once `out` is empty */
     bool sent;            /* the answer's last frame is written */
+    uint64_t body_held;   /* of the connection's `bodies` */
     uint64_t body_got, body_mark, sent_bytes, sent_mark, all_mark;
     uint64_t body_due, write_due; /* ms of the loop's clock, 0: none */
 } ag__h2s;
@@ -64,6 +65,7 @@ typedef struct ag__h2 {
     ag_http_stream *ended, *newest; /* answered whole, not yet taken by the socket; oldest first */
     uint32_t n_ended;
     size_t waiting;       /* bytes in all `out` */
+    uint64_t bodies;      /* bytes of bodies of those that are not answered */
     uint64_t sent_bytes;  /* of bodies, all streams */
     uint64_t idle_due, head_due;
     uint64_t span_end;
@@ -103,6 +105,12 @@ void ag__h2_cut(ag__h2 *h, ag__h2s *x, uint32_t error_code); /* ends s as gone, 
 void ag__h2_limit(ag__h2 *h, ag_http_bad why, uint32_t error_code); /* counts it; the connection ends with GOAWAY */
 bool ag__h2_ok(ag__h2 *h, int rc); /* of nghttp2_submit_*; false: no memory, the connection breaks */
 void ag__h2_retire(ag__h2 *h, ag_http_stream *s);
+void ag__h2_last(ag__h2 *h); /* GOAWAY: those that are here are answered, nobody else comes in */
+static inline void ag__h2_body_done(ag__h2 *h, ag__h2s *x)
+{
+    h->bodies -= x->body_held;
+    x->body_held = 0;
+}
 static inline uint64_t ag__h2_now(const ag__h2 *h) { return uv_now(&h->conn->loop->uv); }
 
 #endif

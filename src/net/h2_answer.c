@@ -60,6 +60,7 @@ static void submit(ag__h2 *h, ag__h2s *x, int status, const ag_http_header *head
     }
     nghttp2_data_provider source = {.source.ptr = x, .read_callback = on_source};
     x->answered = true;
+    ag__h2_body_done(h, x);
     ag__h2_ok(h, nghttp2_submit_response(h->session, x->id, nv, n_nv, no_body ? NULL : &source));
 }
 
@@ -121,11 +122,12 @@ void ag__h2_drop_out(ag__h2 *h, ag__h2s *x)
     x->off = 0;
 }
 
-static void end_user(ag__h2s *x)
+static void end_user(ag__h2 *h, ag__h2s *x)
 {
     ag_http_stream *s = x->s;
     x->s = NULL;
     x->body_due = 0;
+    ag__h2_body_done(h, x);
     if (s == NULL) return;
     s->state = NULL;
     ag__stream_gone(s);
@@ -135,7 +137,7 @@ void ag__h2_bad(ag__h2 *h, ag__h2s *x, ag_http_bad why, int err, const char *sen
 {
     AG_ASSERT(!x->answered);
     ag__count_bad(h->conn->loop, why);
-    end_user(x);
+    end_user(h, x);
     ag__bad b;
     ag__bad_make(&b, h->conn->loop, why, err, sentence);
     bool no_body = x->is_head || b.body.n == 0;
@@ -157,7 +159,7 @@ void ag__h2_abort(ag__h2 *h, ag__h2s *x)
 void ag__h2_cut(ag__h2 *h, ag__h2s *x, uint32_t error)
 {
     x->write_due = 0;
-    end_user(x);
+    end_user(h, x);
     ag__h2_drop_out(h, x);
     x->aborted = true;
     ag__h2_ok(h, nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, x->id, error));

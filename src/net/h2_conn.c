@@ -81,6 +81,13 @@ void ag__h2_limit(ag__h2 *h, ag_http_bad why, uint32_t error)
     ag__h2_ok(h, nghttp2_session_terminate_session(h->session, error));
 }
 
+void ag__h2_last(ag__h2 *h)
+{
+    h->goaway = true;
+    ag__h2_ok(h, nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE,
+                                       nghttp2_session_get_last_proc_stream_id(h->session), NGHTTP2_NO_ERROR, NULL, 0));
+}
+
 static ag__h2s *stream_at(ag__link *l) { return (ag__h2s *)((char *)l - offsetof(ag__h2s, all)); }
 
 /* Its answer is in frames, which wait for the socket. */
@@ -199,7 +206,9 @@ static void watch(ag__h2 *h)
         if (x->out.n == x->off) x->write_due = 0;
         else if (x->write_due == 0 || x->sent_bytes >= x->sent_mark) watch_anew(h, x);
         due = sooner(due, sooner(x->write_due, x->body_due));
+        if (x->s) due = sooner(due, x->s->total_due);
     }
+    if (h->ended) due = sooner(due, h->ended->total_due);
     if (h->n_streams || h->n_ended) h->idle_due = 0; /* whatever else the client sends, it is idle without one */
     else if (h->idle_due == 0) h->idle_due = now + c->loop->server->conf.idle_timeout_ms;
     due = sooner(due, h->idle_due);
@@ -212,6 +221,7 @@ static void end_streams(ag__h2 *h)
         ag__h2s *x = stream_at(h->streams.next);
         ag_http_stream *s = x->s;
         nghttp2_session_set_stream_user_data(h->session, x->id, NULL);
+        ag__h2_body_done(h, x);
         ag__h2_drop_out(h, x);
         ag__link_cut(&x->all);
         h->n_streams--;
@@ -227,12 +237,7 @@ static bool h2_run(ag__conn *c)
     ag__h2 *h = c->state;
     bool moved = settle(h);
     if (h->phase == AG__H2_OPEN) {
-        if (c->loop->draining && !h->goaway) {
-            h->goaway = true;
-            ag__h2_ok(h, nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE,
-                                               nghttp2_session_get_last_proc_stream_id(h->session), NGHTTP2_NO_ERROR,
-                                               NULL, 0));
-        }
+        if (c->loop->draining && !h->goaway) ag__h2_last(h);
         moved |= receive(h);
         if (!c->broken) moved |= heed(h);
         if (!c->broken) moved |= send_frames(h);
@@ -265,13 +270,24 @@ static void h2_eof(ag__conn *c)
         if (!x->ended) ag__h2_cut(h, x, NGHTTP2_CANCEL);
     }
     ag_buf_fini(&h->in); /* what waits there would begin more */
-    h->goaway = true;
-    ag__h2_ok(h, nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE,
-                                       nghttp2_session_get_last_proc_stream_id(h->session), NGHTTP2_NO_ERROR, NULL, 0));
+    ag__h2_last(h);
+}
+
+/* It has had its time, whatever it spent it on. */
+static void end_late(ag__h2 *h, ag__h2s *x)
+{
+    if (x->s->answer == AG__ANSWER_NONE) {
+        ag__h2_bad(h, x, AG_HTTP_BAD_TOTAL_TIMEOUT, x->s->read_done ? AG_E_DEADLINE : AG_E_TIMEOUT_BODY,
+                   "the request was not answered within the time that the server gives any");
+    } else {
+        ag__count_bad(h->conn->loop, AG_HTTP_BAD_TOTAL_TIMEOUT);
+        ag__h2_cut(h, x, NGHTTP2_CANCEL);
+    }
 }
 
 static void time_stream(ag__h2 *h, ag__h2s *x, uint64_t now)
 {
+    if (x->s && x->s->total_due && now >= x->s->total_due) end_late(h, x);
     if (x->body_due && now >= x->body_due) {
         x->body_due = 0;
         if (x->s->answer == AG__ANSWER_NONE)
@@ -295,6 +311,11 @@ static void h2_timeout(ag__conn *c)
     if (h->phase == AG__H2_LINGER) c->broken = true;
     if (h->phase != AG__H2_OPEN) return;
     for (ag__link *i = h->streams.next; i != &h->streams; i = i->next) time_stream(h, stream_at(i), now);
+    if (h->ended && h->ended->total_due && now >= h->ended->total_due) { /* in frames that the socket does not take */
+        ag__count_bad(c->loop, AG_HTTP_BAD_TOTAL_TIMEOUT);
+        c->broken = c->reset = true;
+        return;
+    }
     if (h->head_due && now >= h->head_due && gated(h)) {
         h->head_due = now + c->loop->server->conf.header_timeout_ms; /* we do not look at it now */
     } else if (h->head_due && now >= h->head_due) {
@@ -317,12 +338,10 @@ static void h2_gone(ag__conn *c)
 {
     ag__h2 *h = c->state;
     end_streams(h);
-    for (ag_http_stream *s; (s = h->ended) != NULL;) {
-        h->ended = s->next;
-        ag__stream_gone(s);
-    }
-    h->newest = NULL;
+    ag_http_stream *s = h->ended;
+    h->ended = h->newest = NULL;
     h->n_ended = 0;
+    ag__streams_gone(s);
 }
 
 static ag_http_state h2_state(const ag__conn *c)
@@ -335,6 +354,17 @@ static ag_http_state h2_state(const ag__conn *c)
     }
     if (h->n_streams || h->n_ended) return AG_HTTP_STATE_ACTIVE;
     return h->last_id ? AG_HTTP_STATE_IDLE : AG_HTTP_STATE_NEW;
+}
+
+static uint32_t h2_users(const ag__conn *c, void **out, uint32_t max)
+{
+    const ag__h2 *h = c->state;
+    uint32_t n = 0;
+    for (const ag_http_stream *s = h->ended; s; s = s->next)
+        if (n++ < max) out[n - 1] = s->user;
+    for (ag__link *i = h->streams.next; i != &h->streams; i = i->next)
+        if (stream_at(i)->s && n++ < max) out[n - 1] = stream_at(i)->s->user;
+    return n;
 }
 
 const ag__proto ag__h2_proto = {
@@ -353,4 +383,5 @@ const ag__proto ag__h2_proto = {
     .state = h2_state,
     .pending = ag__h2_pending,
     .takes = ag__h2_takes,
+    .users = h2_users,
 };

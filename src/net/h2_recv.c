@@ -149,6 +149,11 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
         return;
     }
     head.pub.has_body = has_body;
+    if (head.pub.target.n > conf->target_bytes_max) {
+        ag__h2_bad(h, x, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
+                   "the path and query are longer than the server takes");
+        return;
+    }
     if (head.pub.content_length > 0 && (uint64_t)head.pub.content_length > conf->body_bytes_max) {
         ag__h2_bad(h, x, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
         return;
@@ -160,6 +165,7 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
     }
     x->s = s;
     s->state = x;
+    if (!h->goaway && ag__stream_is_last(s)) ag__h2_last(h);
     if (has_body) x->body_due = ag__h2_now(h) + conf->body_timeout_ms;
     handler->on_head(handler->arg, s, &s->head, &s->user);
     if (s->answer != AG__ANSWER_NONE) return;
@@ -178,6 +184,13 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags AG_UNUSED, int3
     x->body_got += n;
     if (x->body_got > conf->body_bytes_max) {
         ag__h2_bad(h, x, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
+        return 0;
+    }
+    x->body_held += n;
+    h->bodies += n;
+    if (h->bodies > AG_MAX(conf->h2_bodies_max, conf->body_bytes_max)) {
+        ag__h2_bad(h, x, AG_HTTP_BAD_H2_BODIES, AG_E_RATE_LIMIT,
+                   "the bodies of this connection's requests are together more than the server takes at once");
         return 0;
     }
     if (x->body_got - x->body_mark >= BODY_PACE_BYTES) {
@@ -253,6 +266,7 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t error 
     if (x == NULL) return 0;
     ag_http_stream *s = x->s;
     bool whole = x->sent || x->aborted;
+    ag__h2_body_done(h, x);
     ag__h2_drop_out(h, x);
     ag__link_cut(&x->all);
     h->n_streams--;

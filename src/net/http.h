@@ -53,17 +53,21 @@ typedef struct ag_http_head {
 #define AG_HTTP_BADS(X)                                                                                                \
     X(PARSE, "parse")                         /* 400, or 417 for an unknown Expect */                                  \
     X(HEADERS_SIZE, "headers_size")           /* 431 */                                                                \
+    X(TARGET_SIZE, "target_size")             /* 414 */                                                                \
     X(HEADER_TIMEOUT, "header_timeout")       /* 408 */                                                                \
     X(BODY_TIMEOUT, "body_timeout")           /* 408 */                                                                \
     X(BODY_SIZE, "body_size")                 /* 413 */                                                                \
     X(IDLE_TIMEOUT, "idle_timeout")           /* closed */                                                             \
     X(WRITE_TIMEOUT, "write_timeout")         /* closed */                                                             \
+    X(TOTAL_TIMEOUT, "total_timeout")         /* 408, 504, or closed in the middle of an answer */                     \
+    X(REQUESTS_PER_CONNECTION, "requests_per_connection") /* closed after the last answer, or GOAWAY */                \
     X(CONNECTIONS, "connections")             /* 503 */                                                                \
     X(CONNECTIONS_PER_ADDRESS, "connections_per_address") /* 429 */                                                    \
     X(TLS, "tls")                             /* a handshake that failed, a record that is none: closed */             \
     X(TLS_HANDSHAKES, "tls_handshakes")       /* closed */                                                             \
     X(MEMORY, "memory")                       /* 503, or closed */                                                     \
     X(H2_STREAMS, "h2_streams")               /* the stream refused, or GOAWAY */                                      \
+    X(H2_BODIES, "h2_bodies")                 /* 429 */                                                                \
     X(H2_SETTINGS, "h2_settings")             /* these: GOAWAY, ENHANCE_YOUR_CALM */                                   \
     X(H2_PINGS, "h2_pings")                                                                                            \
     X(H2_RESETS, "h2_resets")                                                                                          \
@@ -92,10 +96,14 @@ typedef enum ag_http_state {
     AG_HTTP_STATE_COUNT
 } ag_http_state;
 
+/* Of the body of a request that was refused before it was read. */
+#define AG_HTTP_DROP_BYTES (64u << 10)
+
 typedef struct ag_http_handler {
     /* The head is complete; not a byte of the body has been read. Respond now (or begin to) to refuse: the body is then
-     * not handed over, nor on_end called, and the connection closes after the response, in a way that lets a client
-     * that is still sending see it. Or return to go on. Expect: 100-continue is answered when this returns without a
+     * not handed over, nor on_end called. One that was announced with up to AG_HTTP_DROP_BYTES is read and dropped;
+     * else the connection closes after the response, in a way that lets a client that is still sending see it. Or
+     * return to go on. Expect: 100-continue is answered when this returns without a
      * response. `*user` is kept for the calls below. head and what it points to live until done. */
     void (*on_head)(void *arg, ag_http_stream *s, const ag_http_head *head, void **user);
     void (*on_body)(void *user, ag_http_stream *s, const char *p, size_t n);
@@ -110,6 +118,9 @@ typedef struct ag_http_handler {
     void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body, ag_buf *id);
     /* A message taken from a loop's mailbox; those left when the server is closed are given by the closing thread. */
     void (*on_message)(void *arg, ag_http_loop *l, void *msg);
+    /* Before a loop sleeps, on its thread; what it posts there is taken first. true: it did something and is to be
+     * asked once more. NULL: never. */
+    bool (*on_turn)(void *arg);
     void *arg;
 } ag_http_handler;
 
@@ -123,16 +134,21 @@ typedef struct ag_http_conf {
     uint32_t loops;                /* threads, 1..64 */
     uint32_t header_bytes_max;     /* request line and headers together */
     uint32_t headers_max;
+    uint32_t target_bytes_max;     /* path and query */
     uint64_t body_bytes_max;       /* declared or counted: 413 */
     uint32_t header_timeout_ms;    /* from the first byte of a request to the end of its head: 408 */
     uint32_t body_timeout_ms;      /* for each further 4 KiB of a body, or its end: 408; fewer bytes do not extend it */
     uint32_t idle_timeout_ms;      /* from accept, or from the last response written, to the first byte: closed */
     uint32_t write_timeout_ms;     /* in which the client takes nothing of what waits for it: closed */
+    uint32_t total_timeout_ms;     /* from a request's head until its answer is written; 0: none */
+    uint32_t requests_max;         /* of one connection, the last of which closes it; 0: any number */
     uint32_t connections_max, connections_per_address_max;
     uint32_t mailbox_cap;          /* messages waiting per loop */
     uint64_t out_bytes_max;        /* bytes of streamed responses waiting to be written per connection */
     uint32_t h2_streams_max;       /* open at once on a connection */
     uint32_t h2_window_bytes, h2_connection_window_bytes; /* of bodies that a client may send ahead */
+    uint64_t h2_bodies_max;        /* bytes of the bodies of a connection's requests that are not answered yet; at least
+                                    * body_bytes_max: 429 */
     uint32_t h2_resets_max;        /* streams reset within 10 s, by the client or for what it sent */
     const char *unix_path;         /* a Unix socket to listen on as well, unlinked at the end; NULL or "": none */
     const char *trusted_proxies;   /* networks whose PROXY v2 and X-Forwarded-For are believed: "10.0.0.0/8,unix" */
@@ -140,6 +156,18 @@ typedef struct ag_http_conf {
     uint32_t tls_handshakes_max;   /* begun within a second; more are closed */
     uint32_t h2_frames_max;        /* SETTINGS within 10 s; as many PINGs; as many empty frames */
 } ag_http_conf;
+
+/* A connection, while it is looked at. */
+#define AG_HTTP_USERS_MAX 8
+typedef struct ag_http_conn_info {
+    uint64_t id;             /* counted from 1, in the order in which they came */
+    ag_str peer;
+    ag_http_state state;
+    bool h2, tls;
+    uint64_t age_ms, requests, bytes_in, bytes_out; /* bytes: of the socket */
+    void *const *users;      /* of the requests that are open, as on_head set them: the first of them */
+    uint32_t n_users, n_open;
+} ag_http_conn_info;
 
 /* Binds and listens; conf and handler are copied (what conf points to is used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
@@ -167,6 +195,11 @@ uint32_t ag_http_loop_index(const ag_http_loop *l);
 /* Runs `work` on a worker thread (libuv's pool, at lower priority), then `after` on this loop. Called on the loop.
  * false: no memory. */
 bool ag_http_loop_work(ag_http_loop *l, void (*work)(void *), void (*after)(void *), void *arg);
+/* Looks at all connections, loop by loop, those of a loop in the order of their ids: calls `each` on their own loop's
+ * thread (false: what follows on this loop is of no interest), then `after` on this one. A server that stops meanwhile
+ * ends it, on the thread that stops. Called on the loop. false: no memory. */
+typedef bool ag_http_each_fn(void *arg, const ag_http_conn_info *c);
+bool ag_http_loop_visit(ag_http_loop *l, ag_http_each_fn *each, void (*after)(void *), void *arg);
 
 /* Streams. */
 ag_http_loop *ag_http_stream_loop(ag_http_stream *s);

@@ -17,13 +17,17 @@
  * again: a flood of either must not starve the other. */
 #define MESSAGES_AT_ONCE 1024
 #define LEAVE_ROUNDS 16
+/* Turns that the user takes before sockets are polled again. */
+#define TURNS_AT_ONCE 4
 /* Work on uv's pool must not take a core from loops or kernels. */
 #define WORK_NICE 10
+
+static _Thread_local const ag_http_loop *here; /* whose thread this is, if it looks at its mailbox before it sleeps */
 
 static void wake_loop(void *arg)
 {
     ag_http_loop *l = arg;
-    uv_async_send(&l->wake);
+    if (l != here) uv_async_send(&l->wake);
 }
 
 static void take_handoffs(ag_http_loop *l)
@@ -64,6 +68,75 @@ static void stop(ag_http_loop *l)
     uv_unref((uv_handle_t *)&l->wake);
 }
 
+struct ag__visit {
+    ag__visit *next;
+    ag_http_loop *from;
+    uint32_t to;          /* the loop that it is at, or on its way to; so many as there are: it is on its way back */
+    ag_http_each_fn *each;
+    void (*after)(void *);
+    void *arg;
+};
+
+static void send_visit(ag__visit *v)
+{
+    ag_http_server *s = v->from->server;
+    ag_http_loop *to = v->to < s->n_loops ? &s->loops[v->to] : v->from;
+    uv_mutex_lock(&s->lock);
+    v->next = to->visits;
+    to->visits = v;
+    uv_mutex_unlock(&s->lock);
+    uv_async_send(&to->wake);
+}
+
+static ag__visit *visits_of(ag_http_loop *l)
+{
+    uv_mutex_lock(&l->server->lock);
+    ag__visit *v = l->visits;
+    l->visits = NULL;
+    uv_mutex_unlock(&l->server->lock);
+    return v;
+}
+
+static void end_visit(ag__visit *v)
+{
+    v->after(v->arg);
+    ag_mem_free(v);
+}
+
+static void take_visits(ag_http_loop *l)
+{
+    for (ag__visit *v = visits_of(l), *next; v; v = next) {
+        next = v->next;
+        if (v->to == l->server->n_loops) {
+            end_visit(v);
+            continue;
+        }
+        bool more = true;
+        for (ag__link *i = l->conns.next; i != &l->conns && more; i = i->next)
+            more = ag__conn_tell((ag__conn *)((char *)i - offsetof(ag__conn, all)), v->each, v->arg);
+        v->to++;
+        send_visit(v);
+    }
+}
+
+void ag__loop_end_visits(ag_http_loop *l)
+{
+    for (ag__visit *v = visits_of(l), *next; v; v = next) {
+        next = v->next;
+        end_visit(v);
+    }
+}
+
+bool ag_http_loop_visit(ag_http_loop *l, ag_http_each_fn *each, void (*after)(void *), void *arg)
+{
+    AG_CHECK(l, LOOP_MAGIC);
+    ag__visit *v = ag_mem_alloc(sizeof *v);
+    if (v == NULL) return false;
+    *v = (ag__visit){.from = l, .each = each, .after = after, .arg = arg};
+    send_visit(v);
+    return true;
+}
+
 static void on_wake(uv_async_t *a)
 {
     ag_http_loop *l = a->data;
@@ -71,8 +144,25 @@ static void on_wake(uv_async_t *a)
     take_handoffs(l);
     if (atomic_load(&l->server->draining) && !l->draining) start_draining(l);
     take_messages(l);
+    take_visits(l);
     ag__loop_leave(l);
     if (atomic_load(&l->server->stopping) && !l->stopping) stop(l);
+}
+
+static void stay_awake(uv_idle_t *i AG_UNUSED) {}
+
+static void on_turn(uv_prepare_t *p)
+{
+    ag_http_loop *l = p->data;
+    const ag_http_handler *h = &l->server->handler;
+    bool more = true;
+    for (int i = 0; i < TURNS_AT_ONCE && more; i++) {
+        more = h->on_turn(h->arg);
+        take_messages(l);
+        ag__loop_leave(l);
+    }
+    if (more) uv_idle_start(&l->awake, stay_awake);
+    else uv_idle_stop(&l->awake);
 }
 
 void ag__loop_leave(ag_http_loop *l)
@@ -109,6 +199,15 @@ int ag__loop_open(ag_http_loop *l, ag_http_server *s, uint32_t index)
     if (uv_async_init(&l->uv, &l->wake, on_wake) != 0) return AG_E_IO;
     l->has_wake = true;
     l->wake.data = l;
+    if (s->handler.on_turn) {
+        uv_prepare_init(&l->uv, &l->turn);
+        uv_idle_init(&l->uv, &l->awake);
+        l->turn.data = l;
+        uv_prepare_start(&l->turn, on_turn);
+        uv_unref((uv_handle_t *)&l->turn); /* neither keeps a loop running that has nothing else */
+        uv_unref((uv_handle_t *)&l->awake);
+        l->has_turn = true;
+    }
     if (ag_mbox_open(&l->mbox, s->conf.mailbox_cap, wake_loop, l) != AG_OK) return AG_E_NOMEM;
     return ag_mbox_open(&l->handoff, HANDOFF_CAP, wake_loop, l);
 }
@@ -125,6 +224,10 @@ void ag__loop_close(ag_http_loop *l)
     ag_mbox_close(l->handoff);
     if (l->redis) ag__redis_stop(l->redis); /* the thread never ran */
     if (l->has_wake) uv_close((uv_handle_t *)&l->wake, NULL);
+    if (l->has_turn) {
+        uv_close((uv_handle_t *)&l->turn, NULL);
+        uv_close((uv_handle_t *)&l->awake, NULL);
+    }
     if (l->has_loop) {
         uv_run(&l->uv, UV_RUN_DEFAULT);
         int rc = uv_loop_close(&l->uv);
@@ -141,6 +244,7 @@ static void run_loop(void *arg)
     char name[16];
     snprintf(name, sizeof name, "ag-http-%u", l->index);
     pthread_setname_np(pthread_self(), name);
+    if (l->has_turn) here = l;
     uv_run(&l->uv, UV_RUN_DEFAULT);
 }
 

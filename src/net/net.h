@@ -70,10 +70,12 @@ typedef struct ag__proto {
     ag_http_state (*state)(const ag__conn *c);       /* while it takes requests, or ends */
     size_t (*pending)(ag_http_stream *s);            /* bytes handed over that wait */
     bool (*takes)(ag_http_stream *s, size_t n);      /* whether so many more may wait */
+    uint32_t (*users)(const ag__conn *c, void **out, uint32_t max); /* of open streams; how many there are in all */
 } ag__proto;
 
 struct ag__conn {
     uint32_t magic;
+    uint64_t id, born_ms;
     ag_http_loop *loop;
     const ag__proto *proto;
     void *state;
@@ -98,6 +100,8 @@ struct ag__conn {
     size_t sealed;        /* of `out` */
     bool secured;         /* the handshake was seen to be over */
     uint64_t out_all;     /* bytes ever put into out */
+    uint64_t in_all;      /* and read from the socket */
+    uint64_t n_requests;
     uint64_t read_due, write_due, timer_due; /* ms of the loop's clock, 0: none */
     uint64_t write_mark;  /* bytes taken by the socket when write_due was set */
     uint64_t heard_mark;  /* and those that the client had acknowledged */
@@ -113,6 +117,8 @@ struct ag_http_stream {
     void *user, *state;   /* state: the protocol's own */
     ag__answer answer;
     bool gone, is_head, no_body, chunked, keep, read_done;
+    bool drop;            /* if it is answered before its body is read, that is small enough to be read and dropped */
+    uint64_t total_due;   /* ms of the loop's clock, 0: none */
     uint64_t out_end;     /* conn->out_all when the answer was ended */
     char peer[48];        /* by X-Forwarded-For; "": the connection's */
     ag_http_stream *next;
@@ -124,15 +130,20 @@ struct ag_http_stream {
     ag_http_header headers[];
 };
 
+typedef struct ag__visit ag__visit;
+
 struct ag_http_loop {
     uint32_t magic, index;
     ag_http_server *server;
     uv_loop_t uv;
     uv_async_t wake;
+    uv_prepare_t turn;    /* with on_turn: before it sleeps, */
+    uv_idle_t awake;      /* which it does not while this is active */
     uv_thread_t thread;
-    bool has_loop, has_wake, has_thread, draining, stopping;
+    bool has_loop, has_wake, has_turn, has_thread, draining, stopping;
     ag_mbox *mbox, *handoff;
     ag__link conns, dirty;
+    ag__visit *visits;    /* under the server's lock: waiting to be made here */
     _Atomic uint32_t n_conns;
     _Atomic uint64_t states[AG_HTTP_STATE_COUNT]; /* written by the loop's thread */
     ag_http_header *slots;
@@ -172,7 +183,8 @@ struct ag_http_server {
     _Atomic bool draining, stopping;
     _Atomic uint64_t n_conns, n_refused;
     _Atomic uint64_t bad[AG_HTTP_BAD_COUNT];
-    uv_mutex_t lock;      /* for the wait in stop */
+    uint64_t last_id;     /* loop 0: of connections */
+    uv_mutex_t lock;      /* for the wait in stop, for visits */
     uv_cond_t empty;
     ag_http_loop *loops;
 };
@@ -193,6 +205,7 @@ void ag__loop_close(ag_http_loop *l);           /* its thread has ended or was n
 int ag__loop_start(ag_http_loop *l);
 void ag__loop_leave(ag_http_loop *l);           /* pumps what is dirty; last line of every callback from libuv */
 const char *ag__loop_date(ag_http_loop *l);
+void ag__loop_end_visits(ag_http_loop *l);      /* its thread has ended */
 
 /* redis.c */
 void ag__redis_stop(struct ag_redis *r);        /* answers all that wait; closed when the loop has run once more */
@@ -214,6 +227,7 @@ static inline uint64_t ag__conn_taken(const ag__conn *c) { return c->out_all - a
 void ag__conn_deadline(ag__conn *c, uint64_t ms_from_now); /* 0: none */
 bool ag__conn_peer_closed(ag__conn *c);         /* asks the kernel, for when nothing is being read */
 void ag__conn_shut(ag__conn *c);                /* no more will be written */
+bool ag__conn_tell(const ag__conn *c, ag_http_each_fn *each, void *arg);
 void ag__conn_break(ag__conn *c);               /* killed at the next pump */
 
 /* conn_tls.c */
@@ -227,6 +241,8 @@ bool ag__conn_become(ag__conn *c, const ag__proto *p); /* false: no memory; befo
 ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char *raw, size_t n_raw);
 void ag__stream_done(ag_http_stream *s);        /* calls done, frees */
 void ag__stream_gone(ag_http_stream *s);        /* calls on_gone, then done, frees */
+void ag__streams_gone(ag_http_stream *oldest);  /* a list of them */
+bool ag__stream_is_last(const ag_http_stream *s); /* just created: the connection takes no further one; counted */
 
 extern const ag__proto ag__h1_proto, ag__h2_proto;
 /* h1_conn.c, h1_answer.c */

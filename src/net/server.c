@@ -49,6 +49,7 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
         {"loops", c->loops, 1, 64},
         {"header_bytes_max", c->header_bytes_max, 64, 1 << 24},
         {"headers_max", c->headers_max, 1, 1 << 16},
+        {"target_bytes_max", c->target_bytes_max, 1, 1 << 24},
         {"body_bytes_max", c->body_bytes_max, 0, INT64_MAX},
         {"header_timeout_ms", c->header_timeout_ms, 1, UINT32_MAX},
         {"body_timeout_ms", c->body_timeout_ms, 1, UINT32_MAX},
@@ -59,6 +60,7 @@ static int check_conf(const ag_http_conf *c, ag_err *err)
         {"mailbox_cap", c->mailbox_cap, 1, 1 << 24},
         {"out_bytes_max", c->out_bytes_max, 1, AG__OUT_MAX / 2},
         {"tls_handshakes_max", c->tls_handshakes_max, 1, UINT32_MAX},
+        {"h2_bodies_max", c->h2_bodies_max, 0, INT64_MAX},
         {"h2_streams_max", c->h2_streams_max, 1, 1000},
         {"h2_window_bytes", c->h2_window_bytes, 1024, INT32_MAX},
         {"h2_connection_window_bytes", c->h2_connection_window_bytes, 65535, INT32_MAX},
@@ -146,6 +148,7 @@ static void end_threads(ag_http_server *s)
         uv_thread_join(&s->loops[i].thread);
         s->loops[i].has_thread = false;
     }
+    for (uint32_t i = 0; i < s->n_loops; i++) ag__loop_end_visits(&s->loops[i]);
     s->stopped = true;
 }
 

@@ -31,6 +31,9 @@ ag_http_stream *ag__stream_create(ag__conn *c, const ag_http_head *h, const char
     }
     s->is_head = ag_str_eqz(s->head.method, "HEAD");
     s->read_done = !h->has_body;
+    uint32_t total_ms = c->loop->server->conf.total_timeout_ms;
+    if (total_ms) s->total_due = uv_now(&c->loop->uv) + total_ms;
+    c->n_requests++;
     ag__ip client;
     ag__addr counted;
     if (c->trusted && ag__trust_forwarded(&c->loop->server->trust, &s->head, &client))
@@ -55,6 +58,22 @@ void ag__stream_gone(ag_http_stream *s)
     s->gone = true;
     s->conn->loop->server->handler.on_gone(s->user, s);
     ag__stream_done(s);
+}
+
+void ag__streams_gone(ag_http_stream *oldest)
+{
+    for (ag_http_stream *s; (s = oldest) != NULL;) {
+        oldest = s->next;
+        ag__stream_gone(s);
+    }
+}
+
+bool ag__stream_is_last(const ag_http_stream *s)
+{
+    uint32_t max = s->conn->loop->server->conf.requests_max;
+    if (max == 0 || s->conn->n_requests < max) return false;
+    ag__count_bad(s->conn->loop, AG_HTTP_BAD_REQUESTS_PER_CONNECTION);
+    return true;
 }
 
 /* Between the moment a connection breaks and the pump that says so (on_gone), calls on its stream do nothing. */

@@ -131,17 +131,17 @@ static int add_pair(ag__tls_conf *c, const ag_http_tls *t, const char *cert, con
 
 static uint32_t count(const char *list)
 {
-    uint32_t n = *list != 0;
-    for (; *list; list++) n += *list == ',';
+    ag_str rest = ag_str_of(list), one;
+    uint32_t n = 0;
+    while (ag_str_next(&rest, &one)) n++;
     return n;
 }
 
-/* The first item of a comma-separated list into path; returns what follows. */
-static const char *item(const char *list, char *path, size_t cap)
+static void take_path(ag_str *list, char *path, size_t cap)
 {
-    size_t n = strcspn(list, ",");
-    snprintf(path, cap, "%.*s", (int)AG_MIN(n, cap - 1), list);
-    return list + n + (list[n] == ',');
+    ag_str one = {0};
+    ag_str_next(list, &one);
+    snprintf(path, cap, "%.*s", (int)AG_MIN(one.n, cap - 1), one.p);
 }
 
 int ag__tls_conf_open(ag__tls_conf **out, const ag_http_tls *t, ag_err *err)
@@ -157,11 +157,11 @@ int ag__tls_conf_open(ag__tls_conf **out, const ag_http_tls *t, ag_err *err)
     if (c == NULL) return ag_err_set(err, AG_E_NOMEM, "there is no memory for the certificates");
     c->holders = 1;
     int rc = AG_OK;
-    const char *certs = t->certs, *keys = t->keys;
+    ag_str certs = ag_str_of(t->certs), keys = ag_str_of(t->keys);
     for (uint32_t i = 0; i < n && rc == AG_OK; i++) {
         char cert[PATH_MAX], key[PATH_MAX];
-        certs = item(certs, cert, sizeof cert);
-        keys = item(keys, key, sizeof key);
+        take_path(&certs, cert, sizeof cert);
+        take_path(&keys, key, sizeof key);
         rc = add_pair(c, t, cert, key, err);
     }
     ERR_clear_error();

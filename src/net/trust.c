@@ -55,15 +55,14 @@ static bool read_net(ag__trust *t, ag_str item)
 int ag__trust_parse(ag__trust *t, const char *list, ag_err *err)
 {
     *t = (ag__trust){0};
-    for (const char *p = list ? list : ""; *p;) {
-        ag_str item = {p, strcspn(p, ",")};
+    ag_str rest = list && *list ? ag_str_of(list) : (ag_str){0}, item;
+    while (ag_str_next(&rest, &item)) {
         if (ag_str_eqz(item, "unix")) t->local = true;
         else if (!read_net(t, item))
             return ag_err_set(err, AG_E_USAGE,
                               "'%.*s' is not a network of trusted proxies; write up to %d like 10.0.0.0/8, fd00::/8, "
                               "192.0.2.7, or unix",
                               (int)AG_MIN(item.n, (size_t)64), item.p, AG__TRUST_MAX);
-        p += item.n + (p[item.n] == ',');
     }
     return AG_OK;
 }

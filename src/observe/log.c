@@ -29,6 +29,7 @@ struct ag_log {
     int fd; /* the writer's, once it runs */
     _Atomic int level;
     atomic_bool reopen, closing;
+    atomic_bool rung; /* the writer was woken, and has not looked yet */
     _Atomic uint64_t dropped;
     uint64_t dropped_said;
     sem_t ready;
@@ -70,8 +71,9 @@ static void add_text(ag_buf *b, ag_log_format format, ag_str s)
 
 static void add_key(ag_buf *b, ag_log_format format, const char *name)
 {
-    if (format == AG_LOG_JSON) ag_buf_addf(b, ",\"%s\":", name);
-    else ag_buf_addf(b, " %s=", name);
+    ag_buf_addz(b, format == AG_LOG_JSON ? ",\"" : " ");
+    ag_buf_addz(b, name);
+    ag_buf_addz(b, format == AG_LOG_JSON ? "\":" : "=");
 }
 
 static void add_field(ag_buf *b, ag_log_format format, const ag_log_field *f)
@@ -79,8 +81,11 @@ static void add_field(ag_buf *b, ag_log_format format, const ag_log_field *f)
     add_key(b, format, f->name);
     switch (f->kind) {
     case AG_LOG_STR: add_text(b, format, f->s); break;
-    case AG_LOG_U64: ag_buf_addf(b, "%llu", (unsigned long long)f->u); break;
-    case AG_LOG_I64: ag_buf_addf(b, "%lld", (long long)f->i); break;
+    case AG_LOG_U64: ag_buf_addu(b, f->u); break;
+    case AG_LOG_I64:
+        if (f->i < 0) ag_buf_addc(b, '-');
+        ag_buf_addu(b, f->i < 0 ? 0 - (uint64_t)f->i : (uint64_t)f->i);
+        break;
     case AG_LOG_F64:
         if (isfinite(f->d)) ag_buf_addf(b, "%.6g", f->d);
         else ag_buf_addz(b, "null");
@@ -194,6 +199,7 @@ static void *writer_main(void *arg)
     ag_buf_init(&batch, BATCH_BYTES + AG_LOG_LINE_MAX);
     for (bool last = false; !last;) {
         while (sem_wait(&l->ready) != 0 && errno == EINTR) continue;
+        atomic_exchange(&l->rung, false); /* before it looks: what comes from here on wakes it again */
         last = atomic_load(&l->closing);
         reopen_file(l);
         for (char *line; (line = ag_mbox_take(l->ring));) {
@@ -209,7 +215,12 @@ static void *writer_main(void *arg)
     return NULL;
 }
 
-static void wake_writer(void *arg) { sem_post(&((ag_log *)arg)->ready); }
+/* Once for all lines until it looks: a wake a line would be a system call each. */
+static void wake_writer(void *arg)
+{
+    ag_log *l = arg;
+    if (!atomic_exchange(&l->rung, true)) sem_post(&l->ready);
+}
 
 int ag_log_open(ag_log **out, const ag_log_conf *conf, ag_err *err)
 {

@@ -24,6 +24,21 @@ static void what_is_added_is_there(void **state)
     ag_buf_fini(&b);
 }
 
+static void numbers_are_digits(void **state)
+{
+    (void)state;
+    static const uint64_t numbers[] = {0, 9, 10, 100, 4294967296, UINT64_MAX};
+    for (size_t i = 0; i < AG_ARRAY_LEN(numbers); i++) {
+        char want[32];
+        ag_buf b;
+        ag_buf_init(&b, 20);
+        snprintf(want, sizeof want, "%llu", (unsigned long long)numbers[i]);
+        assert_true(ag_buf_addu(&b, numbers[i]));
+        assert_true(ag_str_eqz(ag_buf_str(&b), want));
+        ag_buf_fini(&b);
+    }
+}
+
 static void long_formats_are_whole(void **state)
 {
     (void)state;
@@ -120,6 +135,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_added_is_there),
+        cmocka_unit_test(numbers_are_digits),
         cmocka_unit_test(long_formats_are_whole),
         cmocka_unit_test(the_ceiling_holds_and_stays_told),
         cmocka_unit_test(json_strings_are_escaped),

@@ -74,7 +74,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     static seen now;
     if (s == NULL) {
         ag_http_conf conf = {
-            .host = "127.0.0.1", .loops = 1, .header_bytes_max = 2048, .headers_max = 16, .body_bytes_max = 5000,
+            .host = "127.0.0.1", .loops = 1, .header_bytes_max = 2048, .headers_max = 16, .target_bytes_max = 1000,
+            .body_bytes_max = 5000,
             .header_timeout_ms = 1000000, .body_timeout_ms = 1000000, .idle_timeout_ms = 1000000,
             .write_timeout_ms = 1000000, .connections_max = 2, .connections_per_address_max = 2, .mailbox_cap = 1,
             .out_bytes_max = 20000, .h2_streams_max = 5, .h2_window_bytes = 3000, .h2_connection_window_bytes = 65535,

@@ -3,44 +3,23 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "gateway/served.h"
-#include "keys/keyring.h"
-#include "keys/store.h"
-
-#define PATH "/v1/completions"
-#define SAY "{\"prompt\":\"say:hi\",\"max_tokens\":9}" /* 7 tokens, and 2 of the answer */
+#include "gateway/keyed.h"
 
 static char admin[200], plain[200];
 
-static void serve_keys(void)
+static int setup_both(void **state)
 {
     char text[AG_KEY_TEXT_BYTES + 1];
     ag_key a = {.roles = AG_ROLE_ADMIN}, b = {0};
-    ag_keys_db *db = store_open();
+    open_keys(state);
     store_key(db, "ops", &a, text);
     snprintf(admin, sizeof admin, "Authorization: Bearer %s\r\n", text);
     store_key(db, "gold", &b, text);
     snprintf(plain, sizeof plain, "Authorization: Bearer %s\r\n", text);
-    ag_keys_db_close(db);
-    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
-    conf.keys_db = store_path;
-    serve(conf, true);
+    return serve_keys(AG_GATEWAY_CONF_DEFAULT);
 }
 
-static int setup_keys(void **state)
-{
-    store_setup(state);
-    serve_keys();
-    return 0;
-}
-
-static int teardown_keys(void **state)
-{
-    teardown(state);
-    return store_teardown(state);
-}
-
-#define KEYED(f) cmocka_unit_test_setup_teardown(f, setup_keys, teardown_keys)
+#define BOTH(f) cmocka_unit_test_setup_teardown(f, setup_both, teardown_keys)
 
 static json_t *get(const char *method, const char *path, const char *body)
 {
@@ -166,6 +145,89 @@ static void a_file_that_cannot_be_written_is_told(void **state)
     assert_int_equal(rmdir(store_path) | rename(away, store_path), 0);
 }
 
+static json_t *connection_with(json_t *list, const char *request_id)
+{
+    json_t *c, *id;
+    size_t i, k;
+    json_array_foreach(json_object_get(list, "data"), i, c)
+        json_array_foreach(json_object_get(c, "request_ids"), k, id)
+            if (strcmp(json_string_value(id), request_id) == 0) return c;
+    fail_msg("nothing of '%s'", request_id);
+    return NULL;
+}
+
+static long long int_at(json_t *j, const char *name) { return json_integer_value(json_object_get(j, name)); }
+
+static void connections_are_listed(void **state)
+{
+    (void)state;
+    char more[400];
+    int idle = dial(), streams = dial();
+    send_text(idle, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    read_until(idle, "ok");
+    snprintf(more, sizeof more, "%sx-request-id: a\"b\r\n", plain);
+    send_request(streams, "POST", PATH, more, "{\"prompt\":\"hold\",\"stream\":true}");
+    read_until(streams, "\"h\"");
+    snprintf(more, sizeof more, "%sx-request-id: asks\r\n", admin);
+    char *reply = ask("GET", "/admin/v1/connections", more, NULL), *text = body_of(reply);
+    json_t *list = json_loads(text, 0, NULL), *s = connection_with(list, "a\"b"), *a = connection_with(list, "asks");
+    json_t *i = json_array_get(json_object_get(list, "data"), 0);
+    assert_int_equal(json_array_size(json_object_get(list, "data")), 3);
+    assert_true(json_is_false(json_object_get(list, "has_more")));
+    assert_string_equal(str_at(i, "state"), "idle");
+    assert_true(int_at(i, "id") == 1 && int_at(i, "requests") == 1 && int_at(i, "open") == 0);
+    assert_int_equal(int_at(i, "bytes_in"), 40);
+    assert_string_equal(str_at(s, "state"), "streaming");
+    assert_true(int_at(s, "id") == 2 && int_at(s, "open") == 1 && int_at(s, "bytes_out") > 100);
+    assert_string_equal(str_at(a, "state"), "active");
+    assert_true(int_at(a, "id") == 3);
+    assert_string_equal(str_at(a, "address"), "127.0.0.1");
+    assert_string_equal(str_at(a, "protocol"), "http/1.1");
+    assert_true(json_is_false(json_object_get(a, "tls")) && json_is_real(json_object_get(a, "age_s")));
+    json_decref(list);
+    free(text);
+    free(reply);
+    for (int id = 1; id <= 2; id++) { /* a page at a time, over both loops; each question comes as one more */
+        snprintf(more, sizeof more, "/admin/v1/connections?limit=1&after=%d", id - 1);
+        list = get("GET", more, NULL);
+        assert_int_equal(json_array_size(json_object_get(list, "data")), 1);
+        assert_int_equal(int_at(json_array_get(json_object_get(list, "data"), 0), "id"), id);
+        assert_true(json_is_true(json_object_get(list, "has_more")));
+        json_decref(list);
+    }
+    list = get("GET", "/admin/v1/connections?after=999999999999999999", NULL);
+    assert_int_equal(json_array_size(json_object_get(list, "data")), 0);
+    json_decref(list);
+    static const char *const wrong[] = {"limit=0",  "limit=1001", "limit=",                    "limit",
+                                        "after=-1", "after=x",    "after=1234567890123456789", "colour=1"};
+    for (size_t k = 0; k < AG_ARRAY_LEN(wrong); k++) {
+        snprintf(more, sizeof more, "/admin/v1/connections?%s", wrong[k]);
+        expect(400, "GET", more, admin, NULL, k < 7 ? "in the query must be a whole number from" : "The query may say");
+    }
+    expect(403, "GET", "/admin/v1/connections", plain, NULL, "role 'admin'");
+    expect(401, "GET", "/admin/v1/connections", "", NULL, NULL);
+    expect(405, "POST", "/admin/v1/connections", admin, "{}", "allow: GET, HEAD, OPTIONS");
+    close(idle);
+    close(streams);
+    wait_until_idle();
+}
+
+/* One who leaves while the loops are asked, and a server that stops then. */
+static void a_list_that_nobody_waits_for(void **state)
+{
+    (void)state;
+    int fds[20];
+    for (size_t i = 0; i < AG_ARRAY_LEN(fds); i++) {
+        fds[i] = dial();
+        send_request(fds[i], "GET", "/admin/v1/connections", admin, NULL);
+        if (i % 2) close(fds[i]);
+    }
+    for (size_t i = 0; i < AG_ARRAY_LEN(fds); i += 4) free(read_all(fds[i]));
+    ag_gateway_stop(gw, 0);
+    for (size_t i = 2; i < AG_ARRAY_LEN(fds); i += 4) close(fds[i]);
+    assert_int_equal(ag_gateway_requests(gw), 0);
+}
+
 static void without_keys_it_is_for_this_machine(void **state)
 {
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
@@ -173,6 +235,8 @@ static void without_keys_it_is_for_this_machine(void **state)
     serve(conf, true);
     expect(404, "GET", "/admin/v1/keys", "", NULL, "--keys-db"); /* let in, but there is nothing */
     expect(403, "GET", "/admin/v1/keys", "Host: evil.example\r\n", NULL, "programs on this machine");
+    expect(200, "GET", "/admin/v1/connections", "", NULL, "\"has_more\":false");
+    expect(403, "GET", "/admin/v1/connections", "Host: evil.example\r\n", NULL, "programs on this machine");
     teardown(state);
     conf.no_auth = false;
     conf.api_key = "sesame";
@@ -183,30 +247,27 @@ static void without_keys_it_is_for_this_machine(void **state)
 
 static void budgets_outlive_the_server(void **state)
 {
-    store_setup(state);
-    serve_keys();
+    setup_both(state);
     json_decref(get("PATCH", "/admin/v1/limits/tenant:gold", "{\"tokens_per_month\":20}"));
     expect(200, "POST", PATH, plain, SAY, "\"hi\"");
     wait_until_idle();
     teardown(state);
-    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
-    conf.keys_db = store_path;
-    serve(conf, true);
+    serve_keys(AG_GATEWAY_CONF_DEFAULT);
     expect(200, "POST", PATH, plain, SAY, "\"hi\"");
     wait_until_idle();
     expect(429, "POST", PATH, plain, SAY, "insufficient_quota"); /* 18 are used, 7 more would be 25 */
-    teardown(state);
-    store_teardown(state);
+    teardown_keys(state);
 }
 
 #ifdef AG_FAULTS
-static void without_memory_it_says_so(void **state)
+static void ask_without_memory(const char *path)
 {
-    (void)state;
     for (uint32_t n = 1;; n++) {
         int fd = dial();
         ag_fault_arm(AG_FAULT_ALLOC, n);
-        send_text(fd, "GET /admin/v1/keys HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        send_text(fd, "GET ");
+        send_text(fd, path);
+        send_text(fd, " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         send_text(fd, admin);
         send_text(fd, "\r\n");
         char *reply = read_all(fd);
@@ -218,20 +279,29 @@ static void without_memory_it_says_so(void **state)
         if (!fired) break;
     }
 }
+
+static void without_memory_it_says_so(void **state)
+{
+    (void)state;
+    ask_without_memory("/admin/v1/keys");
+    ask_without_memory("/admin/v1/connections");
+}
 #endif
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        KEYED(keys_are_made_and_ended_and_at_once),
-        KEYED(limits_are_set_by_subject),
-        KEYED(usage_counts_what_was_answered),
-        KEYED(wrong_questions_are_answered),
-        KEYED(a_file_that_cannot_be_written_is_told),
+        BOTH(keys_are_made_and_ended_and_at_once),
+        BOTH(limits_are_set_by_subject),
+        BOTH(usage_counts_what_was_answered),
+        BOTH(wrong_questions_are_answered),
+        BOTH(connections_are_listed),
+        BOTH(a_list_that_nobody_waits_for),
+        BOTH(a_file_that_cannot_be_written_is_told),
         cmocka_unit_test(without_keys_it_is_for_this_machine),
         cmocka_unit_test(budgets_outlive_the_server),
 #ifdef AG_FAULTS
-        KEYED(without_memory_it_says_so),
+        BOTH(without_memory_it_says_so),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,37 +3,21 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "gateway/served.h"
-#include "keys/keyring.h"
-#include "keys/store.h"
+#include "gateway/keyed.h"
 #include "keys/tokens.h"
 
-#define PATH "/v1/completions"
-#define SAY "{\"prompt\":\"say:hi\",\"max_tokens\":9}"
-
-static ag_keys_db *db;
 static char text[AG_KEY_TEXT_BYTES + 1];
 
-static int setup_keys(void **state)
+static int setup_weights(void **state)
 {
-    store_setup(state);
-    db = store_open();
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
-    conf.keys_db = store_path;
     conf.tenant_weights = "gold=3";
     conf.aliases = "best";
-    serve(conf, true);
-    return 0;
+    open_keys(state);
+    return serve_keys(conf);
 }
 
-static int teardown_keys(void **state)
-{
-    teardown(state);
-    ag_keys_db_close(db);
-    return store_teardown(state);
-}
-
-#define KEYED(f) cmocka_unit_test_setup_teardown(f, setup_keys, teardown_keys)
+#define WEIGHED(f) cmocka_unit_test_setup_teardown(f, setup_weights, teardown_keys)
 
 static const char *bearer(const char *key, const char *more)
 {
@@ -171,12 +155,10 @@ static void keys_that_cannot_be_checked_let_nobody_in(void **state)
 
 static void the_static_key_stays_one(void **state)
 {
-    store_setup(state);
-    db = store_open();
+    open_keys(state);
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
-    conf.keys_db = store_path;
     conf.api_key = "sesame";
-    serve(conf, true);
+    serve_keys(conf);
     ag_key a = {0};
     make(&a, "gold");
     expect(200, "POST", PATH, bearer(text, ""), SAY, "\"hi\"");
@@ -264,8 +246,7 @@ static void tokens_are_keys_for_a_while(void **state)
 
 static void tokens_keys_and_limits_go_together(void **state)
 {
-    store_setup(state);
-    db = store_open();
+    open_keys(state);
     char path[200];
     issuer mine = issuer_make("EdDSA", "k");
     snprintf(path, sizeof path, "%s/keys.json", store_folder);
@@ -277,8 +258,7 @@ static void tokens_keys_and_limits_go_together(void **state)
     conf.jwt_audience = "you";
     conf.jwt_tenant_claim = "org";
     conf.jwt_roles_claim = "roles";
-    conf.keys_db = store_path;
-    serve(conf, true);
+    serve_keys(conf);
     ag_key a = {0};
     make(&a, "free");
     expect(200, "POST", PATH, bearer(text, ""), SAY, "\"hi\"");
@@ -305,11 +285,11 @@ static void a_server_does_not_begin_without_its_keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        KEYED(a_key_says_whose_request_it_is),
-        KEYED(nobody_is_told_whether_a_key_is_there),
-        KEYED(a_key_may_what_it_may),
-        KEYED(a_band_that_is_not_allowed_is_not_the_default),
-        KEYED(keys_that_cannot_be_checked_let_nobody_in),
+        WEIGHED(a_key_says_whose_request_it_is),
+        WEIGHED(nobody_is_told_whether_a_key_is_there),
+        WEIGHED(a_key_may_what_it_may),
+        WEIGHED(a_band_that_is_not_allowed_is_not_the_default),
+        WEIGHED(keys_that_cannot_be_checked_let_nobody_in),
         cmocka_unit_test(the_static_key_stays_one),
         cmocka_unit_test(tokens_are_keys_for_a_while),
         cmocka_unit_test(tokens_keys_and_limits_go_together),

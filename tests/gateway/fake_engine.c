@@ -198,6 +198,7 @@ fake_spec fake_engine_seen(void)
 const ag_model *ag_engine_model(const ag_engine *e AG_UNUSED) { return &model; }
 uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
 const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
+bool ag_engine_turn(ag_engine *e AG_UNUSED) { return false; }
 void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
 {
     *out = (ag_engine_stats){.running = fake_engine_live(), .kv_pages = 10, .kv_pages_used = 5, .prompt_tokens = 7,
@@ -299,26 +300,21 @@ void ag_gen_put(ag_gen *g)
     ag_mem_free(g);
 }
 
-static void begin(ag_gen *g)
-{
-    ag_gen_get(g);
-    g->times.submit_us = ag_now_us();
-    if (!g->wait) g->times.admit_us = g->times.submit_us;
-    ag_gen **at = &running;
-    while (*at) at = &(*at)->next;
-    *at = g;
-}
-
 int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err)
 {
-    *retry_us = 0;
     for (uint32_t i = 0; i < n; i++) {
-        if (gens[i]->refuse || gens[i]->late) *retry_us = 2500000;
+        *retry_us = gens[i]->refuse || gens[i]->late ? 2500000 : 0;
         if (gens[i]->refuse) return ag_err_set(err, AG_E_QUEUE_FULL, "All places are taken.");
         if (gens[i]->late) return ag_err_set(err, AG_E_DEADLINE, "It would be ready in 9000 ms.");
     }
     pthread_mutex_lock(&lock);
-    for (uint32_t i = 0; i < n; i++) begin(gens[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        ag_gen *g = ag_gen_get(gens[i]), **at = &running;
+        g->times.submit_us = ag_now_us();
+        if (!g->wait) g->times.admit_us = g->times.submit_us;
+        while (*at) at = &(*at)->next;
+        *at = g;
+    }
     pthread_cond_signal(&news);
     pthread_mutex_unlock(&lock);
     return AG_OK;

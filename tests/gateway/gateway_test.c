@@ -345,6 +345,9 @@ static void aliases_and_strictness_are_settings(void **state)
     expect(404, "POST", "/v1/completions", "", "{\"prompt\":\"say:x\",\"model\":\"gpt-4\"}", "model_not_found");
     expect(200, "GET", "/v1/models", "", NULL, "\"id\":\"other/name\"");
     expect(200, "GET", "/v1/models/gpt-4o", "", NULL, "\"id\":\"gpt-4o\"");
+    expect(200, "GET", "/v1/models/other/name", "", NULL, "\"id\":\"other/name\"");
+    expect(200, "GET", "/v1/models/other%2Fname", "", NULL, "\"id\":\"other/name\"");
+    expect(404, "GET", "/v1/models/other/name/", "", NULL, "model_not_found");
     conf.strict = true;
     assert_int_equal(ag_gateway_reload(gw, &conf, &err), AG_OK);
     expect(400, "POST", "/v1/completions", "", odd, "\"param\":\"store\"");

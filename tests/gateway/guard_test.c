@@ -116,6 +116,23 @@ static void media_types_are_read_with_their_parameters(void **state)
         if (ag_media_is_json(ag_str_of(no[i]))) fail_msg("%s", no[i]);
 }
 
+/* Over the size of a thread's piece: none of them comes twice, in whatever sizes they are taken. */
+static void random_bytes_are_given_once(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    static uint64_t seen[N];
+    for (uint32_t i = 0; i < N; i++) {
+        uint8_t odd[7];
+        ag_random_bytes(odd, i % sizeof odd);
+        ag_random_bytes(&seen[i], sizeof seen[i]);
+        for (uint32_t k = 0; k < i; k++) assert_true(seen[k] != seen[i]);
+    }
+    char hex[2 * 16 + 1];
+    ag_random_hex(hex, 16);
+    assert_int_equal(strlen(hex), 32);
+}
+
 static void ids_are_kept_when_sane(void **state)
 {
     (void)state;
@@ -214,6 +231,7 @@ int main(void)
         cmocka_unit_test(keys_are_checked_whole),
         cmocka_unit_test(media_types_are_read_with_their_parameters),
         cmocka_unit_test(ids_are_kept_when_sane),
+        cmocka_unit_test(random_bytes_are_given_once),
         cmocka_unit_test(stale_numbers_are_unknown),
         cmocka_unit_test(text_goes_out_in_whole_characters),
     };

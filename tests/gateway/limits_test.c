@@ -3,35 +3,10 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "gateway/served.h"
-#include "keys/keyring.h"
+#include "gateway/keyed.h"
 #include "keys/meters.h"
-#include "keys/store.h"
 
-#define PATH "/v1/completions"
-#define SAY "{\"prompt\":\"say:hi\",\"max_tokens\":9}" /* 7 tokens, and 2 of the answer */
-
-static ag_keys_db *db;
 static char text[AG_KEY_TEXT_BYTES + 1], headers[200];
-
-static int setup_keys(void **state)
-{
-    store_setup(state);
-    db = store_open();
-    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
-    conf.keys_db = store_path;
-    serve(conf, true);
-    return 0;
-}
-
-static int teardown_keys(void **state)
-{
-    teardown(state);
-    ag_keys_db_close(db);
-    return store_teardown(state);
-}
-
-#define KEYED(f) cmocka_unit_test_setup_teardown(f, setup_keys, teardown_keys)
 
 /* A key with limits, known to the gateway; what was set before it is known too. */
 static void make(ag_limits l)
@@ -155,6 +130,62 @@ static void embeddings_count_their_prompts(void **state)
     expect(400, "POST", "/v1/embeddings", headers, "{\"input\":[\"more than twenty\",\"of them\"]}", "more than this key may send");
 }
 
+/* The headers of its own dialect, where the moment is told in place of the wait. */
+static void anthropics_clients_are_told_as_anthropic_does(void **state)
+{
+    (void)state;
+    static const char *const ask_for = "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"say:hi\"}]}";
+    make((ag_limits){.requests_per_minute = 2, .tokens_per_minute = 1000});
+    time_t before = time(NULL);
+    char *reply = ask("POST", "/v1/messages", headers, ask_for);
+    assert_int_equal(status_of(reply), 200);
+    assert_non_null(strcasestr(reply, "anthropic-ratelimit-requests-limit: 2\r\n"));
+    assert_non_null(strcasestr(reply, "anthropic-ratelimit-requests-remaining: 1\r\n"));
+    assert_non_null(strcasestr(reply, "anthropic-ratelimit-tokens-limit: 1000\r\n"));
+    assert_null(strcasestr(reply, "x-ratelimit-"));
+    struct tm tm = {0};
+    const char *at = strcasestr(reply, "anthropic-ratelimit-requests-reset: ");
+    assert_non_null(at);
+    const char *end = strptime(strchr(at, ':') + 2, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    assert_true(end && *end == '\r');
+    time_t whole = timegm(&tm);
+    assert_true(whole >= before + 30 && whole <= time(NULL) + 31);
+    free(reply);
+    expect(200, "POST", "/v1/messages", headers, ask_for, "anthropic-ratelimit-requests-remaining: 0\r\n");
+    expect(429, "POST", "/v1/messages", headers, ask_for, "anthropic-ratelimit-requests-remaining: 0\r\n");
+    expect(429, "POST", "/v1/messages", headers, ask_for, "retry-after: 30\r\n");
+}
+
+static int setup_aliases(void **state)
+{
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.aliases = "best,cheap,plain";
+    open_keys(state);
+    return serve_keys(conf);
+}
+
+/* Under whichever name it is asked for, and whichever has the limit; of several limits the tightest counts. */
+static void limits_of_an_alias_are_its_models(void **state)
+{
+    (void)state;
+    limit("model:*", (ag_limits){.requests_per_minute = 1});
+    limit("model:best", (ag_limits){.requests_per_minute = 3, .tokens_per_minute = 5000});
+    limit("model:cheap", (ag_limits){.requests_per_minute = 50, .concurrent = 9});
+    make((ag_limits){0});
+    char *reply = ask("POST", PATH, headers, SAY);
+    assert_non_null(strcasestr(reply, "x-ratelimit-limit-requests: 3\r\n"));
+    assert_non_null(strcasestr(reply, "x-ratelimit-limit-tokens: 5000\r\n"));
+    free(reply);
+    expect(200, "POST", PATH, headers, "{\"prompt\":\"say:hi\",\"model\":\"cheap\"}",
+           "x-ratelimit-remaining-requests: 1\r\n");
+    expect(200, "POST", PATH, headers, "{\"prompt\":\"say:hi\",\"model\":\"best\"}",
+           "x-ratelimit-remaining-requests: 0\r\n");
+    expect(429, "POST", PATH, headers, SAY, "the model 'fake' (requests a minute: 3)");
+    limit("model:fake", (ag_limits){.requests_per_minute = 2}); /* its own counts beside theirs */
+    make((ag_limits){0});
+    expect(429, "POST", PATH, headers, SAY, "the model 'fake' (requests a minute: 2)");
+}
+
 static void a_budget_ends(void **state)
 {
     (void)state;
@@ -178,6 +209,8 @@ int main(void)
         KEYED(requests_in_flight_are_limited),
         KEYED(tenants_models_and_addresses_have_limits_too),
         KEYED(embeddings_count_their_prompts),
+        KEYED(anthropics_clients_are_told_as_anthropic_does),
+        cmocka_unit_test_setup_teardown(limits_of_an_alias_are_its_models, setup_aliases, teardown_keys),
         KEYED(a_budget_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -391,6 +391,31 @@ static void chat_reaches_the_template(void **state)
     ag_request_fini(&r);
 }
 
+static void limits_of_json_can_be_set(void **state)
+{
+    (void)state;
+    static const struct { const char *body; int rc; const char *text; } rows[] = {
+        {"{\"prompt\":\"x\",\"metadata\":{\"a\":[1]}}", AG_OK, NULL},
+        {"{\"prompt\":\"x\",\"metadata\":{\"a\":[[]]}}", AG_E_LIMIT, "deeper than 3 levels"},
+        {"{\"prompt\":\"\\u0041xxxxxxxxxxxxxx\"}", AG_OK, NULL}, /* 20 bytes as they are written */
+        {"{\"prompt\":\"\\u0041xxxxxxxxxxxxxxx\"}", AG_E_LIMIT, "A string in the JSON is longer than 20 bytes, at byte 11"},
+        {"{\"prompt\":\"\\\"xxxxxxxxxxxxxxxxxxx", AG_E_LIMIT, "longer than 20 bytes"}, /* though it has no end */
+        {"{\"prompt\":[1,2,3,4]}", AG_OK, NULL},
+        {"{\"prompt\":[1,2,3,4,5,6,7,8]}", AG_E_LIMIT, "more than 9 values"},
+    };
+    ag_json_limit(&(ag_json_limits){.depth = 3, .items = 9, .string_bytes = 20});
+    for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++) {
+        ag_request r;
+        ag_err err = {0};
+        int rc = parse(&r, C, rows[i].body, strlen(rows[i].body), &err);
+        bool said = rows[i].text == NULL || strstr(err.text, rows[i].text);
+        if (rc != rows[i].rc || !said) fail_msg("row %zu: %d %s", i, rc, err.text);
+        ag_request_fini(&r);
+    }
+    ag_json_limits usual = AG_JSON_LIMITS_DEFAULT;
+    ag_json_limit(&usual);
+}
+
 static void size_and_depth_are_bounded(void **state)
 {
     (void)state;
@@ -404,7 +429,7 @@ static void size_and_depth_are_bounded(void **state)
     ag_request_fini(&r);
     ag_buf_reset(&b);
     ag_buf_addz(&b, "{\"prompt\":[0");
-    for (uint32_t i = 0; i < AG_JSON_ITEMS_MAX; i++) ag_buf_addz(&b, ",1");
+    for (uint32_t i = 0; i < 1u << 20; i++) ag_buf_addz(&b, ",1");
     ag_buf_addz(&b, "]}");
     assert_int_equal(parse(&r, C, b.p, b.n, &err), AG_E_LIMIT);
     ag_request_fini(&r);
@@ -470,6 +495,7 @@ int main(void)
         cmocka_unit_test(every_field_arrives),             cmocka_unit_test(chat_reaches_the_template),
         cmocka_unit_test(tools_are_chosen),
         cmocka_unit_test(tokens_are_asked_for_in_two_forms), cmocka_unit_test(unknown_fields_are_listed_or_refused),
+        cmocka_unit_test(limits_of_json_can_be_set),
         cmocka_unit_test(size_and_depth_are_bounded),      cmocka_unit_test(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

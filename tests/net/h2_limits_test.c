@@ -117,6 +117,20 @@ static void test_header_size(void **state)
     stop(&r, &c);
 }
 
+static void test_target_size(void **state)
+{
+    (void)state;
+    rig r;
+    h2_client c;
+    ag_http_conf conf = rig_conf();
+    conf.target_bytes_max = 10;
+    start(&r, &c, &conf);
+    h2_expect_bad(&c, h2_get(&c, "/query?abcd"), 414, "target_size|414|");
+    h2_expect(&c, h2_get(&c, "/query?abc"), 200, "abc");
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TARGET_SIZE), 1);
+    stop(&r, &c);
+}
+
 static void test_body_size(void **state)
 {
     (void)state;
@@ -245,6 +259,93 @@ static void test_write_timeout(void **state)
     rig_wait(&r, RIG_GONE, 3);
     h2_hang_up(&c);
     rig_stop(&r);
+}
+
+static void test_total_timeout(void **state)
+{
+    (void)state;
+    rig r;
+    h2_client c;
+    ag_http_conf conf = rig_conf();
+    conf.total_timeout_ms = 100;
+    start(&r, &c, &conf);
+    h2_expect_bad(&c, h2_ask_with(&c, "POST", "/echo", "part", 4, true, NULL, 0), 408, "total_timeout|408|");
+    h2_expect_bad(&c, h2_get(&c, "/hold"), 504, "total_timeout|504|");
+    int32_t id = h2_get(&c, "/holdstream");
+    assert_int_equal(h2_wait(&c, id)->error, NGHTTP2_CANCEL);
+    assert_string_equal(h2_find(&c, id)->body, "first");
+    rig_wait(&r, RIG_GONE, 3);
+    h2_expect(&c, h2_get(&c, "/hello"), 200, "hello"); /* the connection goes on */
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TOTAL_TIMEOUT), 3);
+    stop(&r, &c);
+    rig_start(&r, &conf);
+    h2_open(&c, dial(&r), true); /* its window stays shut */
+    assert_int_equal(h2_wait(&c, h2_get(&c, "/big?2000000"))->error, NGHTTP2_CANCEL);
+    h2_hang_up(&c);
+    int fd = dial_with(ag_http_server_port(r.server), 4096); /* its socket does */
+    assert_true(send_n(fd, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\6\4\0\0\0\0\0\0\4\x7f\xff\xff\xff", 24 + 15));
+    h2_raw(fd, NGHTTP2_WINDOW_UPDATE, 0, 0, "\x7f\0\0\0", 4);
+    h2_raw(fd, NGHTTP2_HEADERS, 5, 1, "\x82\x86\x41\x01\x61\x04\x0d/big?20000000", 20);
+    rig_wait(&r, RIG_GONE, 2);
+    close(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TOTAL_TIMEOUT), 2);
+    rig_stop(&r);
+}
+
+static void test_requests(void **state)
+{
+    (void)state;
+    rig r;
+    h2_client c;
+    ag_http_conf conf = rig_conf();
+    conf.requests_max = 3;
+    start(&r, &c, &conf);
+    int32_t held = h2_get(&c, "/hold");
+    h2_expect(&c, h2_get(&c, "/hello"), 200, "hello");
+    assert_false(c.goaway);
+    h2_expect(&c, h2_get(&c, "/hello"), 200, "hello");
+    while (!c.goaway && h2_turn(&c)) {}
+    assert_true(c.goaway && !c.over);
+    rig_post(&r, 0, "r:late", false); /* those that are here are answered */
+    h2_expect(&c, held, 200, "late");
+    h2_expect_end(&c, NGHTTP2_NO_ERROR);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_REQUESTS_PER_CONNECTION), 1);
+    assert_int_equal(rig_count(&r, RIG_HEAD), 3);
+    stop(&r, &c);
+}
+
+/* Bodies of one connection count together until they are answered, and what is refused leaves room for others. */
+static void test_bodies(void **state)
+{
+    (void)state;
+    rig r;
+    h2_client c;
+    ag_http_conf conf = rig_conf();
+    conf.body_bytes_max = 8;
+    conf.h2_bodies_max = 10;
+    start(&r, &c, &conf);
+    int32_t held = h2_post(&c, "/hold", "sixsix");
+    h2_flush(&c);
+    rig_wait(&r, RIG_END, 1);
+    int32_t refused = h2_ask_with(&c, "POST", "/echo", "fives", 5, true, NULL, 0);
+    h2_expect_bad(&c, refused, 429, "h2_bodies|429|");
+    assert_non_null(strstr(h2_find(&c, refused)->head, "retry-after: 1\n"));
+    h2_expect(&c, h2_post(&c, "/echo", "four"), 200, "four");
+    h2_expect(&c, h2_post(&c, "/echo", "four"), 200, "four");
+    int32_t left = h2_ask_with(&c, "POST", "/echo", "4444", 4, true, NULL, 0);
+    h2_flush(&c);
+    rig_wait(&r, RIG_BODY, 4);
+    nghttp2_submit_rst_stream(c.session, 0, left, NGHTTP2_CANCEL); /* its bytes go with it */
+    h2_expect(&c, h2_post(&c, "/echo", "four"), 200, "four");
+    rig_post(&r, 0, "r:late", false);
+    h2_expect(&c, held, 200, "late");
+    h2_expect(&c, h2_post(&c, "/echo", "eight...") , 200, "eight...");
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_H2_BODIES), 1);
+    stop(&r, &c);
+    conf.h2_bodies_max = 1; /* but one body is always taken */
+    start(&r, &c, &conf);
+    h2_expect(&c, h2_post(&c, "/echo", "eight..."), 200, "eight...");
+    stop(&r, &c);
 }
 
 /* One byte of window now and then does not hold a place. */
@@ -418,12 +519,16 @@ int main(void)
         cmocka_unit_test(test_refused_heads),
         cmocka_unit_test(test_malformed),
         cmocka_unit_test(test_header_size),
+        cmocka_unit_test(test_target_size),
         cmocka_unit_test(test_body_size),
         cmocka_unit_test(test_body_timeout),
         cmocka_unit_test(test_header_timeout),
         cmocka_unit_test(test_idle_timeout),
         cmocka_unit_test(test_idle_ping),
         cmocka_unit_test(test_write_timeout),
+        cmocka_unit_test(test_total_timeout),
+        cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_write_trickle),
         cmocka_unit_test(test_deaf_client),
         cmocka_unit_test(test_streams),

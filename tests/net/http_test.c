@@ -241,6 +241,42 @@ static void test_writes_share(void **state)
     rig_stop(&r);
 }
 
+/* What is posted before the loop sleeps is taken before it sleeps, though nobody wakes it. */
+static bool post_in_turn(void *arg)
+{
+    rig *r = arg;
+    if (atomic_load(&r->turns) == 0) return false;
+    atomic_fetch_sub(&r->turns, 1);
+    rig_post(r, 0, "w:turn", false);
+    return true;
+}
+
+static void test_turns(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    rig_init(&r, &conf);
+    r.on_turn = post_in_turn;
+    assert_int_equal(rig_try(&r), AG_OK);
+    int fd = dial(&r);
+    char got[1024];
+    send_z(fd, RIG_GET("/holdstream"));
+    rig_wait(&r, RIG_END, 1);
+    atomic_store(&r.turns, 10); /* more than at once */
+    ag_mbox_wake(ag_http_loop_mbox(ag_http_server_loop(r.server, 0)));
+    size_t n = 0;
+    for (ssize_t k; n < 90 || memcmp(got + n - 90, "4\r\nturn\r\n4\r\nturn\r\n", 18) != 0; n += (size_t)k) {
+        k = TEMP_FAILURE_RETRY(recv(fd, got + n, sizeof got - n, 0));
+        assert_true(k > 0);
+    }
+    assert_memory_equal(got + n - 9, "4\r\nturn\r\n", 9);
+    rig_post(&r, 0, "e", false);
+    assert_int_equal(TEMP_FAILURE_RETRY(recv(fd, got, sizeof got, 0)), 5);
+    close(fd);
+    rig_stop(&r);
+}
+
 static void test_expect(void **state)
 {
     (void)state;
@@ -307,6 +343,87 @@ static void test_early(void **state)
 }
 
 /* A refused body without end: reading it stops at some point. */
+/* A refusal before the body leaves the connection to the next request, where little of the body is still to come and
+ * its end is known. */
+static void test_early_kept(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    rig_start(&r, &conf);
+    int fd = dial(&r);
+    send_z(fd, "POST /early HTTP/1.1\r\n" RIG_HOST "Content-Length: 5\r\n\r\nhello" RIG_GET("/hello"));
+    expect_reply(fd, 403, "no");
+    expect_reply(fd, 200, "hello");
+    send_z(fd, "POST /earlystream HTTP/1.1\r\n" RIG_HOST "Content-Length: 5\r\n\r\n"); /* answered at once, */
+    expect_reply(fd, 200, "early");
+    send_z(fd, "hel");
+    send_z(fd, "lo" RIG_GET("/hello")); /* and then sent after all */
+    expect_reply(fd, 200, "hello");
+    send_z(fd, "POST /midbody HTTP/1.1\r\n" RIG_HOST "Content-Length: 10\r\n\r\nhello");
+    expect_reply(fd, 403, "enough");
+    send_z(fd, "again" RIG_GET("/hello"));
+    expect_reply(fd, 200, "hello");
+    rig_wait(&r, RIG_DONE, 6);
+    assert_int_equal(rig_count(&r, RIG_END), 3);
+    assert_int_equal(rig_count(&r, RIG_BODY), 1);
+    char *body = calloc(1, AG_HTTP_DROP_BYTES + 1), head[128];
+    for (uint32_t more = 0; more < 2; more++) {
+        snprintf(head, sizeof head, "POST /early HTTP/1.1\r\n" RIG_HOST "Content-Length: %u\r\n\r\n",
+                 AG_HTTP_DROP_BYTES + more);
+        send_z(fd, head);
+        send_n(fd, body, AG_HTTP_DROP_BYTES + more);
+        reply a = get_reply(fd);
+        assert_true(a.whole && a.keep == !more);
+        free(a.body);
+    }
+    expect_closed(fd);
+    free(body);
+    static const char *const ends[] = {"Content-Length: 5\r\nExpect: 100-continue\r\n",
+                                       "Content-Length: 5\r\nConnection: close\r\n", "Transfer-Encoding: chunked\r\n"};
+    for (size_t i = 0; i < AG_ARRAY_LEN(ends); i++) {
+        fd = dial(&r);
+        snprintf(head, sizeof head, "POST /early HTTP/1.1\r\n" RIG_HOST "%s\r\n", ends[i]);
+        send_z(fd, head);
+        reply a = get_reply(fd);
+        assert_true(a.whole && !a.keep);
+        free(a.body);
+        expect_closed(fd);
+    }
+    fd = dial(&r); /* one who leaves in the middle of it */
+    send_z(fd, "POST /early HTTP/1.1\r\n" RIG_HOST "Content-Length: 5\r\n\r\nhe");
+    shutdown(fd, SHUT_WR);
+    expect_reply(fd, 403, "no");
+    expect_closed(fd);
+    rig_wait(&r, RIG_DONE, 12);
+    assert_int_equal(rig_count(&r, RIG_GONE), 0);
+    rig_stop(&r);
+}
+
+/* The body that is only dropped has no more time than another. */
+static void test_early_never_comes(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.body_timeout_ms = 50;
+    rig_start(&r, &conf);
+    int fd = dial(&r);
+    send_z(fd, "POST /early HTTP/1.1\r\n" RIG_HOST "Content-Length: 5\r\n\r\nhe");
+    expect_reply(fd, 403, "no");
+    expect_closed(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_BODY_TIMEOUT), 1);
+    rig_stop(&r);
+    conf.body_timeout_ms = 1000000; /* nor does a server that ends wait for it */
+    rig_start(&r, &conf);
+    fd = dial(&r);
+    send_z(fd, "POST /early HTTP/1.1\r\n" RIG_HOST "Content-Length: 5\r\n\r\nhe");
+    expect_reply(fd, 403, "no");
+    ag_http_server_drain(r.server);
+    expect_closed(fd);
+    rig_stop(&r);
+}
+
 static void test_linger_is_bounded(void **state)
 {
     (void)state;
@@ -422,8 +539,11 @@ int main(void)
         cmocka_unit_test(test_head_method),
         cmocka_unit_test(test_streamed),
         cmocka_unit_test(test_writes_share),
+        cmocka_unit_test(test_turns),
         cmocka_unit_test(test_expect),
         cmocka_unit_test(test_early),
+        cmocka_unit_test(test_early_kept),
+        cmocka_unit_test(test_early_never_comes),
         cmocka_unit_test(test_linger_is_bounded),
         cmocka_unit_test(test_injection),
         cmocka_unit_test(test_abort),

@@ -279,6 +279,7 @@ static void fault_loop(ag_fault_kind kind, uint32_t loops)
         RIG_UNTIL(ag_http_server_connections(r.server) == 0);
     }
     assert_true(n > 3); /* something was hit */
+    if (kind == AG_FAULT_ALLOC) assert_true(rig_bads(&r, AG_HTTP_BAD_MEMORY) > 0);
     rig_stop(&r);
 }
 

@@ -56,6 +56,23 @@ static void test_header_size(void **state)
     rig_stop(&r);
 }
 
+static void test_target_size(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.target_bytes_max = 10;
+    rig_start(&r, &conf);
+    int fd = dial(&r);
+    send_z(fd, RIG_GET("/query?abc") RIG_GET("/query?abcd"));
+    expect_reply(fd, 200, "abc");
+    expect_bad(fd, 414, "target_size|414|");
+    close(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TARGET_SIZE), 1);
+    assert_int_equal(rig_count(&r, RIG_HEAD), 1);
+    rig_stop(&r);
+}
+
 /* The stream had begun: it goes, and the room answers. */
 static void test_chunked_size(void **state)
 {
@@ -189,6 +206,71 @@ static void test_write_timeout(void **state)
     rig_wait(&r, RIG_GONE, 2);
     rig_wait(&r, RIG_DONE, 2);
     close(fd);
+    rig_stop(&r);
+}
+
+/* Whatever a request spends its time on: sending, waiting, an answer that does not end or is not read. */
+static void test_total_timeout(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.total_timeout_ms = 100;
+    rig_start(&r, &conf);
+    int fd = dial(&r);
+    send_z(fd, "POST /echo HTTP/1.1\r\n" RIG_HOST "Content-Length: 3\r\n\r\nab");
+    expect_bad(fd, 408, "total_timeout|408|");
+    close(fd);
+    fd = dial(&r);
+    send_z(fd, RIG_GET("/hello") RIG_GET("/hold"));
+    expect_reply(fd, 200, "hello");
+    expect_bad(fd, 504, "total_timeout|504|");
+    close(fd);
+    fd = dial(&r);
+    send_z(fd, RIG_GET("/holdstream"));
+    reply a = get_reply(fd);
+    assert_true(a.status == 200 && !a.whole);
+    assert_string_equal(a.body, "first");
+    free(a.body);
+    close(fd);
+    fd = dial_with(ag_http_server_port(r.server), 4096);
+    send_z(fd, RIG_GET("/big?20000000"));
+    rig_wait(&r, RIG_GONE, 4);
+    close(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TOTAL_TIMEOUT), 4);
+    fd = dial(&r); /* it is the request's time, not the connection's */
+    for (int i = 0; i < 5; i++) {
+        usleep(30000);
+        send_z(fd, RIG_GET("/hello"));
+        expect_reply(fd, 200, "hello");
+    }
+    close(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_TOTAL_TIMEOUT), 4);
+    rig_stop(&r);
+}
+
+static void test_requests(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.requests_max = 3;
+    rig_start(&r, &conf);
+    int fd = dial(&r);
+    for (int i = 1; i <= 3; i++) {
+        send_z(fd, RIG_GET("/hello"));
+        reply a = get_reply(fd);
+        assert_true(a.whole && a.status == 200 && a.keep == (i < 3));
+        free(a.body);
+    }
+    expect_closed(fd);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_REQUESTS_PER_CONNECTION), 1);
+    fd = dial(&r); /* what was sent behind the last is not read */
+    send_z(fd, RIG_GET("/hello") RIG_GET("/hello") RIG_GET("/hello") RIG_GET("/hello"));
+    for (int i = 0; i < 3; i++) expect_reply(fd, 200, "hello");
+    expect_closed(fd);
+    rig_wait(&r, RIG_DONE, 6);
+    assert_int_equal(rig_count(&r, RIG_HEAD), 6);
     rig_stop(&r);
 }
 
@@ -331,12 +413,15 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refused_heads),
         cmocka_unit_test(test_header_size),
+        cmocka_unit_test(test_target_size),
         cmocka_unit_test(test_chunked_size),
         cmocka_unit_test(test_header_timeout),
         cmocka_unit_test(test_trickle),
         cmocka_unit_test(test_body_timeout),
         cmocka_unit_test(test_idle_timeout),
         cmocka_unit_test(test_write_timeout),
+        cmocka_unit_test(test_total_timeout),
+        cmocka_unit_test(test_requests),
         cmocka_unit_test(test_steady_reader),
         cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_connections),

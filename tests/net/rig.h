@@ -35,6 +35,11 @@ typedef struct rig {
     uint64_t n[RIG_EVENTS];
     uint64_t body_bytes;
     char order[256];      /* of the last requests: H B E G D */
+    bool (*on_turn)(void *arg); /* before rig_start's */
+    ag_http_each_fn *each;      /* of visits: their argument is the rig */
+    void (*after)(void *arg);
+    _Atomic uint32_t visits;    /* begun */
+    _Atomic uint32_t turns;
     struct rig_req *held; /* the last request to /hold and the like; used on its loop only, through messages */
 } rig;
 
@@ -270,7 +275,8 @@ static void rig_on_bad(void *arg, ag_http_bad why, int err, const char *sentence
     rig_note(r, RIG_BAD, 0);
 }
 
-/* Messages are texts: "w:..." writes to the held stream, "r:..." responds, "e" ends it, "a" aborts it, "n" is none. */
+/* Messages are texts: "w:..." writes to the held stream, "r:..." responds, "e" ends it, "a" aborts it, "n" is none; "v"
+ * looks at all connections. */
 static void rig_on_message(void *arg, ag_http_loop *l, void *msg)
 {
     rig *r = arg;
@@ -282,6 +288,7 @@ static void rig_on_message(void *arg, ag_http_loop *l, void *msg)
         if (m[0] == 'e') r->held = NULL, ag_http_end(q->s);
         if (m[0] == 'a') r->held = NULL, ag_http_abort(q->s);
     }
+    if (m[0] == 'v' && !l->stopping) r->visits += ag_http_loop_visit(l, r->each, r->after, r);
     free(m);
     rig_note(r, RIG_MESSAGE, 0);
 }
@@ -296,11 +303,12 @@ static AG_UNUSED void rig_post(rig *r, uint32_t loop, const char *text, bool qui
 static ag_http_conf rig_conf(void)
 {
     return (ag_http_conf){
-        .host = "127.0.0.1", .loops = 1, .header_bytes_max = 4096, .headers_max = 32, .body_bytes_max = 1 << 20,
+        .host = "127.0.0.1", .loops = 1, .header_bytes_max = 4096, .headers_max = 32, .target_bytes_max = 3000,
+        .body_bytes_max = 1 << 20,
         .header_timeout_ms = 20000, .body_timeout_ms = 20000, .idle_timeout_ms = 20000, .write_timeout_ms = 20000,
         .connections_max = 2000, .connections_per_address_max = 2000, .mailbox_cap = 64, .out_bytes_max = 1 << 16,
         .h2_streams_max = 100, .h2_window_bytes = 1 << 18, .h2_connection_window_bytes = 1 << 20,
-        .tls_handshakes_max = 1000000, .h2_resets_max = 1000, .h2_frames_max = 10000,
+        .h2_bodies_max = 1 << 30, .tls_handshakes_max = 1000000, .h2_resets_max = 1000, .h2_frames_max = 10000,
     };
 }
 
@@ -314,7 +322,8 @@ static void rig_init(rig *r, const ag_http_conf *conf)
 static int rig_try(rig *r)
 {
     ag_http_handler h = {.on_head = rig_on_head, .on_body = rig_on_body, .on_end = rig_on_end, .on_gone = rig_on_gone,
-                         .done = rig_done, .on_bad = rig_on_bad, .on_message = rig_on_message, .arg = r};
+                         .done = rig_done, .on_bad = rig_on_bad, .on_message = rig_on_message, .on_turn = r->on_turn,
+                         .arg = r};
     ag_err err = {0};
     int rc = ag_http_server_open(&r->server, &r->conf, &h, &err);
     if (rc != AG_OK) return rc;

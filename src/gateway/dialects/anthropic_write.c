@@ -197,6 +197,11 @@ static void break_off(ag_buf *out, const ag_reply *r AG_UNUSED, const ag_err *er
 }
 
 const ag_dialect ag_anthropic = {.reply_id = "msg_", .call_id = "toolu_", .id_header = "request-id",
+                                 .rates = {"anthropic-ratelimit-requests-limit",
+                                           "anthropic-ratelimit-requests-remaining",
+                                           "anthropic-ratelimit-requests-reset", "anthropic-ratelimit-tokens-limit",
+                                           "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"},
+                                 .reset_is_moment = true,
                                  .parse = ag_anthropic_parse, .begin = begin, .choice = choice, .end = end_all,
                                  .open = open_choice, .chunk = chunk, .close = close_all, .tokens = tokens, .error = error,
                                  .break_off = break_off};

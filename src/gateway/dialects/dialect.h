@@ -66,6 +66,9 @@ typedef struct ag_dialect {
     const char *reply_id;  /* what an answer's id begins with, */
     const char *call_id;   /* and a call's */
     const char *id_header; /* the request's id under one more name; NULL: none */
+    const char *rates[6];  /* headers that tell of requests, then of tokens: the limit, what is left, when it is whole
+                            * again. NULL: not told */
+    bool reset_is_moment;  /* the latter as a date, not as a duration */
 
     /* Fills *r, which ag_request_init has prepared; fini is the caller's on success and failure alike. */
     int (*parse)(ag_request *r, const char *body, size_t n, ag_err *err);

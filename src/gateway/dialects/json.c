@@ -32,7 +32,10 @@ static bool memory_is_there(size_t n)
     return p != NULL;
 }
 
+static ag_json_limits limits = AG_JSON_LIMITS_DEFAULT;
+
 void ag_openai_init(void) { json_set_alloc_funcs(json_alloc, ag_mem_free); }
+void ag_json_limit(const ag_json_limits *l) { limits = *l; }
 
 const char *ag__json_type(const json_t *v)
 {
@@ -115,29 +118,34 @@ int ag__json_bool(const json_t *v, const char *param, bool *out, ag_err *err)
     return AG_OK;
 }
 
-/* Depth and number of values before anything is allocated by them. Says nothing of validity; jansson does. */
+/* Depth, number of values and length of strings before anything is allocated by them. Says nothing of validity; jansson
+ * does. */
 static int scan(const char *p, size_t n, ag_err *err)
 {
     uint32_t depth = 0, items = 0;
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0, from; i < n; i++) {
         switch (p[i]) {
         case '"':
-            for (i++; i < n && p[i] != '"'; i++)
+            from = ++i;
+            for (; i < n && p[i] != '"'; i++)
                 if (p[i] == '\\') i++;
+            if (i - from > limits.string_bytes)
+                return ag_err_set(err, AG_E_LIMIT, "A string in the JSON is longer than %llu bytes, at byte %zu.",
+                                  (unsigned long long)limits.string_bytes, from);
             break;
         case '{':
         case '[':
             items++;
-            if (++depth > AG_JSON_DEPTH_MAX)
-                return ag_err_set(err, AG_E_LIMIT, "The JSON is nested deeper than %d levels, at byte %zu.",
-                                  AG_JSON_DEPTH_MAX, i);
+            if (++depth > limits.depth)
+                return ag_err_set(err, AG_E_LIMIT, "The JSON is nested deeper than %u levels, at byte %zu.",
+                                  limits.depth, i);
             break;
         case '}':
         case ']': depth -= depth > 0; break;
         case ',':
         case ':':
-            if (++items > AG_JSON_ITEMS_MAX)
-                return ag_err_set(err, AG_E_LIMIT, "The JSON holds more than %u values.", AG_JSON_ITEMS_MAX);
+            if (++items > limits.items)
+                return ag_err_set(err, AG_E_LIMIT, "The JSON holds more than %u values.", limits.items);
             break;
         }
     }

@@ -10,6 +10,7 @@ extern const ag_dialect ag_openai_embeddings;              /* whose answers are 
 
 /* Before the first request, and before other threads make JSON: jansson takes its memory from base/mem.h from then on. */
 void ag_openai_init(void);
+void ag_json_limit(const ag_json_limits *l); /* likewise */
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err);
 void ag_openai_error(ag_buf *out, const ag_err *err, ag_str request_id); /* {"error": {…}} */
 

@@ -15,7 +15,11 @@ static void add_head(ag_buf *out, const ag_reply *r, const char *object)
 {
     ag_buf_addz(out, "{\"id\":");
     add_str(out, r->id);
-    ag_buf_addf(out, ",\"object\":\"%s\",\"created\":%lld,\"model\":", object, (long long)r->created);
+    ag_buf_addz(out, ",\"object\":\"");
+    ag_buf_addz(out, object);
+    ag_buf_addz(out, "\",\"created\":");
+    ag_buf_addu(out, (uint64_t)r->created);
+    ag_buf_addz(out, ",\"model\":");
     add_str(out, r->model);
     ag_buf_addz(out, ",\"choices\":[");
 }
@@ -24,8 +28,9 @@ static void add_finish(ag_buf *out, const ag_reply_end *end)
 {
     static const char *const finish[] = {[AG_END_STOP] = "stop", [AG_END_LENGTH] = "length",
                                          [AG_END_CALLS] = "tool_calls"};
-    if (end) ag_buf_addf(out, ",\"finish_reason\":\"%s\"", finish[end->reason]);
-    else ag_buf_addz(out, ",\"finish_reason\":null");
+    ag_buf_addz(out, ",\"finish_reason\":");
+    if (end) add_str(out, ag_str_of(finish[end->reason]));
+    else ag_buf_addz(out, "null");
     if (end && end->timed_out) ag_buf_addz(out, ",\"autoglm\":{\"stopped_by\":\"timeout\"}");
 }
 
@@ -301,7 +306,9 @@ static void add_chunk(ag_buf *out, const ag_reply *r, const ag_place *at, const 
                       ag_reply_logprobs *lp, const ag_reply_end *end)
 {
     begin_chunk(out, r);
-    ag_buf_addf(out, "{\"index\":%u,", at->index);
+    ag_buf_addz(out, "{\"index\":");
+    ag_buf_addu(out, at->index);
+    ag_buf_addc(out, ',');
     if (is_chat(r)) {
         ag_buf_addz(out, "\"delta\":{");
         add_delta(out, at, part, more);
@@ -415,7 +422,10 @@ void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
 }
 
 #define OPENAI(id)                                                                                                  \
-    {.reply_id = id, .call_id = "call_", .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all, \
+    {.reply_id = id, .call_id = "call_",                                                                            \
+     .rates = {"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",         \
+               "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"},              \
+     .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all,                                     \
      .open = open_choice, .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error,   \
      .break_off = break_off}
 const ag_dialect ag_openai = OPENAI("chatcmpl-"), ag_openai_completions = OPENAI("cmpl-");

@@ -1,8 +1,8 @@
 /* request.h - what a caller wants, whatever dialect it was said in.
  * Owns    : the parsed JSON and an arena; every string and array in it points into these. init/fini by the holder.
  * Threads : one at a time.
- * Limits  : AG_JSON_DEPTH_MAX, AG_JSON_ITEMS_MAX, AG_REQUEST_PROMPTS_MAX,
- *           AG_REQUEST_INPUTS_MAX, those of gen.h, and those of fields.def.
+ * Limits  : ag_json_limits (the process's, set before the first request), AG_REQUEST_PROMPTS_MAX, AG_REQUEST_INPUTS_MAX,
+ *           those of gen.h and of fields.def.
  * Errors  : ag_request_check: AG_E_PARAM (a token id that the vocabulary does not have). */
 #ifndef AG_REQUEST_H
 #define AG_REQUEST_H
@@ -14,9 +14,12 @@
 #include "engine/gen.h"
 #include "queue/queue.h"
 
-#define AG_JSON_DEPTH_MAX 100
-/* Values and keys of one body: a prompt of a million token ids is one, and each costs jansson about 50 bytes. */
-#define AG_JSON_ITEMS_MAX (1u << 20)
+/* Of a body. Values and keys: a prompt of a million token ids is one, and each costs jansson about 50 bytes. */
+typedef struct ag_json_limits {
+    uint32_t depth, items;
+    uint64_t string_bytes; /* as it is written */
+} ag_json_limits;
+#define AG_JSON_LIMITS_DEFAULT {.depth = 100, .items = 1u << 20, .string_bytes = 16u << 20}
 #define AG_REQUEST_PROMPTS_MAX 128
 #define AG_REQUEST_INPUTS_MAX 2048 /* of embeddings */
 #define AG_REQUEST_DIMENSIONS_MAX 131072
