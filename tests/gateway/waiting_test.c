@@ -5,7 +5,7 @@
 
 #include "gateway/waiting.h"
 
-static const ag_reply reply = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false};
+static const ag_reply reply = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false, NULL};
 
 #define HEAD "event: queue\ndata: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000," \
              "\"model\":\"m\",\"choices\":[],\"queue\":{\"state\":"
