@@ -14,6 +14,16 @@ static nghttp2_nv field(ag_str name, ag_str value)
 
 static size_t pending(const ag__h2s *x) { return x->out.n - x->off; }
 
+/* After the last of the body. nghttp2 copies them, and ends the stream with them. */
+static bool submit_trailers(ag__h2 *h, const ag__h2s *x)
+{
+    nghttp2_nv nv[HEADERS_MAX];
+    const ag_http_stream *s = x->s;
+    AG_ASSERT(s->n_trailers <= HEADERS_MAX);
+    for (uint32_t i = 0; i < s->n_trailers; i++) nv[i] = field(s->trailers[i].name, s->trailers[i].value);
+    return ag__h2_ok(h, nghttp2_submit_trailer(h->session, x->id, nv, s->n_trailers));
+}
+
 /* A stream's bytes for its next DATA frame. */
 static ssize_t on_source(nghttp2_session *session AG_UNUSED, int32_t id AG_UNUSED, uint8_t *to, size_t room,
                          uint32_t *flags, nghttp2_data_source *source, void *user)
@@ -36,8 +46,11 @@ static ssize_t on_source(nghttp2_session *session AG_UNUSED, int32_t id AG_UNUSE
         x->off = 0;
         if (x->out.n == 0 && x->out.cap > AG__KEEP_BYTES) ag_buf_fini(&x->out);
     }
-    if (x->ended && pending(x) == 0) *flags |= NGHTTP2_DATA_FLAG_EOF;
-    return (ssize_t)n;
+    if (!x->ended || pending(x)) return (ssize_t)n;
+    *flags |= NGHTTP2_DATA_FLAG_EOF;
+    if (x->s == NULL || x->s->n_trailers == 0) return (ssize_t)n;
+    *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
+    return submit_trailers(h, x) ? (ssize_t)n : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
 
 static void submit(ag__h2 *h, ag__h2s *x, int status, const ag_http_header *headers, uint32_t n, int64_t length,
@@ -71,7 +84,8 @@ void ag__h2_answer(ag_http_stream *s, int status, const ag_http_header *headers,
     bool bare = status == 204 || status == 304; /* never a body, nor a word about its length */
     s->no_body = s->is_head || bare;
     /* One that is streamed ends when its user says so, and then in an empty frame. */
-    submit(s->conn->state, x, status, headers, n, bare ? -1 : length, length == 0 || (length > 0 && s->no_body));
+    submit(s->conn->state, x, status, headers, n, bare ? -1 : length,
+           (length == 0 && s->n_trailers == 0) || (length > 0 && s->no_body));
 }
 
 static void more(ag__h2 *h, ag__h2s *x)

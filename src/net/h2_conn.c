@@ -384,4 +384,5 @@ const ag__proto ag__h2_proto = {
     .pending = ag__h2_pending,
     .takes = ag__h2_takes,
     .users = h2_users,
+    .both_ways = true,
 };

@@ -113,13 +113,19 @@ static int on_invalid_header(nghttp2_session *session AG_UNUSED, const nghttp2_f
     return 0;
 }
 
+/* Whether its user still wants the body. */
+static bool is_read(const ag_http_stream *s)
+{
+    return s->answer == AG__ANSWER_NONE || (s->answer == AG__ANSWER_BEGUN && s->read_on);
+}
+
 static void end_body(ag__h2 *h, ag__h2s *x)
 {
     const ag_http_handler *handler = &h->conn->loop->server->handler;
     x->body_due = 0;
     if (x->s == NULL || x->s->read_done) return;
     x->s->read_done = true;
-    if (x->s->answer == AG__ANSWER_NONE) handler->on_end(x->s->user, x->s);
+    if (is_read(x->s)) handler->on_end(x->s->user, x->s);
 }
 
 static void send_continue(ag__h2 *h, ag__h2s *x)
@@ -168,7 +174,7 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
     if (!h->goaway && ag__stream_is_last(s)) ag__h2_last(h);
     if (has_body) x->body_due = ag__h2_now(h) + conf->body_timeout_ms;
     handler->on_head(handler->arg, s, &s->head, &s->user);
-    if (s->answer != AG__ANSWER_NONE) return;
+    if (!is_read(s)) return;
     if (!has_body) handler->on_end(s->user, s);
     else if (head.expect_continue) send_continue(h, x);
 }
@@ -180,9 +186,14 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags AG_UNUSED, int3
     const ag_http_conf *conf = &h->conn->loop->server->conf;
     const ag_http_handler *handler = &h->conn->loop->server->handler;
     ag__h2s *x = nghttp2_session_get_stream_user_data(session, id);
-    if (x == NULL || x->s == NULL || x->s->answer != AG__ANSWER_NONE || n == 0) return 0;
+    if (x == NULL || x->s == NULL || !is_read(x->s) || n == 0) return 0;
     x->body_got += n;
     if (x->body_got > conf->body_bytes_max) {
+        if (x->answered) {
+            ag__count_bad(h->conn->loop, AG_HTTP_BAD_BODY_SIZE);
+            ag__h2_cut(h, x, NGHTTP2_ENHANCE_YOUR_CALM);
+            return 0;
+        }
         ag__h2_bad(h, x, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
         return 0;
     }

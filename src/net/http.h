@@ -18,6 +18,8 @@
  *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where
  *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one
  *           is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ * gRPC    : needs trailers and bodies in both directions at once, which only HTTP/2 gives here: ag_http_trailers,
+ *           ag_http_read_on.
  * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
  * Proxies : a trusted one names its client, by the PROXY protocol's header before anything else (counted and limited
  *           like one that came itself) or by X-Forwarded-For for one request. From all others both mean nothing.
@@ -218,6 +220,12 @@ void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *header
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);
+/* Trailers: headers behind a response, told before it is ended or, with ag_http_respond, before it is given; copied. As for
+ * headers, one that could end its line is left out. Only where takes_trailers says so (HTTP/2). */
+bool ag_http_takes_trailers(const ag_http_stream *s);
+void ag_http_trailers(ag_http_stream *s, const ag_http_header *trailers, uint32_t n);
+/* Asks for the request's body, and its end, also while it is being answered. Only where takes_trailers says so. */
+void ag_http_read_on(ag_http_stream *s);
 /* Breaks a response off: what was written goes out, then the connection is closed without the last chunk (HTTP/1.0, or
  * nothing begun: with a reset; HTTP/2: RST_STREAM), so the client sees an error. done follows, without on_gone. */
 void ag_http_abort(ag_http_stream *s);

@@ -71,6 +71,7 @@ typedef struct ag__proto {
     size_t (*pending)(ag_http_stream *s);            /* bytes handed over that wait */
     bool (*takes)(ag_http_stream *s, size_t n);      /* whether so many more may wait */
     uint32_t (*users)(const ag__conn *c, void **out, uint32_t max); /* of open streams; how many there are in all */
+    bool both_ways;                                  /* answers have trailers, and may begin before a body has ended */
 } ag__proto;
 
 struct ag__conn {
@@ -116,9 +117,11 @@ struct ag_http_stream {
     ag__conn *conn;
     void *user, *state;   /* state: the protocol's own */
     ag__answer answer;
-    bool gone, is_head, no_body, chunked, keep, read_done;
+    bool gone, is_head, no_body, chunked, keep, read_done, read_on;
     bool drop;            /* if it is answered before its body is read, that is small enough to be read and dropped */
     uint64_t total_due;   /* ms of the loop's clock, 0: none */
+    ag_http_header *trailers; /* with what they point to, one piece of memory; NULL: none */
+    uint32_t n_trailers;
     uint64_t out_end;     /* conn->out_all when the answer was ended */
     char peer[48];        /* by X-Forwarded-For; "": the connection's */
     ag_http_stream *next;

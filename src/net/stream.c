@@ -1,5 +1,5 @@
 #include "base/mem.h"
-#include "net/net.h"
+#include "net/answer.h"
 
 #define STREAM_MAGIC 0x53545245u
 
@@ -47,6 +47,7 @@ void ag__stream_done(ag_http_stream *s)
 {
     AG_CHECK(s, STREAM_MAGIC);
     s->conn->loop->server->handler.done(s->user, s);
+    ag_mem_free(s->trailers);
     s->magic = 0;
     if (s->has_timer) uv_close((uv_handle_t *)&s->timer, on_timer_closed);
     else ag_mem_free(s);
@@ -132,6 +133,42 @@ void ag_http_end(ag_http_stream *s)
     s->conn->proto->end(s);
     s->answer = AG__ANSWER_ENDED;
     ag__conn_dirty(s->conn);
+}
+
+bool ag_http_takes_trailers(const ag_http_stream *s)
+{
+    AG_CHECK(s, STREAM_MAGIC);
+    return s->conn->proto->both_ways;
+}
+
+void ag_http_trailers(ag_http_stream *s, const ag_http_header *trailers, uint32_t n)
+{
+    AG_CHECK(s, STREAM_MAGIC);
+    if (!live(s)) return;
+    AG_ASSERT(s->conn->proto->both_ways && s->answer <= AG__ANSWER_BEGUN && s->trailers == NULL);
+    size_t bytes = n * sizeof *trailers;
+    for (uint32_t i = 0; i < n; i++) bytes += trailers[i].name.n + trailers[i].value.n;
+    if ((s->trailers = ag_mem_alloc(bytes)) == NULL) {
+        ag__count_bad(s->conn->loop, AG_HTTP_BAD_MEMORY);
+        ag__conn_break(s->conn);
+        return;
+    }
+    char *to = (char *)&s->trailers[n];
+    for (uint32_t i = 0; i < n; i++) {
+        if (!ag__may_send(&trailers[i])) continue;
+        ag_http_header *h = &s->trailers[s->n_trailers++];
+        *h = (ag_http_header){{to, trailers[i].name.n}, {to + trailers[i].name.n, trailers[i].value.n}};
+        memcpy(to, trailers[i].name.p, h->name.n);
+        if (h->value.n) memcpy(to + h->name.n, trailers[i].value.p, h->value.n);
+        to += h->name.n + h->value.n;
+    }
+}
+
+void ag_http_read_on(ag_http_stream *s)
+{
+    AG_CHECK(s, STREAM_MAGIC);
+    AG_ASSERT(s->conn->proto->both_ways);
+    s->read_on = true;
 }
 
 void ag_http_abort(ag_http_stream *s)

@@ -67,7 +67,7 @@ typedef enum ag_metric_conn_state {
     AG_CONN_STATE_COUNT
 } ag_metric_conn_state;
 
-#define AG_METRICS_VALUES_MAX 32
+#define AG_METRICS_VALUES_MAX 64
 #define AG_METRICS_BANDS 4
 #define AG_METRICS_TENANTS 32 /* that have a label of their own: the first to come; all others share one */
 #define AG_METRICS_TENANT_BYTES 64

@@ -129,6 +129,55 @@ static void test_early_answer(void **state)
     END_RIG;
 }
 
+static void test_trailers(void **state)
+{
+    static const char *const queries[] = {"", "?whole", "?bare"}, *const bodies[] = {"stream", "whole", ""};
+    WITH_RIG;
+    for (size_t i = 0; i < AG_ARRAY_LEN(queries); i++) {
+        char path[32];
+        snprintf(path, sizeof path, "/trailers%s", queries[i]);
+        int32_t id = h2_get(&c, path);
+        h2_expect(&c, id, 200, bodies[i]);
+        const char *head = h2_find(&c, id)->head, *end = strstr(head, "x-end: well\nx-empty: \n");
+        assert_non_null(end);
+        assert_true(end > strstr(head, ":status: 200") && strstr(head, "x-bad") == NULL);
+        assert_int_equal(h2_find(&c, id)->error, NGHTTP2_NO_ERROR);
+    }
+    rig_wait(&r, RIG_DONE, 3);
+    assert_int_equal(rig_count(&r, RIG_GONE), 0);
+    int fd = dial(&r);
+    send_z(fd, "GET /trailers HTTP/1.1\r\n" RIG_HOST "\r\n");
+    reply one = get_reply(fd);
+    assert_int_equal(one.status, 501); /* over HTTP/1 there are none */
+    free(one.body);
+    close(fd);
+    END_RIG;
+}
+
+static void test_both_ways(void **state)
+{
+    WITH_RIG;
+    int32_t id = h2_ask_with(&c, "POST", "/both", "abc", 3, true, NULL, 0);
+    h2_reply *a = h2_find(&c, id);
+    while (a->n < 3) assert_true(h2_turn(&c));
+    assert_false(a->closed);
+    a->sends = "defg";
+    a->n_sends = 4;
+    a->sends_more = false;
+    assert_int_equal(nghttp2_session_resume_data(c.session, id), 0);
+    h2_expect(&c, id, 200, "abcdefg");
+    h2_expect(&c, h2_get(&c, "/both"), 200, ""); /* ended before it began */
+    rig_wait(&r, RIG_DONE, 2);
+    assert_int_equal(rig_count(&r, RIG_GONE), 0);
+    static char big[(1 << 20) + 1];
+    id = h2_ask_with(&c, "POST", "/both", big, sizeof big, true, NULL, 0); /* its head is out: it can only be cut */
+    assert_int_equal(h2_wait(&c, id)->error, NGHTTP2_ENHANCE_YOUR_CALM);
+    assert_int_equal(ag_http_server_bad_count(r.server, AG_HTTP_BAD_BODY_SIZE), 1);
+    h2_expect(&c, h2_get(&c, "/hello"), 200, "hello");
+    rig_wait(&r, RIG_GONE, 1);
+    END_RIG;
+}
+
 static void test_continue(void **state)
 {
     WITH_RIG;
@@ -330,10 +379,12 @@ static void fault_loop(ag_fault_kind kind)
         h2_client c;
         ag_fault_arm(kind, n);
         h2_dial(&c, &r);
-        int32_t echo = h2_post(&c, "/echo", "text"), stream = h2_get(&c, "/stream"), big = h2_get(&c, "/big?200000");
+        int32_t echo = h2_post(&c, "/echo", "text"), stream = h2_get(&c, "/stream"), big = h2_get(&c, "/big?200000"),
+                trailers = h2_get(&c, "/trailers");
         bool ok = h2_wait(&c, echo)->status == 200 && strcmp(h2_find(&c, echo)->body, "text") == 0;
         ok &= h2_wait(&c, stream)->status == 200 && strcmp(h2_find(&c, stream)->body, "onetwothree") == 0;
         ok &= h2_wait(&c, big)->n == 200000;
+        ok &= h2_wait(&c, trailers)->closed && strstr(h2_find(&c, trailers)->head, "x-end: well") != NULL;
         fired = ag_fault_disarm(kind);
         if (!ok && !fired) fail_msg("fault %d:%u did not fire, but a request failed", kind, n);
         h2_hang_up(&c);
@@ -355,6 +406,8 @@ int main(void)
         cmocka_unit_test(test_same_as_h1),
         cmocka_unit_test(test_many_streams),
         cmocka_unit_test(test_early_answer),
+        cmocka_unit_test(test_trailers),
+        cmocka_unit_test(test_both_ways),
         cmocka_unit_test(test_continue),
         cmocka_unit_test(test_reset_by_client),
         cmocka_unit_test(test_lost_connection),

@@ -160,6 +160,21 @@ static void rig_inject(rig_req *q)
     ag_http_respond(q->s, 200, h, AG_ARRAY_LEN(h), "ok", 2);
 }
 
+/* /trailers: a stream, ?whole: a whole answer, ?bare: one without a body. */
+static void rig_trailers(rig_req *q)
+{
+    static const ag_http_header h[] = {{{"x-end", 5}, {"well", 4}}, {{"x-bad", 5}, {"a\r\nb", 4}}, {{"x-empty", 7}, {"", 0}}};
+    bool whole = ag_str_eqz(q->query, "whole"), bare = ag_str_eqz(q->query, "bare");
+    if (!ag_http_takes_trailers(q->s)) ag_http_respond(q->s, 501, NULL, 0, NULL, 0);
+    else if (whole || bare) ag_http_trailers(q->s, h, 3), ag_http_respond(q->s, 200, NULL, 0, "whole", whole ? 5 : 0);
+    else {
+        ag_http_begin(q->s, 200, NULL, 0);
+        ag_http_write(q->s, "stream", 6);
+        ag_http_trailers(q->s, h, 3);
+        ag_http_end(q->s);
+    }
+}
+
 static const ag_http_header rig_close = {{"Connection", 10}, {"close", 5}};
 
 static void rig_length(rig_req *q)
@@ -180,6 +195,8 @@ static void rig_answer(rig_req *q)
     else if (rig_is(q, "/query")) ag_http_respond(s, 200, NULL, 0, q->query.p, q->query.n);
     else if (rig_is(q, "/none")) ag_http_respond(s, 204, NULL, 0, NULL, 0);
     else if (rig_is(q, "/stream")) rig_stream3(q);
+    else if (rig_is(q, "/trailers")) rig_trailers(q);
+    else if (rig_is(q, "/both")) ag_http_end(s);
     else if (rig_is(q, "/inject")) rig_inject(q);
     else if (rig_is(q, "/timer")) ag_http_timer(s, 1000000, rig_on_timer), ag_http_timer(s, 5, rig_on_timer);
     else if (rig_is(q, "/timerbig")) {
@@ -221,6 +238,7 @@ static void rig_on_head(void *arg, ag_http_stream *s, const ag_http_head *head, 
     *user = q;
     if (rig_is(q, "/early")) ag_http_respond(s, 403, NULL, 0, "no", 2);
     if (rig_is(q, "/earlystream")) ag_http_begin(s, 200, NULL, 0), ag_http_write(s, "early", 5), ag_http_end(s);
+    if (rig_is(q, "/both")) ag_http_read_on(s), ag_http_begin(s, 200, NULL, 0); /* echoes while it is read */
     rig_note(r, RIG_HEAD, 'H');
 }
 
@@ -236,6 +254,7 @@ static void rig_on_body(void *user, ag_http_stream *s, const char *p, size_t n)
     pthread_mutex_unlock(&q->r->lock);
     if (!q->got_body) rig_note(q->r, RIG_BODY, 'B');
     q->got_body = true;
+    if (rig_is(q, "/both")) ag_http_write(s, p, n);
     if (rig_is(q, "/midbody")) ag_http_respond(s, 403, NULL, 0, "enough", 6), q->path = AG_STR("-");
 }
 
