@@ -4,7 +4,8 @@
 #include <stdio.h>
 
 static const ag_err_row rows[AG_E_COUNT] = {
-#define AG_ERR(name, http, type, code, retry, what) [AG_E_##name] = {#name, http, type, code, AG_RETRY_##retry, what},
+#define AG_ERR(name, http, grpc, type, code, retry, what)                                                              \
+    [AG_E_##name] = {#name, http, AG_GRPC_##grpc, #grpc, type, code, AG_RETRY_##retry, what},
 #include "base/err.def"
 #undef AG_ERR
 };

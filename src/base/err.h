@@ -11,7 +11,7 @@
 
 typedef enum ag_errcode {
     AG_OK = 0,
-#define AG_ERR(name, http, type, code, retry, what) AG_E_##name,
+#define AG_ERR(name, http, grpc, type, code, retry, what) AG_E_##name,
 #include "base/err.def"
 #undef AG_ERR
     AG_E_COUNT
@@ -19,9 +19,22 @@ typedef enum ag_errcode {
 
 typedef enum ag_err_retry { AG_RETRY_NEVER, AG_RETRY_MAYBE, AG_RETRY_AFTER } ag_err_retry;
 
+/* gRPC's statuses: its names and numbers. */
+#define AG_GRPC_CODES(X)                                                                                            \
+    X(OK) X(CANCELLED) X(UNKNOWN) X(INVALID_ARGUMENT) X(DEADLINE_EXCEEDED) X(NOT_FOUND) X(ALREADY_EXISTS)             \
+    X(PERMISSION_DENIED) X(RESOURCE_EXHAUSTED) X(FAILED_PRECONDITION) X(ABORTED) X(OUT_OF_RANGE) X(UNIMPLEMENTED)      \
+    X(INTERNAL) X(UNAVAILABLE) X(DATA_LOSS) X(UNAUTHENTICATED)
+typedef enum ag_grpc_code {
+#define AG_GRPC_CODE_ROW(name) AG_GRPC_##name,
+    AG_GRPC_CODES(AG_GRPC_CODE_ROW)
+#undef AG_GRPC_CODE_ROW
+} ag_grpc_code;
+
 typedef struct ag_err_row {
     const char *name;  /* "CTX_LENGTH" */
     int http;          /* status */
+    ag_grpc_code grpc;
+    const char *grpc_name;
     const char *type;  /* OpenAI error.type */
     const char *code;  /* OpenAI error.code */
     ag_err_retry retry;
