@@ -275,7 +275,7 @@ static ag_next deliver_whole(ag_req *r)
         return r->detached ? ag__response_keep(r) : ag__req_refuse(r, r->err.code, "%s", "");
     }
     if (ag__response_pending(r)) return ag__response_keep(r);
-    return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->out), NULL, 0);
+    return ag__req_answer(r, 200, r->dialect->type, ag_buf_str(&r->out), NULL, 0);
 }
 
 /* Streams. */
@@ -284,9 +284,11 @@ static void begin_stream(ag_req *r)
 {
     ag_http_header headers[AG_HEADERS_MAX];
     uint32_t n = ag__req_headers(r, headers);
-    headers[n++] = (ag_http_header){AG_STR("content-type"), AG_STR("text/event-stream; charset=utf-8")};
-    headers[n++] = (ag_http_header){AG_STR("cache-control"), AG_STR("no-cache")};
-    headers[n++] = (ag_http_header){AG_STR("x-accel-buffering"), AG_STR("no")}; /* proxies must not collect tokens */
+    headers[n++] = (ag_http_header){AG_STR("content-type"), ag_str_of(r->dialect->stream_type)};
+    if (!r->dialect->grpc) {
+        headers[n++] = (ag_http_header){AG_STR("cache-control"), AG_STR("no-cache")};
+        headers[n++] = (ag_http_header){AG_STR("x-accel-buffering"), AG_STR("no")}; /* proxies must not collect tokens */
+    }
     r->answered = r->streaming = true;
     r->status = 200;
     if (!r->gone) ag_http_begin(r->s, 200, headers, n);
@@ -375,6 +377,7 @@ static ag_next wait_writable(ag_req *r)
 
 static ag_next end_stream(ag_req *r)
 {
+    if (r->dialect->grpc) ag__grpc_end(r);
     if (!r->gone) ag_http_end(r->s);
     ag__choices_release(r);
     r->step = AG_STEP_ACCOUNT;

@@ -1,6 +1,7 @@
 #include <stdio.h>
 
 #include "gateway/dialects/anthropic.h"
+#include "gateway/dialects/grpc.h"
 #include "gateway/req.h"
 
 static void copy_text(char *to, size_t size, ag_str from)
@@ -107,6 +108,25 @@ static unsigned method_of(const ag_req *r)
     return method_is(r, "DELETE") ? AG_DELETE : 0;
 }
 
+/* Over HTTP/1 there are no trailers to tell a status in. */
+static bool is_grpc(const ag_req *r)
+{
+    return method_is(r, "POST") && ag_http_takes_trailers(r->s) &&
+           ag_media_is_grpc(ag_http_head_get(r->head, "content-type"));
+}
+
+static ag_next refuse_type(ag_req *r)
+{
+    ag_str type = ag_http_head_get(r->head, "content-type");
+    if (r->route->grpc)
+        return ag__req_refuse(r, AG_E_MEDIA_TYPE, "'%.100s' is a method of gRPC: application/grpc over HTTP/2.",
+                              r->path);
+    return ag__req_refuse(r, AG_E_MEDIA_TYPE,
+                          type.p ? "The body must be application/json in UTF-8, not '%.*s'."
+                                 : "The body must be application/json; no content-type was sent%.*s.",
+                          (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
+}
+
 ag_next ag__step_head(ag_req *r)
 {
     ag_str host = ag_http_head_get(r->head, "host");
@@ -115,15 +135,21 @@ ag_next ag__step_head(ag_req *r)
     ag_request_id(r->id, ag_http_head_get(r->head, "x-request-id"));
     ag_trace_id(r->trace, ag_http_head_get(r->head, "traceparent"));
     take_tenant(r);
+    /* From here on gRPC is told what is wrong in its own way. */
+    bool grpc = is_grpc(r);
+    if (grpc) r->dialect = &ag_grpc;
     check_origin(r, host);
     if (r->answered) return AG_MORE;
     r->route = ag__route_find(r->head->path);
+    if (grpc && (r->route == NULL || r->route->grpc == NULL))
+        return ag__req_refuse(r, AG_E_NOT_FOUND,
+                              "There is no method '%.100s' here; server reflection lists those that are.", r->path);
     if (r->route == NULL)
         return ag__req_refuse(r, AG_E_NOT_FOUND,
                               "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions, /v1/messages and "
                               "/v1/responses answer.",
                               r->path);
-    r->dialect = ag_dialect_of(r->route->kind);
+    r->dialect = grpc ? r->route->grpc : ag__route_dialect(r->route);
     if (method_is(r, "OPTIONS")) return answer_options(r);
     if (!(r->route->methods & method_of(r)))
         return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, ag__route_allow(r->route).p,
@@ -147,25 +173,26 @@ static ag_next look_at_head(ag_req *r)
     bool empty = !r->head->has_body || r->head->content_length == 0;
     if (!(method_of(r) & (AG_POST | AG_PATCH)) || ((admin || response) && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
-    ag_str type = ag_http_head_get(r->head, "content-type");
-    if (!ag_media_is_json(type))
-        return ag__req_refuse(r, AG_E_MEDIA_TYPE,
-                              type.p ? "The body must be application/json in UTF-8, not '%.*s'."
-                                     : "The body must be application/json; no content-type was sent%.*s.",
-                              (int)AG_MIN(type.n, 100u), type.p ? type.p : "");
-    r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST;
+    bool grpc = r->dialect->grpc;
+    if (!grpc && (r->route->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
+    if (grpc && ag__grpc_limits(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && !(grpc && r->route->answer);
     if (r->route->answer) return AG_MORE;
     if (r->dialect == &ag_anthropic && check_version(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->band = AG_REQUEST_UNSET;
+    uint32_t deadline_ms = r->timeout_ms; /* gRPC's, which the other may only bring closer */
     if (take_number(r, "x-request-priority", 0, AG_BANDS - 1, &r->band) != AG_OK ||
         take_number(r, "x-request-timeout-ms", 1, AG_REQUEST_TIMEOUT_MAX_MS, &r->timeout_ms) != AG_OK)
         return ag__req_refuse(r, r->err.code, "%s", "");
+    if (deadline_ms) r->timeout_ms = AG_MIN(r->timeout_ms, deadline_ms);
     if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed))
         return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");
     r->engine = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
     if (r->engine == NULL) return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
     r->request.kind = (ag_request_kind)r->route->kind;
     r->request.strict = r->live->strict;
+    r->request.stream = r->route->flow == AG_FLOW_STREAM;
+    if (r->route->kind == AG_REQUEST_INFER && !grpc) r->request.model = ag_str_of(r->asked_id);
     return AG_MORE;
 }
 

@@ -213,6 +213,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     gw->log = log;
     gw->no_auth = conf->no_auth;
     gw->out_bytes_max = conf->out_bytes_max;
+    gw->body_bytes_max = conf->body_bytes_max;
     gw->tls = conf->tls_certs && conf->tls_certs[0];
     memcpy(gw->host, conf->host, strlen(conf->host));
     background_init(&gw->background, conf->background_max);

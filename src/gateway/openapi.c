@@ -20,6 +20,7 @@ __asm__(".pushsection .rodata\n"
 #define KIND_COUNT AG_REQUEST_COUNT
 #define KIND_EMBEDDINGS AG_REQUEST_EMBEDDINGS
 #define KIND_RESPONSE AG_REQUEST_RESPONSE
+#define KIND_INFER AG_REQUEST_INFER
 
 typedef struct route_row {
     const char *id, *path, *answer, *what;
@@ -53,6 +54,7 @@ static bool open_ended(const route_row *r)
 static bool has_id(const route_row *r) { return open_ended(r) || strstr(r->path, "{id}") != NULL; }
 
 static bool is_anthropic(const route_row *r) { return ag_dialect_of(r->kind) == &ag_anthropic; }
+static bool is_kserve(const route_row *r) { return strncmp(r->path, "/v2", 3) == 0; }
 static bool is_page(const route_row *r) { return strcmp(r->answer, "ag__answer_page") == 0; }
 
 /* Whether an error of this status can come from there. 405 cannot: the methods that are listed are those it takes. */
@@ -123,7 +125,7 @@ static void add_operation(ag_buf *b, const route_row *r, const char *method, boo
     for (int status = 400; status < 600; status++)
         if (has_errors(status) && may_answer(r, body, status))
             ag_buf_addf(b, "        \"%d\": {$ref: \"#/components/responses/error.%d%s\"}\n", status, status,
-                        is_anthropic(r) ? ".anthropic" : "");
+                        is_anthropic(r) ? ".anthropic" : is_kserve(r) ? ".kserve" : "");
 }
 
 static void add_paths(ag_buf *b)
@@ -159,6 +161,7 @@ static void add_errors(ag_buf *b)
 {
     add_errors_as(b, "", "Error");
     add_errors_as(b, ".anthropic", "AnthropicError");
+    add_errors_as(b, ".kserve", "KserveError");
 }
 
 static void add_error_codes(ag_buf *b)
@@ -239,7 +242,7 @@ static void add_request(ag_buf *b, const char *request, int kind)
 static void add_fields(ag_buf *b)
 {
     for (size_t i = 0; i < AG_ARRAY_LEN(routes); i++)
-        if (routes[i].kind) add_request(b, routes[i].id, routes[i].kind);
+        if (routes[i].kind && routes[i].kind != AG_REQUEST_INFER) add_request(b, routes[i].id, routes[i].kind);
 }
 
 static void add_limits(ag_buf *b)

@@ -237,13 +237,13 @@ static void prepare_work(void *arg)
 
 ag_next ag__step_prepare(ag_req *r)
 {
-    /* What is kept of responses is on the disk. */
-    bool quick = r->body.n <= AG_INLINE_BODY_MAX && r->request.kind != AG_REQUEST_RESPONSE;
+    /* What is kept of responses is on the disk; how long a packed message is in truth is not known. */
+    bool quick = r->body.n <= AG_INLINE_BODY_MAX && r->request.kind != AG_REQUEST_RESPONSE && !r->request.wire.gzip;
     if (!ag__req_work(r, quick, prepare_work)) return AG_PARKED;
     ag_buf_fini(&r->body);
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (!ag_request_generates(r->request.kind))
-        return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->out), NULL, 0);
+        return ag__req_answer(r, 200, r->dialect->type, ag_buf_str(&r->out), NULL, 0);
     r->step = AG_STEP_ADMIT;
     return AG_MORE;
 }
@@ -418,6 +418,8 @@ ag_next ag__step_admit(ag_req *r)
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
                           .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage,
                           .base64 = q->base64,
+                          .n_choices = n,
+                          .wire = q->wire,
                           .response = &r->response};
     ag__queue_watch(r);
     r->step = AG_STEP_GENERATE;

@@ -145,10 +145,15 @@ static ag_next answer_move(ag_req *r)
     return ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_move, &m) ? answer_view(r, &m.view) : not_there(r);
 }
 
+bool ag__queue_cancel(ag_req *r, bool *cancelled)
+{
+    return ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_cancel, cancelled);
+}
+
 static ag_next answer_cancel(ag_req *r)
 {
     bool cancelled = false;
-    if (!ag_ids_use(r->gw->ids, r->tenant, r->asked_id, use_cancel, &cancelled)) return not_there(r);
+    if (!ag__queue_cancel(r, &cancelled)) return not_there(r);
     ag_buf body;
     ag_buf_init(&body, 4096);
     ag_openai_queue_cancelled(&body, ag_str_of(r->asked_id), cancelled);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "gateway/dialects/grpc_wire.h"
 #include "gateway/req.h"
 
 #define REQ_MAGIC 0x41475251u
@@ -99,6 +100,10 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
                                     AG_STR("x-request-id, request-id, retry-after, x-autoglm-ignored-fields, "
                                            AG_RATE_HEADERS)};
     }
+    if (r->dialect->grpc) {
+        out[n++] = (ag_http_header){AG_STR("grpc-accept-encoding"), AG_STR("identity,gzip")};
+        if (r->request.wire.gzip) out[n++] = (ag_http_header){AG_STR("grpc-encoding"), AG_STR("gzip")};
+    }
     if (r->request.ignored[0])
         out[n++] = (ag_http_header){AG_STR("x-autoglm-ignored-fields"), ag_str_of(r->request.ignored)};
     return n + ag__meter_headers(r, out + n);
@@ -111,6 +116,7 @@ ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, con
     uint32_t n = ag__req_headers(r, headers);
     if (type) headers[n++] = (ag_http_header){AG_STR("content-type"), ag_str_of(type)};
     for (uint32_t i = 0; i < n_more && n < AG_HEADERS_MAX; i++) headers[n++] = more[i];
+    if (r->dialect->grpc) ag__grpc_end(r);
     r->answered = true;
     r->status = status;
     r->step = AG_STEP_ACCOUNT;
@@ -130,9 +136,12 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)
     const ag_err_row *row = ag_err_find(r->err.code);
     ag_http_header more[2];
     uint32_t n = 0;
+    uint64_t retry_s = 0;
+    if (row->retry == AG_RETRY_AFTER)
+        retry_s = r->retry_us ? AG_MIN((r->retry_us + 999999) / 1000000, RETRY_MAX_S) : r->live->retry_after_s;
+    if (r->dialect->grpc) return ag__grpc_refuse(r, (uint32_t)retry_s);
     if (row->retry == AG_RETRY_AFTER) {
-        uint64_t s = r->retry_us ? AG_MIN((r->retry_us + 999999) / 1000000, RETRY_MAX_S) : r->live->retry_after_s;
-        snprintf(retry, sizeof retry, "%u", (unsigned)s);
+        snprintf(retry, sizeof retry, "%u", (unsigned)retry_s);
         more[n++] = (ag_http_header){AG_STR("retry-after"), ag_str_of(retry)};
     }
     if (r->err.code == AG_E_AUTH) more[n++] = (ag_http_header){AG_STR("www-authenticate"), AG_STR("Bearer")};
@@ -150,7 +159,8 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)
 
 static ag_next step_body(ag_req *r)
 {
-    if (!r->body_ended) return AG_PARKED;
+    if (r->route->flow == AG_FLOW_BOTH) return r->route->answer(r);
+    if (!r->body_ended && !(r->dialect->grpc && r->body_long)) return AG_PARKED;
     r->body_us = ag_now_us();
     if (r->body.failed) return ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this request.");
     if (r->body_long && r->body_max)
@@ -200,9 +210,14 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
 static void on_body(void *user, ag_http_stream *s AG_UNUSED, const char *p, size_t n)
 {
     ag_req *r = user;
-    if (r == NULL || r->answered) return;
+    if (r == NULL) return;
+    bool both = r->route && r->route->flow == AG_FLOW_BOTH; /* it is answered while it is asked */
+    if (r->answered && !both) return;
     if (n <= r->body_max - r->body.n) ag_buf_add(&r->body, p, n);
     else r->body_long = true;
+    /* A message says at its beginning how long it will be. */
+    if (r->dialect->grpc && ag_grpc_length(r->body.p, r->body.n) > r->request.wire.message_max) r->body_long = true;
+    if (both || (r->dialect->grpc && r->body_long)) ag__req_run(r);
 }
 
 static void on_end(void *user, ag_http_stream *s AG_UNUSED)

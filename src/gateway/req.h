@@ -106,7 +106,7 @@ struct ag_gateway {
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
     bool no_auth, tls;
-    uint64_t out_bytes_max;
+    uint64_t out_bytes_max, body_bytes_max;
     _Atomic(ag_live *) live;
     _Atomic(ag_engine *) engine;
     char model_name[128]; /* written before engine is published, as is what follows */
@@ -117,12 +117,17 @@ struct ag_gateway {
     _Atomic uint64_t requests;
 };
 
+/* Of gRPC's messages: one is answered by one, one by many, many by many. */
+typedef enum ag_flow { AG_FLOW_UNARY, AG_FLOW_STREAM, AG_FLOW_BOTH } ag_flow;
+
 typedef struct ag_route {
     const char *id, *path;
     unsigned methods;
     ag_next (*answer)(ag_req *r);
     int kind; /* an ag_request_kind, 0: none */
     uint32_t auth; /* the AG_ROLE_ that a key needs; 0: none is */
+    const ag_dialect *grpc; /* of a method of grpc.def; NULL: it is none */
+    ag_flow flow;
 } ag_route;
 
 typedef struct ag_req_prompt {
@@ -179,6 +184,8 @@ struct ag_req {
     char id[AG_ID_MAX + 1], trace[33], method[16], path[128], origin[256], tenant[AG_TENANT_NAME_MAX + 1];
     char client[48];               /* its address, or "unix" */
     char asked_id[AG_ID_MAX + 1];  /* what a path that ends openly ends with, decoded */
+    bool health_known;            /* a service that is watched is one of ours, */
+    int health_told;              /* and this is what was last said of it */
     const ag_page *page;          /* of the playground */
     bool page_known;
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
@@ -292,9 +299,28 @@ ag_next ag__embed_deliver(ag_req *r);
 
 /* queue.c: requests by id, and the place of a waiting stream */
 ag_next ag__answer_queue(ag_req *r);
-void ag__queue_take_id(ag_req *r);   /* asked_id out of the head's path */
 void ag__queue_watch(ag_req *r);     /* begins to tell the place in the queue */
 void ag__queue_tell(ag_req *r);      /* tells it, if there is news */
+
+void ag__queue_take_id(ag_req *r);   /* asked_id out of the head's path */
+bool ag__queue_cancel(ag_req *r, bool *cancelled); /* asked_id; false: it neither waits nor runs */
+
+/* grpc.c, grpc_reflect.c: gRPC's calls */
+int ag__grpc_limits(ag_req *r);      /* LIMITS: what headers say of messages and of the time; err says what is wrong */
+void ag__grpc_end(ag_req *r);        /* trailers, ahead of the end of an answer: how it went */
+ag_next ag__grpc_refuse(ag_req *r, uint32_t retry_s);
+ag_next ag__grpc_models(ag_req *r);
+ag_next ag__grpc_cancel(ag_req *r);
+ag_next ag__grpc_check(ag_req *r);
+ag_next ag__grpc_watch(ag_req *r);
+ag_next ag__grpc_reflect(ag_req *r);
+
+/* kserve.c: the Open Inference Protocol, over HTTP and gRPC */
+ag_next ag__v2_live(ag_req *r);
+ag_next ag__v2_ready(ag_req *r);
+ag_next ag__v2_server(ag_req *r);
+ag_next ag__v2_model(ag_req *r);
+ag_next ag__v2_model_ready(ag_req *r);
 
 /* page.c: the playground */
 ag_next ag__answer_page(ag_req *r);
@@ -320,8 +346,11 @@ ag_next ag__step_account(ag_req *r);
 
 /* routes.c */
 bool ag__model_is_ours(const ag_req *r, ag_str name); /* its name, or an alias */
+uint32_t ag__model_cards(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1]); /* its name, then its aliases */
+bool ag__is_ready(const ag_gateway *gw); /* the model is loaded, and new work is taken */
 const ag_route *ag__route_find(ag_str path);
 ag_str ag__route_id(const ag_route *route, ag_str path); /* the segment that the route leaves open; p NULL: none */
+const ag_dialect *ag__route_dialect(const ag_route *route);
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */
 void ag__routes_name(ag_metrics *m);

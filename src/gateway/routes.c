@@ -1,3 +1,5 @@
+#include "gateway/dialects/grpc.h"
+#include "gateway/dialects/kserve.h"
 #include "gateway/req.h"
 
 #define METRICS_BYTES_MAX (4u << 20)
@@ -18,11 +20,17 @@ static ag_next answer_metrics(ag_req *r);
 #define KIND_TOKENIZE AG_REQUEST_TOKENIZE
 #define KIND_DETOKENIZE AG_REQUEST_DETOKENIZE
 #define KIND_RESPONSE AG_REQUEST_RESPONSE
+#define KIND_INFER AG_REQUEST_INFER
 
 static const ag_route routes[] = {
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, methods, answer, KIND_##kind, auth},
+#define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                        \
+    {#id, path, methods, answer, KIND_##kind, auth, NULL, AG_FLOW_UNARY},
 #include "gateway/routes.def"
 #undef AG_ROUTE
+#define AG_GRPC(id, service, method, answer, kind, dialect, flow, auth)                                              \
+    {#id, "/" service "/" method, AG_POST, answer, KIND_##kind, auth, &dialect, AG_FLOW_##flow},
+#include "gateway/grpc.def"
+#undef AG_GRPC
 };
 #define N_ROUTES ((uint32_t)AG_ARRAY_LEN(routes))
 
@@ -30,6 +38,9 @@ static const char *const route_names[N_ROUTES + 1] = {
 #define AG_ROUTE(id, path, methods, answer, kind, auth, what) #id,
 #include "gateway/routes.def"
 #undef AG_ROUTE
+#define AG_GRPC(id, service, method, answer, kind, dialect, flow, auth) #id,
+#include "gateway/grpc.def"
+#undef AG_GRPC
     "none",
 };
 
@@ -77,6 +88,11 @@ const ag_route *ag__route_find(ag_str path)
     return NULL;
 }
 
+const ag_dialect *ag__route_dialect(const ag_route *route)
+{
+    return strncmp(route->path, "/v2", 3) == 0 ? &ag_kserve : ag_dialect_of(route->kind);
+}
+
 ag_str ag__route_allow(const ag_route *route)
 {
     switch (route->methods) {
@@ -119,7 +135,7 @@ bool ag__model_is_ours(const ag_req *r, ag_str name)
 }
 
 /* The model under its name, then under each alias; 0: it is not loaded yet. */
-static uint32_t cards_of(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1])
+uint32_t ag__model_cards(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1])
 {
     ag_engine *e = atomic_load_explicit(&r->gw->engine, memory_order_acquire);
     if (e == NULL || !ag__model_allowed(r)) return 0;
@@ -133,7 +149,7 @@ static uint32_t cards_of(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1
 static ag_next answer_models(ag_req *r)
 {
     ag_model_card cards[AG_ALIASES_MAX + 1];
-    uint32_t n = cards_of(r, cards);
+    uint32_t n = ag__model_cards(r, cards);
     ag_buf body;
     ag_buf_init(&body, MODELS_BYTES_MAX);
     ag_openai_models(&body, cards, n);
@@ -144,7 +160,7 @@ static ag_next answer_model(ag_req *r)
 {
     ag_model_card cards[AG_ALIASES_MAX + 1];
     ag_str id = ag_str_of(r->asked_id);
-    uint32_t n = cards_of(r, cards), i = 0;
+    uint32_t n = ag__model_cards(r, cards), i = 0;
     while (i < n && !ag_str_eq(id, cards[i].id)) i++;
     if (i == n)
         return ag__req_refuse(r, AG_E_MODEL_NOT_FOUND,
@@ -153,6 +169,12 @@ static ag_next answer_model(ag_req *r)
     ag_buf_init(&body, 16u << 10);
     ag_openai_model(&body, &cards[i]);
     return answer_buf(r, 200, "application/json", &body);
+}
+
+bool ag__is_ready(const ag_gateway *gw)
+{
+    return atomic_load_explicit(&gw->engine, memory_order_acquire) != NULL &&
+           !atomic_load_explicit(&gw->draining, memory_order_relaxed);
 }
 
 static ag_next answer_live(ag_req *r)
@@ -190,8 +212,7 @@ void ag__metrics_copy(ag_gateway *gw)
 {
     ag_metrics *m = gw->metrics;
     ag_engine *e = atomic_load_explicit(&gw->engine, memory_order_acquire);
-    bool ready = e != NULL && !atomic_load_explicit(&gw->draining, memory_order_relaxed);
-    ag_metric_set(m, AG_M_READY, 0, ready);
+    ag_metric_set(m, AG_M_READY, 0, ag__is_ready(gw));
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
     ag_metric_set(m, AG_M_RESPONSES, 0, (double)ag_responses_count(gw->responses));
     ag_metric_set(m, AG_M_RESPONSES_BYTES, 0, (double)ag_responses_bytes(gw->responses));

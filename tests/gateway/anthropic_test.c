@@ -189,7 +189,7 @@ static void every_mistake_gets_its_sentence(void **state)
 }
 
 #define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
-static const ag_reply reply = {M, {"msg_1", 5}, 1700000000, {"m", 1}, false, false, NULL};
+static const ag_reply reply = {.kind = M, .id = {"msg_1", 5}, .created = 1700000000, .model = {"m", 1}};
 
 static void expect(ag_buf *b, const char *want)
 {

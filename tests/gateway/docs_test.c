@@ -145,11 +145,13 @@ static void print_errors(ag_buf *b)
                                           "\"request_id\"}}`: the message is a sentence that says what is wrong and\n"
                    "what would be right, `param` the field at fault or null. Below `/v1/messages` it is `{\"type\": \"error\", "
                    "\"error\": {\"type\",\n\"message\"}, \"request_id\"}` with the same sentence and status, and "
-                   "Anthropic's type for the status.\n\n"
-                   "| code | HTTP | type | try again | what it means |\n| --- | --- | --- | --- | --- |\n");
+                   "Anthropic's type for the status; below `/v2` it is `{\"error\": \"…\"}`. Over gRPC ([grpc.md](grpc.md)) the sentence "
+                   "is the status's\nmessage, and its details have an `ErrorInfo` whose reason is the code in capitals.\n\n"
+                   "| code | HTTP | gRPC | type | try again | what it means |\n| --- | --- | --- | --- | --- | --- |\n");
     for (int i = 1; i < AG_E_COUNT; i++) {
         const ag_err_row *e = ag_err_find(i);
-        ag_buf_addf(b, "| `%s` | %d | `%s` | %s | %s |\n", e->code, e->http, e->type, retry[e->retry], e->what);
+        ag_buf_addf(b, "| `%s` | %d | %s | `%s` | %s | %s |\n", e->code, e->http, e->grpc_name, e->type, retry[e->retry],
+                    e->what);
     }
 }
 

@@ -12,8 +12,10 @@
 #define TEXT(z) (&(ag_part){.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}})
 #define STOP (&(ag_reply_end){.reason = AG_END_STOP})
 
-static const ag_reply completion = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false, NULL};
-static const ag_reply chat = {AG_REQUEST_CHAT, {"chatcmpl-1", 10}, 1700000000, {"m\"x", 3}, true, false, NULL};
+static const ag_reply completion = {
+    .kind = AG_REQUEST_COMPLETION, .id = {"cmpl-1", 6}, .created = 1700000000, .model = {"m", 1}};
+static const ag_reply chat = {
+    .kind = AG_REQUEST_CHAT, .id = {"chatcmpl-1", 10}, .created = 1700000000, .model = {"m\"x", 3}, .with_usage = true};
 
 static ag_str piece(const void *arg, int32_t id, bool special)
 {

@@ -5,7 +5,8 @@
 
 #include "gateway/waiting.h"
 
-static const ag_reply reply = {AG_REQUEST_COMPLETION, {"cmpl-1", 6}, 1700000000, {"m", 1}, false, false, NULL};
+static const ag_reply reply = {
+    .kind = AG_REQUEST_COMPLETION, .id = {"cmpl-1", 6}, .created = 1700000000, .model = {"m", 1}};
 
 #define HEAD "event: queue\ndata: {\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000," \
              "\"model\":\"m\",\"choices\":[],\"queue\":{\"state\":"

@@ -23,6 +23,8 @@ typedef struct ag_reply {
     bool with_usage; /* a stream that tells the usage at its end (OpenAI's include_usage) */
     bool base64;     /* how embeddings are written */
     ag_response *response; /* what grows of a response (responses.h); NULL: it is something else */
+    uint32_t n_choices;
+    ag_wire wire;
 } ag_reply;
 
 typedef struct ag_usage {
@@ -62,6 +64,16 @@ typedef struct ag_tokens_reply { /* what was prepared, where that is the answer 
     const void *arg;
 } ag_tokens_reply;
 
+#define AG_TYPE_JSON "application/json"
+#define AG_TYPE_EVENTS "text/event-stream; charset=utf-8"
+#define AG_TYPE_GRPC "application/grpc"
+/* What is left of limits, in OpenAI's headers. */
+#define AG_RATES                                                                                                    \
+    {"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",                   \
+     "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"}
+/* What stands for a probability of zero, which in JSON has no word for minus infinity. */
+#define AG_LOGPROB_FLOOR -9999.0f
+
 typedef struct ag_dialect {
     const char *reply_id;  /* what an answer's id begins with, */
     const char *call_id;   /* and a call's */
@@ -69,6 +81,8 @@ typedef struct ag_dialect {
     const char *rates[6];  /* headers that tell of requests, then of tokens: the limit, what is left, when it is whole
                             * again. NULL: not told */
     bool reset_is_moment;  /* the latter as a date, not as a duration */
+    const char *type, *stream_type; /* of answers: content types */
+    bool grpc;             /* how it went is told in trailers; error and break_off write nothing */
 
     /* Fills *r, which ag_request_init has prepared; fini is the caller's on success and failure alike. */
     int (*parse)(ag_request *r, const char *body, size_t n, ag_err *err);

@@ -127,6 +127,17 @@ static int check_unknown(ag_request *r, ag_err *err)
     return AG_OK;
 }
 
+int ag__fields_take(ag_request *r, ag_err *err)
+{
+    int rc = check_unknown(r, err);
+    for (size_t i = 0; i < AG_ARRAY_LEN(rows) && rc == AG_OK; i++) {
+        if (!(rows[i].kinds & r->kind)) continue;
+        const json_t *v = json_object_get(r->root, rows[i].name);
+        if (v != NULL && !json_is_null(v)) rc = parse_row(r, &rows[i], v, err);
+    }
+    return rc;
+}
+
 int ag__fields_parse(ag_request *r, const char *body, size_t n, ag_err *err)
 {
     size_t i = 0;
@@ -136,13 +147,7 @@ int ag__fields_parse(ag_request *r, const char *body, size_t n, ag_err *err)
     if (rc != AG_OK) return rc;
     if (!json_is_object(r->root))
         return ag_err_set(err, AG_E_JSON, "The body must be a JSON object, not %s.", ag__json_type(r->root));
-    rc = check_unknown(r, err);
-    for (i = 0; i < AG_ARRAY_LEN(rows) && rc == AG_OK; i++) {
-        if (!(rows[i].kinds & r->kind)) continue;
-        const json_t *v = json_object_get(r->root, rows[i].name);
-        if (v != NULL && !json_is_null(v)) rc = parse_row(r, &rows[i], v, err);
-    }
-    return rc;
+    return ag__fields_take(r, err);
 }
 
 static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)

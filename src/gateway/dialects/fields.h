@@ -19,6 +19,8 @@ typedef int ag_field_fn(ag_request *r, const json_t *v, ag_err *err);
 
 /* Body to fields, by the rows of the request's kind. What no single field can tell is the dialect's to check. */
 int ag__fields_parse(ag_request *r, const char *body, size_t n, ag_err *err);
+int ag__fields_take(ag_request *r, ag_err *err); /* the same of r->root, an object */
+int ag__openai_check(ag_request *r, ag_err *err); /* what no single field can tell, of OpenAI's kinds */
 
 const char *ag__json_type(const json_t *v); /* "a string", "an array", … for sentences */
 /* A whole number (16 and 16.0 alike) between min and max, or the sentence that says what is wrong with `param`. */
@@ -50,6 +52,7 @@ int ag__check_json(ag_request *r, ag_err *err);
 /* The template's add_generation_prompt, unless chat_template_kwargs has set it. */
 int ag__set_prompt_end(ag_request *r, ag_err *err);
 
+const ag_json_limits *ag__json_limits(void); /* those that ag_json_limit has set */
 /* Body to JSON, after looking at UTF-8, depth and number of values. */
 int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err);
 

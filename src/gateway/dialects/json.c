@@ -36,6 +36,7 @@ static ag_json_limits limits = AG_JSON_LIMITS_DEFAULT;
 
 void ag_openai_init(void) { json_set_alloc_funcs(json_alloc, ag_mem_free); }
 void ag_json_limit(const ag_json_limits *l) { limits = *l; }
+const ag_json_limits *ag__json_limits(void) { return &limits; }
 
 const char *ag__json_type(const json_t *v)
 {

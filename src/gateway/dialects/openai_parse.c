@@ -75,11 +75,16 @@ static int check_together(ag_request *r, ag_err *err)
     return rc == AG_OK && r->kind == AG_REQUEST_CHAT ? ag__set_prompt_end(r, err) : rc;
 }
 
+int ag__openai_check(ag_request *r, ag_err *err)
+{
+    return ag_request_generates(r->kind) ? check_together(r, err) : ag_tokens_check(r, err);
+}
+
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err)
 {
     int rc = ag__fields_parse(r, body, n, err);
     if (rc != AG_OK) return rc;
-    return ag_request_generates(r->kind) ? check_together(r, err) : ag_tokens_check(r, err);
+    return ag__openai_check(r, err);
 }
 
 int ag_openai_parse_move(const char *body, size_t n, uint32_t *priority, ag_err *err)

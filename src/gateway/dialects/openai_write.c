@@ -5,9 +5,6 @@
 #include "gateway/dialects/openai.h"
 #include "gateway/dialects/tokens.h"
 
-/* What stands for a probability of zero, where JSON has no word for minus infinity. */
-#define LOGPROB_FLOOR -9999.0
-
 static bool is_chat(const ag_reply *r) { return r->kind == AG_REQUEST_CHAT; }
 static void add_str(ag_buf *out, ag_str s) { ag_buf_add_json(out, s.p, s.n); }
 
@@ -48,7 +45,7 @@ static void add_usage(ag_buf *out, const ag_usage *u)
 static void add_logprob(ag_buf *out, float logprob)
 {
     if (isnan(logprob)) ag_buf_addz(out, "null");
-    else ag_buf_addf(out, "%.7g", logprob < LOGPROB_FLOOR ? LOGPROB_FLOOR : (double)logprob);
+    else ag_buf_addf(out, "%.7g", (double)AG_MAX(logprob, AG_LOGPROB_FLOOR));
 }
 
 /* A token's text as a JSON string. One that is only a part of a character cannot be; its bytes are then written out,
@@ -422,9 +419,7 @@ void ag_openai_models(ag_buf *out, const ag_model_card *cards, uint32_t n)
 }
 
 #define OPENAI(id)                                                                                                  \
-    {.reply_id = id, .call_id = "call_",                                                                            \
-     .rates = {"x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",         \
-               "x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"},              \
+    {.reply_id = id, .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_JSON, .stream_type = AG_TYPE_EVENTS,      \
      .parse = ag_openai_parse, .begin = begin, .choice = choice, .end = end_all,                                     \
      .open = open_choice, .chunk = chunk, .close = close_all, .tokens = ag_tokens_write, .error = ag_openai_error,   \
      .break_off = break_off}

@@ -30,13 +30,14 @@ typedef enum ag_request_kind { /* a bit each, as fields.def tells whose a field 
     AG_REQUEST_COMPLETION = 1, AG_REQUEST_CHAT = 2, AG_REQUEST_TOKENIZE = 4, AG_REQUEST_DETOKENIZE = 8,
     AG_REQUEST_MESSAGES = 16, AG_REQUEST_COUNT = 32, /* Anthropic's messages, and their count_tokens */
     AG_REQUEST_EMBEDDINGS = 64,
+    AG_REQUEST_INFER = 128, /* KServe's: a completion, once it is parsed */
     AG_REQUEST_RESPONSE = 256
 } ag_request_kind;
 /* Whether it is answered by generations; else by what its preparation gave. */
 static inline bool ag_request_generates(int kind)
 {
     return (kind & (AG_REQUEST_COMPLETION | AG_REQUEST_CHAT | AG_REQUEST_MESSAGES | AG_REQUEST_EMBEDDINGS |
-                    AG_REQUEST_RESPONSE)) != 0;
+                    AG_REQUEST_INFER | AG_REQUEST_RESPONSE)) != 0;
 }
 
 typedef struct ag_prompt {
@@ -45,8 +46,17 @@ typedef struct ag_prompt {
     uint32_t n_ids;
 } ag_prompt;
 
+/* What of a request's form its answer takes over, and how large a message may be: gRPC's and KServe's. */
+typedef struct ag_wire {
+    size_t message_max;
+    bool gzip;  /* messages may be packed */
+    bool raw;   /* tensors are in raw contents */
+    ag_str id;  /* the caller's own, given back; p NULL: none */
+} ag_wire;
+
 typedef struct ag_request {
     ag_request_kind kind;
+    ag_wire wire;
     json_t *root;       /* the body; strings below point into it */
     ag_arena mem;
     ag_str model;       /* p NULL: not named */
