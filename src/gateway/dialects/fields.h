@@ -37,6 +37,7 @@ int ag__set_var(ag_request *r, const char *name, const json_t *v, ag_err *err);
 int ag__add_stops(ag_request *r, const json_t *array, const char *field, ag_err *err);
 int ag__force_tool(ag_request *r, const json_t *name, ag_err *err); /* one of those that were set */
 int ag__set_tools(ag_request *r, const json_t *tools, ag_err *err); /* OpenAI's, an array */
+int ag__response_input(ag_request *r, const json_t *v, ag_err *err); /* a string or items */
 int ag__anthropic_messages(ag_request *r, const json_t *v, ag_err *err); /* an array that is not empty */
 int ag__anthropic_tools(ag_request *r, const json_t *v, ag_err *err);    /* an array */
 int ag__anthropic_tool_choice(ag_request *r, const json_t *v, ag_err *err);

@@ -327,10 +327,11 @@ int ag__parse_suffix(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
                            "'suffix' is not supported; only text after the prompt can be written.");
 }
 
-/* Fields of embeddings. */
+/* Fields of embeddings; of responses too, the first. */
 
 int ag__parse_input(ag_request *r, const json_t *v, ag_err *err)
 {
+    if (r->kind == AG_REQUEST_RESPONSE) return ag__response_input(r, v, err);
     return add_prompts(r, v, "input", AG_REQUEST_INPUTS_MAX, err);
 }
 
