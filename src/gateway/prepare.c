@@ -268,7 +268,8 @@ void ag__choices_release(ag_req *r)
     }
     ag_mem_free(r->choices);
     r->choices = NULL;
-    r->n_choices = r->n_ended = r->n_begun = 0;
+    r->n_choices = r->n_ended = 0;
+    r->n_begun = 0;
 }
 
 uint64_t ag__deadline_of(const ag_req *r)
