@@ -166,7 +166,7 @@ static const struct bad_case {
     {M, "{\"max_tokens\":5,\"tools\":[{\"type\":\"bash_20250124\",\"name\":\"f\"}]," MSG "}", AG_E_UNSUPPORTED, "tools[0]", "bash_"},
     {M, "{\"max_tokens\":5,\"tool_choice\":\"auto\"," MSG "}", AG_E_PARAM, "tool_choice", "an object"},
     {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"x\"}," MSG "}", AG_E_PARAM, "tool_choice", "must be"},
-    {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"any\"}," MSG "}", AG_E_UNSUPPORTED, "tool_choice", "of the 0"},
+    {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"any\"}," MSG "}", AG_E_PARAM, "tool_choice", "there are no 'tools'"},
     {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"tool\"}," MSG "}", AG_E_PARAM, "tool_choice", "must name"},
     {M, "{\"max_tokens\":1,\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\"}," MSG "}",
      AG_E_PARAM, "max_tokens", "at least 2"},
