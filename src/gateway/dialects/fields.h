@@ -38,6 +38,7 @@ int ag__set_tools(ag_request *r, const json_t *tools, ag_err *err); /* OpenAI's,
 int ag__anthropic_messages(ag_request *r, const json_t *v, ag_err *err); /* an array that is not empty */
 int ag__anthropic_tools(ag_request *r, const json_t *v, ag_err *err);    /* an array */
 int ag__anthropic_tool_choice(ag_request *r, const json_t *v, ag_err *err);
+int ag__responses_input(ag_request *r, const json_t *v, ag_err *err);
 int ag__responses_tools(ag_request *r, const json_t *v, ag_err *err); /* an array */
 int ag__responses_tool_choice(ag_request *r, const json_t *v, ag_err *err); /* an object */
 int ag__responses_metadata(const json_t *v, ag_err *err);

@@ -326,6 +326,7 @@ int ag__parse_suffix(ag_request *r AG_UNUSED, const json_t *v, ag_err *err)
 
 int ag__parse_input(ag_request *r, const json_t *v, ag_err *err)
 {
+    if (r->kind == AG_REQUEST_RESPONSE) return ag__responses_input(r, v, err);
     return add_prompts(r, v, "input", AG_REQUEST_INPUTS_MAX, err);
 }
 

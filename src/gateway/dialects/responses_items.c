@@ -180,7 +180,7 @@ static int take_item(ag_request *r, const json_t *item, const char *param, ag_er
     return rc;
 }
 
-int ag__parse_input(ag_request *r, const json_t *v, ag_err *err)
+int ag__responses_input(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_string(v) && !json_is_array(v))
         return ag__wrong_type(err, "input", "a string or an array of items", v);
