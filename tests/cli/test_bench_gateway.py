@@ -32,6 +32,9 @@ def result(**more):
     samples = {"added": {page.OURS: sample(9000, 80, 400), page.NGINX: sample(9000, 30, 90)},
                "short": {page.OURS: sample(18000, 800, 900), page.NGINX: sample(20000, 700, 800)},
                "stream": {page.OURS: sample(1500, 60000, 70000, tokens_rate=192000)},
+               "stream2": {page.OURS: sample(5000, 60000, 70000, tokens_rate=640000)},
+               "tuning": {page.DEFAULTS: sample(8000, 90000, 128000), page.TUNED: sample(12000, 80000, 90000),
+                          page.BATCHING: sample(16000, 90000, 120000)},
                "proxy": {page.OURS: sample(15000, 900, 1000, rss=20 << 20),
                          page.LITELLM: sample(250, 60000, 90000, rss=400 << 20)},
                "sync": {page.OURS: sample(2000, 30000, 40000), page.SYNC: sample(240, 260000, 300000)}}

@@ -110,6 +110,7 @@ static void embeddings_count_bytes(void **state)
     }
     ag_gen_put(g);
     ag_engine_close(e);
+    ag_model_close(m);
 }
 
 /* Without a thread of its own nothing happens but in turns, on the threads of those who ask: here some at once, each

@@ -154,7 +154,7 @@ static const struct bad_case {
     {WITH("\"tool_choice\":{\"type\":\"allowed_tools\"}"), AG_E_UNSUPPORTED, "tool_choice", "\"required\""},
     {WITH("\"tool_choice\":{}"), AG_E_PARAM, "tool_choice", "\"required\""},
     {WITH("\"tool_choice\":{\"type\":\"function\",\"name\":\"g\"}"), AG_E_PARAM, "tool_choice", "not among"},
-    {WITH("\"tool_choice\":\"required\""), AG_E_UNSUPPORTED, "tool_choice", "of the 0"},
+    {WITH("\"tool_choice\":\"required\""), AG_E_PARAM, "tool_choice", "no 'tools'"},
     {WITH("\"reasoning\":5"), AG_E_PARAM, "reasoning", "an object"},
     {WITH("\"reasoning\":{\"effort\":\"huge\"}"), AG_E_PARAM, "reasoning", "effort"},
     {WITH("\"reasoning\":{\"summary\":\"huge\"}"), AG_E_PARAM, "reasoning", "summary"},

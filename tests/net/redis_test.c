@@ -113,7 +113,7 @@ static void begin(const char *before_host, const char *behind, uint32_t timeout_
     assert_int_equal(listen(listener, 8), 0);
     assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &size), 0);
     snprintf(url, sizeof url, "redis://%slocalhost:%u%s", before_host, ntohs(a.sin_port), behind);
-    ag_http_conf conf = {.host = "127.0.0.1", .loops = 1, .header_bytes_max = 4096, .headers_max = 32,
+    ag_http_conf conf = {.host = "127.0.0.1", .loops = 1, .header_bytes_max = 4096, .headers_max = 32, .target_bytes_max = 4096,
                          .body_bytes_max = 1 << 20, .header_timeout_ms = 20000, .body_timeout_ms = 20000,
                          .idle_timeout_ms = 20000, .write_timeout_ms = 20000, .connections_max = 20,
                          .connections_per_address_max = 20, .mailbox_cap = 64, .out_bytes_max = 1 << 16,

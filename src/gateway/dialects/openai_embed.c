@@ -38,5 +38,6 @@ static void end(ag_buf *out, const ag_reply *r, const ag_usage *usage)
     ag_buf_addf(out, ",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}", n, n);
 }
 
-const ag_dialect ag_openai_embeddings = {.reply_id = "embd-", .parse = ag_openai_parse, .begin = begin, .embedding = embedding,
+const ag_dialect ag_openai_embeddings = {.reply_id = "embd-", .rates = AG_RATES, .type = AG_TYPE_JSON,
+                                         .parse = ag_openai_parse, .begin = begin, .embedding = embedding,
                                          .end = end, .error = ag_openai_error};

@@ -375,6 +375,9 @@ static void break_off(ag_buf *out, const ag_reply *r, const ag_err *err, ag_str 
 
 const ag_dialect ag_openai_responses = {.reply_id = "resp_",
                                         .call_id = "call_",
+                                        .rates = AG_RATES,
+                                        .type = AG_TYPE_JSON,
+                                        .stream_type = AG_TYPE_EVENTS,
                                         .parse = ag_responses_parse,
                                         .begin = begin,
                                         .choice = choice,
