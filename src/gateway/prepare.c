@@ -284,7 +284,10 @@ static void free_ids(ag_req_prompt *p)
     p->ids = NULL;
 }
 
-static bool is_chat(const ag_request *q) { return (q->kind & (AG_REQUEST_CHAT | AG_REQUEST_MESSAGES)) != 0; }
+static bool is_chat(const ag_request *q)
+{
+    return (q->kind & (AG_REQUEST_CHAT | AG_REQUEST_MESSAGES | AG_REQUEST_RESPONSE)) != 0;
+}
 
 static int create_one(ag_req *r, uint32_t index)
 {
