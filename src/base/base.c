@@ -31,6 +31,19 @@ bool ag_str_next(ag_str *list, ag_str *piece)
     return true;
 }
 
+bool ag_str_u64(ag_str s, uint64_t max, uint64_t *out)
+{
+    uint64_t n = 0, left = max;
+    for (size_t i = 0; i < s.n; i++, left /= 10) {
+        uint64_t digit = (uint64_t)(unsigned char)s.p[i] - '0';
+        if (digit > 9 || (i && left == 0) || digit > max || n > (max - digit) / 10) return false;
+        n = n * 10 + digit;
+    }
+    if (s.n == 0) return false;
+    *out = n;
+    return true;
+}
+
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9') return c - '0';
@@ -54,3 +67,18 @@ static uint64_t clock_us(clockid_t id)
 
 uint64_t ag_now_us(void) { return clock_us(CLOCK_MONOTONIC); }
 uint64_t ag_wall_us(void) { return clock_us(CLOCK_REALTIME); }
+
+void ag_cond_init(pthread_cond_t *c)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(c, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+void ag_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, uint64_t us)
+{
+    struct timespec at = {.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000 * 1000)};
+    pthread_cond_timedwait(c, held, &at);
+}

@@ -7,6 +7,7 @@
 #ifndef AG_BASE_H
 #define AG_BASE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,11 +51,18 @@ bool ag_str_ieq(ag_str a, ag_str b); /* ASCII letters of either case */
 /* The next piece before a comma; false: there is none. "a," has two; of a text that is empty but not NULL there is one. */
 bool ag_str_next(ag_str *list, ag_str *piece);
 
+/* Decimal digits and nothing else, no more of them than `max` has, at most that; false: it is not that, *out is then
+ * untouched. */
+bool ag_str_u64(ag_str s, uint64_t max, uint64_t *out);
+
 /* The byte that "%XX" at p, before end, stands for; -1: it is not that. */
 int ag_percent_byte(const char *p, const char *end);
 
 uint64_t ag_now_us(void);  /* monotonic */
 uint64_t ag_wall_us(void); /* since 1970-01-01 UTC */
+/* A condition that is waited for by ag_now_us's clock. */
+void ag_cond_init(pthread_cond_t *c);
+void ag_cond_wait_until(pthread_cond_t *c, pthread_mutex_t *held, uint64_t us);
 
 /* a*b and a+b into *out; false on overflow, *out then untouched. */
 static inline bool ag_mul_ok(uint64_t a, uint64_t b, uint64_t *out)

@@ -97,6 +97,7 @@ static void allow_all(rules *r, const ag_conf *c)
     allow_folder_of(r, c->tls_client_ca, READ);
     allow_folder_of(r, c->keys_db, WRITE);
     allow_folder_of(r, c->keys_secret, WRITE);
+    allow_folder_of(r, c->responses_db, WRITE);
     allow_folder_of(r, c->unix_path, WRITE);
     allow_folder_of(r, c->log_file, WRITE);
 }

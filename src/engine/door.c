@@ -202,8 +202,7 @@ static void sleep_until(ag_door *d, uint64_t us)
     if (us == UINT64_MAX) {
         pthread_cond_wait(&d->clock_bell, &d->lock);
     } else {
-        struct timespec at = {.tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000 * 1000)};
-        pthread_cond_timedwait(&d->clock_bell, &d->lock, &at);
+        ag_cond_wait_until(&d->clock_bell, &d->lock, us);
     }
     d->clock_until = 0;
 }
@@ -233,12 +232,8 @@ int ag__door_open(ag_door *d, const ag_sched_conf *conf, ag_metrics *metrics, se
     d->metrics = metrics;
     d->bell = bell;
     randombytes_buf(d->salt_key, sizeof d->salt_key);
-    pthread_condattr_t mono;
-    pthread_condattr_init(&mono);
-    pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
     pthread_mutex_init(&d->lock, NULL);
-    pthread_cond_init(&d->clock_bell, &mono);
-    pthread_condattr_destroy(&mono);
+    ag_cond_init(&d->clock_bell);
     d->locks = true;
     ag_sched_conf c = *conf;
     c.events = (ag_sched_events){.arg = d, .admitted = on_admitted, .out = on_out};

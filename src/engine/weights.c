@@ -180,8 +180,7 @@ void ag__weights_give_way(ag_weights *w, uint64_t quiet_us, uint64_t then_us)
     while (!atomic_load(&w->stop) && !atomic_load(&w->hurry)) {
         uint64_t now = ag_now_us(), until = AG_MIN(quiet_at(w, now, quiet_us), then_us);
         if (until <= now) break;
-        struct timespec t = {.tv_sec = (time_t)(until / 1000000), .tv_nsec = (long)(until % 1000000) * 1000};
-        pthread_cond_timedwait(&w->call, &w->lock, &t);
+        ag_cond_wait_until(&w->call, &w->lock, until);
     }
     pthread_mutex_unlock(&w->lock);
 }
@@ -212,12 +211,8 @@ static void *background(void *arg)
 
 static void start_background(ag_weights *w)
 {
-    pthread_condattr_t monotonic; /* as ag_now_us is */
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->call, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    ag_cond_init(&w->call);
     w->waits = true;
     w->opened_us = ag_now_us();
     w->started = !ag_fault_hit(AG_FAULT_THREAD) && pthread_create(&w->thread, NULL, background, w) == 0;

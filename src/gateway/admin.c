@@ -100,25 +100,11 @@ static void work(void *arg)
     if (rc != AG_OK) ag_err_set(&r->err, rc, "The keys could not be asked."); /* when nobody said it better */
 }
 
-static void work_after(void *arg)
-{
-    ag_req *r = arg;
-    r->working = false;
-    r->worked = true;
-    ag__req_run(r);
-}
-
 ag_next ag__answer_admin(ag_req *r)
 {
     ag_admin *a = r->admin;
-    if (r->working) return AG_PARKED;
-    if (!r->worked) {
-        a->ask.body = ag_buf_str(&r->body);
-        r->working = true;
-        if (ag_http_loop_work(r->loop->loop, work, work_after, r)) return AG_PARKED;
-        r->working = false;
-        ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this request.");
-    }
+    a->ask.body = ag_buf_str(&r->body);
+    if (!ag__req_work(r, false, work)) return AG_PARKED;
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool changed = a->ask.verb == AG_KEYS_CREATE || a->ask.verb == AG_KEYS_ROTATE || a->ask.verb == AG_KEYS_REVOKE ||
                    a->ask.verb == AG_KEYS_LIMITS_SET;

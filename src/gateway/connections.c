@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "gateway/req.h"
 
+#define AFTER_MAX 999999999999999999u
 #define PAGE_DEFAULT 100u
 #define PAGE_MAX 1000u
 #define ANSWER_BYTES_MAX (16u << 20) /* a thousand with eight ids, each byte of which may be written in six */
@@ -25,12 +26,7 @@ typedef struct ag_connections {
 static int take_number(ag_str name, ag_str value, uint64_t min, uint64_t max, uint64_t *out, ag_err *err)
 {
     uint64_t x = 0;
-    bool ok = value.n >= 1 && value.n <= 18;
-    for (size_t i = 0; ok && i < value.n; i++) {
-        ok = value.p[i] >= '0' && value.p[i] <= '9';
-        x = x * 10 + (uint64_t)(value.p[i] - '0');
-    }
-    if (!ok || x < min || x > max)
+    if (!ag_str_u64(value, max, &x) || x < min)
         return ag_err_set(err, AG_E_PARAM, "'%.*s' in the query must be a whole number from %llu to %llu.", (int)name.n,
                           name.p, (unsigned long long)min, (unsigned long long)max);
     *out = x;
@@ -43,7 +39,7 @@ int ag__connections_look(ag_req *r)
     ag_str query = r->head->query, name, value;
     int rc = AG_OK;
     while (rc == AG_OK && ag__query_next(&query, &name, &value)) {
-        if (ag_str_eqz(name, "after")) rc = take_number(name, value, 0, UINT64_MAX, &after, &r->err);
+        if (ag_str_eqz(name, "after")) rc = take_number(name, value, 0, AFTER_MAX, &after, &r->err);
         else if (ag_str_eqz(name, "limit")) rc = take_number(name, value, 1, PAGE_MAX, &limit, &r->err);
         else
             rc = ag_err_set(&r->err, AG_E_PARAM, "The query may say after and limit, not '%.*s'.",
@@ -97,14 +93,6 @@ static bool see(void *arg, const ag_http_conn_info *info)
     return true;
 }
 
-static void saw_all(void *arg)
-{
-    ag_req *r = arg;
-    r->working = false;
-    r->worked = true;
-    ag__req_run(r);
-}
-
 static void put_string(ag_buf *out, const char *name, const char *text)
 {
     ag_buf_addf(out, ",\"%s\":", name);
@@ -140,7 +128,7 @@ ag_next ag__answer_connections(ag_req *r)
     if (r->working) return AG_PARKED;
     if (!r->worked) {
         r->working = true;
-        if (ag_http_loop_visit(r->loop->loop, see, saw_all, r)) return AG_PARKED;
+        if (ag_http_loop_visit(r->loop->loop, see, ag__req_worked, r)) return AG_PARKED;
         r->working = false;
         return ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this request.");
     }
@@ -153,8 +141,5 @@ ag_next ag__answer_connections(ag_req *r)
     }
     ag_buf_addf(&body, "],\"has_more\":%s}", c->more ? "true" : "false");
     ag_http_header store = {AG_STR("cache-control"), AG_STR("no-store")};
-    ag_next next = body.failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
-                               : ag__req_answer(r, 200, "application/json", ag_buf_str(&body), &store, 1);
-    ag_buf_fini(&body);
-    return next;
+    return ag__req_answer_buf(r, "application/json", &body, &store, 1);
 }

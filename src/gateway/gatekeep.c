@@ -45,12 +45,7 @@ static int take_number(ag_req *r, const char *name, uint32_t min, uint32_t max, 
     ag_str v = ag_http_head_get(r->head, name);
     if (v.p == NULL) return AG_OK;
     uint64_t x = 0;
-    bool ok = v.n >= 1 && v.n <= 10;
-    for (size_t i = 0; ok && i < v.n; i++) {
-        ok = v.p[i] >= '0' && v.p[i] <= '9';
-        x = x * 10 + (uint64_t)(v.p[i] - '0');
-    }
-    if (!ok || x < min || x > max)
+    if (!ag_str_u64(v, max, &x) || x < min)
         return ag_request_fail(&r->err, AG_E_PARAM, name,
                                "The header '%s' must be a whole number from %u to %u, not '%.*s'.", name, min, max,
                                (int)AG_MIN(v.n, 40u), v.p);

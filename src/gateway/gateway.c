@@ -159,13 +159,9 @@ static int responses_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *e
 
 static void background_init(ag_background *b, uint32_t max)
 {
-    pthread_condattr_t attr;
     b->max = max;
     pthread_mutex_init(&b->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&b->fewer, &attr);
-    pthread_condattr_destroy(&attr);
+    ag_cond_init(&b->fewer);
 }
 
 /* What both a gateway that was open and one that could not be have. */

@@ -94,10 +94,7 @@ int ag__grpc_message(ag_req *r, ag_str *message)
 ag_next ag__grpc_answer(ag_req *r, ag_buf *message)
 {
     ag_grpc_end(message, 0, r->request.wire.gzip);
-    ag_next next = message->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
-                                   : ag__req_answer(r, 200, AG_TYPE_GRPC, ag_buf_str(message), NULL, 0);
-    ag_buf_fini(message);
-    return next;
+    return ag__req_answer_buf(r, AG_TYPE_GRPC, message, NULL, 0);
 }
 
 void ag__grpc_begin(ag_buf *message)

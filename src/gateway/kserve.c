@@ -11,14 +11,6 @@ enum { FLAG = 1, SERVER_NAME = 1, SERVER_VERSION = 2, ASK_NAME = 1, ASK_VERSION 
 
 static ag_next refuse(ag_req *r) { return ag__req_refuse(r, r->err.code, "%s", ""); }
 
-static ag_next answer_json(ag_req *r, ag_buf *body)
-{
-    ag_next next = body->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
-                                : ag__req_answer(r, 200, AG_TYPE_JSON, ag_buf_str(body), NULL, 0);
-    ag_buf_fini(body);
-    return next;
-}
-
 /* {"live": true}, with {"name": …} ahead of it for a model. */
 static ag_next answer_flag(ag_req *r, const char *word, bool flag, ag_str model)
 {
@@ -36,7 +28,7 @@ static ag_next answer_flag(ag_req *r, const char *word, bool flag, ag_str model)
         ag_buf_addc(&out, ',');
     }
     ag_buf_addf(&out, "\"%s\":%s}", word, flag ? "true" : "false");
-    return answer_json(r, &out);
+    return ag__req_answer_buf(r, AG_TYPE_JSON, &out, NULL, 0);
 }
 
 /* Over HTTP there is no message. */
@@ -133,5 +125,5 @@ ag_next ag__v2_model(ag_req *r)
     ag_buf_addz(&out, ",\"versions\":[\"" AG_KSERVE_VERSION "\"],\"platform\":\"" AG_KSERVE_PLATFORM "\","
                       "\"inputs\":[{\"name\":\"" AG_KSERVE_INPUT "\",\"datatype\":\"BYTES\",\"shape\":[-1]}],"
                       "\"outputs\":[{\"name\":\"" AG_KSERVE_OUTPUT "\",\"datatype\":\"BYTES\",\"shape\":[-1]}]}");
-    return answer_json(r, &out);
+    return ag__req_answer_buf(r, AG_TYPE_JSON, &out, NULL, 0);
 }

@@ -88,6 +88,9 @@ static int add_tail(ag_req *r, ag_buf *tail)
     return AG_OK;
 }
 
+/* A conversation, in whichever dialect: it has no prompts. */
+static bool is_chat(const ag_request *q) { return q->n_prompts == 0; }
+
 /* The tools as a first message, without words of its own. */
 static bool put_tools_first(const ag_request *q)
 {
@@ -219,7 +222,7 @@ static int prepare(ag_req *r)
     r->prompts = ag_mem_array(n_prompts, sizeof *r->prompts);
     if (r->prompts == NULL) return no_memory(&r->err);
     for (uint32_t i = 0; i < n_prompts; i++) ag_buf_init(&r->prompts[i].echo_text, PROMPT_BYTES_MAX);
-    if (q->n_prompts == 0) rc = tokens_of_chat(r, m);
+    if (is_chat(q)) rc = tokens_of_chat(r, m);
     for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
         rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
     if (rc == AG_OK && !ag_request_generates(q->kind)) return write_answer(r, m);
@@ -282,11 +285,6 @@ static void free_ids(ag_req_prompt *p)
 {
     ag_mem_free(p->ids);
     p->ids = NULL;
-}
-
-static bool is_chat(const ag_request *q)
-{
-    return (q->kind & (AG_REQUEST_CHAT | AG_REQUEST_MESSAGES | AG_REQUEST_RESPONSE)) != 0;
 }
 
 static int create_one(ag_req *r, uint32_t index)

@@ -93,14 +93,6 @@ static ag_next not_there(ag_req *r)
     return ag__req_refuse(r, AG_E_NOT_QUEUED, "No request of yours waits or runs under the id '%s'.", r->asked_id);
 }
 
-static ag_next answer_text(ag_req *r, ag_buf *body)
-{
-    ag_next next = body->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
-                                : ag__req_answer(r, 200, "application/json", ag_buf_str(body), NULL, 0);
-    ag_buf_fini(body);
-    return next;
-}
-
 static void use_view(ag_req *found, void *arg) { view_of(found, arg); }
 
 static void use_cancel(ag_req *found, void *arg)
@@ -131,7 +123,7 @@ static ag_next answer_view(ag_req *r, const ag_queue_view *v)
     ag_buf body;
     ag_buf_init(&body, 4096);
     ag_openai_queue(&body, ag_str_of(r->asked_id), v);
-    return answer_text(r, &body);
+    return ag__req_answer_buf(r, AG_TYPE_JSON, &body, NULL, 0);
 }
 
 static ag_next answer_move(ag_req *r)
@@ -157,7 +149,7 @@ static ag_next answer_cancel(ag_req *r)
     ag_buf body;
     ag_buf_init(&body, 4096);
     ag_openai_queue_cancelled(&body, ag_str_of(r->asked_id), cancelled);
-    return answer_text(r, &body);
+    return ag__req_answer_buf(r, AG_TYPE_JSON, &body, NULL, 0);
 }
 
 ag_next ag__answer_queue(ag_req *r)

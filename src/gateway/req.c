@@ -66,7 +66,7 @@ void ag__req_run(ag_req *r)
     if (next == AG_DONE) req_free(r);
 }
 
-static void after_work(void *arg)
+void ag__req_worked(void *arg)
 {
     ag_req *r = arg;
     r->working = false;
@@ -82,7 +82,7 @@ bool ag__req_work(ag_req *r, bool here, void (*work)(void *r))
     if (done) return true;
     r->working = !here;
     if (here) work(r);
-    else if (ag_http_loop_work(r->loop->loop, work, after_work, r)) return false;
+    else if (ag_http_loop_work(r->loop->loop, work, ag__req_worked, r)) return false;
     else ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this request.");
     r->working = false;
     return true;
@@ -122,6 +122,14 @@ ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, con
     r->step = AG_STEP_ACCOUNT;
     if (!r->gone) ag_http_respond(r->s, status, headers, n, body.p, body.n);
     return AG_MORE;
+}
+
+ag_next ag__req_answer_buf(ag_req *r, const char *type, ag_buf *body, const ag_http_header *more, uint32_t n_more)
+{
+    ag_next next = body->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
+                                : ag__req_answer(r, 200, type, ag_buf_str(body), more, n_more);
+    ag_buf_fini(body);
+    return next;
 }
 
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...)

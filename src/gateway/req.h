@@ -227,7 +227,10 @@ void ag__req_run(ag_req *r);
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4);
 /* Has `work` done, here or by a worker: what takes long would hold up the loop. false: it is under way; park, and call again. */
 bool ag__req_work(ag_req *r, bool here, void (*work)(void *r));
+void ag__req_worked(void *r); /* what a worker, or another loop, was asked for has been done: the step runs again */
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
+/* 200 with a body, which is freed; out of memory where that has failed. */
+ag_next ag__req_answer_buf(ag_req *r, const char *type, ag_buf *body, const ag_http_header *more, uint32_t n);
 #define AG_RATE_HEADERS                                                                                             \
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "                      \
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "                            \

@@ -89,31 +89,19 @@ uint32_t ag__background_count(ag_gateway *gw)
     return n;
 }
 
-/* Until one has ended, or so long. */
-static void wait_fewer(ag_background *b, uint32_t ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += (long)(ms % 1000) * 1000000;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    pthread_cond_timedwait(&b->fewer, &b->lock, &until);
-}
-
 /* Those that were let in, and are not listed yet, are found by a later sweep. */
 void ag__background_end(ag_gateway *gw, uint32_t timeout_ms)
 {
     ag_background *b = &gw->background;
-    uint64_t until = ag_now_us() + (uint64_t)timeout_ms * 1000, now;
+    uint64_t until = ag_now_us() + (uint64_t)timeout_ms * 1000;
     pthread_mutex_lock(&b->lock);
-    while (b->n && (now = ag_now_us()) < until) wait_fewer(b, (uint32_t)((until - now + 999) / 1000));
+    while (b->n && ag_now_us() < until) ag_cond_wait_until(&b->fewer, &b->lock, until);
     b->ending = true;
     while (b->n) {
         pthread_mutex_unlock(&b->lock);
         ag_ids_each(b->ids, use_end, NULL);
         pthread_mutex_lock(&b->lock);
-        if (b->n) wait_fewer(b, SWEEP_MS);
+        if (b->n) ag_cond_wait_until(&b->fewer, &b->lock, ag_now_us() + SWEEP_MS * 1000);
     }
     pthread_mutex_unlock(&b->lock);
 }
@@ -154,14 +142,6 @@ static void keep_work(void *arg)
     ag_req *r = arg;
     ag_err err = {0};
     if (keep(r, &err) != AG_OK) note_unkept(r, &err);
-}
-
-static void work_after(void *arg)
-{
-    ag_req *r = arg;
-    r->working = false;
-    r->worked = true;
-    ag__req_run(r);
 }
 
 static void use_seal(ag_req *found, void *arg)
@@ -214,7 +194,7 @@ ag_next ag__step_keep(ag_req *r)
     if (r->working) return AG_PARKED;
     if (!r->worked) {
         r->working = true;
-        if (ag_http_loop_work(r->loop->loop, keep_work, work_after, r)) return AG_PARKED;
+        if (ag_http_loop_work(r->loop->loop, keep_work, ag__req_worked, r)) return AG_PARKED;
         r->working = false;
         note_unkept(r, &(ag_err){.code = AG_E_NOMEM, .text = "The server has no memory left for this request."});
     }
@@ -245,16 +225,11 @@ static int no_streams(ag_err *err, const char *param)
 
 static int take_limit(uint32_t *limit, ag_str value, ag_err *err)
 {
-    uint32_t n = 0;
-    bool ok = value.n >= 1 && value.n <= 3;
-    for (size_t i = 0; i < value.n && ok; i++) {
-        ok = value.p[i] >= '0' && value.p[i] <= '9';
-        n = n * 10 + (uint32_t)(value.p[i] - '0');
-    }
-    if (!ok || n < 1 || n > ITEMS_LIMIT_MAX)
+    uint64_t n = 0;
+    if (!ag_str_u64(value, ITEMS_LIMIT_MAX, &n) || n < 1)
         return ag_request_fail(err, AG_E_PARAM, "limit", "'limit' must be a whole number from 1 to %u, not '%.*s'.",
                                ITEMS_LIMIT_MAX, (int)AG_MIN(value.n, 40u), value.p);
-    *limit = n;
+    *limit = (uint32_t)n;
     return AG_OK;
 }
 
@@ -269,7 +244,8 @@ static int take_pair(ag_lookup *l, ag_str name, ag_str value, ag_err *err)
     }
     if (l->verb == VERB_GET && ag_str_eqz(name, "starting_after")) return no_streams(err, "starting_after");
     if (items && ag_str_eqz(name, "limit")) return take_limit(&l->ask.limit, value, err);
-    if (items && ag_str_eqz(name, "after") && !ag__percent_decode(value, l->ask.after, sizeof l->ask.after))
+    if (items && ag_str_eqz(name, "after") &&
+        (value.n == 0 || !ag__percent_decode(value, l->ask.after, sizeof l->ask.after)))
         return ag_request_fail(err, AG_E_PARAM, "after", "'after' must be the id of an item.");
     if (items && ag_str_eqz(name, "order")) {
         l->ask.ascending = ag_str_eqz(value, "asc");
@@ -332,6 +308,7 @@ static int look_up(ag_req *r, ag_lookup *l)
 static void look_work(void *arg)
 {
     ag_req *r = arg;
+    ag_ids_use(r->gw->background.ids, r->tenant, r->asked_id, use_look, r->lookup);
     int rc = look_up(r, r->lookup);
     if (rc == AG_OK && r->lookup->out.failed) rc = AG_E_NOMEM;
     if (rc != AG_OK)
@@ -340,14 +317,7 @@ static void look_work(void *arg)
 
 ag_next ag__answer_response(ag_req *r)
 {
-    if (r->working) return AG_PARKED;
-    if (!r->worked) {
-        ag_ids_use(r->gw->background.ids, r->tenant, r->asked_id, use_look, r->lookup);
-        r->working = true;
-        if (ag_http_loop_work(r->loop->loop, look_work, work_after, r)) return AG_PARKED;
-        r->working = false;
-        ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this request.");
-    }
+    if (!ag__req_work(r, false, look_work)) return AG_PARKED;
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->lookup->out), NULL, 0);
 }

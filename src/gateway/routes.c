@@ -118,14 +118,6 @@ void ag__routes_name(ag_metrics *m)
 
 /* Routes that need no generation. */
 
-static ag_next answer_buf(ag_req *r, int status, const char *type, ag_buf *body)
-{
-    ag_next next = body->failed ? ag__req_refuse(r, AG_E_NOMEM, "The server has no memory left for this answer.")
-                                : ag__req_answer(r, status, type, ag_buf_str(body), NULL, 0);
-    ag_buf_fini(body);
-    return next;
-}
-
 bool ag__model_is_ours(const ag_req *r, ag_str name)
 {
     ag_str rest = r->live->aliases, alias;
@@ -153,7 +145,7 @@ static ag_next answer_models(ag_req *r)
     ag_buf body;
     ag_buf_init(&body, MODELS_BYTES_MAX);
     ag_openai_models(&body, cards, n);
-    return answer_buf(r, 200, "application/json", &body);
+    return ag__req_answer_buf(r, AG_TYPE_JSON, &body, NULL, 0);
 }
 
 static ag_next answer_model(ag_req *r)
@@ -168,7 +160,7 @@ static ag_next answer_model(ag_req *r)
     ag_buf body;
     ag_buf_init(&body, 16u << 10);
     ag_openai_model(&body, &cards[i]);
-    return answer_buf(r, 200, "application/json", &body);
+    return ag__req_answer_buf(r, AG_TYPE_JSON, &body, NULL, 0);
 }
 
 bool ag__is_ready(const ag_gateway *gw)
@@ -257,5 +249,5 @@ static ag_next answer_metrics(ag_req *r)
         ag__metrics_copy(r->gw);
         ag_metrics_write(r->gw->metrics, &body);
     }
-    return answer_buf(r, 200, AG_METRICS_CONTENT_TYPE, &body);
+    return ag__req_answer_buf(r, AG_METRICS_CONTENT_TYPE, &body, NULL, 0);
 }

@@ -157,9 +157,8 @@ static void *thread_main(void *arg)
     pthread_mutex_lock(&s->lock);
     while (!s->ending) {
         uint64_t due = due_us(s);
-        struct timespec until = {(time_t)(due / 1000000), (long)(due % 1000000 * 1000)};
         if (!s->asked && ag_now_us() < due) {
-            pthread_cond_timedwait(&s->wake, &s->lock, &until);
+            ag_cond_wait_until(&s->wake, &s->lock, due);
             continue;
         }
         s->asked = false;
@@ -175,15 +174,11 @@ static void *thread_main(void *arg)
 
 int ag_jwks_source_open(ag_jwks_source **out, const ag_jwks_source_conf *conf, ag_err *err)
 {
-    pthread_condattr_t attr;
     ag_jwks_source *s = ag_mem_zalloc(sizeof *s);
     if (s == NULL) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the keys of tokens.");
     s->conf = *conf;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    ag_cond_init(&s->wake);
     int rc = AG_OK;
     if (curl_global_init(CURL_GLOBAL_DEFAULT) != 0 || (s->url = ag_mem_strndup(conf->url, strlen(conf->url))) == NULL)
         rc = ag_err_set(err, AG_E_NOMEM, "There is no memory for the keys of tokens.");

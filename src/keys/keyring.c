@@ -220,12 +220,7 @@ static void *keeper_main(void *arg)
     ag_keyring *r = arg;
     pthread_mutex_lock(&r->wake_lock);
     while (!r->ending) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += AG_KEYRING_POLL_MS * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&r->wake, &r->wake_lock, &until);
+        ag_cond_wait_until(&r->wake, &r->wake_lock, ag_now_us() + AG_KEYRING_POLL_MS * 1000);
         if (r->ending) break;
         pthread_mutex_unlock(&r->wake_lock);
         keep(r);
@@ -238,14 +233,10 @@ static void *keeper_main(void *arg)
 
 static void locks_init(ag_keyring *r)
 {
-    pthread_condattr_t attr;
     pthread_mutex_init(&r->lock, NULL);
     pthread_mutex_init(&r->read_lock, NULL);
     pthread_mutex_init(&r->wake_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&r->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    ag_cond_init(&r->wake);
 }
 
 static void ring_free(ag_keyring *r)

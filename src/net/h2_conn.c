@@ -16,11 +16,16 @@ static int open_session(ag__h2 *h)
 {
     nghttp2_mem mem = {.malloc = mem_alloc, .free = mem_free, .calloc = mem_zalloc, .realloc = mem_resize};
     nghttp2_session_callbacks *cb = NULL;
+    nghttp2_option *option = NULL;
     int rc = nghttp2_session_callbacks_new(&cb);
+    if (rc == 0) rc = nghttp2_option_new(&option);
     if (rc == 0) {
         ag__h2_callbacks(cb);
-        rc = nghttp2_session_server_new3(&h->session, cb, h, NULL, &mem);
+        /* SETTINGS and PINGs that may come at once, each of which is acknowledged: our own limit, which says why, comes first. */
+        nghttp2_option_set_max_outbound_ack(option, 2 * (size_t)h->conn->loop->server->conf.h2_frames_max + 2);
+        rc = nghttp2_session_server_new3(&h->session, cb, h, option, &mem);
     }
+    nghttp2_option_del(option);
     nghttp2_session_callbacks_del(cb);
     return rc == 0 ? AG_OK : AG_E_NOMEM;
 }

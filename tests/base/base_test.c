@@ -35,6 +35,31 @@ static void lists_come_apart_at_commas(void **state)
     assert_false(ag_str_next(&list, &piece));
 }
 
+static void numbers_are_digits_up_to_a_bound(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t max, want;
+        bool ok;
+    } cases[] = {
+        {"0", 0, 0, true},     {"1", 0, 0, false},    {"007", 999, 7, true},  {"10", 9, 0, false}, {"", 9, 0, false},
+        {"007", 99, 0, false}, {"10", 10, 10, true},  {"11", 10, 0, false}, {"09", 10, 9, true},
+        {"-1", 9, 0, false},   {"+1", 9, 0, false},   {" 1", 9, 0, false},  {"1 ", 9, 0, false}, {"0x1", 9, 0, false},
+        {"18446744073709551615", UINT64_MAX, UINT64_MAX, true},
+        {"18446744073709551616", UINT64_MAX, 0, false},
+        {"99999999999999999999999", UINT64_MAX, 0, false},
+        {"4294967295", UINT32_MAX, UINT32_MAX, true}, {"4294967296", UINT32_MAX, 0, false},
+    };
+    for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
+        uint64_t n = 12345;
+        assert_int_equal(ag_str_u64(ag_str_of(cases[i].text), cases[i].max, &n), cases[i].ok);
+        assert_int_equal(n, cases[i].ok ? cases[i].want : 12345);
+    }
+    uint64_t n = 0;
+    assert_false(ag_str_u64((ag_str){0}, 9, &n));
+}
+
 static void percent_bytes_are_two_digits(void **state)
 {
     (void)state;
@@ -76,6 +101,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(strings_compare_by_length),
         cmocka_unit_test(lists_come_apart_at_commas),
+        cmocka_unit_test(numbers_are_digits_up_to_a_bound),
         cmocka_unit_test(percent_bytes_are_two_digits),
         cmocka_unit_test(overflow_is_told),
         cmocka_unit_test(clocks_go_forward),

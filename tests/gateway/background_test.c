@@ -113,6 +113,7 @@ static void every_question_has_its_answer(void **state)
     expect(400, "GET", below("/input_items?limit=x"), "", NULL, "1 to 100");
     expect(400, "GET", below("/input_items?order=up"), "", NULL, "asc or desc");
     expect(400, "GET", below("/input_items?after=%00"), "", NULL, "\"param\":\"after\"");
+    expect(400, "GET", below("/input_items?after="), "", NULL, "\"param\":\"after\"");
     expect(400, "GET", below("/input_items?after=nobody"), "", NULL, "'nobody'");
     expect(400, "POST", below("/cancel"), "", "", "'background'");
     expect(400, "POST", below("/cancel"), "", "{}", "'background'");

@@ -278,8 +278,11 @@ static void kserve_refuses(void **state)
     BAD(INPUT("text_input", "BYTES", "[9223372036854775807,9223372036854775807]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
     BAD(INPUT("text_input", "BYTES", "[-1]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
     BAD(INPUT("text_input", "BYTES", "[0]", "[]"), AG_E_PARAM, "shape", "one at least");
+    BAD(INPUT("text_input", "BYTES", "[]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
+    BAD(INPUT("text_input", "BYTES", "[1]", "\"a\""), AG_E_PARAM, "text_input", "array of strings");
     BAD(INPUT("text_input", "BYTES", "[1]", "[1]"), AG_E_PARAM, "text_input", "array of strings");
     BAD("{\"inputs\":[],\"outputs\":[{\"name\":\"x\"}]}", AG_E_PARAM, "outputs", "The only output");
+    BAD("{\"inputs\":[],\"outputs\":{}}", AG_E_PARAM, "outputs", "an array");
     BAD("{\"inputs\":[],\"parameters\":[]}", AG_E_PARAM, "parameters", "an object");
     BAD("{\"inputs\":[],\"parameters\":{\"stream\":true}}", AG_E_PARAM, "parameters", "cannot set 'stream'");
     BAD("{\"inputs\":[],\"id\":1}", AG_E_PARAM, "id", "a string");

@@ -121,7 +121,7 @@ class Answers(Grpc):
         answer, call = self.stub.Generate.with_call(pb.GenerateRequest(prompt=["x"], max_tokens=1),
                                                     metadata=[("x-request-id", "mine"), ("x-request-priority", "3"), ("x-tenant", "them")])
         self.assertEqual(dict(call.initial_metadata())["x-request-id"], "mine")
-        line = next(e for e in self.s.lines() if e.get("request_id") == "mine")
+        line = wait_for("the access line", lambda: next((e for e in self.s.lines() if e.get("request_id") == "mine"), None))
         self.assertEqual((line["path"], line["status"], line["priority"], line["tenant"], line["output_tokens"]),
                          ("/autoglm.v1.Inference/Generate", 200, 3, "them", answer.usage.completion_tokens))
         self.assertGreaterEqual(self.s.metric("autoglm_http_requests_total", route="grpc_generate", status="200"), 1)

@@ -1,5 +1,6 @@
 """A server that has given up what it does not need still serves, and cannot do what it gave up."""
 import http.client
+import json
 import os
 import pathlib
 import pwd
@@ -52,22 +53,23 @@ class Sandbox(unittest.TestCase):
     def test_it_serves_all_the_same(self):
         with tempfile.TemporaryDirectory(prefix="autoglm-harden-") as name:
             folder = pathlib.Path(name)
-            for sub in ("models", "certs", "log", "elsewhere"):
+            for sub in ("models", "certs", "log", "kept", "elsewhere"):
                 (folder / sub).mkdir()
             model = tiny_models.write(str(folder / "models"), "llama")
             cert, key = certificate(folder / "certs", "one")
-            config, log = folder / "certs/autoglm.yaml", folder / "log/server.log"
+            config = folder / "certs/autoglm.yaml"
 
             def settings(cert, key, strict="no"):
                 config.write_text(f"server: {{tls-cert: {cert}, tls-key: {key}, strict: {strict}}}\n")
             settings(cert, key)
-            flags = ("--sandbox", "--config", str(config), "--log-file", str(log), "--unix", str(folder / "log/socket"),
-                     "--weights-image", "on")
+            flags = ("--sandbox", "--config", str(config), "--unix", str(folder / "log/socket"), "--weights-image", "on",
+                     "--responses-db", str(folder / "kept/responses.db"))
 
             def said(message):
                 return [e for e in k.s.lines() if e.get("msg") == message]
             for start in ("writes the image", "reads it"):
-                with Keyed(*flags, model=model, env=NO_LEAKS, ready=False, log_file=log) as k:
+                log = folder / f"log/{start}.log"  # of its own: the port that is looked for stands there
+                with Keyed(*flags, "--log-file", str(log), model=model, env=NO_LEAKS, ready=False, log_file=log) as k:
                     base = f"https://localhost:{k.s.port}"
                     asks = ("--cacert", cert)
                     wait_for("the server to be ready", lambda: "ok" in curl(*asks, f"{base}/readyz"))
@@ -79,6 +81,8 @@ class Sandbox(unittest.TestCase):
                         answer = curl(*asks, *body, version, "-i", f"{base}/v1/completions")
                         self.assertRegex(answer.splitlines()[0], r"HTTP/(1.1|2) 200", answer)
                         self.assertIn('"completion_tokens":3', answer.replace(" ", ""))
+                    kept = json.loads(curl(*asks, *body[:2], "-d", '{"input": "Once", "max_output_tokens": 16}', f"{base}/v1/responses"))
+                    self.assertIn(kept["id"], curl(*asks, f"{base}/v1/responses/{kept['id']}"))
                     self.assertIn("tiny", curl(*asks, "--unix-socket", folder / "log/socket", f"{base}/v1/models"))
                     wait_for("the image to be there", lambda: any(p.suffix == ".agimg" for p in (folder / "models").iterdir()))
                     self.assertEqual(status_of(k.s, "Seccomp"), "2")

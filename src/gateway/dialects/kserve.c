@@ -76,7 +76,7 @@ static int add_raw(ag_request *r, json_t *texts, const json_t *raw, ag_err *err)
 static int check_shape(const json_t *shape, size_t n, ag_err *err)
 {
     uint64_t all = 1;
-    bool ok = json_is_array(shape);
+    bool ok = json_array_size(shape) > 0;
     for (size_t i = 0; ok && i < json_array_size(shape); i++) {
         const json_t *v = json_array_get(shape, i);
         ok = json_is_integer(v) && json_integer_value(v) >= 0 && ag_mul_ok(all, (uint64_t)json_integer_value(v), &all);
@@ -101,12 +101,15 @@ static int take_input(ag_request *r, const json_t *inputs, const json_t *raw, js
                                "The 'datatype' of '" AG_KSERVE_INPUT "' must be \"" TYPE "\".");
     const json_t *contents = json_object_get(in, "contents"), *data = json_object_get(in, "data");
     if (contents) data = json_object_get(contents, "bytes_contents");
+    if (data && !json_is_array(data)) return ag__wrong_type(err, AG_KSERVE_INPUT, "an array of strings", data);
     int rc = raw ? add_raw(r, texts, raw, err) : data ? add_data(r, texts, data, err) : AG_OK;
     return rc == AG_OK ? check_shape(json_object_get(in, "shape"), json_array_size(texts), err) : rc;
 }
 
 static int check_outputs(const json_t *outputs, ag_err *err)
 {
+    if (outputs && !json_is_null(outputs) && !json_is_array(outputs))
+        return ag__wrong_type(err, "outputs", "an array", outputs);
     for (size_t i = 0; i < json_array_size(outputs); i++) {
         const json_t *name = json_object_get(json_array_get(outputs, i), "name");
         if (!json_is_string(name) || strcmp(json_string_value(name), AG_KSERVE_OUTPUT) != 0)
