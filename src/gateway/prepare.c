@@ -322,7 +322,8 @@ static int create_one(ag_req *r, uint32_t index)
         .tenant = ag_str_of(r->tenant),
         .weight = ag__weight_of(r),
         .band = (uint8_t)(r->moved ? r->moved - 1 : r->band),
-        .share_prefix = r->live->share_prefixes,
+        .share_group = ag__req_share(r),
+        .share_all = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
     };
     spec.sampling.choice = index % q->n;

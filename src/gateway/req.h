@@ -253,6 +253,7 @@ int ag__band_check(const ag_req *r, uint32_t band, ag_err *err);
 int ag__model_check(const ag_req *r, ag_err *err);
 bool ag__model_allowed(const ag_req *r); /* the key's list has its name or one of its aliases, or there is none */
 float ag__weight_of(const ag_req *r);
+ag_str ag__req_share(const ag_req *r); /* the group that its key shares caches with; n 0: none. Lives as long as r */
 
 /* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. Where `asking` is set
  * afterwards the answer is yet to come: the step parks, and calls again when it runs the next time. */

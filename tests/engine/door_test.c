@@ -202,16 +202,21 @@ static void test_reused_prefixes_change_nothing(void **state)
     close_idle(e);
 }
 
-static void test_tenants_share_when_both_say_so(void **state)
+static void test_who_finds_whose_prefix(void **state)
 {
     (void)state;
     ag_engine *e = open_engine(conf_of(2048, 4, 16));
-    static const struct { const char *tenant; bool share; uint32_t reused; } in[] = {
-        {"a", false, 0}, {"b", false, 0}, {"a", false, 64}, {"c", true, 0}, {"b", false, 64}, {"d", true, 64}, {"a", true, 64}, {"e", false, 0},
+    static const struct { const char *tenant, *group; bool all; uint32_t reused; } in[] = {
+        {"a", "", false, 0}, {"b", "", false, 0}, {"a", "", false, 64}, {"c", "", true, 0}, {"b", "", false, 64}, {"d", "", true, 64},
+        {"a", "", true, 64}, {"e", "", false, 0},
+        /* A group is neither its members, nor a tenant of its name, nor all, nor another. */
+        {"a", "g", false, 0}, {"b", "g", false, 64}, {"g", "", false, 0}, {"a", "h", false, 0}, {"g", "a", false, 0}, {"f", "g", true, 64},
+        {"new", "g", false, 64}, {"new", "", false, 0},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(in); i++) {
         ag_gen_spec s = spec_of(100, 3, 1);
-        s.share_prefix = in[i].share;
+        s.share_group = ag_str_of(in[i].group);
+        s.share_all = in[i].all;
         ag_gen *g = start_as(e, in[i].tenant, 2, s);
         await_end(g);
         assert_int_equal(ag_gen_reused(g), in[i].reused);
@@ -435,7 +440,8 @@ static void one_turn(caller *c, ag_gen **mine, uint32_t at)
         s.max_tokens = 1 + roll(c, 12);
         s.band = (uint8_t)roll(c, AG_BANDS);
         s.tenant = ag_str_of(tenants[roll(c, 3)]);
-        s.share_prefix = roll(c, 4) == 0;
+        s.share_all = roll(c, 4) == 0;
+        s.share_group = ag_str_of(roll(c, 4) == 0 ? "g" : "");
         s.deadline_us = roll(c, 3) == 0 ? ag_now_us() + 1 + roll(c, 20000) : 0;
         if (ag_gen_create(&mine[at], c->e, &s, NULL) != AG_OK) return;
         if (roll(c, 20) == 0) ag_gen_cancel(mine[at]);
@@ -559,7 +565,7 @@ int main(void)
         cmocka_unit_test(test_urgent_ones_set_others_back),
         cmocka_unit_test(test_moving),
         cmocka_unit_test(test_reused_prefixes_change_nothing),
-        cmocka_unit_test(test_tenants_share_when_both_say_so),
+        cmocka_unit_test(test_who_finds_whose_prefix),
         cmocka_unit_test(test_a_new_prefix_is_computed_once),
         cmocka_unit_test(test_expires_while_a_step_runs),
         cmocka_unit_test(test_running_past_the_deadline),
