@@ -74,5 +74,5 @@ ag_next ag__embed_deliver(ag_req *r)
     if (!ag__req_work(r, here, write_all)) return AG_PARKED;
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     for (uint32_t i = 0; i < r->n_choices; i++) ag__count_end(r, &r->choices[i]);
-    return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->out), NULL, 0);
+    return ag__req_answer(r, 200, r->dialect->type, ag_buf_str(&r->out), NULL, 0);
 }

@@ -83,6 +83,21 @@ static void requests_are_those_of_http(void **state)
     ag_request_fini(&q);
 
     begin();
+    ag_pb_put_text(&body, 2, AG_STR("Once"));
+    ag_pb_put_text(&body, 2, AG_STR("Twice"));
+    ag_pb_put(&body, 4, 12);
+    assert_int_equal(parse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL), AG_OK);
+    assert_true(q.n_prompts == 2 && ag_str_eqz(q.prompts[1].text, "Twice") && q.dimensions == 12);
+    ag_request_fini(&q);
+
+    begin();
+    ag_pb_put(&body, 3, 5);
+    assert_int_equal(parse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL), AG_OK);
+    assert_true(q.n_prompts == 1 && q.prompts[0].n_ids == 1 && q.prompts[0].ids[0] == 5);
+    assert_int_equal(q.dimensions, AG_REQUEST_UNSET);
+    ag_request_fini(&q);
+
+    begin();
     put_message("system", "Be brief.");
     put_message("user", "");
     ag_pb_put_text(&body, 7, AG_STR("{\"enable_thinking\": false}"));
@@ -109,6 +124,12 @@ static void what_is_wrong_is_said_as_over_http(void **state)
     ag_pb_put_text(&body, 2, AG_STR("x"));
     ag_pb_put(&body, 3, 1);
     refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PARAM, "prompt_tokens", "not both");
+    begin();
+    refuse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL, AG_E_PARAM_MISSING, "input", "'input' is missing");
+    begin();
+    ag_pb_put_text(&body, 2, AG_STR("x"));
+    ag_pb_put(&body, 3, 1);
+    refuse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL, AG_E_PARAM, "input_tokens", "Either 'input' or");
     begin();
     ag_buf_addz(&body, "\x0a\x05x");
     refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PROTOBUF, "", "no valid autoglm.v1.GenerateRequest");
@@ -187,6 +208,29 @@ static void whole_answers(void **state)
     assert_true(ag_str_eqz(nth(nth(c, 5, 0), 2, 0), "\xF0\x9F"));
     assert_int_equal(number(nth(nth(c, 5, 1), 4, 0), 1), 1);
     assert_true(number(nth(m, 5, 0), 1) == 3 && number(nth(m, 5, 0), 2) == 2 && number(nth(m, 5, 0), 3) == 1);
+    ag_buf_fini(&out);
+}
+
+static void vectors(void **state)
+{
+    (void)state;
+    static const float v[2][2] = {{0.6f, -0.8f}, {1, 0}};
+    ag_buf out;
+    ag_buf_init(&out, MAX);
+    ag_reply reply = completion;
+    reply.kind = AG_REQUEST_EMBEDDINGS;
+    ag_grpc_embeddings.begin(&out, &reply);
+    for (uint32_t i = 0; i < 2; i++) ag_grpc_embeddings.embedding(&out, &reply, i, v[i], 2);
+    ag_grpc_embeddings.end(&out, &reply, &usage);
+    ag_str rest = ag_buf_str(&out), m = next_message(&rest);
+    assert_int_equal(rest.n, 0);
+    assert_true(ag_str_eqz(nth(m, 3, 0), "m") && number(nth(m, 5, 0), 1) == 3);
+    for (uint32_t i = 0; i < 2; i++) {
+        ag_str one = nth(m, 4, i), values = nth(one, 2, 0);
+        assert_int_equal(number(one, 1), i);
+        assert_int_equal(values.n, sizeof v[i]);
+        assert_memory_equal(values.p, v[i], values.n);
+    }
     ag_buf_fini(&out);
 }
 
@@ -389,7 +433,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_are_those_of_http), cmocka_unit_test(what_is_wrong_is_said_as_over_http),
-        cmocka_unit_test(whole_answers), cmocka_unit_test(streams), cmocka_unit_test(kserve_requests),
+        cmocka_unit_test(whole_answers), cmocka_unit_test(vectors), cmocka_unit_test(streams),
+        cmocka_unit_test(kserve_requests),
         cmocka_unit_test(kserve_refuses), cmocka_unit_test(kserve_answers), cmocka_unit_test(no_memory)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

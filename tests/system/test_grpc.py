@@ -1,4 +1,5 @@
 """gRPC with clients of others: Python's grpcio with its health and reflection packages, and grpcurl."""
+import base64
 import gzip
 import json
 import os
@@ -97,6 +98,24 @@ class Answers(Grpc):
         self.assertEqual("".join(c.message.content for chunk in chunks for c in chunk.choices), streamed)
         self.assertEqual({chunk.id for chunk in chunks}, {chunks[0].id})
         self.assertEqual(chunks[-1].usage.prompt_tokens, whole.usage.prompt_tokens)
+
+    def test_embeddings_same_as_http(self):
+        texts = ["Once upon a time", "The sun", "the little river"]
+        http = self.s.post("/v1/embeddings", {"input": texts, "dimensions": 20}).json()
+        answer = self.stub.Embed(pb.EmbedRequest(input=texts, dimensions=20))
+        self.assertEqual([e.index for e in answer.embeddings], [0, 1, 2])
+        for told, want in zip(answer.embeddings, http["data"]):
+            self.assertEqual([f"{x:.9g}" for x in told.values], [f"{x:.9g}" for x in want["embedding"]])
+        self.assertEqual((answer.usage.prompt_tokens, answer.model), (http["usage"]["prompt_tokens"], http["model"]))
+        whole = self.stub.Embed(pb.EmbedRequest(input=texts[:1]), compression=grpc.Compression.Gzip).embeddings[0].values
+        ids = self.s.post("/tokenize", {"prompt": texts[0]}).json()["tokens"]
+        self.assertEqual(self.stub.Embed(pb.EmbedRequest(input_tokens=ids)).embeddings[0].values, whole)
+        self.assertEqual(list(whole), self.floats(self.s.post("/v1/embeddings", {"input": ids, "encoding_format": "base64"}).json()))
+
+    @staticmethod
+    def floats(answer):
+        raw = base64.b64decode(answer["data"][0]["embedding"])
+        return list(struct.unpack(f"<{len(raw) // 4}f", raw))
 
     def test_tokens(self):
         http = self.s.post("/tokenize", {"prompt": "Once upon a time", "with_pieces": True}).json()
@@ -221,7 +240,7 @@ class Reflection(Grpc):
                 except grpc.RpcError as e:
                     self.assertNotEqual(e.code(), grpc.StatusCode.UNIMPLEMENTED, method.full_name)
                 answered += 1
-        self.assertEqual(answered, 8 + 1 + 6)
+        self.assertEqual(answered, 9 + 1 + 6)
         self.assertEqual(pool.FindMessageTypeByName("autoglm.v1.ChatRequest").fields_by_name["seed"].number, 20)
         with self.assertRaises(KeyError):
             pool.FindMessageTypeByName("autoglm.v1.Nope")
@@ -229,10 +248,10 @@ class Reflection(Grpc):
     def test_fields_are_those_of_http(self):
         """What a request can say over gRPC, fields.def checks."""
         known = {line.split("`")[1] for line in (ROOT / "docs/api.md").read_text().splitlines() if line.startswith("| `")}
-        for message in (pb.GenerateRequest, pb.ChatRequest, pb.TokenizeRequest, pb.DetokenizeRequest):
+        for message in (pb.GenerateRequest, pb.ChatRequest, pb.EmbedRequest, pb.TokenizeRequest, pb.DetokenizeRequest):
             for field in message.DESCRIPTOR.fields:
                 name = field.name.removesuffix("_json")
-                self.assertIn("prompt" if name == "prompt_tokens" else name, known, (message.DESCRIPTOR.name, field.name))
+                self.assertIn({"prompt_tokens": "prompt", "input_tokens": "input"}.get(name, name), known, (message.DESCRIPTOR.name, field.name))
                 default_is_zero = name in ("model", "ignore_eos", "echo", "parse_special", "logprobs", "with_pieces")
                 self.assertTrue(field.is_repeated or field.has_presence or default_is_zero, (message.DESCRIPTOR.name, field.name))
 
