@@ -113,7 +113,7 @@ static bool is_grpc(const ag_req *r)
 static ag_next refuse_type(ag_req *r)
 {
     ag_str type = ag_http_head_get(r->head, "content-type");
-    if (r->route->grpc)
+    if (r->route->dialect->grpc)
         return ag__req_refuse(r, AG_E_MEDIA_TYPE, "'%.100s' is a method of gRPC: application/grpc over HTTP/2.",
                               r->path);
     return ag__req_refuse(r, AG_E_MEDIA_TYPE,
@@ -136,7 +136,7 @@ ag_next ag__step_head(ag_req *r)
     check_origin(r, host);
     if (r->answered) return AG_MORE;
     r->route = ag__route_find(r->head->path);
-    if (grpc && (r->route == NULL || r->route->grpc == NULL))
+    if (grpc && (r->route == NULL || !r->route->dialect->grpc))
         return ag__req_refuse(r, AG_E_NOT_FOUND,
                               "There is no method '%.100s' here; server reflection lists those that are.", r->path);
     if (r->route == NULL)
@@ -144,7 +144,7 @@ ag_next ag__step_head(ag_req *r)
                               "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions, /v1/messages and "
                               "/v1/responses answer.",
                               r->path);
-    r->dialect = grpc ? r->route->grpc : ag__route_dialect(r->route);
+    if (r->route->dialect->grpc == grpc) r->dialect = r->route->dialect;
     if (method_is(r, "OPTIONS")) return answer_options(r);
     if (!(r->route->methods & method_of(r)))
         return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, ag__route_allow(r->route).p,
@@ -169,7 +169,7 @@ static ag_next look_at_head(ag_req *r)
     if (!(method_of(r) & (AG_POST | AG_PATCH)) || ((admin || response) && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     bool grpc = r->dialect->grpc;
-    if (!grpc && (r->route->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
+    if (!grpc && (r->route->dialect->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
     if (grpc && ag__grpc_limits(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && !(grpc && r->route->answer);
     if (r->route->answer) return AG_MORE;

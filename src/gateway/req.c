@@ -199,7 +199,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->gw = gw;
     r->loop = &gw->loops[ag_http_loop_index(ag_http_stream_loop(s))];
     r->s = s;
-    r->dialect = ag_dialect_of(0);
+    r->dialect = &ag_openai;
     r->head = head;
     r->head_us = ag_now_us();
     ag_str client = ag_http_stream_peer(s);

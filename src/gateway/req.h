@@ -126,7 +126,7 @@ typedef struct ag_route {
     ag_next (*answer)(ag_req *r);
     int kind; /* an ag_request_kind, 0: none */
     uint32_t auth; /* the AG_ROLE_ that a key needs; 0: none is */
-    const ag_dialect *grpc; /* of a method of grpc.def; NULL: it is none */
+    const ag_dialect *dialect;
     ag_flow flow;
 } ag_route;
 
@@ -296,7 +296,8 @@ ag_next ag__step_deliver(ag_req *r);
 int ag__cancel_check(ag_req *r);             /* err says when it was, by id */
 void ag__count_end(ag_req *r, ag_choice *c); /* in metrics and usage */
 
-/* embed.c: embeddings */
+/* embed.c: embeddings, which their dialect tells */
+static inline bool ag__embeds(const ag_req *r) { return r->dialect->embedding != NULL; }
 int ag__embed_check(ag_req *r);        /* PREPARE: what this model has; err says what not */
 int ag__embed_deadline(ag_req *r);     /* err says how far it was when its time was over */
 ag_next ag__embed_deliver(ag_req *r);
@@ -354,7 +355,6 @@ uint32_t ag__model_cards(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1
 bool ag__is_ready(const ag_gateway *gw); /* the model is loaded, and new work is taken */
 const ag_route *ag__route_find(ag_str path);
 ag_str ag__route_id(const ag_route *route, ag_str path); /* the segment that the route leaves open; p NULL: none */
-const ag_dialect *ag__route_dialect(const ag_route *route);
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */
 void ag__routes_name(ag_metrics *m);

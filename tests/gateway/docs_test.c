@@ -104,7 +104,7 @@ static void print_api(ag_buf *b)
                    "[settings.md](settings.md).\n"
                    "- The same for programs, with the answers' forms: [openapi.yaml](openapi.yaml).\n\n"
                    "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
+#define AG_ROUTE(id, path, methods, answer, kind, dialect, auth, what)                                                 \
     ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path,                                                       \
                 sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth == AG_ROLE_ADMIN ? "admin" : auth ? "yes" : "no", what);
 #include "gateway/routes.def"

@@ -1,5 +1,5 @@
-/* dialect.h - what the gateway asks of a dialect: bodies taken apart, answers, events and errors put together. A route's
- * kind says which one is spoken (ag_dialect_of); whoever calls these functions does not know.
+/* dialect.h - what the gateway asks of a dialect: bodies taken apart, answers, events and errors put together. A row of
+ * routes.def or grpc.def says which one is spoken; whoever calls these functions does not know.
  * Owns    : nothing; requests are filled for the caller, answers are appended to the caller's buffer.
  * Threads : any; one at a time per request or buffer.
  * Limits  : those of request.h; a buffer's ceiling shows in its `failed`.
@@ -108,7 +108,5 @@ typedef struct ag_dialect {
     /* The last event of a stream that broke off. */
     void (*break_off)(ag_buf *out, const ag_reply *r, const ag_err *err, ag_str request_id);
 } ag_dialect;
-
-const ag_dialect *ag_dialect_of(int kind); /* 0, a route without fields: OpenAI's */
 
 #endif
