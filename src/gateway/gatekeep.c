@@ -103,13 +103,6 @@ static unsigned method_of(const ag_req *r)
     return method_is(r, "DELETE") ? AG_DELETE : 0;
 }
 
-/* Over HTTP/1 there are no trailers to tell a status in. */
-static bool is_grpc(const ag_req *r)
-{
-    return method_is(r, "POST") && ag_http_takes_trailers(r->s) &&
-           ag_media_is_grpc(ag_http_head_get(r->head, "content-type"));
-}
-
 static ag_next refuse_type(ag_req *r)
 {
     ag_str type = ag_http_head_get(r->head, "content-type");
@@ -131,7 +124,7 @@ ag_next ag__step_head(ag_req *r)
     ag_trace_id(r->trace, ag_http_head_get(r->head, "traceparent"));
     take_tenant(r);
     /* From here on gRPC is told what is wrong in its own way. */
-    bool grpc = is_grpc(r);
+    bool grpc = ag_http_is_grpc(r->s);
     if (grpc) r->dialect = &ag_grpc;
     check_origin(r, host);
     if (r->answered) return AG_MORE;

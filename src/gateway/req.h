@@ -314,6 +314,7 @@ bool ag__queue_cancel(ag_req *r, bool *cancelled); /* asked_id; false: it neithe
 int ag__grpc_limits(ag_req *r);      /* LIMITS: what headers say of messages and of the time; err says what is wrong */
 void ag__grpc_end(ag_req *r);        /* trailers, ahead of the end of an answer: how it went */
 ag_next ag__grpc_refuse(ag_req *r, uint32_t retry_s);
+void ag__grpc_bad(ag_http_refusal *f, const ag_err *err, ag_str id); /* the same of what net refuses */
 ag_next ag__grpc_models(ag_req *r);
 ag_next ag__grpc_cancel(ag_req *r);
 ag_next ag__grpc_check(ag_req *r);

@@ -286,11 +286,16 @@ static void rig_done(void *user, ag_http_stream *s)
     rig_note(r, RIG_DONE, 'D');
 }
 
-static void rig_on_bad(void *arg, ag_http_bad why, int err, const char *sentence, ag_buf *body, ag_buf *id)
+static void rig_on_bad(void *arg, ag_http_refusal *f)
 {
     rig *r = arg;
-    ag_buf_addf(body, "%s|%d|%s", ag_http_bad_name(why), ag_err_find(err)->http, sentence);
-    ag_buf_addz(id, "rig-id");
+    ag_buf_addf(&f->body, "%s|%d|%s", ag_http_bad_name(f->why), ag_err_find(f->err)->http, f->sentence);
+    if (f->grpc) {
+        ag_http_refusal_add(f, AG_STR("x-call"), ag_buf_str(&f->body));
+        ag_buf_reset(&f->body);
+        f->status = 200;
+    }
+    ag_http_refusal_add(f, AG_STR("x-request-id"), AG_STR("rig-id"));
     rig_note(r, RIG_BAD, 0);
 }
 

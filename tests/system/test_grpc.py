@@ -14,6 +14,7 @@ import grpc
 import h2_raw
 import recite
 from google.protobuf import descriptor_pool
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_protos import PROTO, info_of, kserve, kserve_stubs, pb, stubs
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -314,6 +315,36 @@ class Refused(Grpc):
             self.assertEqual(answer.body, b"")
         answer = h2_raw.call(self.s.port, path, good, {"grpc-encoding": "br"})
         self.assertEqual(answer.headers["grpc-accept-encoding"], "identity,gzip")
+
+    def test_what_http_refuses_is_told_as_a_status(self):
+        path, good = "/autoglm.v1.Inference/Models", b"\0\0\0\0\0"
+        with Server("--body-bytes", "64KiB", "--body-timeout", "100ms", "--url-bytes", "256") as s:
+            cases = [(path, {"x-long": "x" * 20000}, True, "headers_too_large", 431),
+                     (path + "x" * 300, {}, True, "uri_too_long", 414), (path, {"host": "other"}, True, "bad_request", 400),
+                     (path, {"content-length": "70000"}, False, "request_too_large", 413), (path, {}, False, "request_timeout", 408)]
+            for at, headers, ends, code, http in cases:
+                answer = h2_raw.call(s.port, at, good, headers, ends)
+                self.assertEqual((answer.headers[":status"], answer.headers["content-type"]), ("200", "application/grpc"), code)
+                self.assertEqual(answer.headers["grpc-status"], self.statuses()[code], code)
+                self.assertTrue(answer.headers["grpc-message"] and answer.headers["x-request-id"])
+                self.assertEqual((answer.body, answer.trailers), (b"", {}))
+                told = status_pb2.Status.FromString(base64.b64decode(answer.headers["grpc-status-details-bin"] + "=="))
+                info = error_details_pb2.ErrorInfo()
+                self.assertTrue(told.details[0].Unpack(info))
+                self.assertEqual((info.reason, info.metadata["request_id"]), (code.upper(), answer.headers["x-request-id"]))
+                line = wait_for("the line", lambda: next((e for e in s.lines() if e.get("request_id") == info.metadata["request_id"]), None))
+                self.assertEqual((line["status"], line["code"]), (http, code))
+            with channel_to(s, ("grpc.max_metadata_size", 1 << 20)) as channel:
+                with self.assertRaises(grpc.RpcError) as caught:
+                    stubs.InferenceStub(channel).Models(pb.ModelsRequest(), timeout=LIMIT_S, metadata=[("x-long", "x" * 20000)])
+                self.assertEqual(caught.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED, caught.exception)
+                self.assertEqual(info_of(caught.exception)[0], "HEADERS_TOO_LARGE")
+
+    @staticmethod
+    def statuses():
+        """Of each code of an error, as errors.md has them."""
+        rows = [line.split("|") for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")]
+        return {row[1].strip(" `"): str(grpc.StatusCode[row[3].strip()].value[0]) for row in rows}
 
     def test_what_is_not_grpc(self):
         url = self.s.url + "/autoglm.v1.Inference/Chat"
