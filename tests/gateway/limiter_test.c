@@ -226,6 +226,28 @@ static void a_long_prompt_is_not_refused_for_being_more_than_a_share(void **stat
     expect(429, "POST", PATH, headers, SAY, "(tokens a minute: 10)");
 }
 
+/* Of what was left of it when Redis last said what all had used. */
+static void half_of_a_budget_is_left_without_an_answer(void **state)
+{
+    (void)state;
+    make((ag_limits){.tokens_per_month = 100});
+    enter_answer = ANSWER(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60);
+    prompt_answer = ANSWER(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 67);
+    expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 69 of 100 */
+    wait_until_idle();
+    enter_answer = "+nonsense\r\n";
+    expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 78 of 60 and 20 */
+    wait_until_idle();
+    expect(429, "POST", PATH, headers, SAY, "insufficient_quota");
+    enter_answer = ANSWER(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 78);
+    prompt_answer = ANSWER(2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 78);
+    expect(429, "POST", PATH, headers, SAY, "insufficient_quota"); /* by Redis's word; it has also said what is used */
+    enter_answer = "+nonsense\r\n";
+    expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 87 of 78 and 11 */
+    wait_until_idle();
+    expect(429, "POST", PATH, headers, SAY, "insufficient_quota");
+}
+
 static void no_memory(void **state)
 {
     (void)state;
@@ -257,6 +279,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_has_no_limits_is_not_asked_about, setup_shared, teardown_shared),
         cmocka_unit_test_setup_teardown(who_leaves_while_asked_about_is_let_go, setup_shared, teardown_shared),
         cmocka_unit_test_setup_teardown(without_an_answer_the_share_counts, setup_hasty, teardown_shared),
+        cmocka_unit_test_setup_teardown(half_of_a_budget_is_left_without_an_answer, setup_hasty, teardown_shared),
         cmocka_unit_test_setup_teardown(a_long_prompt_is_not_refused_for_being_more_than_a_share, setup_hasty,
                                         teardown_shared),
         cmocka_unit_test(no_memory),
