@@ -39,6 +39,16 @@ static int check_version(ag_req *r)
                            (int)AG_MIN(v.n, 40u), v.p);
 }
 
+/* Over HTTP a body is read as it is sent: whatever has to be unpacked can be more than was counted. */
+static int check_encoding(ag_req *r)
+{
+    ag_str v = ag_http_head_get(r->head, "content-encoding");
+    if (v.n == 0 || ag_str_ieq(v, AG_STR("identity"))) return AG_OK;
+    return ag_request_fail(&r->err, AG_E_ENCODING, "content-encoding",
+                           "The body must be sent as it is, not in '%.*s' (content-encoding).", (int)AG_MIN(v.n, 40u),
+                           v.p);
+}
+
 /* A header that is a whole number; left alone when it was not sent. */
 static int take_number(ag_req *r, const char *name, uint32_t min, uint32_t max, uint32_t *out)
 {
@@ -163,6 +173,7 @@ static ag_next look_at_head(ag_req *r)
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     bool grpc = r->dialect->grpc;
     if (!grpc && (r->route->dialect->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
+    if (!grpc && check_encoding(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (grpc && ag__grpc_limits(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && !(grpc && r->route->answer);
     if (r->route->answer) return AG_MORE;
