@@ -134,7 +134,8 @@ static void print_key(const json_t *k)
         snprintf(roles + strlen(roles), sizeof roles - strlen(roles), "%s%s", i ? "," : "", json_string_value(role));
     bool revoked = json_is_integer(json_object_get(k, "revoked_at"));
     printf("%-12s  %-16s  %-16s  %-16s  %-15s  %-10s  %-10s  ", text_at(k, "id"), text_at(k, "tenant"),
-           text_at(k, "share"), text_at(k, "name"), roles, day_at(k, "created_at", made), revoked ? "revoked" : day_at(k, "expires_at", ends));
+           text_at(k, "share"), text_at(k, "name"), roles, day_at(k, "created_at", made),
+           revoked ? "revoked" : day_at(k, "expires_at", ends));
     print_limits(json_object_get(k, "limits"));
 }
 

@@ -16,8 +16,8 @@
  * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored). It has up
  *           to h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it
  *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where
- *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one
- *           is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets
+ *           one is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
  * gRPC    : needs trailers and bodies in both directions at once, which only HTTP/2 gives here: ag_http_trailers,
  *           ag_http_read_on.
  * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
@@ -188,7 +188,8 @@ typedef struct ag_http_conn_info {
 
 /* Binds and listens; conf and handler are copied (what conf points to is used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
-int ag_http_server_start(ag_http_server *s, ag_err *err); /* starts the loops' threads; if it fails only close is left */
+/* starts the loops' threads; if it fails only close is left */
+int ag_http_server_start(ag_http_server *s, ag_err *err);
 uint16_t ag_http_server_port(const ag_http_server *s);
 /* Reads the certificates again, for connections that begin from now on. AG_E_USAGE: nothing changed; a server cannot be
  * turned from cleartext to TLS or back. */
@@ -235,8 +236,8 @@ void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *header
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);
-/* Trailers: headers behind a response, told before it is ended or, with ag_http_respond, before it is given; copied. As for
- * headers, one that could end its line is left out. Only where takes_trailers says so (HTTP/2). */
+/* Trailers: headers behind a response, told before it is ended or, with ag_http_respond, before it is given; copied. As
+ * for headers, one that could end its line is left out. Only where takes_trailers says so (HTTP/2). */
 bool ag_http_takes_trailers(const ag_http_stream *s);
 /* A POST over HTTP/2 of application/grpc, with protobuf for messages. */
 bool ag_http_is_grpc(const ag_http_stream *s);

@@ -207,10 +207,12 @@ static void test_who_finds_whose_prefix(void **state)
     (void)state;
     ag_engine *e = open_engine(conf_of(2048, 4, 16));
     static const struct { const char *tenant, *group; bool all; uint32_t reused; } in[] = {
-        {"a", "", false, 0}, {"b", "", false, 0}, {"a", "", false, 64}, {"c", "", true, 0}, {"b", "", false, 64}, {"d", "", true, 64},
+        {"a", "", false, 0}, {"b", "", false, 0}, {"a", "", false, 64}, {"c", "", true, 0}, {"b", "", false, 64},
+        {"d", "", true, 64},
         {"a", "", true, 64}, {"e", "", false, 0},
         /* A group is neither its members, nor a tenant of its name, nor all, nor another. */
-        {"a", "g", false, 0}, {"b", "g", false, 64}, {"g", "", false, 0}, {"a", "h", false, 0}, {"g", "a", false, 0}, {"f", "g", true, 64},
+        {"a", "g", false, 0}, {"b", "g", false, 64}, {"g", "", false, 0}, {"a", "h", false, 0}, {"g", "a", false, 0},
+        {"f", "g", true, 64},
         {"new", "g", false, 64}, {"new", "", false, 0},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(in); i++) {
@@ -225,8 +227,8 @@ static void test_who_finds_whose_prefix(void **state)
     close_idle(e);
 }
 
-/* Ten callers come with one new prefix while the engine is busy: its pages are computed once, and each has the answer that
- * he would have had alone. */
+/* Ten callers come with one new prefix while the engine is busy: its pages are computed once, and each has the answer
+ * that he would have had alone. */
 static void test_a_new_prefix_is_computed_once(void **state)
 {
     (void)state;
@@ -242,7 +244,8 @@ static void test_a_new_prefix_is_computed_once(void **state)
         answer_of(s[i], want[i], &n[i]);
     }
     ag_engine *e = open_held(conf_of(8192, 16, 16), 1);
-    ag_gen *first = start_as(e, "z", 2, spec_of(20, 1, 3)), *g[CALLERS]; /* then nobody decodes, and a step has room for two */
+    /* then nobody decodes, and a step has room for two */
+    ag_gen *first = start_as(e, "z", 2, spec_of(20, 1, 3)), *g[CALLERS];
     await_held();
     for (int i = 0; i < CALLERS; i++) g[i] = start_as(e, "a", 2, s[i]);
     let_go();
@@ -298,8 +301,8 @@ static void test_expires_while_a_step_runs(void **state)
     close_idle(e);
 }
 
-/* Who runs past its deadline keeps what it has. How long the first steps take is the machine's affair: the deadline is set
- * so far off that they come before it. */
+/* Who runs past its deadline keeps what it has. How long the first steps take is the machine's affair: the deadline is
+ * set so far off that they come before it. */
 static void test_running_past_the_deadline(void **state)
 {
     (void)state;
@@ -531,7 +534,8 @@ static void test_faults(void **state)
         s[0].tenant = AG_STR("slow");
         s[1].tenant = AG_STR("quick");
         ag_fault_arm(AG_FAULT_ALLOC, nth);
-        bool went = ag_gen_create(&g[0], e, &s[0], &err) == AG_OK && ag_gen_submit(g[0], NULL, &err) == AG_OK, stopped = false;
+        bool went = ag_gen_create(&g[0], e, &s[0], &err) == AG_OK && ag_gen_submit(g[0], NULL, &err) == AG_OK,
+             stopped = false;
         while (went && !stopped && !ag_gen_ended(state_of(g[0]))) stopped = sem_trywait(&in_step) == 0;
         if (!stopped) atomic_store(&hold_at, 0);
         bool other = ag_gen_create(&g[1], e, &s[1], &err) == AG_OK && ag_gen_submit(g[1], NULL, &err) == AG_OK;

@@ -1,4 +1,5 @@
-/* The first byte chooses the kind of request, the rest is a body. What parses must also be within the limits that are promised. */
+/* The first byte chooses the kind of request, the rest is a body. What parses must also be within the limits that are
+ * promised. */
 #include <stdlib.h>
 
 #include "gateway/dialects/anthropic.h"
@@ -14,7 +15,9 @@ static int converse(ag_request *r, bool again, ag_err *err)
     if (rc == AG_OK) {
         AG_ASSERT(ag_responses_items_write(&items, r, err) == AG_OK);
         AG_ASSERT(ag_responses_list(&list, ag_buf_str(&items), &(ag_items_ask){.limit = 100}, err) == AG_OK);
-        if (again) rc = ag_responses_converse(r, AG_STR("resp_1"), AG_STR("{\"status\":\"completed\",\"output\":[]}"), ag_buf_str(&items), err);
+        if (again)
+            rc = ag_responses_converse(r, AG_STR("resp_1"), AG_STR("{\"status\":\"completed\",\"output\":[]}"),
+                                       ag_buf_str(&items), err);
     }
     ag_buf_fini(&items);
     ag_buf_fini(&list);
@@ -27,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     ag_request r;
     ag_err err = {0};
     static const struct { const ag_dialect *d; ag_request_kind kind; } ways[] = {
-        {&ag_openai_completions, AG_REQUEST_COMPLETION}, {&ag_openai, AG_REQUEST_CHAT}, {&ag_openai, AG_REQUEST_TOKENIZE},
+        {&ag_openai_completions, AG_REQUEST_COMPLETION}, {&ag_openai, AG_REQUEST_CHAT},
+        {&ag_openai, AG_REQUEST_TOKENIZE},
         {&ag_openai, AG_REQUEST_DETOKENIZE}, {&ag_anthropic, AG_REQUEST_MESSAGES}, {&ag_anthropic, AG_REQUEST_COUNT},
         {&ag_openai_embeddings, AG_REQUEST_EMBEDDINGS}, {&ag_openai_responses, AG_REQUEST_RESPONSE}};
     const ag_dialect *d = ways[data[0] & 7].d;

@@ -119,7 +119,8 @@ static void what_is_wrong_is_said_as_over_http(void **state)
     refuse(&ag_grpc, AG_REQUEST_CHAT, NULL, AG_E_PARAM_MISSING, "messages[0]", "'messages[0].content' is missing");
     begin();
     ag_pb_put_float(&body, 7, 11);
-    refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PARAM, "temperature", "between 0 and 10; 11 was given");
+    refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PARAM, "temperature",
+           "between 0 and 10; 11 was given");
     begin();
     ag_pb_put_text(&body, 2, AG_STR("x"));
     ag_pb_put(&body, 3, 1);
@@ -165,8 +166,8 @@ static ag_str next_message(ag_str *out)
 }
 
 #define TEXT(z) {.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}}
-static const ag_reply completion = {.kind = AG_REQUEST_COMPLETION, .id = {"cmpl-1", 6}, .created = 17, .model = {"m", 1},
-                                    .n_choices = 2};
+static const ag_reply completion = {
+    .kind = AG_REQUEST_COMPLETION, .id = {"cmpl-1", 6}, .created = 17, .model = {"m", 1}, .n_choices = 2};
 static const ag_reply chat = {.kind = AG_REQUEST_CHAT, .id = {"c", 1}, .created = 17, .model = {"m", 1},
                               .n_choices = 1};
 static const ag_usage usage = {3, 2, 1};
@@ -246,7 +247,8 @@ static void streams(void **state)
     ag_grpc_completions.chunk(&out, &completion, &at, &part, NULL, NULL, &usage);
     ag_grpc_completions.chunk(&out, &completion, &at, NULL, NULL, &end, &usage);
     ag_grpc_completions.close(&out, &completion, &usage);
-    ag_str rest = ag_buf_str(&out), first = next_message(&rest), second = next_message(&rest), last = next_message(&rest);
+    ag_str rest = ag_buf_str(&out), first = next_message(&rest), second = next_message(&rest),
+           last = next_message(&rest);
     assert_int_equal(rest.n, 0);
     assert_true(number(nth(first, 4, 0), 1) == 1 && ag_str_eqz(nth(nth(first, 4, 0), 2, 0), "some"));
     assert_true(ag_str_eqz(nth(nth(second, 4, 0), 3, 0), "length") && number(nth(last, 5, 0), 2) == 2);
@@ -294,7 +296,8 @@ static void kserve_requests(void **state)
     put_parameter("max_tokens", 2, 5);
     put_input("text_input", "BYTES", 2, "One");
     assert_int_equal(parse(&ag_kserve_grpc, AG_REQUEST_INFER, NULL), AG_OK);
-    assert_true(q.n_prompts == 2 && q.max_tokens == 5 && ag_str_eqz(q.model, "m") && !q.wire.raw && q.wire.id.p == NULL);
+    assert_true(q.n_prompts == 2 && q.max_tokens == 5 && ag_str_eqz(q.model, "m") && !q.wire.raw &&
+                q.wire.id.p == NULL);
     ag_request_fini(&q);
 
     begin();
@@ -319,7 +322,8 @@ static void kserve_refuses(void **state)
     BAD(INPUT("x", "BYTES", "[1]", "[\"a\"]"), AG_E_PARAM, "inputs", "must be \"text_input\"");
     BAD(INPUT("text_input", "FP32", "[1]", "[\"a\"]"), AG_E_PARAM, "inputs", "must be \"BYTES\"");
     BAD(INPUT("text_input", "BYTES", "[2]", "[\"a\"]"), AG_E_PARAM, "shape", "fits the 1 texts");
-    BAD(INPUT("text_input", "BYTES", "[9223372036854775807,9223372036854775807]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
+    BAD(INPUT("text_input", "BYTES", "[9223372036854775807,9223372036854775807]", "[\"a\"]"), AG_E_PARAM, "shape",
+        "fits");
     BAD(INPUT("text_input", "BYTES", "[-1]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
     BAD(INPUT("text_input", "BYTES", "[0]", "[]"), AG_E_PARAM, "shape", "one at least");
     BAD(INPUT("text_input", "BYTES", "[]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
@@ -402,8 +406,9 @@ static void no_memory(void **state)
             if (what == 0) put_message("user", "hi");
             if (what == 1) put_input("text_input", "BYTES", 1, NULL), ag_pb_put_bytes(&body, 7, AG_STR("\3\0\0\0One"));
             ag_fault_arm(AG_FAULT_ALLOC, n);
-            int rc = what == 2 ? parse(&ag_kserve, AG_REQUEST_INFER, http)
-                               : parse(what ? &ag_kserve_grpc : &ag_grpc, what ? AG_REQUEST_INFER : AG_REQUEST_CHAT, NULL);
+            int rc = what == 2
+                         ? parse(&ag_kserve, AG_REQUEST_INFER, http)
+                         : parse(what ? &ag_kserve_grpc : &ag_grpc, what ? AG_REQUEST_INFER : AG_REQUEST_CHAT, NULL);
             fired = ag_fault_disarm(AG_FAULT_ALLOC);
             if (rc != (fired ? AG_E_NOMEM : AG_OK)) fail_msg("%d: allocation %u: %d, %s", what, n, rc, err.text);
             ag_request_fini(&q);

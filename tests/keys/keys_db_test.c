@@ -201,7 +201,8 @@ static void a_file_of_the_first_version_is_brought_up(void **state)
     store_key(db, "gold", &k, text);
     ag_keys_db_close(db);
     assert_int_equal(sqlite3_open(store_path, &sql), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(sql, "ALTER TABLE keys DROP COLUMN share; PRAGMA user_version = 1", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(sql, "ALTER TABLE keys DROP COLUMN share; PRAGMA user_version = 1", NULL, NULL, NULL),
+                     SQLITE_OK);
     for (int again = 0; again < 2; again++) {
         db = store_open();
         assert_int_equal(ag_keys_db_get(db, k.id, &got, NULL), AG_OK);

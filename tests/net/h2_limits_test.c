@@ -196,7 +196,8 @@ static void test_calls_of_grpc(void **state)
     nghttp2_nv call = h2_nv("content-type", "application/grpc"), wide[] = {h2_nv("x", x), call};
     expect_call(&c, h2_ask_with(&c, "POST", "/echo", "", 0, false, wide, 2), "headers_size|431");
     expect_call(&c, h2_ask_with(&c, "POST", "/echo-whose-path-is-too-long", "", 0, false, &call, 1), "target_size|414");
-    nghttp2_nv bad[] = {call, h2_nv("host", "b")}, sized[] = {h2_nv("content-type", "Application/gRPC; a=b"), h2_nv("content-length", "11")};
+    nghttp2_nv bad[] = {call, h2_nv("host", "b")},
+               sized[] = {h2_nv("content-type", "Application/gRPC; a=b"), h2_nv("content-length", "11")};
     expect_call(&c, h2_ask_with(&c, "POST", "/echo", "", 0, false, bad, 2), "parse|400");
     expect_call(&c, h2_ask_with(&c, "POST", "/echo", "x", 1, true, sized, 2), "body_size|413");
     call = h2_nv("content-type", "application/grpc+proto");

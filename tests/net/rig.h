@@ -163,7 +163,8 @@ static void rig_inject(rig_req *q)
 /* /trailers: a stream, ?whole: a whole answer, ?bare: one without a body. */
 static void rig_trailers(rig_req *q)
 {
-    static const ag_http_header h[] = {{{"x-end", 5}, {"well", 4}}, {{"x-bad", 5}, {"a\r\nb", 4}}, {{"x-empty", 7}, {"", 0}}};
+    static const ag_http_header h[] = {
+        {{"x-end", 5}, {"well", 4}}, {{"x-bad", 5}, {"a\r\nb", 4}}, {{"x-empty", 7}, {"", 0}}};
     bool whole = ag_str_eqz(q->query, "whole"), bare = ag_str_eqz(q->query, "bare");
     if (!ag_http_takes_trailers(q->s)) ag_http_respond(q->s, 501, NULL, 0, NULL, 0);
     else if (whole || bare) ag_http_trailers(q->s, h, 3), ag_http_respond(q->s, 200, NULL, 0, "whole", whole ? 5 : 0);

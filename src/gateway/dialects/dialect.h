@@ -93,10 +93,11 @@ typedef struct ag_dialect {
                    ag_reply_logprobs *lp, const ag_reply_end *end);
     void (*end)(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 
-    void (*embedding)(ag_buf *out, const ag_reply *r, uint32_t index, const float *v, uint32_t n); /* in place of choice */
+    /* in place of choice */
+    void (*embedding)(ag_buf *out, const ag_reply *r, uint32_t index, const float *v, uint32_t n);
 
-    /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. part NULL: it
-     * has nothing to say but its end, or its tokens' log probabilities. */
+    /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. part NULL:
+     * it has nothing to say but its end, or its tokens' log probabilities. */
     void (*open)(ag_buf *out, const ag_reply *r, ag_place *at, const ag_usage *usage);
     void (*chunk)(ag_buf *out, const ag_reply *r, ag_place *at, const ag_part *part, ag_reply_logprobs *lp,
                   const ag_reply_end *end, const ag_usage *usage);

@@ -35,7 +35,8 @@ static int take_ids(ag_request *r, ag_err *err)
     if (ids == NULL) return AG_OK;
     if (json_object_get(r->root, texts))
         return ag_request_fail(err, AG_E_PARAM, tokens, "Either '%s' or '%s' can be given, not both.", texts, tokens);
-    if (json_object_set(r->root, texts, ids) != 0 || json_object_del(r->root, tokens) != 0) return ag__no_memory(r, err);
+    if (json_object_set(r->root, texts, ids) != 0 || json_object_del(r->root, tokens) != 0)
+        return ag__no_memory(r, err);
     return AG_OK;
 }
 

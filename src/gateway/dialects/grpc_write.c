@@ -204,9 +204,9 @@ static void no_break(ag_buf *out AG_UNUSED, const ag_reply *r AG_UNUSED, const a
 }
 
 #define GRPC(id)                                                                                                    \
-    {.reply_id = id, .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_GRPC, .stream_type = AG_TYPE_GRPC, .grpc = true, \
-     .parse = ag__grpc_parse, .begin = begin, .choice = choice, .end = end_all, .open = open_choice, .chunk = chunk,  \
-     .close = close_all, .tokens = tokens, .error = no_error, .break_off = no_break}
+    {.reply_id = id, .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_GRPC, .stream_type = AG_TYPE_GRPC,      \
+     .grpc = true, .parse = ag__grpc_parse, .begin = begin, .choice = choice, .end = end_all, .open = open_choice,  \
+     .chunk = chunk, .close = close_all, .tokens = tokens, .error = no_error, .break_off = no_break}
 const ag_dialect ag_grpc = GRPC("chatcmpl-"), ag_grpc_completions = GRPC("cmpl-");
 const ag_dialect ag_grpc_embeddings = {.reply_id = "embd-", .rates = AG_RATES, .type = AG_TYPE_GRPC, .grpc = true,
                                        .parse = ag__grpc_parse, .begin = begin, .embedding = embedding, .end = end_all,
