@@ -379,9 +379,11 @@ static bool take_step(ag_engine *e)
 {
     ag_door *d = &e->door;
     const ag_sched_step *step;
+    uint64_t now = ag_now_us();
     ag__door_tell_late(d);
+    ag__followers_expire(d, now, true);
     ag__door_drop_cancelled(d);
-    if (!ag_sched_step_next(d->sched, ag_now_us(), &step)) return false;
+    if (!ag_sched_step_next(d->sched, now, &step)) return false;
     run_step(e, step);
     return true;
 }
