@@ -106,7 +106,7 @@ int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_er
 /* One that reads as `leader` does, which was submitted: the same tokens, told to a reader of its own. It ends with the leader,
  * or before, by ag_gen_cancel or at its own deadline, as a generation of its own would. The leader is as urgent as the most
  * urgent of its followers and has the latest of their deadlines; without a `notify` of its own it is cancelled when the last
- * of them is. Any thread. AG_E_CANCELLED: the leader has ended otherwise than by itself, or is about to; AG_E_NOMEM. */
+ * of them is. Of a leader that has ended it has the end. Any thread. AG_E_CANCELLED: the leader was cancelled; AG_E_NOMEM. */
 typedef struct ag_gen_follow_spec {
     ag_mbox *notify;
     void *msg;
