@@ -126,8 +126,8 @@ int ag_cache_open(ag_cache **out, const ag_cache_conf *conf, ag_err *err)
         return ag_err_set(err, AG_E_PARAM, "a cache of %llu bytes in %u shards is too small: %u bytes a shard are the "
                           "least", (unsigned long long)conf->bytes_max, n, AG_CACHE_BYTES_MIN);
     if (conf->bytes_max / n > AG_CACHE_BYTES_MAX)
-        return ag_err_set(err, AG_E_PARAM, "a cache of %llu bytes in %u shards is too large: %llu bytes a shard are the "
-                          "most", (unsigned long long)conf->bytes_max, n, (unsigned long long)AG_CACHE_BYTES_MAX);
+        return ag_err_set(err, AG_E_PARAM, "a cache of %llu bytes in %u shards is too large: %llu bytes a shard are "
+                          "the most", (unsigned long long)conf->bytes_max, n, AG_CACHE_BYTES_MAX);
     ag_cache *c = ag_mem_zalloc(sizeof *c);
     if (c == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a cache");
     c->magic = MAGIC;
