@@ -231,14 +231,12 @@ static room make_room(const ag_cache *c, shard *s, uint64_t now_ms, ag__entry **
 {
     for (unsigned i = 0; i < PIECE; i++) {
         ag__entry *e = ag__wheel_due(&s->wheel, now_ms);
-        if (e) {
-            s->stats.expired++;
-        } else {
+        if (e == NULL) {
             if (s->stats.bytes <= s->stats.bytes_max) return ROOM;
             e = c->policy->victim(s->policy, &s->wheel);
             if (e == NULL) return ROOM_NEVER;
-            s->stats.evicted++;
         }
+        *(e->stale_until_ms <= now_ms ? &s->stats.expired : &s->stats.evicted) += 1;
         take_out(c, s, e, gone);
     }
     return s->stats.bytes <= s->stats.bytes_max ? ROOM : ROOM_NOT_YET;
