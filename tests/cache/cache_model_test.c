@@ -174,7 +174,7 @@ static void ttl_as_by_scanning(void **state)
             if (m.t[i].in && i != number) assert_true(m.t[i].stale + (m.t[i].stale - m.t[i].put) / 15 + 1 >= latest);
     }
     assert_true(m.evicted > TURNS / 50);
-    assert_true(stats_of(m.c).expired > TURNS / 50);
+    assert_true(stats_of(m.c).expired > TURNS / 500);
     ag_cache_close(m.c);
 }
 
