@@ -5,8 +5,6 @@
 #include "base/mem.h"
 #include "engine/engine_inner.h"
 
-static bool gen_ended(const ag_gen *g) { return ag_gen_ended((ag_gen_state)atomic_load(&g->state)); }
-
 /* ---- the lists ---- */
 
 static void list_add(ag_gen **list, ag_gen *g)

@@ -423,9 +423,12 @@ static void want_of_memory_is_no_wrong_answer(void **state)
         if (i % 2) free(ask("POST", PATH, "", bodies[i / 2])); /* then hits, else misses */
         for (uint32_t n = 1; fired; n++) {
             if (i % 2 == 0) json_decref(admin("DELETE", "/admin/v1/cache?all=1", 200));
+            char request[512];
             int fd = dial();
+            snprintf(request, sizeof request, "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                     "application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(bodies[i / 2]), bodies[i / 2]);
             ag_fault_arm(AG_FAULT_ALLOC, n);
-            send_request(fd, "POST", PATH, "", bodies[i / 2]);
+            send_text(fd, request);
             char *reply = read_all(fd);
             wait_until_idle();
             fired = ag_fault_disarm(AG_FAULT_ALLOC);
