@@ -1,5 +1,5 @@
-/* gen_follow.c - several readers of one generation: followers, each with its own end. The leader's band and deadline follow
- * from theirs. */
+/* gen_follow.c - several readers of one generation: followers, each with its own end. The leader's band and deadline
+ * follow from theirs. */
 #include <stdio.h>
 
 #include "base/mem.h"

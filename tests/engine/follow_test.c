@@ -244,7 +244,8 @@ static void *crowd(void *arg)
     for (uint32_t i = 0; i < 200; i++) {
         ag_err err = {0};
         ag_gen *f = NULL;
-        ag_gen_follow_spec spec = {.band = (uint8_t)(i % AG_BANDS), .deadline_us = i % 3 ? 0 : ag_now_us() + i % 7 * 500};
+        ag_gen_follow_spec spec = {.band = (uint8_t)(i % AG_BANDS)};
+        if (i % 3 == 0) spec.deadline_us = ag_now_us() + i % 7 * 500;
         if (ag_gen_follow(&f, g, &spec, &err) != AG_OK) break;
         ag_gen_token t[16];
         ag_gen_read(f, 0, t, 16, NULL);

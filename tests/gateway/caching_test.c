@@ -43,11 +43,15 @@ static char *told(const char *path, const char *headers, const char *body, int s
 {
     char got[80], *reply = ask("POST", path, headers, body);
     header_of(reply, "x-cache", got);
-    if (status_of(reply) != status || strcmp(got, how) != 0) fail_msg("wanted %d and '%s':\n%s\n%s", status, how, body, reply);
+    if (status_of(reply) != status || strcmp(got, how) != 0)
+        fail_msg("wanted %d and '%s':\n%s\n%s", status, how, body, reply);
     return reply;
 }
 
-static void tell(const char *headers, const char *body, int status, const char *how) { free(told(PATH, headers, body, status, how)); }
+static void tell(const char *headers, const char *body, int status, const char *how)
+{
+    free(told(PATH, headers, body, status, how));
+}
 
 static char *body_told(const char *path, const char *headers, const char *body, const char *how)
 {
@@ -70,7 +74,8 @@ static void a_second_one_is_told_the_same(void **state)
     header_of(reply, "age", age);
     assert_string_equal(age, "0");
     free(reply);
-    reply = told(PATH, "", "{\"prompt\":\"say:hello\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," CERTAIN "}",
+    reply = told(PATH, "",
+                 "{\"prompt\":\"say:hello\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," CERTAIN "}",
                  200, "hit");
     assert_true(has(reply, "\"text\":\"hello\"") && has(reply, "\"completion_tokens\":5") && has(reply, "[DONE]"));
     free(reply);
@@ -84,7 +89,7 @@ static void a_stream_is_kept_too(void **state)
     for (size_t i = 0; i < AG_ARRAY_LEN(fields); i++) {
         char plain[256], streamed[256];
         snprintf(plain, sizeof plain, "{\"prompt\":\"reuse:2 say:hello\"," CERTAIN "%s}", fields[i]);
-        snprintf(streamed, sizeof streamed, "{\"stream\":true,\"prompt\":\"reuse:2 say:hello\"," CERTAIN "%s}", fields[i]);
+        snprintf(streamed, sizeof streamed, "{\"stream\":true,%s", plain + 1);
         free(told(PATH, "", streamed, 200, "miss"));
         char *cached = body_told(PATH, "", plain, "hit");
         char *fresh = body_told(PATH, "Cache-Control: no-cache\r\n", plain, "miss");
@@ -103,7 +108,8 @@ static void dialects_share(void **state)
     char *reply = told("/v1/messages", "", body, 200, "hit");
     assert_true(has(reply, "\"text\":\"hello\"") && has(reply, "end_turn"));
     free(reply);
-    reply = told("/v1/responses", "", "{\"input\":\"say:hello\",\"temperature\":0,\"max_output_tokens\":50}", 200, "hit");
+    static const char input[] = "{\"input\":\"say:hello\",\"temperature\":0,\"max_output_tokens\":50}";
+    reply = told("/v1/responses", "", input, 200, "hit");
     assert_true(has(reply, "hello"));
     free(reply);
     assert_int_equal(fake_engine_made() - before, 1);
@@ -139,9 +145,18 @@ static void callers_decide(void **state)
     tell("", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"refresh\"}}", 200, "miss");
     assert_int_equal(fake_engine_made() - before, 2);
     tell("Cache-Control: no-store\r\n", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"use\"}}", 200, "hit");
-    static const char *const bad[] = {"7", "{\"mode\":\"often\"}", "{\"mode\":1}", "{\"ttl_s\":0}", "{\"ttl_s\":2592001}", "{\"ttl_s\":\"1\"}",
-                                      "{\"tags\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "{\"tags\":[\"\"]}", "{\"tags\":[\"a b\"]}", "{\"tags\":[1]}",
-                                      "{\"tags\":\"a\"}", "{\"policy\":\"lru\"}"};
+    static const char *const bad[] = {"7",
+                                      "{\"mode\":\"often\"}",
+                                      "{\"mode\":1}",
+                                      "{\"ttl_s\":0}",
+                                      "{\"ttl_s\":2592001}",
+                                      "{\"ttl_s\":\"1\"}",
+                                      "{\"tags\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}",
+                                      "{\"tags\":[\"\"]}",
+                                      "{\"tags\":[\"a b\"]}",
+                                      "{\"tags\":[1]}",
+                                      "{\"tags\":\"a\"}",
+                                      "{\"policy\":\"lru\"}"};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         char body[200];
         snprintf(body, sizeof body, "{\"prompt\":\"say:x\",\"cache\":%s}", bad[i]);
@@ -206,7 +221,8 @@ static void equal_ones_are_computed_once(void **state)
     int fds[N];
     uint32_t before = fake_engine_made();
     for (int i = 0; i < N; i++)
-        fds[i] = begin(i % 2 ? "{\"prompt\":\"wait say:hello\"," CERTAIN "}" : "{\"stream\":true,\"prompt\":\"wait say:hello\"," CERTAIN "}",
+        fds[i] = begin(i % 2 ? "{\"prompt\":\"wait say:hello\"," CERTAIN "}"
+                             : "{\"stream\":true,\"prompt\":\"wait say:hello\"," CERTAIN "}",
                        i ? coalesced : missed);
     fake_engine_release();
     for (int i = 0; i < N; i++) expect_reply(fds[i], 200, i % 2 ? "\"text\":\"hello\"" : "[DONE]");
@@ -320,7 +336,8 @@ static void administrators_see_and_forget(void **state)
 {
     (void)state;
     char key[80], path[120];
-    static const char tagged[] = "{\"prompt\":\"say:a\"," CERTAIN ",\"cache\":{\"tags\":[\"blue\",\"green\"],\"ttl_s\":100}}";
+    static const char tagged[] =
+        "{\"prompt\":\"say:a\"," CERTAIN ",\"cache\":{\"tags\":[\"blue\",\"green\"],\"ttl_s\":100}}";
     char *reply = told(PATH, "x-tenant: a\r\n", tagged, 200, "miss");
     header_of(reply, "x-cache-key", key);
     free(reply);
@@ -425,8 +442,10 @@ static void want_of_memory_is_no_wrong_answer(void **state)
             if (i % 2 == 0) json_decref(admin("DELETE", "/admin/v1/cache?all=1", 200));
             char request[512];
             int fd = dial();
-            snprintf(request, sizeof request, "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
-                     "application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(bodies[i / 2]), bodies[i / 2]);
+            snprintf(request, sizeof request,
+                     "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                     strlen(bodies[i / 2]), bodies[i / 2]);
             ag_fault_arm(AG_FAULT_ALLOC, n);
             send_text(fd, request);
             char *reply = read_all(fd);
