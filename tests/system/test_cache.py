@@ -3,7 +3,9 @@ import concurrent.futures
 import time
 import unittest
 
+import grpc
 import requests
+from grpc_protos import pb, stubs
 
 from server import LIMIT_S, PLAIN, Keyed, Server, events, long_model, text_of, tiny_model, wait_for
 
@@ -87,6 +89,25 @@ class Same(unittest.TestCase):
             self.assertEqual(how(s.post(PATH, asking(), headers={"Cache-Control": "no-cache"})), "miss")
             self.assertIsNone(how(s.post(PATH, asking(), headers={"Cache-Control": "no-store"})))
             self.assertEqual(how(s.post(PATH, asking())), "hit")
+
+    def test_grpc_and_kserve(self):
+        with Server(*ON) as s, grpc.insecure_channel(f"127.0.0.1:{s.port}") as channel:
+            stub = stubs.InferenceStub(channel)
+            ask = pb.GenerateRequest(prompt=["Once upon a time"], max_tokens=24, temperature=0)
+            answer, call = stub.Generate.with_call(ask, timeout=LIMIT_S)
+            self.assertEqual(dict(call.initial_metadata())["x-cache"], "miss")
+            http = s.post(PATH, asking())
+            self.assertEqual((how(http), http.json()["choices"][0]["text"]), ("hit", answer.choices[0].text))
+            stream = stub.GenerateStream(ask, timeout=LIMIT_S)
+            self.assertEqual("".join(m.choices[0].text for m in stream if m.choices), answer.choices[0].text)
+            told = dict(stream.initial_metadata())
+            self.assertEqual((told["x-cache"], told["x-cache-key"]), ("hit", http.headers["x-cache-key"]))
+            ask.cache.mode = "off"
+            self.assertNotIn("x-cache", dict(stub.Generate.with_call(ask, timeout=LIMIT_S)[1].initial_metadata()))
+            model = s.get("/v1/models").json()["data"][0]["id"]
+            text = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["Once upon a time"]}
+            infer = s.post(f"/v2/models/{model}/infer", {"inputs": [text], "parameters": {"max_tokens": 24, "temperature": 0}})
+            self.assertEqual((how(infer), infer.json()["outputs"][0]["data"][0]), ("hit", answer.choices[0].text))
 
     def test_it_is_bounded(self):
         with Server("--cache-bytes", "256KiB") as s:
