@@ -210,6 +210,7 @@ int ag_cmd_bench_http(int argc, char **argv)
          "each asks again when it has its answer [1]; with --rate: most at once [512]"},
         {"rate", 0, AG_OPT_F32, &o.rate, 0, 1e6, "requests a second, arriving at random whether answers come or not"},
         {"requests", 'n', AG_OPT_U64, &s.requests, 1, 1e12, "end after so many"},
+        {"first", 0, AG_OPT_U64, &s.first, 0, 1e12, "number of the first: with the same seed, to go on where another run has ended [0]"},
         {"duration", 0, AG_OPT_TEXT, &o.duration, 0, 0, "end after this time [10s, without --requests]"},
         {"ramp", 0, AG_OPT_TEXT, &o.ramp, 0, 0, "spread the start of the load over this time [0s]"},
         {"timeout", 0, AG_OPT_TEXT, &o.timeout, 0, 0, "a request that takes longer has failed [120s]"},

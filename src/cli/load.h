@@ -48,6 +48,7 @@ typedef struct ag_load_spec {
     uint32_t clients;
     double rate;              /* arrivals a second; 0: each client asks again when it has its answer */
     uint64_t requests;        /* 0: no limit */
+    uint64_t first;           /* number of the first one: to go on where another run has ended */
     uint64_t duration_us;     /* 0: no limit */
     uint64_t timeout_us, ramp_us;
     uint64_t seed;

@@ -216,6 +216,12 @@ class BenchHttp(unittest.TestCase):
         self.assertEqual(bodies(5), bodies(5))
         self.assertNotEqual(bodies(5), bodies(6))
 
+    def test_a_run_goes_on_where_another_ended(self):
+        def bodies(*args):
+            _, s, _ = self.measure(stream, "-c", 2, "--max-tokens", "1-50", "--pool", 50, *args)
+            return [json.dumps(b) for _, _, b in s.asked]
+        self.assertEqual(sorted(bodies("-n", 9)), sorted(bodies("-n", 4) + bodies("-n", 5, "--first", 4)))
+
     def test_chat(self):
         got, s, _ = self.measure(stream, "-n", 3, "--chat", "--max-tokens", 4, "--ignore-eos", "off")
         self.assertEqual((got["requests"]["ok"], got["gap_ms"]["count"]), (3, 9))
