@@ -17,8 +17,10 @@ WAITING = re.compile(r"barrier|gomp_|sched_yield|futex|pause", re.I)
 def metrics(url):
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     text = direct.open(url + "/metrics", timeout=30).read().decode()
-    return {name: sum(float(v) for v in re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.M))
-            for name in ("autoglm_compute_busy_seconds_total", "autoglm_cache_hits_total", "autoglm_cache_misses_total")}
+    found = {"busy": sum(float(v) for v in re.findall(r"^autoglm_compute_busy_seconds_total(?:\{.*\})? (\S+)$", text, re.M))}
+    for fate, v in re.findall(r'^autoglm_cache_requests_total\{.*?="(\w+)"\} (\S+)$', text, re.M):
+        found[fate] = float(v)
+    return found
 
 
 class Busy:
@@ -46,10 +48,10 @@ class Busy:
         if kind:
             return
         if self.ours:
-            after = {k: v - self.before[k] for k, v in metrics(self.url).items()}
-            self.share = after["autoglm_compute_busy_seconds_total"] / took / self.threads
-            asked = after["autoglm_cache_hits_total"] + after["autoglm_cache_misses_total"]
-            self.hits = after["autoglm_cache_hits_total"] / asked if asked else None
+            after = {k: v - self.before.get(k, 0) for k, v in metrics(self.url).items()}
+            self.share = after.pop("busy") / took / self.threads
+            asked = sum(after.values())
+            self.hits = sum(after.get(fate, 0) for fate in ("hit", "stale", "coalesced")) / asked if asked else None
         elif self.perf:
             said = subprocess.run(["perf", "script", "-i", self.data.name, "-F", "ip,sym,dso"], stdout=subprocess.PIPE,
                                   stderr=subprocess.DEVNULL, text=True)
