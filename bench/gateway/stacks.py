@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(ROOT / "bench/serving"))
@@ -85,17 +83,7 @@ def running(command, url, environment=None):
         process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    env={**os.environ, **(environment or {})}, start_new_session=True)
         try:
-            direct, end = urllib.request.build_opener(urllib.request.ProxyHandler({})), time.monotonic() + READY_S
-            while True:
-                try:
-                    direct.open(url, timeout=5).close()
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > end:
-                        log.seek(0)
-                        lines = log.read().strip().splitlines() or ["it said nothing"]
-                        raise m.NoServer(f"it did not start: {lines[-1][-300:]}") from None
-                    time.sleep(0.05)
+            m.await_url(url, process, READY_S, log)
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -20,6 +20,24 @@ class NoServer(Exception):
     """It did not start; the text says why."""
 
 
+def await_url(url, process, ready_s, log=None):
+    """Returns when it answers; where it does not in time, or the process has ended, tells what the log says last."""
+    end, direct = time.monotonic() + ready_s, urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while True:
+        try:
+            direct.open(url, timeout=5).close()
+            return
+        except OSError:
+            if process.poll() is None and time.monotonic() < end:
+                time.sleep(0.1)
+                continue
+            said = []
+            if log:
+                log.seek(0)
+                said = log.read().strip().splitlines()
+            raise NoServer(f"it did not start: {(said or ['it said nothing'])[-1][-300:]}") from None
+
+
 @contextlib.contextmanager
 def server(command, path, ready_s, environment=None):
     """A server on a free port, ready, and gone at the end. Yields its address and its process."""
@@ -33,18 +51,8 @@ def server(command, path, ready_s, environment=None):
             env={**os.environ, **(environment or {})},
         )
         try:
-            url, end = f"http://127.0.0.1:{port}", time.monotonic() + ready_s
-            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            while True:
-                try:
-                    direct.open(url + path, timeout=5).close()
-                    break
-                except OSError:
-                    if process.poll() is not None or time.monotonic() > end:
-                        log.seek(0)
-                        said = log.read().strip().splitlines() or ["it said nothing"]
-                        raise NoServer(f"it did not start: {said[-1][-300:]}") from None
-                    time.sleep(0.1)
+            url = f"http://127.0.0.1:{port}"
+            await_url(url + path, process, ready_s, log)
             yield url, process
         finally:
             process.terminate()

@@ -19,7 +19,7 @@
 
 typedef struct options {
     const char *duration, *timeout, *ramp, *max_tokens, *tenants, *classes, *ignore_eos, *extra, *svg;
-    float rate;
+    float rate, zipf;
     bool json, buckets;
 } options;
 
@@ -80,6 +80,7 @@ static int check(const options *o, ag_load_spec *s, ag_err *err)
     if (rc == AG_OK && o->tenants) rc = ag_load_parse_tenants(o->tenants, s, err);
     if (rc != AG_OK) return rc;
     s->rate = (double)o->rate;
+    s->zipf = (double)o->zipf;
     s->ignore_eos = strcmp(o->ignore_eos, "on") == 0;
     if (!s->ignore_eos && strcmp(o->ignore_eos, "off") != 0)
         return ag_err_set(err, AG_E_USAGE, "--ignore-eos: '%.40s' is neither on nor off", o->ignore_eos);
@@ -202,13 +203,14 @@ static int run_classes(const options *o, const ag_load_spec *base, ag_err *err)
 
 int ag_cmd_bench_http(int argc, char **argv)
 {
-    options o = {.timeout = "120s", .ramp = "0s", .max_tokens = "128", .ignore_eos = "on"};
+    options o = {.timeout = "120s", .ramp = "0s", .max_tokens = "128", .ignore_eos = "on", .zipf = 1};
     ag_load_spec s = {.seed = 1, .prompt_words = 64, .key = getenv("AUTOGLM_API_KEY")};
     const ag_opt opts[] = {
         {"clients", 'c', AG_OPT_U32, &s.clients, 1, AG_LOAD_CLIENTS_MAX,
          "each asks again when it has its answer [1]; with --rate: most at once [512]"},
         {"rate", 0, AG_OPT_F32, &o.rate, 0, 1e6, "requests a second, arriving at random whether answers come or not"},
         {"requests", 'n', AG_OPT_U64, &s.requests, 1, 1e12, "end after so many"},
+        {"first", 0, AG_OPT_U64, &s.first, 0, 1e12, "number of the first: with the same seed, to go on where another run has ended [0]"},
         {"duration", 0, AG_OPT_TEXT, &o.duration, 0, 0, "end after this time [10s, without --requests]"},
         {"ramp", 0, AG_OPT_TEXT, &o.ramp, 0, 0, "spread the start of the load over this time [0s]"},
         {"timeout", 0, AG_OPT_TEXT, &o.timeout, 0, 0, "a request that takes longer has failed [120s]"},
@@ -216,7 +218,10 @@ int ag_cmd_bench_http(int argc, char **argv)
         {"prompt-tokens", 'p', AG_OPT_U32, &s.prompt_words, 1, AG_LOAD_PROMPT_MAX,
          "words of a prompt, most of them one token [64]"},
         {"shared-prefix", 0, AG_OPT_U32, &s.shared_words, 0, AG_LOAD_PROMPT_MAX,
-         "so many of them begin every prompt [0]"},
+         "so many of them begin every prompt, with --chat as the system's message [0]"},
+        {"prefixes", 0, AG_OPT_U32, &s.prefixes, 1, AG_LOAD_POOL_MAX, "so many such beginnings, which prompts share among them [1]"},
+        {"pool", 0, AG_OPT_U32, &s.pool, 1, AG_LOAD_POOL_MAX, "so many different requests, asked again and again [each its own]"},
+        {"zipf", 0, AG_OPT_F32, &o.zipf, 0, 10, "with --pool: the k-th is asked for as often as k^-X says; 0: all alike [1]"},
         {"max-tokens", 0, AG_OPT_TEXT, &o.max_tokens, 0, 0, "length of an answer, or a range: 16-128 [128]"},
         {"ignore-eos", 0, AG_OPT_TEXT, &o.ignore_eos, 0, 0, "on: answers are exactly as long as asked for; off [on]"},
         {"temperature", 0, AG_OPT_F32, &s.temperature, 0, 10, "of sampling [0]"},

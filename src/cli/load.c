@@ -203,7 +203,7 @@ const ag_load_result *ag_load_got(const ag_load *l) { return &l->result; }
 static void start(ag_load *l, client *c, uint64_t due)
 {
     ag_load_plan plan;
-    ag_load_plan_make(l->spec, l->result.all.started, &plan);
+    ag_load_plan_make(l->spec, l->spec->first + l->result.all.started, &plan);
     ag_buf_reset(&c->body);
     c->tenant = plan.tenant;
     ag_load_stats *mine = &l->result.tenants[c->tenant];

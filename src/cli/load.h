@@ -21,6 +21,7 @@
 #define AG_LOAD_ANSWER_MAX (64u << 20)
 #define AG_LOAD_WORDS_MAX (32u << 20)
 #define AG_LOAD_PROMPT_MAX 1000000u
+#define AG_LOAD_POOL_MAX 100000000u
 #define AG_LOAD_DURATION_US 10000000u /* of a load without an end of its own */
 
 /* How a request ended that had no complete answer; HTTP statuses other than 200 are counted apart. */
@@ -47,10 +48,14 @@ typedef struct ag_load_spec {
     uint32_t clients;
     double rate;              /* arrivals a second; 0: each client asks again when it has its answer */
     uint64_t requests;        /* 0: no limit */
+    uint64_t first;           /* number of the first one: to go on where another run has ended */
     uint64_t duration_us;     /* 0: no limit */
     uint64_t timeout_us, ramp_us;
     uint64_t seed;
     uint32_t prompt_words, shared_words; /* shared_words <= prompt_words */
+    uint32_t prefixes;        /* so many beginnings of shared_words; 0: one */
+    uint32_t pool;            /* so many prompts, each with its length of answer and its beginning; 0: each its own */
+    double zipf;              /* the k-th of them is asked for as often as k^-zipf says; 0: all alike */
     uint32_t max_tokens_low, max_tokens_high;
     float temperature;
     const char *model, *key;  /* NULL: not sent */
@@ -119,9 +124,12 @@ bool ag_load_json_classes(const ag_load_classes *c, ag_load *const *loads, bool 
 typedef struct ag_load_plan {
     uint32_t tenant, max_tokens;
     uint64_t words; /* random state of its prompt */
+    uint64_t shared; /* and of its beginning */
 } ag_load_plan;
 uint64_t ag_load_random(uint64_t *state);
 double ag_load_random_open(uint64_t *state); /* in (0, 1] */
+/* 1..n, k as often as k^-s says; s >= 0, n >= 1. Rejection-inversion (Hoermann and Derflinger, 1996): no table. */
+uint32_t ag_load_zipf(uint64_t *state, uint32_t n, double s);
 void ag_load_plan_make(const ag_load_spec *spec, uint64_t number, ag_load_plan *out);
 bool ag_load_body(const ag_load_spec *spec, const ag_load_plan *plan, ag_buf *out); /* the request's JSON */
 

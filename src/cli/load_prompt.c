@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "cli/load.h"
 
 /* Common words are one token each, with the space before them, in the vocabularies of most models: a prompt of n words
@@ -26,19 +28,44 @@ uint64_t ag_load_random(uint64_t *state) /* splitmix64 */
 
 double ag_load_random_open(uint64_t *state) { return (double)((ag_load_random(state) >> 11) + 1) * 0x1p-53; }
 
-void ag_load_plan_make(const ag_load_spec *spec, uint64_t number, ag_load_plan *out)
+static double zipf_area(double x, double s) { return s == 1 ? log(x) : (pow(x, 1 - s) - 1) / (1 - s); }
+static double zipf_edge(double area, double s) { return s == 1 ? exp(area) : pow(1 + area * (1 - s), 1 / (1 - s)); }
+
+uint32_t ag_load_zipf(uint64_t *state, uint32_t n, double s)
+{
+    double from = zipf_area(1.5, s) - 1, to = zipf_area(n + 0.5, s);
+    double near = 2 - zipf_edge(zipf_area(2.5, s) - pow(2, -s), s);
+    for (;;) {
+        double at = to + ag_load_random_open(state) * (from - to), x = zipf_edge(at, s);
+        double k = AG_MIN(AG_MAX(floor(x + 0.5), 1.0), (double)n);
+        if (k - x <= near || at >= zipf_area(k + 0.5, s) - pow(k, -s)) return (uint32_t)k;
+    }
+}
+
+static uint64_t start_random(const ag_load_spec *spec, uint64_t number)
 {
     uint64_t r = spec->seed;
     r = ag_load_random(&r) ^ number * 0xD1342543DE82EF95u;
     ag_load_random(&r);
+    return r;
+}
+
+void ag_load_plan_make(const ag_load_spec *spec, uint64_t number, ag_load_plan *out)
+{
+    uint64_t r = start_random(spec, number), own = r;
+    if (spec->pool) {
+        number = ag_load_zipf(&r, spec->pool, spec->zipf);
+        own = start_random(spec, ~number);
+    }
     uint64_t range = (uint64_t)spec->max_tokens_high - spec->max_tokens_low + 1;
-    *out = (ag_load_plan){.max_tokens = spec->max_tokens_low + (uint32_t)(ag_load_random(&r) % range)};
+    *out = (ag_load_plan){.max_tokens = spec->max_tokens_low + (uint32_t)(ag_load_random(&own) % range)};
+    out->shared = ~spec->seed - number % AG_MAX(spec->prefixes, 1u);
+    out->words = ag_load_random(&own);
     double sum = 0, at;
     for (uint32_t i = 0; i < spec->n_tenants; i++) sum += spec->tenants[i].weight;
-    at = ag_load_random_open(&r) * sum;
+    at = ag_load_random_open(spec->pool ? &r : &own) * sum;
     while (out->tenant + 1 < spec->n_tenants && at > spec->tenants[out->tenant].weight)
         at -= spec->tenants[out->tenant++].weight;
-    out->words = ag_load_random(&r);
 }
 
 static void add_words(ag_buf *out, uint64_t random, uint32_t n, bool first)
@@ -57,9 +84,13 @@ bool ag_load_body(const ag_load_spec *spec, const ag_load_plan *plan, ag_buf *ou
         ag_buf_add_json(out, spec->model, strlen(spec->model));
         ag_buf_addc(out, ',');
     }
-    ag_buf_addz(out, spec->chat ? "\"messages\":[{\"role\":\"user\",\"content\":\"" : "\"prompt\":\"");
-    add_words(out, ~spec->seed, spec->shared_words, true);
-    add_words(out, plan->words, spec->prompt_words - spec->shared_words, spec->shared_words == 0);
+    bool system = spec->chat && spec->shared_words; /* where conversations have what they share */
+    ag_buf_addz(out, spec->chat ? "\"messages\":[" : "\"prompt\":\"");
+    if (system) ag_buf_addz(out, "{\"role\":\"system\",\"content\":\"");
+    add_words(out, plan->shared, spec->shared_words, true);
+    if (system) ag_buf_addz(out, "\"},");
+    if (spec->chat) ag_buf_addz(out, "{\"role\":\"user\",\"content\":\"");
+    add_words(out, plan->words, spec->prompt_words - spec->shared_words, system || spec->shared_words == 0);
     ag_buf_addz(out, spec->chat ? "\"}]" : "\"");
     ag_buf_addf(out, ",\"max_tokens\":%u,\"temperature\":%.6g", plan->max_tokens, (double)spec->temperature);
     ag_buf_addz(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");

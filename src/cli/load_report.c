@@ -117,10 +117,11 @@ bool ag_load_json(const ag_load_spec *spec, const ag_load_result *r, bool bucket
     if (spec->rate > 0) ag_buf_addf(out, "%.6g", spec->rate);
     else ag_buf_addz(out, "null");
     ag_buf_addf(out,
-                ",\"seed\":%llu,\"prompt_words\":%u,\"shared_words\":%u,\"max_tokens\":[%u,%u],\"elapsed_s\":%.6f,"
-                "\"interrupted\":%s,",
-                (unsigned long long)spec->seed, spec->prompt_words, spec->shared_words, spec->max_tokens_low,
-                spec->max_tokens_high, (double)r->elapsed_us / 1e6, r->interrupted ? "true" : "false");
+                ",\"seed\":%llu,\"prompt_words\":%u,\"shared_words\":%u,\"prefixes\":%u,\"pool\":%u,\"zipf\":%.6g,"
+                "\"max_tokens\":[%u,%u],\"elapsed_s\":%.6f,\"interrupted\":%s,",
+                (unsigned long long)spec->seed, spec->prompt_words, spec->shared_words, spec->prefixes, spec->pool,
+                spec->zipf, spec->max_tokens_low, spec->max_tokens_high, (double)r->elapsed_us / 1e6,
+                r->interrupted ? "true" : "false");
     json_stats(&r->all, r, buckets, out);
     ag_buf_addf(out, ",\"waited\":%llu,\"answers_without_usage\":%llu,\"failures\":{", (unsigned long long)r->waited,
                 (unsigned long long)r->no_usage);

@@ -66,6 +66,8 @@ typedef struct ag_backend_ops {
     void (*parallel)(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items);
     uint32_t (*threads)(const ag_backend *b);
     const char *(*isa)(const ag_backend *b);
+    /* Time that its threads have computed in steps so far, added up; waiting for each other is none. From any thread. */
+    uint64_t (*busy_us)(const ag_backend *b);
     uint64_t (*weight_bytes)(const ag_backend *b); /* packed weights, as read by a step of one row */
     void (*weights)(const ag_backend *b, ag_weights_info *out); /* from any thread */
     void (*settle)(ag_backend *b); /* waits until what open began in the background is done */

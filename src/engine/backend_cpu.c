@@ -145,11 +145,12 @@ static const float *cpu_states(const ag_backend *b, size_t *stride)
 static void cpu_parallel(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items) { ag_pool_run(b->pool, fn, arg, items, 1); }
 static uint32_t cpu_threads(const ag_backend *b) { return ag_pool_threads(b->pool); }
 static const char *cpu_isa(const ag_backend *b) { return b->isa->name; }
+static uint64_t cpu_busy_us(const ag_backend *b) { return atomic_load_explicit(&b->busy_ns, memory_order_relaxed) / 1000; }
 static uint64_t cpu_weight_bytes(const ag_backend *b) { return b->weights.n_bytes; }
 
 static void cpu_weights(const ag_backend *b, ag_weights_info *out) { ag_weights_info_get(&b->weights, out); }
 static void cpu_settle(ag_backend *b) { ag_weights_settle(&b->weights); }
 static void cpu_clear(ag_backend *b) { memset(b->kv, 0, b->kv_bytes); }
 
-const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_states, cpu_parallel, cpu_threads, cpu_isa, cpu_weight_bytes,
-                                       cpu_weights, cpu_settle, cpu_clear};
+const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_states, cpu_parallel, cpu_threads, cpu_isa, cpu_busy_us,
+                                       cpu_weight_bytes, cpu_weights, cpu_settle, cpu_clear};

@@ -95,10 +95,11 @@ static const float *null_states(const ag_backend *b, size_t *stride)
 static void null_parallel(ag_backend *b AG_UNUSED, ag_backend_fn *fn, void *arg, uint32_t n) { fn(arg, 0, 0, n); }
 static uint32_t null_threads(const ag_backend *b AG_UNUSED) { return 1; }
 static const char *null_isa(const ag_backend *b) { return b->isa; }
+static uint64_t null_busy_us(const ag_backend *b AG_UNUSED) { return 0; }
 static uint64_t null_weight_bytes(const ag_backend *b AG_UNUSED) { return 0; }
 static void null_weights(const ag_backend *b AG_UNUSED, ag_weights_info *out) { *out = (ag_weights_info){0}; }
 static void null_settle(ag_backend *b AG_UNUSED) {}
 static void null_clear(ag_backend *b AG_UNUSED) {}
 
 const ag_backend_ops ag_backend_null = {"null", null_open, null_close, null_run, null_states, null_parallel, null_threads, null_isa,
-                                        null_weight_bytes, null_weights, null_settle, null_clear};
+                                        null_busy_us, null_weight_bytes, null_weights, null_settle, null_clear};

@@ -540,6 +540,7 @@ void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
                              .asked_tokens = asked, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
                              .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,
                              .displaced = s.displaced, .expired = s.expired, .timed_out = s.timed_out, .refused_full = s.refused_full,
-                             .refused_late = s.refused_late, .cancelled = cancelled, .step_error = s.cost_error, .service_rate = s.service_rate};
+                             .refused_late = s.refused_late, .cancelled = cancelled, .step_error = s.cost_error, .service_rate = s.service_rate,
+                             .threads = e->lm->ops->threads(e->lm->backend), .busy_us = e->lm->ops->busy_us(e->lm->backend)};
     memcpy(out->waiting_by_band, s.queue.by_band, sizeof out->waiting_by_band);
 }

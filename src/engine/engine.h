@@ -60,6 +60,8 @@ typedef struct ag_engine_stats { /* a snapshot; what has no present tense only g
     uint64_t displaced, expired, timed_out, refused_full, refused_late, cancelled;
     double step_error;       /* moving mean of |predicted - real| / real of a step's time */
     double service_rate;     /* units of service a second while busy */
+    uint32_t threads;        /* that compute */
+    uint64_t busy_us;        /* time of theirs inside steps, but for waiting at barriers */
 } ag_engine_stats;
 
 int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *conf, ag_err *err);

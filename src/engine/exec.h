@@ -76,6 +76,7 @@ struct ag_backend {
     ag__turn *turns;         /* by job */
     ag__step steps[AG_STEPS_CACHED];
     uint64_t clock;          /* steps run */
+    _Atomic uint64_t busy_ns; /* of all workers in steps, but for waiting at barriers */
     /* Values that a worker may have for itself alone: their place in its memory; -1: not. */
     int64_t *own_at;
     size_t own_bytes;        /* per worker, behind its scratch */

@@ -2,6 +2,7 @@
  * when all workers have come by: one that lost its core holds up nobody but in the chunk that it has in hand, and goes
  * through what is done without stopping when it is back. */
 #include <stdatomic.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "engine/exec.h"
@@ -182,11 +183,19 @@ static void find_chunk(const ag__lane *l, uint32_t k, uint32_t *from, uint32_t *
     *to = AG_MIN(*from + j->size[g], end);
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 {
     ag_backend *b = backend;
     unsigned char *scratch = b->scratch + worker * (b->scratch_bytes + b->own_bytes);
     ag__lane l = {.b = b, .worker = worker, .scratch = scratch, .own = scratch + b->scratch_bytes};
+    uint64_t began = now_ns(), waited = 0;
     for (uint32_t i = 0; i < b->step->n_jobs; i++) {
         const ag__job *j = l.job = &b->step->jobs[i];
         ag__turn *turn = &b->turns[i];
@@ -196,7 +205,11 @@ static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
             find_chunk(&l, k, &from, &to);
             ag__exec_tiles_ahead(&l, from);
         }
-        if (i) ag_pool_await(b->pool, &turn[-1].done, chunks_of(j - 1));
+        if (i && atomic_load_explicit(&turn[-1].done, memory_order_acquire) < chunks_of(j - 1)) {
+            uint64_t from_ns = now_ns();
+            ag_pool_await(b->pool, &turn[-1].done, chunks_of(j - 1));
+            waited += now_ns() - from_ns;
+        }
         for (; k < all; k = atomic_fetch_add_explicit(&turn->next, 1, memory_order_relaxed), mine++) {
             if (mine == 0 && j->before) ag__exec_rows_of(&l, j->before, 0, rows_of(j->before, b->step));
             find_chunk(&l, k, &from, &to);
@@ -204,6 +217,7 @@ static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
         }
         if (mine) ag_pool_arrive(b->pool, &turn->done, mine, all);
     }
+    atomic_fetch_add_explicit(&b->busy_ns, now_ns() - began - waited, memory_order_relaxed);
 }
 
 void ag__jobs_run(ag_backend *b)

@@ -1,4 +1,5 @@
 """autoglm bench http against a server that streams set answers, refuses, stalls, breaks off and talks nonsense."""
+import collections
 import http.server
 import json
 import os
@@ -215,6 +216,12 @@ class BenchHttp(unittest.TestCase):
         self.assertEqual(bodies(5), bodies(5))
         self.assertNotEqual(bodies(5), bodies(6))
 
+    def test_a_run_goes_on_where_another_ended(self):
+        def bodies(*args):
+            _, s, _ = self.measure(stream, "-c", 2, "--max-tokens", "1-50", "--pool", 50, *args)
+            return [json.dumps(b) for _, _, b in s.asked]
+        self.assertEqual(sorted(bodies("-n", 9)), sorted(bodies("-n", 4) + bodies("-n", 5, "--first", 4)))
+
     def test_chat(self):
         got, s, _ = self.measure(stream, "-n", 3, "--chat", "--max-tokens", 4, "--ignore-eos", "off")
         self.assertEqual((got["requests"]["ok"], got["gap_ms"]["count"]), (3, 9))
@@ -223,6 +230,20 @@ class BenchHttp(unittest.TestCase):
         self.assertEqual([m["role"] for m in body["messages"]], ["user"])
         self.assertEqual(len(body["messages"][0]["content"].split(" ")), 64)
         self.assertNotIn("ignore_eos", body)
+
+    def test_a_pool_of_requests_by_popularity(self):
+        """Each of the pool is the same request whenever it is asked; how often, Zipf's law says: 1, 1/2, 1/3 ... of the first."""
+        load = ("-n", 600, "-c", 8, "-p", 12, "--shared-prefix", 4, "--prefixes", 3, "--max-tokens", "1-9", "--chat", "--pool", 20)
+        for zipf, expected in ((1, [1 / k for k in range(1, 21)]), (0, [1] * 20), (2, [1 / k ** 2 for k in range(1, 21)])):
+            _, s, _ = self.measure(stream, *load, "--zipf", zipf)
+            counts = collections.Counter(json.dumps(b) for _, _, b in s.asked)
+            self.assertLessEqual(len(counts), 20)
+            self.assertEqual(len(counts), len({json.dumps(json.loads(b)["messages"]) for b in counts}), "one length for each")
+            self.assertEqual({len(json.loads(b)["messages"]) for b in counts}, {2})
+            self.assertEqual(len({json.loads(b)["messages"][0]["content"] for b in counts}), 3)
+            for seen, share in zip([n for _, n in counts.most_common()], expected):
+                want = 600 * share / sum(expected)
+                self.assertLess(abs(seen - want), 6 * want ** 0.5 + 4, (zipf, seen, want))
 
     def test_addresses(self):
         s = self.serve(stream)

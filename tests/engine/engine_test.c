@@ -239,6 +239,33 @@ static void test_cancel(void **state)
     ag_engine_close(e);
 }
 
+/* Threads' time inside steps: it grows by steps alone, and by no more than there was. */
+static void test_busy(void **state)
+{
+    (void)state;
+    ag_engine_stats st, idle;
+    uint64_t opened = ag_now_us();
+    ag_engine *e = open_engine(conf_of(4096, 8, 64));
+    ag_engine_stats_get(e, &st);
+    assert_int_equal(st.busy_us, 0);
+    assert_true(st.threads >= 1);
+    for (uint64_t before = 0; before < 1000;) { /* the first steps may be too short to show */
+        ag_gen_spec s = spec_of(40, 60, before);
+        ag_gen *g = start(e, &s);
+        int32_t ids[OUT_MAX];
+        uint32_t n;
+        assert_int_equal(finish(g, ids, &n), AG_GEN_LENGTH);
+        ag_gen_put(g);
+        ag_engine_stats_get(e, &st);
+        assert_true(st.busy_us > before);
+        before = st.busy_us;
+    }
+    assert_true(st.busy_us <= (ag_now_us() - opened) * st.threads);
+    ag_engine_stats_get(e, &idle);
+    assert_int_equal(idle.busy_us, st.busy_us);
+    ag_engine_close(e);
+}
+
 static void test_bounds(void **state)
 {
     (void)state;
@@ -521,6 +548,7 @@ int main(void)
         cmocka_unit_test(test_same_alone_and_together), cmocka_unit_test(test_same_when_set_back),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_stops), cmocka_unit_test(test_cancel), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_busy),
         cmocka_unit_test(test_told), cmocka_unit_test(test_told_in_many_mailboxes),
         cmocka_unit_test(test_close_with_work), cmocka_unit_test(test_damage_ends_what_it_had_a_part_in),
         cmocka_unit_test(test_faults),
