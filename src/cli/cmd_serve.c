@@ -149,6 +149,8 @@ static ag_engine_conf engine_conf(const ag_conf *c)
     e.step_short_us = c->step_short_ms * 1000;
     e.step_rows_min = c->step_rows_min;
     e.no_reuse = !c->prefix_cache;
+    e.prefix_path = *c->prefix_save ? c->prefix_save : NULL;
+    e.prefix_bytes = c->prefix_save_bytes;
     e.no_pass = *c->no_pass ? c->no_pass : NULL;
     bool known = ag_image_mode_find(c->weights_image, &e.image);
     AG_ASSERT(known); /* the table's choices are the engine's */
@@ -160,6 +162,12 @@ static void note(void *arg, bool bad, const char *text)
 {
     const server *s = arg;
     AG_LOG(s->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "weights", AG_LOG_Z("note", text));
+}
+
+static void prefix_note(void *arg, bool bad, const char *text)
+{
+    const server *s = arg;
+    AG_LOG(s->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "prefixes", AG_LOG_Z("note", text));
 }
 
 static ag_log_level log_level(const ag_conf *c)
@@ -181,6 +189,7 @@ static void load(server *s)
     conf.metrics = s->metrics;
     conf.by_turns = rc == AG_OK && s->model->null && s->model->null_rate == 0; /* the loops take its steps */
     conf.note = note;
+    conf.prefix_note = prefix_note;
     conf.note_arg = s;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);
     if (rc != AG_OK) return;
@@ -193,7 +202,13 @@ static void load(server *s)
            AG_LOG_U("load_ms", (ag_now_us() - began) / 1000));
 }
 
-static void stop(server *s) { ag_gateway_stop(s->gateway, s->conf.shutdown_timeout_ms); }
+/* The engine writes its prompts' pages when it ends, which may take its time too. */
+static void stop(server *s)
+{
+    ag_gateway_stop(s->gateway, s->conf.shutdown_timeout_ms);
+    ag_engine_close(s->engine);
+    s->engine = NULL;
+}
 
 /* Reads everything again; either all LIVE settings are taken over or none. */
 static void reload(server *s)
@@ -284,9 +299,11 @@ static int signals_open(server *s)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
-    sigaddset(&set, SIGPIPE); /* blocked, never read: writing to a closed socket is an error code */
+    sigaddset(&set, SIGPIPE); /* blocked, never read: writing to a closed socket is an error code, */
+    sigaddset(&set, SIGXFSZ); /* as is a file that may not grow */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return AG_E_IO;
     sigdelset(&set, SIGPIPE);
+    sigdelset(&set, SIGXFSZ);
     s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     s->finished = eventfd(0, EFD_CLOEXEC);
     return s->signals < 0 || s->finished < 0 ? AG_E_IO : AG_OK;

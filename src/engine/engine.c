@@ -2,11 +2,13 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "base/fault.h"
 #include "base/mem.h"
 #include "engine/engine_inner.h"
+#include "engine/prefix.h"
 
 /* Rows of a step while nobody decodes: large enough that the weights, unpacked once a block of columns, cost little, small
  * enough that a newcomer waits for a fraction of a second. */
@@ -284,6 +286,62 @@ int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err)
     return rc;
 }
 
+/* ---- what is kept of prompts, from one run to the next ---- */
+
+static void prefix_note(const ag_engine *e, bool bad, const char *fmt, ...) AG_PRINTF(3, 4);
+static void prefix_note(const ag_engine *e, bool bad, const char *fmt, ...)
+{
+    char text[640];
+    va_list args;
+    if (e->conf.prefix_note == NULL) return;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    e->conf.prefix_note(e->conf.note_arg, bad, text);
+}
+
+static bool prefix_of(ag_engine *e, ag_prefix *p)
+{
+    if (e->conf.prefix_path == NULL || e->conf.no_reuse) return false;
+    _Static_assert(sizeof e->door.salt_key == AG_PREFIX_KEY_BYTES, "the file has room for the key");
+    ag_prefix_init(p, e->lm, ag_sched_kv(e->door.sched), e->door.salt_key);
+    p->path = e->conf.prefix_path;
+    p->bytes_max = e->conf.prefix_bytes;
+    return true;
+}
+
+/* A file that cannot be used is no reason not to serve. */
+static void prefix_load(ag_engine *e)
+{
+    ag_prefix p;
+    ag_err err = {0};
+    uint64_t from = ag_now_us();
+    if (!prefix_of(e, &p)) return;
+    int rc = ag_prefix_load(&p, &e->restored, &err);
+    unsigned long long ms = (ag_now_us() - from) / 1000;
+    if (rc == AG_OK) prefix_note(e, false, "%u pages of prompts come from %s, in %llu ms", e->restored, p.path, ms);
+    else if (rc != AG_E_NOT_FOUND) prefix_note(e, true, "nothing is kept of earlier prompts: %s", err.text);
+}
+
+/* Nobody is there any more. Pages that unchecked or damaged weights had a part in are no good for the next run. */
+static void prefix_save(ag_engine *e)
+{
+    ag_prefix p;
+    ag_err err = {0};
+    ag_weights_info info;
+    uint32_t pages;
+    if (!prefix_of(e, &p)) return;
+    ag__door_shut(&e->door);
+    e->lm->ops->settle(e->lm->backend);
+    e->lm->ops->weights(e->lm->backend, &info);
+    heed_damage(e, info.damage);
+    uint64_t from = ag_now_us();
+    int rc = ag_prefix_save(&p, &pages, &err);
+    unsigned long long ms = (ag_now_us() - from) / 1000;
+    if (rc != AG_OK) prefix_note(e, true, "pages of prompts are not kept for the next start: %s", err.text);
+    else if (pages) prefix_note(e, false, "%u pages of prompts are stored in %s, in %llu ms", pages, p.path, ms);
+}
+
 /* ---- the thread ---- */
 
 static ag_sched_conf sched_conf(const ag_engine *e, uint32_t rows_max, uint32_t out_max)
@@ -330,7 +388,9 @@ static int thread_open(ag_engine *e, ag_err *err)
     rc = samplers_open(e, err);
     if (rc != AG_OK) return rc;
     ag_sched_conf sc = sched_conf(e, rows_max, out_max);
-    return ag__door_open(&e->door, &sc, e->conf.metrics, e->conf.by_turns ? NULL : &e->bell, err);
+    rc = ag__door_open(&e->door, &sc, e->conf.metrics, e->conf.by_turns ? NULL : &e->bell, err);
+    if (rc == AG_OK) prefix_load(e);
+    return rc;
 }
 
 static void thread_close(ag_engine *e)
@@ -406,6 +466,7 @@ static void serve(ag_engine *e)
     }
     end_everything(e);
     ag__door_leave(d);
+    prefix_save(e);
 }
 
 static void end_turns(ag_engine *e)
@@ -414,6 +475,7 @@ static void end_turns(ag_engine *e)
         ag__door_enter(&e->door);
         end_everything(e);
         ag__door_leave(&e->door);
+        prefix_save(e);
     }
     thread_close(e);
 }
@@ -525,7 +587,7 @@ void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
     ag__door_leave(&e->door);
     *out = (ag_engine_stats){.waiting = s.queue.entries, .running = s.running, .queue_tokens = s.queue.tokens, .queue_bytes = s.queue.bytes,
                              .kv_pages = s.kv.pages, .kv_pages_used = s.kv.used, .kv_pages_kept = s.kv.kept, .kv_pages_free = s.kv.free,
-                             .kv_pages_reclaimed = s.kv.reclaimed, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
+                             .kv_pages_reclaimed = s.kv.reclaimed, .kv_pages_restored = e->restored, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
                              .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = reused,
                              .asked_tokens = asked, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
                              .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,

@@ -234,6 +234,7 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_CANCELLED, 0, (double)s.cancelled);
     ag_metric_set(m, AG_M_KV_PAGES_KEPT, 0, (double)s.kv_pages_kept);
     ag_metric_set(m, AG_M_KV_PAGES_FREE, 0, (double)s.kv_pages_free);
+    ag_metric_set(m, AG_M_KV_PAGES_RESTORED, 0, (double)s.kv_pages_restored);
     ag_metric_set(m, AG_M_KV_RECLAIMED, 0, (double)s.kv_pages_reclaimed);
     ag_metric_set(m, AG_M_PREFIX_ASKED, 0, (double)s.asked_tokens);
     ag_metric_set(m, AG_M_PREFIX_REUSED, 0, (double)s.reused_tokens);
