@@ -86,6 +86,13 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.redis_password_file = c->redis_password_file;
     g.redis_timeout_ms = c->redis_timeout_ms;
     g.no_auth = c->no_auth;
+    g.cache = (ag_caching_conf){.bytes_max = c->cache_bytes,
+                                .policy = c->cache_policy,
+                                .secret = c->cache_secret,
+                                .ttl_s = c->cache_ttl_ms / 1000,
+                                .jitter = c->cache_ttl_jitter,
+                                .stale_s = c->cache_stale_ms / 1000,
+                                .pace = c->cache_pace};
     g.responses_db = c->responses_db;
     g.responses_max = c->responses_max;
     g.responses_bytes_max = c->responses_bytes;

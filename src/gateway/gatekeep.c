@@ -84,7 +84,7 @@ static ag_next answer_options(ag_req *r)
         more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"), methods};
         more[n++] = (ag_http_header){AG_STR("access-control-allow-headers"),
                                      AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent, "
-                                            "x-request-priority, x-request-timeout-ms, x-api-key, anthropic-version, "
+                                            "x-request-priority, x-request-timeout-ms, x-api-key, cache-control, anthropic-version, "
                                             "anthropic-beta")};
         more[n++] = (ag_http_header){AG_STR("access-control-max-age"), AG_STR("600")};
     } else {
@@ -179,6 +179,7 @@ static ag_next look_at_head(ag_req *r)
     if (take_number(r, "x-request-priority", 0, AG_BANDS - 1, &r->band) != AG_OK ||
         take_number(r, "x-request-timeout-ms", 1, AG_REQUEST_TIMEOUT_MAX_MS, &r->timeout_ms) != AG_OK)
         return ag__req_refuse(r, r->err.code, "%s", "");
+    ag__caching_head(r);
     if (deadline_ms) r->timeout_ms = AG_MIN(r->timeout_ms, deadline_ms);
     if (atomic_load_explicit(&r->gw->draining, memory_order_relaxed))
         return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");
