@@ -387,7 +387,7 @@ int ag_cmd_serve(int argc, char **argv)
             "byte, as fast as it can; null:rate=1000 with so many tokens a second.",
         .opts = opts,
         .n_opts = AG_ARRAY_LEN(opts),
-        .groups = "model,server,engine,limits,queue,log"};
+        .groups = "model,server,engine,limits,queue,cache,log"};
     server s = {.argc = argc, .argv = argv, .signals = -1, .finished = -1};
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {

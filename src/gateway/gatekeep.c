@@ -161,6 +161,7 @@ static ag_next look_at_head(ag_req *r)
     if (r->route->answer == ag__answer_page) ag__page_look(r);
     if (r->route->answer == ag__answer_connections && ag__connections_look(r) != AG_OK)
         return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->route->answer == ag__answer_cache && ag__cache_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool admin = r->route->answer == ag__answer_admin;
     if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool response = r->route->answer == ag__answer_response;

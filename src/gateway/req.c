@@ -36,6 +36,7 @@ static void req_free(ag_req *r)
     ag_buf_fini(&r->heads);
     ag_key_put(r->key);
     ag__admin_free(r);
+    ag__cache_ask_free(r);
     ag__response_free(r);
     ag__connections_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);

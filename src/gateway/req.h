@@ -196,6 +196,7 @@ struct ag_req {
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
     struct ag_admin *admin;       /* of /admin/v1: keys, limits, usage */
     struct ag_connections *connections; /* and connections */
+    struct ag_cache_ask *cache_ask; /* and cache */
     struct ag_lookup *lookup;     /* of /v1/responses/{id} */
     ag_req_caching caching;
     ag_limiter_call limit;        /* of its key, tenant, model and address */
@@ -385,6 +386,11 @@ bool ag__query_next(ag_str *query, ag_str *name, ag_str *value);
 int ag__admin_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
 ag_next ag__answer_admin(ag_req *r);
 void ag__admin_free(ag_req *r);
+
+/* caching_admin.c: the response cache, as administrators see it */
+int ag__cache_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
+ag_next ag__answer_cache(ag_req *r);
+void ag__cache_ask_free(ag_req *r);
 
 /* account.c: ACCOUNT */
 ag_next ag__step_account(ag_req *r);

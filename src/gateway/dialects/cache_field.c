@@ -15,19 +15,27 @@ static int take_mode(ag_caching_ask *a, const json_t *v, ag_err *err)
     return ag_request_fail(err, AG_E_PARAM, "cache", "'cache.mode' must be \"use\", \"refresh\" or \"off\".");
 }
 
+/* As a query can name it. */
+static bool is_word(const char *p, size_t n)
+{
+    size_t i = 0;
+    while (i < n && p[i] > ' ' && p[i] <= '~') i++;
+    return i == n;
+}
+
 static int take_tags(ag_caching_ask *a, const json_t *v, ag_err *err)
 {
     bool ok = json_is_array(v) && json_array_size(v) <= AG_REQUEST_TAGS_MAX;
     for (size_t i = 0; ok && i < json_array_size(v); i++) {
         const json_t *tag = json_array_get(v, i);
         size_t n = json_string_length(tag);
-        ok = json_is_string(tag) && n >= 1 && n <= AG_REQUEST_TAG_BYTES_MAX;
+        ok = json_is_string(tag) && n >= 1 && n <= AG_REQUEST_TAG_BYTES_MAX && is_word(json_string_value(tag), n);
         a->tags[i] = (ag_str){json_string_value(tag), n};
         a->n_tags = (uint32_t)i + 1;
     }
     if (ok) return AG_OK;
     return ag_request_fail(err, AG_E_PARAM, "cache",
-                           "'cache.tags' must be an array of at most %d strings of 1 to %d bytes.", AG_REQUEST_TAGS_MAX,
+                           "'cache.tags' must be an array of at most %d strings of 1 to %d printable ASCII characters without blanks.", AG_REQUEST_TAGS_MAX,
                            AG_REQUEST_TAG_BYTES_MAX);
 }
 
