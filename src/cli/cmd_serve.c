@@ -93,6 +93,16 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
                                 .jitter = c->cache_ttl_jitter,
                                 .stale_s = c->cache_stale_ms / 1000,
                                 .pace = c->cache_pace};
+    bool known = ag_history_mode_find(c->history, &g.history.mode);
+    AG_ASSERT(known); /* the table's choices are the gateway's */
+    g.history.path = c->history_file;
+    g.history.bytes_max = c->history_bytes;
+    g.history.files_max = c->history_files;
+    g.warm = (ag_warm_conf){.full = strcmp(c->warm, "full") == 0,
+                            .idle = strcmp(c->warm, "off") != 0,
+                            .top = c->warm_top,
+                            .concurrency = c->warm_concurrency,
+                            .time_ms = c->warm_time_ms};
     g.responses_db = c->responses_db;
     g.responses_max = c->responses_max;
     g.responses_bytes_max = c->responses_bytes;
@@ -203,7 +213,7 @@ static void load(server *s)
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
     ag_engine_stats stats;
     ag_engine_stats_get(s->engine, &stats);
-    AG_LOG(s->log, AG_LOG_INFO, NULL, "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
+    AG_LOG(s->log, AG_LOG_INFO, NULL, ag_gateway_warms(s->gateway) ? "loaded" : "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
            AG_LOG_Z("isa", ag_engine_isa(s->engine)), AG_LOG_U("threads", conf.threads),
            AG_LOG_U("ctx", ag_engine_ctx_max(s->engine)), AG_LOG_U("kv_pages", stats.kv_pages),
            AG_LOG_U("load_ms", (ag_now_us() - began) / 1000));

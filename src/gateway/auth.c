@@ -106,7 +106,7 @@ ag_next ag__step_auth(ag_req *r)
     return check_role(r);
 }
 
-ag_str ag__req_share(const ag_req *r AG_UNUSED) { return (ag_str){0}; }
+ag_str ag__req_share(const ag_req *r) { return r->warm ? r->warm_share : (ag_str){0}; }
 
 const char *ag__key_name(const ag_req *r) { return r->key ? r->key->id : r->gw->keyed ? "static" : ""; }
 

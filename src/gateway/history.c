@@ -30,7 +30,7 @@
 typedef struct note { /* a record on its way */
     uint64_t time_ms;
     ag_cache_key key;
-    uint32_t n_route, n_tenant, n_model, n_body;
+    uint32_t n_name[4], n_body; /* route, tenant, model, share */
     size_t bytes;
     char text[];
 } note;
@@ -106,15 +106,18 @@ static void put_body(char *to, ag_str body)
 static note *note_make(const ag_history *h, const ag_history_record *r)
 {
     ag_str body = h->mode == AG_HISTORY_FULL && r->body.n <= AG_HISTORY_BODY_MAX ? r->body : (ag_str){0};
-    if (r->route.n > AG_HISTORY_NAME_MAX || r->tenant.n > AG_HISTORY_NAME_MAX || r->model.n > AG_HISTORY_NAME_MAX) return NULL;
-    size_t bytes = sizeof(note) + r->route.n + r->tenant.n + r->model.n + body.n;
+    const ag_str names[] = {r->route, r->tenant, r->model, r->share};
+    size_t bytes = sizeof(note) + body.n;
+    for (size_t i = 0; i < AG_ARRAY_LEN(names); i++) {
+        if (names[i].n > AG_HISTORY_NAME_MAX) return NULL;
+        bytes += names[i].n;
+    }
     note *n = ag_mem_alloc(bytes);
     if (n == NULL) return NULL;
-    *n = (note){.time_ms = r->time_ms, .key = r->key, .n_route = (uint32_t)r->route.n, .n_tenant = (uint32_t)r->tenant.n,
-                .n_model = (uint32_t)r->model.n, .n_body = (uint32_t)body.n, .bytes = bytes};
+    *n = (note){.time_ms = r->time_ms, .key = r->key, .n_body = (uint32_t)body.n, .bytes = bytes};
     char *to = n->text;
-    const ag_str names[] = {r->route, r->tenant, r->model};
     for (size_t i = 0; i < AG_ARRAY_LEN(names); i++) {
+        n->n_name[i] = (uint32_t)names[i].n;
         if (names[i].n) memcpy(to, names[i].p, names[i].n);
         to += names[i].n;
     }
@@ -267,10 +270,12 @@ static void add_line(ag_history *h, const note *n)
     size_t from = h->batch.n;
     const char *p = n->text;
     ag_history_record r = {.time_ms = n->time_ms, .key = n->key};
-    r.route = (ag_str){p, n->n_route};
-    r.tenant = (ag_str){r.route.p + r.route.n, n->n_tenant};
-    r.model = (ag_str){r.tenant.p + r.tenant.n, n->n_model};
-    r.body = (ag_str){r.model.p + r.model.n, n->n_body};
+    ag_str *const names[] = {&r.route, &r.tenant, &r.model, &r.share};
+    for (size_t i = 0; i < AG_ARRAY_LEN(names); i++) {
+        *names[i] = (ag_str){p, n->n_name[i]};
+        p += n->n_name[i];
+    }
+    r.body = (ag_str){p, n->n_body};
     if (ag__history_line_write(&h->batch, &r) && ag_buf_addc(&h->batch, '\n')) {
         h->lines[h->n_lines++] = (counted){.key = n->key, .at = from};
     } else {

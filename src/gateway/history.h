@@ -1,7 +1,7 @@
 /* history.h - the access log of requests that can be answered from the cache: what was asked, by whom, when. From it is
  * counted what is asked for most, and with what it holds that is asked again, before or while somebody waits for it
  * (warm.h).
- * A record is a line: a checksum, then time, key, route, tenant, model and, in full, the body that asks the same again.
+ * A record is a line: a checksum, then time, key, route, tenant, model, sharing group and, in full, the body that asks the same again.
  * Nothing is kept but what the mode says: full, prompts and all; hashes, keyed ones, that tell equal requests apart and
  * nothing more; off.
  * Owns    : its files, PATH and the older PATH.1, PATH.2 ..., the secret of its hashes, PATH.key, all for their owner's eyes;
@@ -22,7 +22,7 @@
 
 #define AG_HISTORY_BODY_MAX (256u << 10)
 #define AG_HISTORY_LINE_MAX (2u << 20)
-#define AG_HISTORY_NAME_MAX 255u /* of route, tenant, model */
+#define AG_HISTORY_NAME_MAX 255u /* of route, tenant, model, share */
 #define AG_HISTORY_RING 8192u
 #define AG_HISTORY_RING_BYTES (32u << 20)
 #define AG_HISTORY_KEYS 65536u
@@ -43,6 +43,7 @@ typedef struct ag_history_record {
     uint64_t time_ms;       /* since 1970 */
     ag_cache_key key;
     ag_str route, tenant, model;
+    ag_str share;           /* the group whose answers it shares; n 0: its tenant's alone */
     ag_str body;            /* n 0: not known */
 } ag_history_record;
 

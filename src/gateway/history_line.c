@@ -30,6 +30,7 @@ bool ag__history_line_write(ag_buf *out, const ag_history_record *r)
     add_name(out, r->route);
     add_name(out, r->tenant);
     add_name(out, r->model);
+    add_name(out, r->share);
     ag_buf_addc(out, ' ');
     ag_buf_add(out, r->body.p, r->body.n);
     if (out->failed || out->n - from > AG_HISTORY_LINE_MAX) return false;
@@ -79,7 +80,9 @@ bool ag__history_line_read(ag_str line, ag_history_record *out, ag_buf *text)
     if (!take_field(&line, &time) || !ag_str_u64(time, UINT64_MAX / 2, &out->time_ms)) return false;
     if (!take_field(&line, &key) || key.n != 2 * sizeof out->key.b) return false;
     if (sodium_hex2bin(out->key.b, sizeof out->key.b, key.p, key.n, NULL, &n, NULL) != 0 || n != sizeof out->key.b) return false;
-    if (!take_name(&line, &out->route, text) || !take_name(&line, &out->tenant, text) || !take_name(&line, &out->model, text)) return false;
+    ag_str *const names[] = {&out->route, &out->tenant, &out->model, &out->share};
+    for (size_t i = 0; i < AG_ARRAY_LEN(names); i++)
+        if (!take_name(&line, names[i], text)) return false;
     size_t from = text->n;
     ag_buf_add(text, line.p, line.n);
     out->body = (ag_str){text->p + from, line.n};

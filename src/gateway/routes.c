@@ -88,6 +88,13 @@ const ag_route *ag__route_find(ag_str path)
     return NULL;
 }
 
+const ag_route *ag__route_named(ag_str id)
+{
+    for (uint32_t i = 0; i < N_ROUTES; i++)
+        if (ag_str_eqz(id, routes[i].id)) return &routes[i];
+    return NULL;
+}
+
 const ag_dialect *ag__route_dialect(const ag_route *route)
 {
     return strncmp(route->path, "/v2", 3) == 0 ? &ag_kserve : ag_dialect_of(route->kind);
@@ -166,7 +173,7 @@ static ag_next answer_model(ag_req *r)
 bool ag__is_ready(const ag_gateway *gw)
 {
     return atomic_load_explicit(&gw->engine, memory_order_acquire) != NULL &&
-           !atomic_load_explicit(&gw->draining, memory_order_relaxed);
+           !atomic_load_explicit(&gw->draining, memory_order_relaxed) && !ag_warm_pending(gw->warm);
 }
 
 static ag_next answer_live(ag_req *r)
@@ -180,6 +187,12 @@ static ag_next answer_ready(ag_req *r)
         return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down.");
     if (atomic_load_explicit(&r->gw->engine, memory_order_acquire) == NULL)
         return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
+    if (ag_warm_pending(r->gw->warm)) {
+        ag_warm_state s;
+        ag_warm_get(r->gw->warm, &s);
+        return ag__req_refuse(r, AG_E_NOT_READY, "The caches are being warmed up: %llu of %llu are done.", (unsigned long long)s.done,
+                              (unsigned long long)s.wanted);
+    }
     return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
 }
 
@@ -206,6 +219,9 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_engine *e = atomic_load_explicit(&gw->engine, memory_order_acquire);
     ag_metric_set(m, AG_M_READY, 0, ag__is_ready(gw));
     ag__caching_metrics(gw);
+    ag_warm_state warm;
+    ag_warm_get(gw->warm, &warm);
+    ag_metric_set(m, AG_M_WARMING, 0, warm.running);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
     ag_metric_set(m, AG_M_RESPONSES, 0, (double)ag_responses_count(gw->responses));
     ag_metric_set(m, AG_M_RESPONSES_BYTES, 0, (double)ag_responses_bytes(gw->responses));

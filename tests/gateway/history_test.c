@@ -88,7 +88,7 @@ static void test_lines(void **state)
     const ag_history_record records[] = {
         {.time_ms = 0, .route = AG_STR("r"), .tenant = {0}, .model = AG_STR("-"), .body = {0}},
         {.time_ms = 1700000000123, .key = key_of(7), .route = AG_STR("chat_completions"), .tenant = AG_STR("a b%c\n\xc3\xbc"),
-         .model = AG_STR("GLM-4 (q8).gguf"), .body = AG_STR("{\"messages\": [ \"x y\\n\" ]}")},
+         .model = AG_STR("GLM-4 (q8).gguf"), .share = AG_STR("team"), .body = AG_STR("{\"messages\": [ \"x y\\n\" ]}")},
         {.time_ms = UINT64_MAX / 2, .key = key_of(1), .route = AG_STR("--"), .tenant = AG_STR("%"), .model = AG_STR(" "), .body = AG_STR(" ")},
     };
     ag_buf line, text;
@@ -103,7 +103,8 @@ static void test_lines(void **state)
         assert_int_equal(got.time_ms, records[i].time_ms);
         assert_memory_equal(&got.key, &records[i].key, sizeof got.key);
         assert_true(ag_str_eq(got.route, records[i].route) && ag_str_eq(got.tenant, records[i].tenant));
-        assert_true(ag_str_eq(got.model, records[i].model) && ag_str_eq(got.body, records[i].body));
+        assert_true(ag_str_eq(got.model, records[i].model) && ag_str_eq(got.share, records[i].share));
+        assert_true(ag_str_eq(got.body, records[i].body));
         for (size_t at = 0; at < line.n; at++) { /* whatever bit is wrong */
             line.p[at] ^= (char)(1 << at % 7);
             assert_false(ag__history_line_read(ag_buf_str(&line), &got, &text));
