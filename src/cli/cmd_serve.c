@@ -213,7 +213,7 @@ static void load(server *s)
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
     ag_engine_stats stats;
     ag_engine_stats_get(s->engine, &stats);
-    AG_LOG(s->log, AG_LOG_INFO, NULL, ag_gateway_warms(s->gateway) ? "loaded" : "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
+    AG_LOG(s->log, AG_LOG_INFO, NULL, ag_gateway_warms(s->gateway, NULL, NULL) ? "loaded" : "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
            AG_LOG_Z("isa", ag_engine_isa(s->engine)), AG_LOG_U("threads", conf.threads),
            AG_LOG_U("ctx", ag_engine_ctx_max(s->engine)), AG_LOG_U("kv_pages", stats.kv_pages),
            AG_LOG_U("load_ms", (ag_now_us() - began) / 1000));
@@ -264,6 +264,20 @@ static int wait_event(server *s, bool task_runs)
     }
 }
 
+/* A terminal is shown how far the warm-up is, unless log lines go there. */
+static void show_warming(server *s)
+{
+    ag_progress bar;
+    uint64_t done, wanted, shown = 0;
+    struct pollfd fd = {.fd = s->signals, .events = POLLIN};
+    while (*s->conf.log_file && ag_gateway_warms(s->gateway, &done, &wanted)) {
+        if (shown == 0 && wanted) ag_progress_begin(&bar, "warming up", shown = wanted, false);
+        if (shown) ag_progress_show(&bar, done);
+        if (poll(&fd, 1, 200) > 0) break;
+    }
+    if (shown) ag_progress_end(&bar);
+}
+
 /* SIGINT while answers finish, or a signal during loading: what runs cannot be told, the process is all there is to
  * tidy. */
 _Noreturn static void leave_at_once(server *s, const char *why, int status)
@@ -293,6 +307,7 @@ static int run(server *s)
     task_end(&loading);
     if (s->err.code != AG_OK) return give_up(s);
     if (again) reload(s);
+    show_warming(s);
     while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
 
     AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)),

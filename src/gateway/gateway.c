@@ -338,7 +338,14 @@ void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
     if (ag_warm_start(gw->warm, &err) != AG_OK) AG_LOG(gw->log, AG_LOG_WARN, NULL, "no warm-up", AG_LOG_Z("error", err.text));
 }
 
-bool ag_gateway_warms(const ag_gateway *gw) { return ag_warm_pending(gw->warm); }
+bool ag_gateway_warms(const ag_gateway *gw, uint64_t *done, uint64_t *wanted)
+{
+    ag_warm_state s;
+    ag_warm_get(gw->warm, &s);
+    if (done) *done = s.done;
+    if (wanted) *wanted = s.wanted;
+    return ag_warm_pending(gw->warm);
+}
 
 int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
 {

@@ -93,7 +93,8 @@ uint16_t ag_gateway_port(const ag_gateway *gw);
 /* Serves the engine's model from now on, under `name` (NULL: the model's own). Once. */
 void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name);
 
-bool ag_gateway_warms(const ag_gateway *gw); /* it has an engine, and is ready when a warm-up is over */
+/* It has an engine, and is ready when a warm-up is over, which has done so much (NULL: not asked). */
+bool ag_gateway_warms(const ag_gateway *gw, uint64_t *done, uint64_t *wanted);
 
 /* Takes over the fields that may change; requests in flight keep what they began with. AG_E_USAGE: nothing changed. */
 int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err);

@@ -23,6 +23,8 @@ struct ag_warm_job {
     ag_buf text;
 };
 
+typedef struct tried { uint64_t word /* of a key */, until_us; } tried;
+
 struct ag_warm {
     uint32_t magic;
     ag_gateway *gw;
@@ -31,7 +33,7 @@ struct ag_warm {
     ag_hot_key *top;         /* the thread's, as is what follows */
     pthread_t thread;
     bool started;
-    struct { uint64_t word, until_us; } tried[TRIED_SLOTS];
+    tried tried[TRIED_SLOTS];
     ag_warm_job *active;     /* the first loop's */
 
     _Atomic bool pending;
@@ -180,13 +182,14 @@ static void say(const ag_warm *w, const char *msg, uint64_t from_us, const char 
 static const char *wait_for_room(ag_warm *w, uint32_t most, uint64_t until_us, uint64_t from_us, uint64_t *said_us)
 {
     for (;;) {
+        uint64_t now = ag_now_us();
         if (w->stop) return "the server stops";
-        if (ag_now_us() >= until_us) return "its time is over";
-        if (w->running < most) return NULL;
-        if (ag_now_us() - *said_us >= SAY_MS * 1000ull) {
-            *said_us = ag_now_us();
+        if (now >= until_us) return "its time is over";
+        if (now - *said_us >= SAY_MS * 1000ull) {
+            *said_us = now;
             say(w, "warming up", from_us, "not yet");
         }
+        if (w->running < most) return NULL;
         wait_ms(w, POLL_MS);
         if (w->queue) { /* a message that did not get through */
             pthread_mutex_unlock(&w->lock);
@@ -237,6 +240,13 @@ static void full(ag_warm *w)
 
 /* ---- in idle time ---- */
 
+static uint64_t word_of(const ag_cache_key *k)
+{
+    uint64_t word;
+    memcpy(&word, k->b, sizeof word);
+    return word;
+}
+
 static bool is_idle(const ag_warm *w)
 {
     ag_engine_stats s;
@@ -244,16 +254,18 @@ static bool is_idle(const ag_warm *w)
     return s.waiting == 0 && s.running == 0;
 }
 
-/* Since when a key of another run, say, is not made by what is asked again. */
-static bool try_now(ag_warm *w, const ag_cache_key *k)
+/* What failed, or is asked under another key by now, is not tried again at once. */
+static bool was_tried(const ag_warm *w, const ag_cache_key *k)
 {
-    uint64_t word, now = ag_now_us();
-    memcpy(&word, k->b, sizeof word);
-    uint32_t slot = (uint32_t)(word >> 32) % TRIED_SLOTS;
-    if (w->tried[slot].word == word && now < w->tried[slot].until_us) return false;
-    w->tried[slot].word = word;
-    w->tried[slot].until_us = now + TRIED_MS * 1000ull;
-    return true;
+    uint64_t word = word_of(k);
+    const tried *t = &w->tried[word % TRIED_SLOTS];
+    return t->word == word && ag_now_us() < t->until_us;
+}
+
+static void set_tried(ag_warm *w, const ag_cache_key *k)
+{
+    uint64_t word = word_of(k);
+    w->tried[word % TRIED_SLOTS] = (tried){word, ag_now_us() + TRIED_MS * 1000ull};
 }
 
 /* [lock] One, and until it is gone. */
@@ -264,7 +276,7 @@ static void run_one(ag_warm *w, ag_warm_job *j)
     atomic_store(&w->idle_runs, true);
     /* Who came before this is seen here, who comes after it tells us. */
     if (is_idle(w)) queue_add(w, j);
-    else job_free(j);
+    else job_free(j), atomic_store(&w->yields, true);
     while (w->running && !w->stop && !atomic_load(&w->yields)) wait_ms(w, LOOK_MS);
     break_off(w);
     atomic_store(&w->idle_runs, false);
@@ -278,11 +290,13 @@ static void look_round(ag_warm *w)
     pthread_mutex_lock(&w->lock);
     for (uint32_t i = 0; i < n && !w->stop && !w->wanted && w->top[i].count >= POPULAR_MIN; i++) {
         pthread_mutex_unlock(&w->lock);
-        bool wanted = !has(w, &w->top[i].key) && try_now(w, &w->top[i].key);
-        ag_warm_job *j = wanted ? job_make(w, &w->top[i]) : NULL;
+        const ag_cache_key *k = &w->top[i].key;
+        ag_warm_job *j = has(w, k) || was_tried(w, k) ? NULL : job_make(w, &w->top[i]);
         pthread_mutex_lock(&w->lock);
-        if (j) run_one(w, j);
-        if (j && atomic_load(&w->yields)) break;
+        if (j == NULL) continue;
+        run_one(w, j);
+        if (atomic_load(&w->yields)) break;
+        set_tried(w, k);
     }
 }
 
@@ -294,7 +308,9 @@ static void *warm_main(void *arg)
     while (!w->stop) {
         if (w->wanted) full(w);
         else if (w->conf.idle) look_round(w);
-        if (!w->stop && !w->wanted) wait_ms(w, LOOK_MS);
+        if (w->stop || w->wanted) continue;
+        if (w->conf.idle) wait_ms(w, LOOK_MS);
+        else pthread_cond_wait(&w->bell, &w->lock);
     }
     pthread_mutex_unlock(&w->lock);
     return NULL;
