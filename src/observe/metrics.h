@@ -84,10 +84,21 @@ typedef enum ag_metric_cached {
 } ag_metric_cached;
 
 /* What became of a request that was asked again to warm up. */
-typedef enum ag_metric_warmed { AG_WARMED_COMPUTED, AG_WARMED_THERE, AG_WARMED_FAILED, AG_WARMED_YIELDED, AG_WARMED_COUNT } ag_metric_warmed;
+typedef enum ag_metric_warmed {
+    AG_WARMED_COMPUTED,
+    AG_WARMED_THERE,
+    AG_WARMED_FAILED,
+    AG_WARMED_YIELDED,
+    AG_WARMED_COUNT
+} ag_metric_warmed;
 
-typedef enum ag_metric_cache_gone { AG_CACHE_GONE_EVICTED, AG_CACHE_GONE_EXPIRED, AG_CACHE_GONE_PURGED, AG_CACHE_GONE_REFUSED,
-    AG_CACHE_GONE_COUNT } ag_metric_cache_gone;
+typedef enum ag_metric_cache_gone {
+    AG_CACHE_GONE_EVICTED,
+    AG_CACHE_GONE_EXPIRED,
+    AG_CACHE_GONE_PURGED,
+    AG_CACHE_GONE_REFUSED,
+    AG_CACHE_GONE_COUNT
+} ag_metric_cache_gone;
 
 #define AG_METRICS_VALUES_MAX 64
 #define AG_METRICS_BANDS 4

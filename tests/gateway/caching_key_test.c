@@ -1,5 +1,6 @@
-/* Two spellings of one request are one key, whatever differs in a way that matters is another: pairs drawn from the rows of
- * fields.def, asked of a real gateway. A field that is new there is taken for one that matters until it is said here. */
+/* Two spellings of one request are one key, whatever differs in a way that matters is another: pairs drawn from the
+ * rows of fields.def, asked of a real gateway. A field that is new there is taken for one that matters until it is said
+ * here. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -9,6 +10,7 @@
 
 #define PAIRS 300
 #define FIELDS_MAX 64
+#define CHAT "{\"messages\":[{\"role\":\"user\",\"content\":\"say:x\"}],\"max_tokens\":9"
 #define KEY_HEADER "x-cache-key: "
 
 static uint64_t state = 88172645463325252u;
@@ -40,13 +42,14 @@ typedef struct field {
 static const field rows[] = {
 #define AG_FIELD_BOOL(name, member, kinds, doc) {(kinds) ? #name : "", A_BOOL, 0, 1},
 #define AG_FIELD_U32(name, member, min, max, kinds, doc) {(kinds) ? #name : "", A_U32, min, max},
-#define AG_FIELD_F32(name, member, min, max, open, kinds, doc) {(kinds) ? #name : "", A_F32, (min) + (open) * 0.01, max},
+#define AG_FIELD_F32(name, member, min, max, open, kinds, doc) \
+    {(kinds) ? #name : "", A_F32, (min) + (open) * 0.01, max},
 #define AG_FIELD_OTHER(name, type, kinds, doc) {(kinds) ? #name : "", A_WORD, 0, 0},
 #include "gateway/dialects/fields.def"
 };
 
-/* What a default is when it is written out, and values of fields whose rows do not tell them. A field with neither is not
- * drawn. matters false: with it or without, the answer is the same one. */
+/* What a default is when it is written out, and values of fields whose rows do not tell them. A field with neither is
+ * not drawn. matters false: with it or without, the answer is the same one. */
 static const struct {
     const char *name;
     bool matters;
@@ -134,7 +137,8 @@ static request draw_request(void)
 static void add(ag_buf *b, const char *name, const char *value)
 {
     static const char *const blanks[] = {"", " ", "\n\t", "  "};
-    ag_buf_addf(b, "%s%s\"%s\"%s:%s%s", b->n > 1 ? "," : "", blanks[draw(4)], name, blanks[draw(4)], blanks[draw(4)], value);
+    const char *ahead = blanks[draw(4)], *behind = blanks[draw(4)], *then = blanks[draw(4)];
+    ag_buf_addf(b, "%s%s\"%s\"%s:%s%s", b->n > 1 ? "," : "", ahead, name, behind, then, value);
 }
 
 /* In some order, with some blanks, some of the defaults written out, and some of what does not matter as it comes. */
@@ -216,7 +220,8 @@ static void spellings_are_one_and_differences_are_two(void **unused)
         request different = q;
         if (rows[row].name[0] == 0 || !matters(row) || !change(&different, row)) continue;
         key_of(&different, other);
-        if (strcmp(one, other) == 0) fail_msg("'%s' %s, %s: the same key", rows[row].name, q.value[row], different.value[row]);
+        if (strcmp(one, other) == 0)
+            fail_msg("'%s' %s, %s: the same key", rows[row].name, q.value[row], different.value[row]);
         changed[row]++;
     }
     for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++)
@@ -235,15 +240,14 @@ static void who_asks_and_where(void **unused)
 {
     (void)unused;
     char a[65], b[65];
-    static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"say:x\"}],\"max_tokens\":9,\"temperature\":0}";
+    static const char body[] = CHAT ",\"temperature\":0}";
     get_key("/v1/chat/completions", "", body, a);
     get_key("/v1/messages", "", body, b);
     assert_string_equal(a, b);
     get_key("/v1/chat/completions", "x-tenant: other\r\n", body, b);
     assert_string_not_equal(a, b);
     /* Greedy is greedy. */
-    get_key("/v1/chat/completions", "", "{\"messages\":[{\"role\":\"user\",\"content\":\"say:x\"}],\"max_tokens\":9,\"top_k\":1,"
-            "\"seed\":5,\"temperature\":2,\"top_p\":0.5}", b);
+    get_key("/v1/chat/completions", "", CHAT ",\"top_k\":1,\"seed\":5,\"temperature\":2,\"top_p\":0.5}", b);
     assert_string_equal(a, b);
     /* Members of an object have no order, elements of an array have. */
     get_key("/v1/completions", "", "{\"prompt\":\"say:x\",\"temperature\":0,\"logit_bias\":{\"7\":1,\"5\":2}}", a);

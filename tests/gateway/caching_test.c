@@ -43,18 +43,29 @@ static char *told(const char *path, const char *headers, const char *body, int s
 {
     char got[80], *reply = ask("POST", path, headers, body);
     header_of(reply, "x-cache", got);
-    if (status_of(reply) != status || strcmp(got, how) != 0) fail_msg("wanted %d and '%s':\n%s\n%s", status, how, body, reply);
+    if (status_of(reply) != status || strcmp(got, how) != 0)
+        fail_msg("wanted %d and '%s':\n%s\n%s", status, how, body, reply);
     return reply;
 }
 
-static void tell(const char *headers, const char *body, int status, const char *how) { free(told(PATH, headers, body, status, how)); }
+static void tell(const char *headers, const char *body, int status, const char *how)
+{
+    free(told(PATH, headers, body, status, how));
+}
+
+static char *body_told(const char *path, const char *headers, const char *body, const char *how)
+{
+    char *reply = told(path, headers, body, 200, how), *text = body_of(reply);
+    free(reply);
+    return text;
+}
 
 static bool has(const char *reply, const char *part) { return strstr(reply, part) != NULL; }
 
 static void a_second_one_is_told_the_same(void **state)
 {
     (void)state;
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     char age[80];
     free(told(PATH, "", "{\"prompt\":\"say:hello\"," CERTAIN "}", 200, "miss"));
     char *reply = told(PATH, "", "{\"prompt\":\"say:hello\"," CERTAIN "}", 200, "hit");
@@ -63,27 +74,28 @@ static void a_second_one_is_told_the_same(void **state)
     header_of(reply, "age", age);
     assert_string_equal(age, "0");
     free(reply);
-    reply = told(PATH, "", "{\"prompt\":\"say:hello\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," CERTAIN "}",
+    reply = told(PATH, "",
+                 "{\"prompt\":\"say:hello\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," CERTAIN "}",
                  200, "hit");
     assert_true(has(reply, "\"text\":\"hello\"") && has(reply, "\"completion_tokens\":5") && has(reply, "[DONE]"));
     free(reply);
-    assert_int_equal(fake_engine_made() - made, 1);
+    assert_int_equal(fake_engine_made() - before, 1);
 }
 
 static void a_stream_is_kept_too(void **state)
 {
     (void)state;
-    static const char *const fields[] = {"", ",\"logprobs\":2", ",\"logprobs\":1,\"echo\":true", ",\"n\":3"};
+    static const char *const fields[] = {"", ",\"logprobs\":2", ",\"logprobs\":3,\"echo\":true", ",\"n\":3"};
     for (size_t i = 0; i < AG_ARRAY_LEN(fields); i++) {
         char plain[256], streamed[256];
         snprintf(plain, sizeof plain, "{\"prompt\":\"reuse:2 say:hello\"," CERTAIN "%s}", fields[i]);
-        snprintf(streamed, sizeof streamed, "{\"stream\":true,\"prompt\":\"reuse:2 say:hello\"," CERTAIN "%s}", fields[i]);
+        snprintf(streamed, sizeof streamed, "{\"stream\":true,%s", plain + 1);
         free(told(PATH, "", streamed, 200, "miss"));
-        char *cached = body_of(told(PATH, "", plain, 200, "hit"));
-        char *live = body_of(told(PATH, "Cache-Control: no-cache\r\n", plain, 200, "miss"));
-        assert_string_equal(strstr(live, "\"model\""), strstr(cached, "\"model\"")); /* but for id and time */
+        char *cached = body_told(PATH, "", plain, "hit");
+        char *fresh = body_told(PATH, "Cache-Control: no-cache\r\n", plain, "miss");
+        assert_string_equal(strstr(fresh, "\"model\""), strstr(cached, "\"model\"")); /* but for id and time */
         free(cached);
-        free(live);
+        free(fresh);
     }
 }
 
@@ -91,22 +103,23 @@ static void dialects_share(void **state)
 {
     (void)state;
     static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"say:hello\"}]," CERTAIN "}";
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     free(told("/v1/chat/completions", "", body, 200, "miss"));
     char *reply = told("/v1/messages", "", body, 200, "hit");
     assert_true(has(reply, "\"text\":\"hello\"") && has(reply, "end_turn"));
     free(reply);
-    reply = told("/v1/responses", "", "{\"input\":\"say:hello\",\"temperature\":0,\"max_output_tokens\":50}", 200, "hit");
+    static const char input[] = "{\"input\":\"say:hello\",\"temperature\":0,\"max_output_tokens\":50}";
+    reply = told("/v1/responses", "", input, 200, "hit");
     assert_true(has(reply, "hello"));
     free(reply);
-    assert_int_equal(fake_engine_made() - made, 1);
+    assert_int_equal(fake_engine_made() - before, 1);
 }
 
 static void embeddings_too(void **state)
 {
     (void)state;
     static const char body[] = "{\"input\":[\"a\",\"bc\"]}";
-    char *one = body_of(told("/v1/embeddings", "", body, 200, "miss")), *two = body_of(told("/v1/embeddings", "", body, 200, "hit"));
+    char *one = body_told("/v1/embeddings", "", body, "miss"), *two = body_told("/v1/embeddings", "", body, "hit");
     assert_string_equal(one, two);
     free(one);
     free(two);
@@ -127,14 +140,23 @@ static void callers_decide(void **state)
     tell("", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"off\"}}", 200, "");
     tell("Cache-Control: no-store\r\n", plain, 200, "");
     tell("Cache-Control: no-cache, no-store\r\n", plain, 200, "");
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     tell("Cache-Control: max-age=0, no-cache\r\n", plain, 200, "miss");
     tell("", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"refresh\"}}", 200, "miss");
-    assert_int_equal(fake_engine_made() - made, 2);
+    assert_int_equal(fake_engine_made() - before, 2);
     tell("Cache-Control: no-store\r\n", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"use\"}}", 200, "hit");
-    static const char *const bad[] = {"7", "{\"mode\":\"often\"}", "{\"mode\":1}", "{\"ttl_s\":0}", "{\"ttl_s\":2592001}", "{\"ttl_s\":\"1\"}",
-                                      "{\"tags\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "{\"tags\":[\"\"]}", "{\"tags\":[\"a b\"]}", "{\"tags\":[1]}",
-                                      "{\"tags\":\"a\"}", "{\"policy\":\"lru\"}"};
+    static const char *const bad[] = {"7",
+                                      "{\"mode\":\"often\"}",
+                                      "{\"mode\":1}",
+                                      "{\"ttl_s\":0}",
+                                      "{\"ttl_s\":2592001}",
+                                      "{\"ttl_s\":\"1\"}",
+                                      "{\"tags\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}",
+                                      "{\"tags\":[\"\"]}",
+                                      "{\"tags\":[\"a b\"]}",
+                                      "{\"tags\":[1]}",
+                                      "{\"tags\":\"a\"}",
+                                      "{\"policy\":\"lru\"}"};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         char body[200];
         snprintf(body, sizeof body, "{\"prompt\":\"say:x\",\"cache\":%s}", bad[i]);
@@ -197,13 +219,14 @@ static void equal_ones_are_computed_once(void **state)
     (void)state;
     enum { N = 100 };
     int fds[N];
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     for (int i = 0; i < N; i++)
-        fds[i] = begin(i % 2 ? "{\"prompt\":\"wait say:hello\"," CERTAIN "}" : "{\"stream\":true,\"prompt\":\"wait say:hello\"," CERTAIN "}",
+        fds[i] = begin(i % 2 ? "{\"prompt\":\"wait say:hello\"," CERTAIN "}"
+                             : "{\"stream\":true,\"prompt\":\"wait say:hello\"," CERTAIN "}",
                        i ? coalesced : missed);
     fake_engine_release();
     for (int i = 0; i < N; i++) expect_reply(fds[i], 200, i % 2 ? "\"text\":\"hello\"" : "[DONE]");
-    assert_int_equal(fake_engine_made() - made, 1);
+    assert_int_equal(fake_engine_made() - before, 1);
     tell("", "{\"prompt\":\"wait say:hello\"," CERTAIN "}", 200, "hit");
 }
 
@@ -272,9 +295,9 @@ static void stale_ones_are_renewed(void **state)
 {
     (void)state;
     static const char body[] = "{\"prompt\":\"say:hello\"," CERTAIN "}";
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     tell("", body, 200, "miss");
-    for (;;) {
+    for (;;) { /* until a second has passed */
         char got[80], *reply = ask("POST", PATH, "", body);
         header_of(reply, "x-cache", got);
         assert_true(has(reply, "\"text\":\"hello\""));
@@ -283,7 +306,7 @@ static void stale_ones_are_renewed(void **state)
         assert_string_equal(got, "hit");
         usleep(10000);
     }
-    while (fake_engine_made() - made < 2) usleep(1000);
+    while (fake_engine_made() - before < 2) usleep(1000);
     uint64_t hits = ag_metric_get(metrics, AG_M_CACHE_REQUESTS, AG_CACHED_HIT);
     while (ag_metric_get(metrics, AG_M_CACHE_REQUESTS, AG_CACHED_HIT) == hits) free(ask("POST", PATH, "", body));
 }
@@ -313,7 +336,8 @@ static void administrators_see_and_forget(void **state)
 {
     (void)state;
     char key[80], path[120];
-    static const char tagged[] = "{\"prompt\":\"say:a\"," CERTAIN ",\"cache\":{\"tags\":[\"blue\",\"green\"],\"ttl_s\":100}}";
+    static const char tagged[] =
+        "{\"prompt\":\"say:a\"," CERTAIN ",\"cache\":{\"tags\":[\"blue\",\"green\"],\"ttl_s\":100}}";
     char *reply = told(PATH, "x-tenant: a\r\n", tagged, 200, "miss");
     header_of(reply, "x-cache-key", key);
     free(reply);
@@ -409,16 +433,21 @@ static void want_of_memory_is_no_wrong_answer(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    static const char *const bodies[] = {"{\"prompt\":\"say:abc\"," CERTAIN ",\"logprobs\":1,\"echo\":true,\"n\":2}",
+    static const char *const bodies[] = {"{\"prompt\":\"say:abc\"," CERTAIN ",\"logprobs\":2,\"echo\":true,\"n\":2}",
                                          "{\"prompt\":\"say:abc\"," CERTAIN ",\"stream\":true}"};
     for (size_t i = 0; i < 2 * AG_ARRAY_LEN(bodies); i++) {
         bool fired = true;
         if (i % 2) free(ask("POST", PATH, "", bodies[i / 2])); /* then hits, else misses */
         for (uint32_t n = 1; fired; n++) {
             if (i % 2 == 0) json_decref(admin("DELETE", "/admin/v1/cache?all=1", 200));
+            char request[512];
             int fd = dial();
+            snprintf(request, sizeof request,
+                     "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                     "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                     strlen(bodies[i / 2]), bodies[i / 2]);
             ag_fault_arm(AG_FAULT_ALLOC, n);
-            send_request(fd, "POST", PATH, "", bodies[i / 2]);
+            send_text(fd, request);
             char *reply = read_all(fd);
             wait_until_idle();
             fired = ag_fault_disarm(AG_FAULT_ALLOC);
@@ -443,13 +472,13 @@ static void streams_may_be_told_at_a_pace(void **state)
     static const char body[] = "{\"prompt\":\"long:21\",\"stream\":true," CERTAIN "}";
     tell("", body, 200, "miss");
     uint64_t from = ag_now_us();
-    char *reply = told(PATH, "", body, 200, "hit");
+    char *text = body_told(PATH, "", body, "hit");
     assert_true(ag_now_us() - from >= 100000); /* 20 tokens after the first at 200 a second */
     uint32_t n = 0;
-    for (const char *at = body_of(reply); (at = strstr(at, "\"text\":\"x")); at++)
+    for (const char *at = text; (at = strstr(at, "\"text\":\"x")); at++)
         for (const char *x = at + 8; *x == 'x'; x++) n++;
     assert_int_equal(n, 21);
-    free(reply);
+    free(text);
 }
 
 int main(void)
