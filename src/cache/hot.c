@@ -72,7 +72,10 @@ void ag_hot_close(ag_hot *h)
 /* ---- keys ---- */
 
 /* Keys are hashes already. */
-static item **bucket_of(const ag_hot *h, const ag_cache_key *k) { return &h->buckets[ag__key_word(k, 0) & (h->n_buckets - 1)]; }
+static item **bucket_of(const ag_hot *h, const ag_cache_key *k)
+{
+    return &h->buckets[ag__key_word(k, 0) & (h->n_buckets - 1)];
+}
 
 static item *item_find(const ag_hot *h, const ag_cache_key *k)
 {
@@ -136,8 +139,8 @@ static void count_up(ag_hot *h, item *i)
 
 /* ---- halving ---- */
 
-/* Upper bounds are rounded up and lower ones down, so both stay true of the half. Groups stay in order; of two that come to
- * the same count the upper one's keys go to the lower. */
+/* Upper bounds are rounded up and lower ones down, so both stay true of the half. Groups stay in order; of two that
+ * come to the same count the upper one's keys go to the lower. */
 static void halve(ag_hot *h)
 {
     h->since = 0;

@@ -2,8 +2,8 @@
  * place of the one with the lowest count, and its count with it. What a key's count is too high by is at most that; so
  * whoever was asked for more often than the lowest count is among those that are there.
  * Counts are halved every so often: what was popular once makes room for what is.
- * Source: A. Metwally, D. Agrawal, A. El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams",
- * ICDT 2005 (Space-Saving, with the Stream-Summary).
+ * Source: A. Metwally, D. Agrawal, A. El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
+ * Streams", ICDT 2005 (Space-Saving, with the Stream-Summary).
  * Owns    : its table, made by open.
  * Threads : one at a time.
  * Limits  : AG_HOT_KEYS_MAX keys. A count is O(1), but for a halving, which is O(keys) and comes after as many counts.

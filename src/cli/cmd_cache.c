@@ -56,7 +56,10 @@ static int ask_once(const cache_job *j, const ag_admin_ask *ask, ag_err *err)
     return rc;
 }
 
-static uint64_t number_of(json_t *o, const char *name) { return (uint64_t)json_integer_value(json_object_get(o, name)); }
+static uint64_t number_of(json_t *o, const char *name)
+{
+    return (uint64_t)json_integer_value(json_object_get(o, name));
+}
 
 /* Begins one, and looks how far it is until it is over. */
 static int warm(const cache_job *j, ag_err *err)
@@ -101,8 +104,9 @@ static int purge(const cache_job *j, const char *key, ag_err *err)
         n++;
     }
     if (n != 1)
-        return ag_err_set(err, AG_E_USAGE, "what is to be forgotten? Say one: a KEY (an answer's x-cache-key), --tenant, --share, --model, "
-                                           "--tag or --all");
+        return ag_err_set(err, AG_E_USAGE,
+                          "what is to be forgotten? Say one: a KEY (an answer's x-cache-key), --tenant, --share, "
+                          "--model, --tag or --all");
     return ask_once(j, &ask, err);
 }
 
@@ -113,7 +117,8 @@ static int run(const cache_job *j, const char *verb, const char *arg, ag_err *er
         return ag_err_set(err, AG_E_USAGE, "'%s' is none of stats, get, purge and warm", verb);
     if (j->url == NULL) return ag_err_set(err, AG_E_USAGE, "--url URL is missing: the server's address");
     if (arg && !get && !forget) return ag_err_set(err, AG_E_USAGE, "'%s' is one argument too many", arg);
-    if (get && arg == NULL) return ag_err_set(err, AG_E_USAGE, "which one? An answer's header x-cache-key tells its key");
+    if (get && arg == NULL)
+        return ag_err_set(err, AG_E_USAGE, "which one? An answer's header x-cache-key tells its key");
     if (forget) return purge(j, arg, err);
     if (stats) return ask_once(j, &(ag_admin_ask){.method = "GET", .path = "cache"}, err);
     return get ? ask_once(j, &(ag_admin_ask){.method = "GET", .path = "cache/", .id = arg}, err) : warm(j, err);
@@ -133,8 +138,8 @@ int ag_cmd_cache(int argc, char **argv)
         {"json", 0, AG_OPT_FLAG, &j.json, 0, 0, "the answer as JSON, as the admin API gives it"},
     };
     ag_cli cli = {.usage = "cache stats|get KEY|purge [KEY]|warm --url URL [OPTIONS]",
-                  .about = "Looks into the response cache of a running server, forgets answers that it holds, or asks again what its access\n"
-                           "log (--history full) says is asked for most, and waits until that is over.",
+                  .about = "Looks into the response cache of a running server, forgets answers that it holds, or asks again\n"
+                           "what its access log (--history full) says is asked for most, and waits until that is over.",
                   .opts = opts,
                   .n_opts = AG_ARRAY_LEN(opts),
                   .args_min = 1,
@@ -142,7 +147,8 @@ int ag_cmd_cache(int argc, char **argv)
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
         ag_err err = {0};
-        status = run(&j, cli.args[0], cli.n_args > 1 ? cli.args[1] : NULL, &err) == AG_OK ? 0 : ag_cli_fail(argv[0], &err);
+        int rc = run(&j, cli.args[0], cli.n_args > 1 ? cli.args[1] : NULL, &err);
+        status = rc == AG_OK ? 0 : ag_cli_fail(argv[0], &err);
     }
     ag_cli_fini(&cli);
     return status;

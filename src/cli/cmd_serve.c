@@ -213,7 +213,8 @@ static void load(server *s)
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
     ag_engine_stats stats;
     ag_engine_stats_get(s->engine, &stats);
-    AG_LOG(s->log, AG_LOG_INFO, NULL, ag_gateway_warms(s->gateway, NULL, NULL) ? "loaded" : "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
+    AG_LOG(s->log, AG_LOG_INFO, NULL, ag_gateway_warms(s->gateway, NULL, NULL) ? "loaded" : "ready",
+           AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
            AG_LOG_Z("isa", ag_engine_isa(s->engine)), AG_LOG_U("threads", conf.threads),
            AG_LOG_U("ctx", ag_engine_ctx_max(s->engine)), AG_LOG_U("kv_pages", stats.kv_pages),
            AG_LOG_U("load_ms", (ag_now_us() - began) / 1000));

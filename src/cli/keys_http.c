@@ -20,6 +20,7 @@ int ag_keys_http(const char *url, const char *key, const ag_keys_ask *ask, ag_bu
     size_t i = 0;
     while (routes[i].verb != ask->verb) i++;
     bool named = routes[i].path[strlen(routes[i].path) - 1] == '/';
-    ag_admin_ask a = {.method = routes[i].method, .path = routes[i].path, .id = named ? ask->id : NULL, .body = ask->body};
+    ag_admin_ask a = {.method = routes[i].method, .path = routes[i].path, .id = named ? ask->id : NULL,
+                      .body = ask->body};
     return ag_admin_http(url, key, &a, out, err);
 }

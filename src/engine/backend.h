@@ -76,7 +76,7 @@ typedef struct ag_backend_ops {
     /* Zeros in all of the KV cache, so that its memory is there. What was never written is one page of the kernel's,
      * which stays in the processor's caches however much of it is read. Between steps. */
     void (*clear)(ag_backend *b);
-    unsigned char *(*page)(ag_backend *b, uint32_t page); /* the bytes of a page of KV cache (ag_lm.page_bytes); between steps */
+    unsigned char *(*page)(ag_backend *b, uint32_t page); /* of KV cache: its ag_lm.page_bytes; between steps */
 } ag_backend_ops;
 
 extern const ag_backend_ops ag_backend_cpu;

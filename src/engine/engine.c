@@ -2,14 +2,12 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "base/fault.h"
 #include "base/hash.h"
 #include "base/mem.h"
 #include "engine/engine_inner.h"
-#include "engine/prefix.h"
 
 /* Rows of a step while nobody decodes: large enough that the weights, unpacked once a block of columns, cost little, small
  * enough that a newcomer waits for a fraction of a second. */
@@ -210,7 +208,7 @@ static uint32_t damage_settled(ag_engine *e)
 
 /* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. What is
  * kept of prompts goes with them. */
-static void heed_damage(ag_engine *e, uint32_t damage)
+void ag__engine_heed(ag_engine *e, uint32_t damage)
 {
     if (damage == e->damage_seen) return;
     e->damage_seen = damage;
@@ -268,7 +266,7 @@ static void run_step(ag_engine *e, const ag_sched_step *step)
     observe_step(e, step, us);
     ag_sched_step_done(e->door.sched, us);
     atomic_fetch_add(&e->steps, 1);
-    heed_damage(e, damage);
+    ag__engine_heed(e, damage);
     take_samples(e);
     take_states(e);
     for (uint32_t i = 0; i < step->n_states; i++) ag_gen_put(ag__gen_of(step->states[i].seq));
@@ -285,62 +283,6 @@ int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err)
     *out = e->json;
     pthread_mutex_unlock(&e->json_lock);
     return rc;
-}
-
-/* ---- what is kept of prompts, from one run to the next ---- */
-
-static void prefix_note(const ag_engine *e, bool bad, const char *fmt, ...) AG_PRINTF(3, 4);
-static void prefix_note(const ag_engine *e, bool bad, const char *fmt, ...)
-{
-    char text[640];
-    va_list args;
-    if (e->conf.prefix_note == NULL) return;
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    e->conf.prefix_note(e->conf.note_arg, bad, text);
-}
-
-static bool prefix_of(ag_engine *e, ag_prefix *p)
-{
-    if (e->conf.prefix_path == NULL || e->conf.no_reuse) return false;
-    _Static_assert(sizeof e->door.salt_key == AG_PREFIX_KEY_BYTES, "the file has room for the key");
-    ag_prefix_init(p, e->lm, ag_sched_kv(e->door.sched), e->door.salt_key);
-    p->path = e->conf.prefix_path;
-    p->bytes_max = e->conf.prefix_bytes;
-    return true;
-}
-
-/* A file that cannot be used is no reason not to serve. */
-static void prefix_load(ag_engine *e)
-{
-    ag_prefix p;
-    ag_err err = {0};
-    uint64_t from = ag_now_us();
-    if (!prefix_of(e, &p)) return;
-    int rc = ag_prefix_load(&p, &e->restored, &err);
-    unsigned long long ms = (ag_now_us() - from) / 1000;
-    if (rc == AG_OK) prefix_note(e, false, "%u pages of prompts come from %s, in %llu ms", e->restored, p.path, ms);
-    else if (rc != AG_E_NOT_FOUND) prefix_note(e, true, "nothing is kept of earlier prompts: %s", err.text);
-}
-
-/* Nobody is there any more. Pages that unchecked or damaged weights had a part in are no good for the next run. */
-static void prefix_save(ag_engine *e)
-{
-    ag_prefix p;
-    ag_err err = {0};
-    ag_weights_info info;
-    uint32_t pages;
-    if (!prefix_of(e, &p)) return;
-    ag__door_shut(&e->door);
-    e->lm->ops->settle(e->lm->backend);
-    e->lm->ops->weights(e->lm->backend, &info);
-    heed_damage(e, info.damage);
-    uint64_t from = ag_now_us();
-    int rc = ag_prefix_save(&p, &pages, &err);
-    unsigned long long ms = (ag_now_us() - from) / 1000;
-    if (rc != AG_OK) prefix_note(e, true, "pages of prompts are not kept for the next start: %s", err.text);
-    else if (pages) prefix_note(e, false, "%u pages of prompts are stored in %s, in %llu ms", pages, p.path, ms);
 }
 
 /* ---- the thread ---- */
@@ -390,7 +332,7 @@ static int thread_open(ag_engine *e, ag_err *err)
     if (rc != AG_OK) return rc;
     ag_sched_conf sc = sched_conf(e, rows_max, out_max);
     rc = ag__door_open(&e->door, &sc, e->conf.metrics, e->conf.by_turns ? NULL : &e->bell, err);
-    if (rc == AG_OK) prefix_load(e);
+    if (rc == AG_OK) ag__engine_prefixes_load(e);
     return rc;
 }
 
@@ -465,11 +407,11 @@ static void serve(ag_engine *e)
         rest(e, briefly);
         uint32_t damage = damage_settled(e);
         ag__door_enter(d);
-        heed_damage(e, damage);
+        ag__engine_heed(e, damage);
     }
     end_everything(e);
     ag__door_leave(d);
-    prefix_save(e);
+    ag__engine_prefixes_save(e);
 }
 
 static void end_turns(ag_engine *e)
@@ -478,7 +420,7 @@ static void end_turns(ag_engine *e)
         ag__door_enter(&e->door);
         end_everything(e);
         ag__door_leave(&e->door);
-        prefix_save(e);
+        ag__engine_prefixes_save(e);
     }
     thread_close(e);
 }
@@ -597,7 +539,8 @@ void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
     ag__door_leave(&e->door);
     *out = (ag_engine_stats){.waiting = s.queue.entries, .running = s.running, .queue_tokens = s.queue.tokens, .queue_bytes = s.queue.bytes,
                              .kv_pages = s.kv.pages, .kv_pages_used = s.kv.used, .kv_pages_kept = s.kv.kept, .kv_pages_free = s.kv.free,
-                             .kv_pages_reclaimed = s.kv.reclaimed, .kv_pages_restored = e->restored, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
+                             .kv_pages_reclaimed = s.kv.reclaimed,
+                             .kv_pages_restored = e->restored, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
                              .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = reused,
                              .asked_tokens = asked, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
                              .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,

@@ -42,8 +42,8 @@ typedef struct ag_engine_conf {
     const char *image_dir;
     void (*note)(void *arg, bool bad, const char *text);
     void *note_arg;
-    /* What is kept of prompts goes into this file when the engine is closed, prefix_bytes of it at most, and is taken from
-     * it by the next that is opened (prefix.h); NULL: it is lost. Notes of their own; from open and close; NULL: silent. */
+    /* What is kept of prompts goes into this file when the engine is closed, prefix_bytes of it at most, and is taken
+     * from it by the next that is opened (prefix.h); NULL: it is lost. Notes of their own; NULL: silent. */
     const char *prefix_path;
     uint64_t prefix_bytes;
     void (*prefix_note)(void *arg, bool bad, const char *text);

@@ -53,6 +53,11 @@ struct ag_engine {
     uint32_t damage_seen;     /* of ag_weights_info */
 };
 
+/* What weights that were found damaged had a part in ends, and is not kept. Inside of the door, or when nobody is there. */
+void ag__engine_heed(ag_engine *e, uint32_t damage);
+void ag__engine_prefixes_load(ag_engine *e); /* before the first step */
+void ag__engine_prefixes_save(ag_engine *e); /* after the last */
+
 /* The vocabulary as answers that are JSON need it; it stays. Any thread. AG_E_UNSUPPORTED, AG_E_NOMEM. */
 int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err);
 

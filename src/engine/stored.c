@@ -51,7 +51,8 @@ int ag__stored_begin(ag__stored *s, const char *path, unsigned mode, ag_err *err
     if (fd < 0) return ag_err_set(err, AG_E_IO, "%s cannot be written: %s", path, strerror(errno));
     if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         rc = ag_err_set(err, AG_E_INTERNAL, "%s is being written by another process", path);
-    } else if (fstat(fd, &st) != 0 || stat(s->temporary, &now) != 0 || st.st_ino != now.st_ino || st.st_dev != now.st_dev) {
+    } else if (fstat(fd, &st) != 0 || stat(s->temporary, &now) != 0 || st.st_ino != now.st_ino ||
+               st.st_dev != now.st_dev) {
         /* It took its own name between our opening and our lock, and must not be touched any more. */
         rc = ag_err_set(err, AG_E_INTERNAL, "%s was written by another process a moment ago", path);
     } else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_nlink != 1) {

@@ -163,10 +163,12 @@ static int history_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err
 {
     bool warms = conf->warm.full || conf->warm.idle;
     if (warms && (conf->history.mode != AG_HISTORY_FULL || gw->caching.cache == NULL))
-        return ag_err_set(err, AG_E_USAGE, "--warm asks again what was asked: it needs --history full, --history-file and a response cache.");
+        return ag_err_set(err, AG_E_USAGE,
+                          "--warm asks again what was asked: it needs --history full, --history-file and a response cache.");
     if (conf->history.mode == AG_HISTORY_OFF || gw->caching.cache == NULL) return AG_OK;
     int rc = ag_history_open(&gw->history, &conf->history, gw->metrics, gw->log, err);
-    if (rc == AG_OK && !is_set(conf->cache.secret)) memcpy(gw->caching.secret, ag_history_secret(gw->history), sizeof gw->caching.secret);
+    if (rc == AG_OK && !is_set(conf->cache.secret))
+        memcpy(gw->caching.secret, ag_history_secret(gw->history), sizeof gw->caching.secret);
     return rc;
 }
 
@@ -286,7 +288,8 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         ag_slots_init(&gw->loops[i].slots);
     }
     if (gw->limiter && (rc = ag_limiter_join(gw->limiter, gw->http, err)) != AG_OK) goto undo;
-    if (conf->history.mode == AG_HISTORY_FULL && gw->history && (rc = ag_warm_open(&gw->warm, gw, &conf->warm, err)) != AG_OK) goto undo;
+    bool asks_again = conf->history.mode == AG_HISTORY_FULL && gw->history;
+    if (asks_again && (rc = ag_warm_open(&gw->warm, gw, &conf->warm, err)) != AG_OK) goto undo;
     ag__routes_name(metrics);
     *out = gw;
     return AG_OK;
@@ -335,7 +338,8 @@ void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
     ag_metrics_build_set(gw->metrics, ag_engine_isa(e));
     atomic_store_explicit(&gw->engine, e, memory_order_release);
     ag_err err = {0};
-    if (ag_warm_start(gw->warm, &err) != AG_OK) AG_LOG(gw->log, AG_LOG_WARN, NULL, "no warm-up", AG_LOG_Z("error", err.text));
+    if (ag_warm_start(gw->warm, &err) != AG_OK)
+        AG_LOG(gw->log, AG_LOG_WARN, NULL, "no warm-up", AG_LOG_Z("error", err.text));
 }
 
 bool ag_gateway_warms(const ag_gateway *gw, uint64_t *done, uint64_t *wanted)

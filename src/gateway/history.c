@@ -72,7 +72,8 @@ struct ag_history {
 
 bool ag_history_mode_find(const char *name, ag_history_mode *out)
 {
-    static const char *const names[] = {[AG_HISTORY_OFF] = "off", [AG_HISTORY_HASHES] = "hashes", [AG_HISTORY_FULL] = "full"};
+    static const char *const names[] = {[AG_HISTORY_OFF] = "off", [AG_HISTORY_HASHES] = "hashes",
+                                        [AG_HISTORY_FULL] = "full"};
     for (size_t i = 0; i < AG_ARRAY_LEN(names); i++)
         if (strcmp(names[i], name) == 0) return *out = (ag_history_mode)i, true;
     return false;
@@ -129,7 +130,9 @@ void ag_history_add(ag_history *h, const ag_history_record *r)
 {
     AG_CHECK(h, HISTORY_MAGIC);
     note *n = note_make(h, r);
-    if (n && atomic_fetch_add(&h->ring_bytes, n->bytes) + n->bytes <= AG_HISTORY_RING_BYTES && ag_mbox_post(h->ring, n)) return;
+    if (n && atomic_fetch_add(&h->ring_bytes, n->bytes) + n->bytes <= AG_HISTORY_RING_BYTES &&
+        ag_mbox_post(h->ring, n))
+        return;
     if (n) atomic_fetch_sub(&h->ring_bytes, n->bytes);
     ag_mem_free(n);
     count_dropped(h, 1);
@@ -147,7 +150,8 @@ static void wake_writer(void *arg)
 static bool write_all(int fd, const char *p, size_t n, uint64_t at)
 {
     for (size_t put = 0; put < n;) {
-        ssize_t k = ag_fault_hit(AG_FAULT_WRITE) ? (errno = ENOSPC, -1) : pwrite(fd, p + put, n - put, (off_t)(at + put));
+        ssize_t k = ag_fault_hit(AG_FAULT_WRITE) ? (errno = ENOSPC, -1)
+                                                 : pwrite(fd, p + put, n - put, (off_t)(at + put));
         if (k < 0 && errno == EINTR) continue;
         if (k <= 0) return false;
         put += (size_t)k;
@@ -166,8 +170,8 @@ static void say_trouble(ag_history *h, const char *what)
     if (h->said) return;
     h->said = true;
     h->dropped_then = atomic_load(&h->dropped);
-    AG_LOG(h->log, AG_LOG_WARN, NULL, "the access log cannot be written; records are dropped until it can", AG_LOG_Z("file", h->path),
-           AG_LOG_Z("error", what));
+    AG_LOG(h->log, AG_LOG_WARN, NULL, "the access log cannot be written; records are dropped until it can",
+           AG_LOG_Z("file", h->path), AG_LOG_Z("error", what));
 }
 
 static void say_better(ag_history *h)
@@ -231,13 +235,15 @@ static void cut_torn(ag_history *h)
     uint64_t whole = whole_size(h->fd);
     atomic_store(&h->size, whole);
     if (ftruncate(h->fd, (off_t)whole) != 0)
-        AG_LOG(h->log, AG_LOG_WARN, NULL, "the access log ends in a torn line", AG_LOG_Z("file", h->path), AG_LOG_Z("error", strerror(errno)));
+        AG_LOG(h->log, AG_LOG_WARN, NULL, "the access log ends in a torn line", AG_LOG_Z("file", h->path),
+               AG_LOG_Z("error", strerror(errno)));
 }
 
 static void count_lines(ag_history *h, uint64_t at)
 {
     pthread_mutex_lock(&h->lock);
-    for (uint32_t i = 0; i < h->n_lines; i++) ag_hot_count(h->hot, &h->lines[i].key, PLACE(h->file, at + h->lines[i].at));
+    for (uint32_t i = 0; i < h->n_lines; i++)
+        ag_hot_count(h->hot, &h->lines[i].key, PLACE(h->file, at + h->lines[i].at));
     pthread_mutex_unlock(&h->lock);
 }
 
@@ -347,7 +353,8 @@ static void read_file(reading *r, int fd, ag_buf *window)
     while (at + window->n < size && !atomic_load(&h->closing)) {
         size_t want = (size_t)AG_MIN(size - at - window->n, (uint64_t)BATCH_BYTES * 4);
         if (!ag_buf_room(window, want)) return;
-        ssize_t got = ag_fault_hit(AG_FAULT_READ) ? (errno = EIO, -1) : pread(fd, window->p + window->n, want, (off_t)(at + window->n));
+        ssize_t got = ag_fault_hit(AG_FAULT_READ) ? (errno = EIO, -1)
+                                                  : pread(fd, window->p + window->n, want, (off_t)(at + window->n));
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) break;
         window->n += (size_t)got;
@@ -375,7 +382,8 @@ static void read_old(ag_history *h)
         close(fd);
     }
     count_damaged(h, r.damaged);
-    AG_LOG(h->log, AG_LOG_INFO, NULL, "access log", AG_LOG_Z("file", h->path), AG_LOG_U("records", r.lines), AG_LOG_U("damaged", r.damaged));
+    AG_LOG(h->log, AG_LOG_INFO, NULL, "access log", AG_LOG_Z("file", h->path), AG_LOG_U("records", r.lines),
+           AG_LOG_U("damaged", r.damaged));
     ag_buf_fini(&window);
     ag_buf_fini(&r.text);
     atomic_store(&h->known, true);
@@ -420,7 +428,8 @@ static bool read_line(ag_history *h, uint64_t place, ag_buf *line)
     pthread_mutex_lock(&h->lock);
     uint32_t older = h->file - PLACE_FILE(place);
     path_of(h, older, path);
-    int fd = older < h->files_max ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1; /* whatever its name is by now */
+    /* whatever its name is by now */
+    int fd = older < h->files_max ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
     pthread_mutex_unlock(&h->lock);
     bool whole = false;
     while (fd >= 0 && !whole && ag_buf_room(line, BATCH_BYTES)) {
@@ -466,7 +475,8 @@ static int secret_open(ag_history *h, ag_err *err)
     h->lock_fd = open(path, O_RDONLY | O_CLOEXEC);
     if (h->lock_fd < 0) return ag_err_set(err, AG_E_IO, "'%s' cannot be opened: %s.", path, strerror(errno));
     if (flock(h->lock_fd, LOCK_EX | LOCK_NB) != 0)
-        return ag_err_set(err, AG_E_USAGE, "The access log '%s' is another server's; --history-file names one for this.", h->path);
+        return ag_err_set(err, AG_E_USAGE,
+                          "The access log '%s' is another server's; --history-file names one for this.", h->path);
     return AG_OK;
 }
 
@@ -477,7 +487,8 @@ static int first_open(ag_history *h, ag_err *err)
     h->fd = open_file(h);
     if (h->fd < 0 && errno != ENOSPC && errno != EDQUOT && errno != EMFILE)
         return ag_err_set(err, AG_E_IO, "The access log '%s' cannot be opened: %s.", h->path, strerror(errno));
-    if (h->fd >= 0 && (fstat(h->fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() || fchmod(h->fd, 0600) != 0))
+    if (h->fd >= 0 && (fstat(h->fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
+                       fchmod(h->fd, 0600) != 0))
         return ag_err_set(err, AG_E_USAGE, "The access log '%s' is not a file of this user.", h->path);
     return AG_OK;
 }

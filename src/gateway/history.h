@@ -1,17 +1,18 @@
 /* history.h - the access log of requests that can be answered from the cache: what was asked, by whom, when. From it is
  * counted what is asked for most, and with what it holds that is asked again, before or while somebody waits for it
  * (warm.h).
- * A record is a line: a checksum, then time, key, route, tenant, model, sharing group and, in full, the body that asks the same again.
+ * A record is a line: a checksum, then time, key, route, tenant, model, sharing group and, in full, the body that asks
+ * the same again.
  * Nothing is kept but what the mode says: full, prompts and all; hashes, keyed ones, that tell equal requests apart and
  * nothing more; off.
- * Owns    : its files, PATH and the older PATH.1, PATH.2 ..., the secret of its hashes, PATH.key, all for their owner's eyes;
- *           its thread, its ring, the counts.
+ * Owns    : its files, PATH and the older PATH.1, PATH.2 ..., the secret of its hashes, PATH.key, all for their
+ *           owner's eyes; its thread, its ring, the counts.
  * Threads : add from any, and it never waits; top, find and get from any, for the time of a lock or a read of one line.
  * Limits  : bytes_max a file, files_max of them; AG_HISTORY_BODY_MAX of a body, longer ones are kept as hashes;
  *           AG_HISTORY_RING records and AG_HISTORY_RING_BYTES on their way to the disk, what is over is dropped and
  *           counted; AG_HISTORY_KEYS keys are counted.
  * Errors  : open: AG_E_USAGE, AG_E_IO, AG_E_NOMEM, AG_E_INTERNAL (its thread). A disk that is full or fails later drops
- *           records: the log says so once, a metric how many. Lines that are torn or damaged are skipped and counted. */
+ *           records: the log says so once, a metric how many. Torn and damaged lines are skipped and counted. */
 #ifndef AG_HISTORY_H
 #define AG_HISTORY_H
 
@@ -64,7 +65,8 @@ uint32_t ag_history_top(ag_history *h, ag_hot_key *out, uint32_t n);
 /* The record that a count's `at` names, if it is still there, is whole and has a body; its texts lie in *text. */
 bool ag_history_get(ag_history *h, const ag_hot_key *k, ag_history_record *out, ag_buf *text);
 
-typedef struct ag_history_stats { uint64_t written, dropped, damaged, bytes; } ag_history_stats; /* bytes: of the file written */
+/* bytes: of the file written */
+typedef struct ag_history_stats { uint64_t written, dropped, damaged, bytes; } ag_history_stats;
 void ag_history_stats_get(const ag_history *h, ag_history_stats *out);
 
 /* history_line.c: a line without its end. Writing: false when it is over AG_HISTORY_LINE_MAX. Reading: the texts lie in

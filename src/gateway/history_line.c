@@ -1,5 +1,5 @@
-/* history_line.c - a record as a line: fields between blanks, names with %XX for what is not printable, and ahead of them
- * XXH3 of all that follows. The body comes last, as it is: JSON on one line. */
+/* history_line.c - a record as a line: fields between blanks, names with %XX for what is not printable, and ahead of
+ * them XXH3 of all that follows. The body comes last, as it is: JSON on one line. */
 #include <sodium.h>
 #include <stdio.h>
 
@@ -73,13 +73,17 @@ bool ag__history_line_read(ag_str line, ag_history_record *out, ag_buf *text)
     size_t n = 0;
     *out = (ag_history_record){0};
     ag_buf_reset(text);
-    if (line.n <= SUM_DIGITS || line.n > AG_HISTORY_LINE_MAX || line.p[SUM_DIGITS] != ' ' || !ag_buf_room(text, line.n)) return false;
+    if (line.n <= SUM_DIGITS || line.n > AG_HISTORY_LINE_MAX || line.p[SUM_DIGITS] != ' ' ||
+        !ag_buf_room(text, line.n))
+        return false;
     snprintf(sum, sizeof sum, "%016llx", (unsigned long long)XXH3_64bits(all.p + SUM_DIGITS, all.n - SUM_DIGITS));
     if (memcmp(sum, all.p, SUM_DIGITS) != 0) return false;
     line = (ag_str){all.p + SUM_DIGITS + 1, all.n - SUM_DIGITS - 1};
     if (!take_field(&line, &time) || !ag_str_u64(time, UINT64_MAX / 2, &out->time_ms)) return false;
     if (!take_field(&line, &key) || key.n != 2 * sizeof out->key.b) return false;
-    if (sodium_hex2bin(out->key.b, sizeof out->key.b, key.p, key.n, NULL, &n, NULL) != 0 || n != sizeof out->key.b) return false;
+    if (sodium_hex2bin(out->key.b, sizeof out->key.b, key.p, key.n, NULL, &n, NULL) != 0 ||
+        n != sizeof out->key.b)
+        return false;
     ag_str *const names[] = {&out->route, &out->tenant, &out->model, &out->share};
     for (size_t i = 0; i < AG_ARRAY_LEN(names); i++)
         if (!take_name(&line, names[i], text)) return false;

@@ -248,8 +248,12 @@ static void prepare_work(void *arg)
 /* A body that is no JSON (gRPC's) could not stand on a line: of such a request there is its hash. */
 static void note_asked(const ag_req *r)
 {
-    ag_history_record rec = {.time_ms = ag_wall_us() / 1000, .key = r->caching.key, .route = ag_str_of(r->route->id),
-                             .tenant = ag_str_of(r->tenant), .model = ag_str_of(r->gw->model_name), .share = ag__req_share(r)};
+    ag_history_record rec = {.time_ms = ag_wall_us() / 1000,
+                             .key = r->caching.key,
+                             .route = ag_str_of(r->route->id),
+                             .tenant = ag_str_of(r->tenant),
+                             .model = ag_str_of(r->gw->model_name),
+                             .share = ag__req_share(r)};
     if (!r->dialect->grpc) rec.body = ag_buf_str(&r->body);
     ag_history_add(r->gw->history, &rec);
 }

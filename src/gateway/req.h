@@ -237,7 +237,7 @@ extern const ag_http_handler ag__http_handler;
 void ag__req_run(ag_req *r);
 /* Sets the sentence (when none is set yet) and goes to where it is answered. */
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4);
-/* A request of the access log's, by this warm-up: to be run, on its loop. NULL: no memory, or nothing that is known here. */
+/* A request of the access log's, for the warm-up: to be run, on its loop. NULL: no memory, or it is not known here. */
 ag_req *ag__req_of_record(ag_gateway *gw, ag_gw_loop *l, const ag_history_record *rec, ag_warm_job *job);
 void ag__req_break_off(ag_req *r); /* such a one; it may be gone after this */
 /* Has `work` done, here or by a worker: what takes long would hold up the loop. false: it is under way; park, and call again. */

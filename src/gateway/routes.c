@@ -190,8 +190,8 @@ static ag_next answer_ready(ag_req *r)
     if (ag_warm_pending(r->gw->warm)) {
         ag_warm_state s;
         ag_warm_get(r->gw->warm, &s);
-        return ag__req_refuse(r, AG_E_NOT_READY, "The caches are being warmed up: %llu of %llu are done.", (unsigned long long)s.done,
-                              (unsigned long long)s.wanted);
+        return ag__req_refuse(r, AG_E_NOT_READY, "The caches are being warmed up: %llu of %llu are done.",
+                              (unsigned long long)s.done, (unsigned long long)s.wanted);
     }
     return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
 }

@@ -72,7 +72,8 @@ void ag_warm_ended(ag_warm_job *j, const ag_req *r)
 {
     *j->at = j->next;
     if (j->next) j->next->at = j->at;
-    bool there = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE || r->caching.told == AG_TOLD_COALESCED;
+    ag_caching_told told = r->caching.told;
+    bool there = told == AG_TOLD_HIT || told == AG_TOLD_STALE || told == AG_TOLD_COALESCED;
     job_end(j, r->err.code == AG_OK ? (there ? AG_WARMED_THERE : AG_WARMED_COMPUTED)
                : r->err.code == AG_E_CANCELLED ? AG_WARMED_YIELDED : AG_WARMED_FAILED);
 }
@@ -166,14 +167,18 @@ static uint64_t evicted(const ag_warm *w)
     return s.evicted;
 }
 
-static bool has(const ag_warm *w, const ag_cache_key *k) { return ag_cache_has(w->gw->caching.cache, k, ag_wall_us() / 1000); }
+static bool has(const ag_warm *w, const ag_cache_key *k)
+{
+    return ag_cache_has(w->gw->caching.cache, k, ag_wall_us() / 1000);
+}
 
 /* ---- a full one ---- */
 
 static void say(const ag_warm *w, const char *msg, uint64_t from_us, const char *why)
 {
     const ag_warm_state *s = &w->state;
-    AG_LOG(w->gw->log, AG_LOG_INFO, NULL, msg, AG_LOG_U("done", s->done), AG_LOG_U("wanted", s->wanted), AG_LOG_U("computed", s->by[AG_WARMED_COMPUTED]),
+    AG_LOG(w->gw->log, AG_LOG_INFO, NULL, msg, AG_LOG_U("done", s->done), AG_LOG_U("wanted", s->wanted),
+           AG_LOG_U("computed", s->by[AG_WARMED_COMPUTED]),
            AG_LOG_U("failed", s->by[AG_WARMED_FAILED]), AG_LOG_U("ms", (ag_now_us() - from_us) / 1000),
            AG_LOG_Z("end", why));
 }
@@ -235,7 +240,8 @@ static void full(ag_warm *w)
     const char *why = run_all(w, n, from_us, until_us);
     say(w, "warmed up", from_us, why);
     w->state.running = false;
-    if (atomic_exchange(&w->pending, false) && !w->stop) AG_LOG(w->gw->log, AG_LOG_INFO, NULL, "ready", AG_LOG_Z("model", w->gw->model_name));
+    if (atomic_exchange(&w->pending, false) && !w->stop)
+        AG_LOG(w->gw->log, AG_LOG_INFO, NULL, "ready", AG_LOG_Z("model", w->gw->model_name));
 }
 
 /* ---- in idle time ---- */
@@ -353,9 +359,10 @@ void ag_warm_get(ag_warm *w, ag_warm_state *out)
 int ag_warm_open(ag_warm **out, ag_gateway *gw, const ag_warm_conf *conf, ag_err *err)
 {
     AG_ASSERT(gw->history && gw->caching.cache);
-    if (conf->top < 1 || conf->top > AG_WARM_TOP_MAX || conf->concurrency < 1 || conf->concurrency > AG_WARM_CONCURRENCY_MAX)
-        return ag_err_set(err, AG_E_USAGE, "--warm-top should be 1 to %u and --warm-concurrency 1 to %u.", AG_WARM_TOP_MAX,
-                          AG_WARM_CONCURRENCY_MAX);
+    if (conf->top < 1 || conf->top > AG_WARM_TOP_MAX || conf->concurrency < 1 ||
+        conf->concurrency > AG_WARM_CONCURRENCY_MAX)
+        return ag_err_set(err, AG_E_USAGE, "--warm-top should be 1 to %u and --warm-concurrency 1 to %u.",
+                          AG_WARM_TOP_MAX, AG_WARM_CONCURRENCY_MAX);
     ag_warm *w = ag_mem_zalloc(sizeof *w);
     if (w) w->top = ag_mem_array(conf->top, sizeof *w->top);
     if (w && w->top) w->number = ag_slots_add(&gw->loops[0].slots, w, AG_SLOT_WARM);
@@ -425,20 +432,23 @@ ag_next ag__answer_warm(ag_req *r)
     ag_warm *w = r->gw->warm;
     bool post = strcmp(r->method, "POST") == 0;
     if (w == NULL)
-        return ag__req_refuse(r, AG_E_NOT_FOUND, "This server keeps no requests that could be asked again; --history full does.");
-    if (post && ag_warm_begin(w)) AG_LOG(r->gw->log, AG_LOG_INFO, NULL, "warm-up asked for", AG_LOG_Z("by", ag__key_name(r)));
+        return ag__req_refuse(r, AG_E_NOT_FOUND,
+                              "This server keeps no requests that could be asked again; --history full does.");
+    if (post && ag_warm_begin(w))
+        AG_LOG(r->gw->log, AG_LOG_INFO, NULL, "warm-up asked for", AG_LOG_Z("by", ag__key_name(r)));
     ag_warm_state s;
     ag_history_stats h;
     ag_buf body;
     ag_warm_get(w, &s);
     ag_history_stats_get(r->gw->history, &h);
     const struct { const char *name; uint64_t n; } rows[] = {
-        {"wanted", s.wanted}, {"done", s.done}, {"computed", s.by[AG_WARMED_COMPUTED]}, {"there", s.by[AG_WARMED_THERE]},
-        {"failed", s.by[AG_WARMED_FAILED]}, {"yielded", s.by[AG_WARMED_YIELDED]}, {"records", h.written}, {"dropped", h.dropped},
-        {"damaged", h.damaged}};
+        {"wanted", s.wanted}, {"done", s.done}, {"computed", s.by[AG_WARMED_COMPUTED]},
+        {"there", s.by[AG_WARMED_THERE]}, {"failed", s.by[AG_WARMED_FAILED]}, {"yielded", s.by[AG_WARMED_YIELDED]},
+        {"records", h.written}, {"dropped", h.dropped}, {"damaged", h.damaged}};
     ag_buf_init(&body, 4096);
     ag_buf_addf(&body, "{\"object\":\"cache.warm\",\"running\":%s", s.running ? "true" : "false");
-    for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++) ag_buf_addf(&body, ",\"%s\":%llu", rows[i].name, (unsigned long long)rows[i].n);
+    for (size_t i = 0; i < AG_ARRAY_LEN(rows); i++)
+        ag_buf_addf(&body, ",\"%s\":%llu", rows[i].name, (unsigned long long)rows[i].n);
     ag_buf_addc(&body, '}');
     return ag__req_answer_buf(r, AG_TYPE_JSON, &body, NULL, 0);
 }

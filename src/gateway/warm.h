@@ -1,8 +1,8 @@
-/* warm.h - warm-up: what the access log (history.h) says is asked for most is asked again, so that it is in the response
- * cache, and its beginning in the cache of prefixes, before somebody waits for it. All of it at the start, while the server
- * is not ready yet, or when it is asked for; and, while the engine has nothing else to do, what became popular and is not
- * (or no longer) there. Such a request has no client; it is its tenant's, of the least urgent band, counts in nobody's
- * limits, and whoever asks the same meanwhile follows it.
+/* warm.h - warm-up: what the access log (history.h) says is asked for most is asked again, so that it is in the
+ * response cache, and its beginning in the cache of prefixes, before somebody waits for it. All of it at the start,
+ * while the server is not ready yet, or when it is asked for; and, while the engine has nothing else to do, what became
+ * popular and is not (or no longer) there. Such a request has no client; it is its tenant's, of the least urgent band,
+ * counts in nobody's limits, and whoever asks the same meanwhile follows it.
  * Owns    : its thread, the requests that it has under way.
  * Threads : open, start, stop, close by the gateway's owner; halt, begin, get, yield from any. Its requests live on the
  *           first loop, which its thread sends a message.

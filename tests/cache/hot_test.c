@@ -40,7 +40,10 @@ static ag_cache_key key_of(uint32_t n)
 {
     ag_cache_key k;
     uint64_t x = n;
-    for (size_t i = 0; i < sizeof k.b; i++) k.b[i] = (uint8_t)((x = x * 6364136223846793005u + 1442695040888963407u) >> 40);
+    for (size_t i = 0; i < sizeof k.b; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        k.b[i] = (uint8_t)(x >> 40);
+    }
     memcpy(k.b + 8, &n, sizeof n); /* and so that it is known again */
     return k;
 }
@@ -79,7 +82,8 @@ static void check_bounds(const ag_hot *h, const double *exact)
         n++;
         assert_int_equal(number_of(&got.key), i);
         if ((double)got.sure > exact[i] || exact[i] > (double)got.count)
-            fail_msg("%u: %g is not within %llu and %llu", i, exact[i], (unsigned long long)got.sure, (unsigned long long)got.count);
+            fail_msg("%u: %g is not within %llu and %llu", i, exact[i], (unsigned long long)got.sure,
+                     (unsigned long long)got.count);
     }
     assert_int_not_equal(n, 0);
 }
@@ -142,7 +146,8 @@ static void test_halving(void **state)
     }
     ag_hot_key top[5];
     assert_int_equal(ag_hot_top(h, top, 5), 5);
-    for (int i = 0; i < 5; i++) assert_in_range(number_of(&top[i].key), 10000 - 5000, 10000 + 20); /* of the second half */
+    /* of the second half */
+    for (int i = 0; i < 5; i++) assert_in_range(number_of(&top[i].key), 10000 - 5000, 10000 + 20);
     ag_hot_close(h);
 }
 

@@ -1,5 +1,5 @@
-/* Prompts' pages from one run to the next: what comes back is what was there, answers are the same bit for bit, and a file
- * that is damaged, foreign or half written is never more than a cold start. */
+/* Prompts' pages from one run to the next: what comes back is what was there, answers are the same bit for bit, and a
+ * file that is damaged, foreign or half written is never more than a cold start. */
 #include "engine/prefix.h"
 
 #include <fcntl.h>
@@ -39,8 +39,9 @@ static void cache_open(cache *c, uint32_t pages, unsigned char key)
     memset(c, 0, sizeof *c);
     assert_int_equal(ag_kv_open(&c->kv, pages, P, NULL), AG_OK);
     memset(c->key, key, sizeof c->key);
-    c->p = (ag_prefix){.path = path, .bytes_max = 1 << 20, .model = 1, .program = 2, .cache = 3, .page_tokens = P, .pages_max = pages,
-                       .vocab = VOCAB, .page_bytes = PAGE_BYTES, .kv = c->kv, .key = c->key, .page = page_of, .arg = c};
+    c->p = (ag_prefix){.path = path, .bytes_max = 1 << 20, .model = 1, .program = 2, .cache = 3, .page_tokens = P,
+                       .pages_max = pages, .vocab = VOCAB, .page_bytes = PAGE_BYTES, .kv = c->kv, .key = c->key,
+                       .page = page_of, .arg = c};
 }
 
 static void tokens_of(const char *text, int32_t *tokens)
@@ -184,7 +185,8 @@ static void test_less_room(void **state)
         unlink(path);
         cache_open(&c, PAGES, 1);
         fill(&c);
-        c.p.bytes_max = sizeof(ag_prefix_head) + AG_PREFIX_DATA_ALIGN + room * (sizeof(ag_prefix_row) + P * 4 + PAGE_BYTES);
+        c.p.bytes_max = sizeof(ag_prefix_head) + AG_PREFIX_DATA_ALIGN +
+                        room * (sizeof(ag_prefix_row) + P * 4 + PAGE_BYTES);
         assert_int_equal(ag_prefix_save(&c.p, &n, NULL), AG_OK);
         assert_int_equal(n, AG_MIN(room, 9u));
         assert_in_range(file_size(), 0, c.p.bytes_max);
@@ -316,7 +318,8 @@ static void test_forged_trees(void **state)
         ssize_t n = read(fd, file, sizeof file);
         assert_true(n > (ssize_t)sizeof h);
         memcpy(&h, file, sizeof h);
-        memcpy(file + sizeof h + forged[i].row * sizeof(ag_prefix_row) + forged[i].at, &forged[i].value, sizeof forged[i].value);
+        memcpy(file + sizeof h + forged[i].row * sizeof(ag_prefix_row) + forged[i].at, &forged[i].value,
+               sizeof forged[i].value);
         size_t table = h.pages * (sizeof(ag_prefix_row) + P * sizeof(int32_t));
         h.check = 0;
         memcpy(file, &h, sizeof h);
@@ -389,7 +392,8 @@ static void test_faults(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_OPEN, AG_FAULT_READ, AG_FAULT_WRITE, AG_FAULT_SYNC, AG_FAULT_RENAME};
+    const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_OPEN, AG_FAULT_READ, AG_FAULT_WRITE, AG_FAULT_SYNC,
+                                   AG_FAULT_RENAME};
     cache c;
     for (size_t k = 0; k < AG_ARRAY_LEN(kinds); k++)
         for (uint32_t nth = 1;; nth++) { /* writing */
@@ -548,7 +552,8 @@ int main(void)
     snprintf(path, sizeof path, "%s/kept", dir);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_order_of_use), cmocka_unit_test(test_less_room),
-        cmocka_unit_test(test_every_byte), cmocka_unit_test(test_every_length), cmocka_unit_test(test_of_something_else),
+        cmocka_unit_test(test_every_byte), cmocka_unit_test(test_every_length),
+        cmocka_unit_test(test_of_something_else),
         cmocka_unit_test(test_forged_trees), cmocka_unit_test(test_no_room), cmocka_unit_test(test_somebody_writes),
         cmocka_unit_test(test_faults), cmocka_unit_test(test_answers_after_a_restart),
         cmocka_unit_test(test_a_damaged_file_is_a_cold_start),

@@ -1,5 +1,5 @@
-/* Any bytes as the access log. The first chooses: 0 a line as it comes; 1 a line whose sum is put right, so that what lies
- * behind it is reached, and what is read of it is written as it was read; 2 a file, in windows of some bytes. */
+/* Any bytes as the access log. The first chooses: 0 a line as it comes; 1 a line whose sum is put right, so that what
+ * lies behind it is reached, and what is read of it is written as it was read; 2 a file, in windows of some bytes. */
 #include "gateway/history.c"
 
 #include "base/hash.h"
@@ -9,7 +9,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 static bool same(const ag_history_record *a, const ag_history_record *b)
 {
     return a->time_ms == b->time_ms && memcmp(&a->key, &b->key, sizeof a->key) == 0 && ag_str_eq(a->route, b->route) &&
-           ag_str_eq(a->tenant, b->tenant) && ag_str_eq(a->model, b->model) && ag_str_eq(a->share, b->share) && ag_str_eq(a->body, b->body);
+           ag_str_eq(a->tenant, b->tenant) && ag_str_eq(a->model, b->model) && ag_str_eq(a->share, b->share) &&
+           ag_str_eq(a->body, b->body);
 }
 
 static void check_line(ag_str line)

@@ -1,6 +1,6 @@
 /* Any bytes as a file of prompts' pages. The first chooses whether sums, sizes and identity are put right, so that what
- * lies behind them is reached: then it is refused with a sentence and nothing is taken, or it is a tree that stands up to
- * being used, and stored again it is the same. */
+ * lies behind them is reached: then it is refused with a sentence and nothing is taken, or it is a tree that stands up
+ * to being used, and stored again it is the same. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -30,7 +30,8 @@ static size_t put_right(uint8_t *file, size_t size, const ag_prefix *p)
     size_t row = sizeof(ag_prefix_row) + P * sizeof(int32_t);
     if (size < sizeof h) return size;
     uint32_t n = (uint32_t)AG_MIN((size - sizeof h) / (row + PAGE_BYTES), 2u * PAGES);
-    h = (ag_prefix_head){.version = AG_PREFIX_VERSION, .order = 0x01020304, .model = p->model, .program = p->program, .cache = p->cache,
+    h = (ag_prefix_head){.version = AG_PREFIX_VERSION, .order = 0x01020304, .model = p->model, .program = p->program,
+                         .cache = p->cache,
                          .page_tokens = P, .pages = n, .page_bytes = PAGE_BYTES};
     memcpy(h.magic, "agprefix", sizeof h.magic);
     h.data_at = AG_ALIGN_UP(sizeof h + n * row, AG_PREFIX_DATA_ALIGN);
@@ -60,7 +61,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     ag_err err = {0};
     uint32_t n = 0, again = 0;
     if (size < 1 || size > 1 << 16) return 0;
-    ag_prefix p = {.path = path, .bytes_max = 1 << 20, .model = 1, .program = 2, .cache = 3, .page_tokens = P, .pages_max = PAGES,
+    ag_prefix p = {.path = path, .bytes_max = 1 << 20, .model = 1, .program = 2, .cache = 3, .page_tokens = P,
+                   .pages_max = PAGES,
                    .vocab = VOCAB, .page_bytes = PAGE_BYTES, .key = key, .page = page_of};
     uint8_t *file = malloc(size + 2 * AG_PREFIX_DATA_ALIGN + 1);
     size_t bytes_n = size - 1;

@@ -1,5 +1,5 @@
-/* The access log: what its modes keep, what is counted of it, how it goes round, and what a full disk, a torn line and a
- * forged one come to. */
+/* The access log: what its modes keep, what is counted of it, how it goes round, and what a full disk, a torn line and
+ * a forged one come to. */
 #include "gateway/history.c"
 
 #include <signal.h>
@@ -51,8 +51,8 @@ static uint32_t number_of(const ag_cache_key *k)
 
 static void add(ag_history *h, uint32_t n, const char *body)
 {
-    ag_history_record r = {.time_ms = 1700000000000 + n, .key = key_of(n), .route = AG_STR("chat_completions"), .tenant = AG_STR("acme"),
-                           .model = AG_STR("tiny"), .body = ag_str_of(body)};
+    ag_history_record r = {.time_ms = 1700000000000 + n, .key = key_of(n), .route = AG_STR("chat_completions"),
+                           .tenant = AG_STR("acme"), .model = AG_STR("tiny"), .body = ag_str_of(body)};
     ag_history_add(h, &r);
 }
 
@@ -87,9 +87,11 @@ static void test_lines(void **state)
     (void)state;
     const ag_history_record records[] = {
         {.time_ms = 0, .route = AG_STR("r"), .tenant = {0}, .model = AG_STR("-"), .body = {0}},
-        {.time_ms = 1700000000123, .key = key_of(7), .route = AG_STR("chat_completions"), .tenant = AG_STR("a b%c\n\xc3\xbc"),
+        {.time_ms = 1700000000123, .key = key_of(7), .route = AG_STR("chat_completions"),
+         .tenant = AG_STR("a b%c\n\xc3\xbc"),
          .model = AG_STR("GLM-4 (q8).gguf"), .share = AG_STR("team"), .body = AG_STR("{\"messages\": [ \"x y\\n\" ]}")},
-        {.time_ms = UINT64_MAX / 2, .key = key_of(1), .route = AG_STR("--"), .tenant = AG_STR("%"), .model = AG_STR(" "), .body = AG_STR(" ")},
+        {.time_ms = UINT64_MAX / 2, .key = key_of(1), .route = AG_STR("--"), .tenant = AG_STR("%"),
+         .model = AG_STR(" "), .body = AG_STR(" ")},
     };
     ag_buf line, text;
     ag_buf_init(&line, AG_HISTORY_LINE_MAX + 64);
@@ -149,7 +151,8 @@ static void test_full(void **state)
         assert_int_equal(top[0].count, 2);
         assert_true(ag_history_get(h, &top[0], &r, &text));
         assert_true(ag_str_eqz(r.body, "{\"prompt\": \"a secret\"}")); /* on one line */
-        assert_true(ag_str_eqz(r.route, "chat_completions") && ag_str_eqz(r.tenant, "acme") && ag_str_eqz(r.model, "tiny"));
+        assert_true(ag_str_eqz(r.route, "chat_completions") && ag_str_eqz(r.tenant, "acme") &&
+                    ag_str_eqz(r.model, "tiny"));
         assert_int_equal(r.time_ms, 1700000000001);
         top[0].key.b[9] ^= 1;
         assert_false(ag_history_get(h, &top[0], &r, &text)); /* a place that has another's record now */
@@ -226,7 +229,8 @@ static void test_rotation(void **state)
         for (uint32_t i = 0; i < n; i++) {
             bool got = ag_history_get(h, &top[i], &r, &text);
             if (got) assert_int_equal(r.time_ms - 1700000000000, number_of(&top[i].key));
-            assert_int_equal(got, number_of(&top[i].key) >= RECORDS - all); /* places are right whatever a file is called */
+            /* places are right whatever a file is called */
+            assert_int_equal(got, number_of(&top[i].key) >= RECORDS - all);
             there += got;
         }
         assert_int_equal(there, all);
@@ -411,7 +415,8 @@ static void test_faults(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_OPEN, AG_FAULT_READ, AG_FAULT_WRITE, AG_FAULT_SYNC, AG_FAULT_THREAD};
+    const ag_fault_kind kinds[] = {AG_FAULT_ALLOC, AG_FAULT_OPEN, AG_FAULT_READ, AG_FAULT_WRITE, AG_FAULT_SYNC,
+                                   AG_FAULT_THREAD};
     ag_history_conf c = conf_of(AG_HISTORY_FULL);
     for (int old = 0; old < 2; old++)
         for (size_t k = 0; k < AG_ARRAY_LEN(kinds); k++)
@@ -447,7 +452,8 @@ int main(void)
     if (mkdtemp(dir) == NULL || sodium_init() < 0) return 1;
     snprintf(path, sizeof path, "%s/history", dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lines), cmocka_unit_test(test_full), cmocka_unit_test(test_hashes), cmocka_unit_test(test_rotation),
+        cmocka_unit_test(test_lines), cmocka_unit_test(test_full), cmocka_unit_test(test_hashes),
+        cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_torn_and_damaged), cmocka_unit_test(test_not_ours), cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_slow_disk), cmocka_unit_test(test_faults),
     };

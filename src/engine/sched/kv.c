@@ -458,8 +458,9 @@ uint32_t ag_kv_kept_list(const ag_kv *kv, ag_kv_kept *out)
         if (!k->alive) continue;
         uint32_t depth = 0;
         for (uint32_t up = k->parent; up != NONE; up = kv->node[up].parent) depth++;
-        out[n++] = (ag_kv_kept){.page = k->page, .before = k->parent == NONE ? NONE : kv->node[k->parent].page, .salt = k->salt,
-                                .used = k->used, .depth = depth, .tokens = kv->tokens + (size_t)i * kv->page_tokens};
+        out[n++] = (ag_kv_kept){.page = k->page, .before = k->parent == NONE ? NONE : kv->node[k->parent].page,
+                                .salt = k->salt, .used = k->used, .depth = depth,
+                                .tokens = kv->tokens + (size_t)i * kv->page_tokens};
     }
     AG_ASSERT(n == kv->n_kept);
     qsort(out, n, sizeof *out, by_use);
