@@ -99,17 +99,17 @@ static void it_is_its_tenants_and_nobodys(void **state)
     free(ask("POST", PATH, "x-tenant: acme\r\n", body));
     wait_for("records", 1);
     forget_all();
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     warm_up();
     assert_int_equal(number("computed"), 1);
-    assert_int_equal(fake_engine_made() - made, 1);
+    assert_int_equal(fake_engine_made() - before, 1);
     fake_spec seen = fake_engine_seen();
     assert_string_equal(seen.tenant, "acme");
     assert_int_equal(seen.band, AG_BANDS - 1);
     assert_int_equal(seen.deadline_us, 0);
     check_told("say:hello", "hit");
     warm_up(); /* it is there: nothing is computed */
-    assert_int_equal(fake_engine_made() - made, 1);
+    assert_int_equal(fake_engine_made() - before, 1);
     assert_int_equal(number("records"), 2); /* those who ask are logged, and not who asks again */
 }
 
@@ -147,7 +147,7 @@ static void somebody_follows_it(void **state)
     log_one_that_holds("wait say:hello");
     json_decref(admin("POST", WARM));
     while (fake_engine_live() == 0) sched_yield();
-    uint32_t made = fake_engine_made();
+    uint32_t before = fake_engine_made();
     certain(body, "wait say:hello", "");
     int fd = dial();
     send_request(fd, "POST", PATH, "x-tenant: acme\r\n", body);
@@ -157,7 +157,7 @@ static void somebody_follows_it(void **state)
     assert_int_equal(status_of(reply), 200);
     assert_non_null(strstr(reply, "hello"));
     free(reply);
-    assert_int_equal(fake_engine_made(), made);
+    assert_int_equal(fake_engine_made(), before);
     while (number("running")) sched_yield();
     assert_int_equal(number("computed"), 1);
 }
@@ -176,7 +176,7 @@ static void its_time_is_over(void **state)
     uint64_t before = fake_engine_cancelled();
     warm_up();
     assert_int_equal(number("yielded"), 1);
-    assert_int_equal(fake_engine_cancelled(), before + 1);
+    assert_true(fake_engine_cancelled() > before);
     assert_int_equal(fake_engine_live(), 0);
 }
 
@@ -213,7 +213,8 @@ static int setup_full(void **state)
     setup_warm(state);
     certain(body, "say:hello", "");
     free(ask("POST", PATH, "x-tenant: acme\r\n", body));
-    log_one_that_holds("wait say:later");
+    wait_for("records", 1);
+    log_one_that_holds("wait say:soon");
     teardown(state);
     return serve_warm((ag_warm_conf){.full = true, .idle = true, .top = 100, .concurrency = 4, .time_ms = 60000});
 }
