@@ -87,7 +87,7 @@ static void a_stream_is_kept_too(void **state)
     (void)state;
     static const char *const fields[] = {"", ",\"logprobs\":2", ",\"logprobs\":3,\"echo\":true", ",\"n\":3"};
     for (size_t i = 0; i < AG_ARRAY_LEN(fields); i++) {
-        char plain[256], streamed[256];
+        char plain[256], streamed[300];
         snprintf(plain, sizeof plain, "{\"prompt\":\"reuse:2 say:hello\"," CERTAIN "%s}", fields[i]);
         snprintf(streamed, sizeof streamed, "{\"stream\":true,%s", plain + 1);
         free(told(PATH, "", streamed, 200, "miss"));

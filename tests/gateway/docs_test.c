@@ -99,7 +99,9 @@ static void print_api(ag_buf *b)
                    "`timeout_ms` say, for programs\n"
                    "  that cannot add fields; where both are there, the field counts. How requests wait: "
                    "[queue.md](queue.md).\n"
-                   "- A client that closes its connection ends its generations at once.\n"
+                   "- A client that closes its connection ends its generations at once, unless others wait for the same.\n"
+                   "- Answers that are the same each time are computed once: [cache.md](cache.md). `x-cache` tells which "
+                   "are not new.\n"
                    "- Errors: [errors.md](errors.md). Figures: [metrics.md](metrics.md). Settings: "
                    "[settings.md](settings.md).\n"
                    "- The same for programs, with the answers' forms: [openapi.yaml](openapi.yaml).\n\n"
@@ -187,6 +189,8 @@ static void print_metrics(ag_buf *b)
 #define TENANT "tenant"
 #define KEY_FATE "result"
 #define LIMIT "limit"
+#define CACHED "outcome"
+#define CACHE_GONE "reason"
 #define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
 #undef AG_METRIC

@@ -3,7 +3,9 @@ import concurrent.futures
 import time
 import unittest
 
+import grpc
 import requests
+from grpc_protos import pb, stubs
 
 from server import LIMIT_S, PLAIN, Keyed, Server, events, long_model, text_of, tiny_model, wait_for
 
@@ -32,8 +34,8 @@ def shown(r):
 class Same(unittest.TestCase):
     def test_live_hit_streamed_and_in_other_words(self):
         with Server(*ON) as s:
-            variants = ({}, {"logprobs": 3}, {"echo": True, "logprobs": 1}, {"n": 2, "seed": 7, "temperature": 1}, {"stop": ["Lily"]},
-                        {"max_tokens": 3}, {"logit_bias": {"300": 2, "301": -1}}, {"prompt": ["Once", "The sun"]},
+            variants = ({}, {"logprobs": 3}, {"echo": True, "logprobs": 1}, {"n": 2, "seed": 7, "temperature": 1},
+                        {"stop": ["Lily"]}, {"max_tokens": 3}, {"logit_bias": {"300": 2, "301": -1}}, {"prompt": ["Once", "The sun"]},
                         {"response_format": {"type": "json_object"}})
             for fields in variants:
                 body = asking(**fields)
@@ -88,10 +90,30 @@ class Same(unittest.TestCase):
             self.assertIsNone(how(s.post(PATH, asking(), headers={"Cache-Control": "no-store"})))
             self.assertEqual(how(s.post(PATH, asking())), "hit")
 
+    def test_grpc_and_kserve(self):
+        with Server(*ON) as s, grpc.insecure_channel(f"127.0.0.1:{s.port}") as channel:
+            stub = stubs.InferenceStub(channel)
+            ask = pb.GenerateRequest(prompt=["Once upon a time"], max_tokens=24, temperature=0)
+            answer, call = stub.Generate.with_call(ask, timeout=LIMIT_S)
+            self.assertEqual(dict(call.initial_metadata())["x-cache"], "miss")
+            http = s.post(PATH, asking())
+            self.assertEqual((how(http), http.json()["choices"][0]["text"]), ("hit", answer.choices[0].text))
+            stream = stub.GenerateStream(ask, timeout=LIMIT_S)
+            self.assertEqual("".join(m.choices[0].text for m in stream if m.choices), answer.choices[0].text)
+            told = dict(stream.initial_metadata())
+            self.assertEqual((told["x-cache"], told["x-cache-key"]), ("hit", http.headers["x-cache-key"]))
+            ask.cache.mode = "off"
+            self.assertNotIn("x-cache", dict(stub.Generate.with_call(ask, timeout=LIMIT_S)[1].initial_metadata()))
+            model = s.get("/v1/models").json()["data"][0]["id"]
+            text = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["Once upon a time"]}
+            infer = s.post(f"/v2/models/{model}/infer", {"inputs": [text], "parameters": {"max_tokens": 24, "temperature": 0}})
+            self.assertEqual((how(infer), infer.json()["outputs"][0]["data"][0]), ("hit", answer.choices[0].text))
+
     def test_it_is_bounded(self):
         with Server("--cache-bytes", "256KiB") as s:
             for i in range(60):
-                self.assertEqual(how(s.post(PATH, asking(f"Once upon a time {i}", max_tokens=60, logprobs=20, logit_bias=PLAIN))), "miss")
+                body = asking(f"Once upon a time {i}", max_tokens=60, logprobs=20, logit_bias=PLAIN)
+                self.assertEqual(how(s.post(PATH, body)), "miss")
             stats = s.get("/admin/v1/cache").json()
             self.assertLessEqual(stats["bytes"], stats["bytes_max"])
             self.assertGreater(stats["evicted"] + stats["refused"], 0)
@@ -115,8 +137,8 @@ class Apart(unittest.TestCase):
 
     def test_hits_count_as_requests_and_not_as_tokens(self):
         with Keyed(*ON) as k:
-            made = k.key("--tenant", "t", "--tokens-per-minute", "1000", "--requests-per-minute", "60")
-            key, admin = made["key"], k.key("--tenant", "ops", "--roles", "admin")["key"]
+            made = k.key("--tenant", "t", "--limit-tokens-per-minute", "1000", "--limit-requests-per-minute", "60")
+            key, admin = made["key"], k.key("--tenant", "ops", "--roles", "inference,admin")["key"]
             ask = lambda: k.s.post(PATH, asking(), headers={"Authorization": f"Bearer {key}"})
             left = lambda r: (int(r.headers["x-ratelimit-remaining-requests"]), int(r.headers["x-ratelimit-remaining-tokens"]))
             first, second = ask(), ask()
@@ -124,7 +146,8 @@ class Apart(unittest.TestCase):
             third = ask()
             self.assertLess(left(third)[0], left(first)[0])
             self.assertGreaterEqual(left(third)[1], left(second)[1])
-            usage = lambda: k.s.get("/admin/v1/usage?key=" + made["id"], headers={"Authorization": f"Bearer {admin}"}).json()["data"]
+            of_admin = {"Authorization": f"Bearer {admin}"}
+            usage = lambda: k.s.get("/admin/v1/usage?key=" + made["id"], headers=of_admin).json()["data"]
             row = wait_for("usage", lambda: [r for r in usage() if r["requests"] == 3])[0]
             self.assertEqual((row["prompt_tokens"], row["output_tokens"]), (5, 24))
 
@@ -134,7 +157,8 @@ class Together(unittest.TestCase):
         with Server(*ON, "--loops", "2", model="null:rate=200") as s:
             body = asking("Hello", max_tokens=100)
             with concurrent.futures.ThreadPoolExecutor(100) as pool:
-                found = list(pool.map(lambda i: requests.post(s.url + PATH, json={**body, "stream": i % 2 == 1}, timeout=LIMIT_S), range(100)))
+                post = lambda i: requests.post(s.url + PATH, json={**body, "stream": i % 2 == 1}, timeout=LIMIT_S)
+                found = list(pool.map(post, range(100)))
             texts = {text_of(events(r.text.encode().splitlines()))[0] if i % 2 else r.json()["choices"][0]["text"]
                      for i, r in enumerate(found)}
             self.assertEqual(len(texts), 1)
@@ -204,7 +228,7 @@ class Age(unittest.TestCase):
 class Admin(unittest.TestCase):
     def test_forgetting(self):
         with Keyed(*ON) as k:
-            user, admin = k.key("--tenant", "t")["key"], k.key("--tenant", "ops", "--roles", "admin")["key"]
+            user, admin = k.key("--tenant", "t")["key"], k.key("--tenant", "ops", "--roles", "inference,admin")["key"]
             bearer = lambda key: {"Authorization": f"Bearer {key}"}
             ask = lambda **more: k.s.post(PATH, asking(**more), headers=bearer(user))
             r = ask(cache={"tags": ["tales"]})
@@ -212,7 +236,8 @@ class Admin(unittest.TestCase):
             self.assertEqual(k.s.get(path, headers=bearer(user)).status_code, 403)
             entry = k.s.get(path, headers=bearer(admin)).json()
             self.assertTrue(0 < entry["fresh_s"] <= 3600 and entry["bytes"] > 0, entry)
-            forget = lambda query: k.s.session.delete(k.s.url + "/admin/v1/cache" + query, headers=bearer(admin), timeout=LIMIT_S).json()
+            delete = lambda path: k.s.session.delete(k.s.url + path, headers=bearer(admin), timeout=LIMIT_S)
+            forget = lambda query: delete("/admin/v1/cache" + query).json()
             for query in ("?tenant=t", "?tag=tales", "?model=" + r.json()["model"], "?all=1", "/" + r.headers["x-cache-key"]):
                 self.assertEqual(how(ask(cache={"tags": ["tales"]})), "hit")
                 self.assertEqual(forget(query)["purged"], 1)
