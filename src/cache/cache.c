@@ -191,6 +191,17 @@ ag_cache_found ag_cache_get(ag_cache *c, const ag_cache_key *k, uint64_t now_ms,
     return found;
 }
 
+bool ag_cache_has(ag_cache *c, const ag_cache_key *k, uint64_t now_ms)
+{
+    AG_CHECK(c, MAGIC);
+    shard *s = shard_of(c, k);
+    pthread_mutex_lock(&s->lock);
+    const ag__entry *e = find(s, k);
+    bool there = e && now_ms < e->stale_until_ms;
+    pthread_mutex_unlock(&s->lock);
+    return there;
+}
+
 void ag_cache_renew_failed(ag_cache *c, const ag_cache_key *k)
 {
     AG_CHECK(c, MAGIC);

@@ -56,6 +56,7 @@ void ag_cache_close(ag_cache *c); /* NULL is fine; nobody is in a call */
 /* Unless it is a miss, *out is held for the caller and *meta (may be NULL) says how old it is; else *out is NULL. */
 ag_cache_found ag_cache_get(ag_cache *c, const ag_cache_key *k, uint64_t now_ms, ag_cache_value **out,
                             ag_cache_meta *meta);
+bool ag_cache_has(ag_cache *c, const ag_cache_key *k, uint64_t now_ms); /* and not too old; counts for nothing */
 void ag_cache_renew_failed(ag_cache *c, const ag_cache_key *k); /* the next stale get renews */
 /* Holds v itself. What was there under this key goes, its popularity stays. AG_E_PARAM: it is too old already. */
 int ag_cache_put(ag_cache *c, const ag_cache_key *k, ag_cache_value *v, const ag_cache_meta *meta, uint64_t now_ms);

@@ -93,6 +93,16 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
                                 .jitter = c->cache_ttl_jitter,
                                 .stale_s = c->cache_stale_ms / 1000,
                                 .pace = c->cache_pace};
+    bool known = ag_history_mode_find(c->history, &g.history.mode);
+    AG_ASSERT(known); /* the table's choices are the gateway's */
+    g.history.path = c->history_file;
+    g.history.bytes_max = c->history_bytes;
+    g.history.files_max = c->history_files;
+    g.warm = (ag_warm_conf){.full = strcmp(c->warm, "full") == 0,
+                            .idle = strcmp(c->warm, "off") != 0,
+                            .top = c->warm_top,
+                            .concurrency = c->warm_concurrency,
+                            .time_ms = c->warm_time_ms};
     g.responses_db = c->responses_db;
     g.responses_max = c->responses_max;
     g.responses_bytes_max = c->responses_bytes;
@@ -156,6 +166,8 @@ static ag_engine_conf engine_conf(const ag_conf *c)
     e.step_short_us = c->step_short_ms * 1000;
     e.step_rows_min = c->step_rows_min;
     e.no_reuse = !c->prefix_cache;
+    e.prefix_path = *c->prefix_save ? c->prefix_save : NULL;
+    e.prefix_bytes = c->prefix_save_bytes;
     e.no_pass = *c->no_pass ? c->no_pass : NULL;
     bool known = ag_image_mode_find(c->weights_image, &e.image);
     AG_ASSERT(known); /* the table's choices are the engine's */
@@ -167,6 +179,12 @@ static void note(void *arg, bool bad, const char *text)
 {
     const server *s = arg;
     AG_LOG(s->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "weights", AG_LOG_Z("note", text));
+}
+
+static void prefix_note(void *arg, bool bad, const char *text)
+{
+    const server *s = arg;
+    AG_LOG(s->log, bad ? AG_LOG_WARN : AG_LOG_INFO, NULL, "prefixes", AG_LOG_Z("note", text));
 }
 
 static ag_log_level log_level(const ag_conf *c)
@@ -188,19 +206,27 @@ static void load(server *s)
     conf.metrics = s->metrics;
     conf.by_turns = rc == AG_OK && s->model->null && s->model->null_rate == 0; /* the loops take its steps */
     conf.note = note;
+    conf.prefix_note = prefix_note;
     conf.note_arg = s;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);
     if (rc != AG_OK) return;
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
     ag_engine_stats stats;
     ag_engine_stats_get(s->engine, &stats);
-    AG_LOG(s->log, AG_LOG_INFO, NULL, "ready", AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
+    AG_LOG(s->log, AG_LOG_INFO, NULL, ag_gateway_warms(s->gateway, NULL, NULL) ? "loaded" : "ready",
+           AG_LOG_Z("model", *c->model_alias ? c->model_alias : s->model->name),
            AG_LOG_Z("isa", ag_engine_isa(s->engine)), AG_LOG_U("threads", conf.threads),
            AG_LOG_U("ctx", ag_engine_ctx_max(s->engine)), AG_LOG_U("kv_pages", stats.kv_pages),
            AG_LOG_U("load_ms", (ag_now_us() - began) / 1000));
 }
 
-static void stop(server *s) { ag_gateway_stop(s->gateway, s->conf.shutdown_timeout_ms); }
+/* The engine writes its prompts' pages when it ends, which may take its time too. */
+static void stop(server *s)
+{
+    ag_gateway_stop(s->gateway, s->conf.shutdown_timeout_ms);
+    ag_engine_close(s->engine);
+    s->engine = NULL;
+}
 
 /* Reads everything again; either all LIVE settings are taken over or none. */
 static void reload(server *s)
@@ -239,6 +265,20 @@ static int wait_event(server *s, bool task_runs)
     }
 }
 
+/* A terminal is shown how far the warm-up is, unless log lines go there. */
+static void show_warming(server *s)
+{
+    ag_progress bar;
+    uint64_t done, wanted, shown = 0;
+    struct pollfd fd = {.fd = s->signals, .events = POLLIN};
+    while (*s->conf.log_file && ag_gateway_warms(s->gateway, &done, &wanted)) {
+        if (shown == 0 && wanted) ag_progress_begin(&bar, "warming up", shown = wanted, false);
+        if (shown) ag_progress_show(&bar, done);
+        if (poll(&fd, 1, 200) > 0) break;
+    }
+    if (shown) ag_progress_end(&bar);
+}
+
 /* SIGINT while answers finish, or a signal during loading: what runs cannot be told, the process is all there is to
  * tidy. */
 _Noreturn static void leave_at_once(server *s, const char *why, int status)
@@ -268,6 +308,7 @@ static int run(server *s)
     task_end(&loading);
     if (s->err.code != AG_OK) return give_up(s);
     if (again) reload(s);
+    show_warming(s);
     while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
 
     AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)),
@@ -291,9 +332,11 @@ static int signals_open(server *s)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
-    sigaddset(&set, SIGPIPE); /* blocked, never read: writing to a closed socket is an error code */
+    sigaddset(&set, SIGPIPE); /* blocked, never read: writing to a closed socket is an error code, */
+    sigaddset(&set, SIGXFSZ); /* as is a file that may not grow */
     if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0) return AG_E_IO;
     sigdelset(&set, SIGPIPE);
+    sigdelset(&set, SIGXFSZ);
     s->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     s->finished = eventfd(0, EFD_CLOEXEC);
     return s->signals < 0 || s->finished < 0 ? AG_E_IO : AG_OK;

@@ -100,6 +100,8 @@ static void allow_all(rules *r, const ag_conf *c)
     allow_folder_of(r, c->responses_db, WRITE);
     allow_folder_of(r, c->unix_path, WRITE);
     allow_folder_of(r, c->log_file, WRITE);
+    allow_folder_of(r, c->prefix_save, WRITE);
+    allow_folder_of(r, c->history_file, WRITE);
 }
 
 int ag_harden_files(const ag_conf *c, ag_err *err)

@@ -26,6 +26,10 @@ typedef struct ag_batch {
     const uint32_t *out_rows; /* n_out rows whose logits are wanted, ascending, then n_states others whose states are */
 } ag_batch;
 
+/* Counted up when a change of the program makes keys and values of other bits out of the same model and tokens, or lays
+ * them out in another way: what was stored of them before is then of no use. */
+#define AG_KV_NUMERICS 1u
+
 typedef struct ag_backend ag_backend;
 
 /* Whether repacked weights are kept in a file beside the model (image.h). AUTO: a stored one is used, and renewed when it
@@ -74,6 +78,7 @@ typedef struct ag_backend_ops {
     /* Zeros in all of the KV cache, so that its memory is there. What was never written is one page of the kernel's,
      * which stays in the processor's caches however much of it is read. Between steps. */
     void (*clear)(ag_backend *b);
+    unsigned char *(*page)(ag_backend *b, uint32_t page); /* of KV cache: its ag_lm.page_bytes; between steps */
 } ag_backend_ops;
 
 extern const ag_backend_ops ag_backend_cpu;

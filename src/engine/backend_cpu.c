@@ -152,5 +152,11 @@ static void cpu_weights(const ag_backend *b, ag_weights_info *out) { ag_weights_
 static void cpu_settle(ag_backend *b) { ag_weights_settle(&b->weights); }
 static void cpu_clear(ag_backend *b) { memset(b->kv, 0, b->kv_bytes); }
 
+static unsigned char *cpu_page(ag_backend *b, uint32_t page)
+{
+    AG_ASSERT(page < b->pages);
+    return b->kv + page * b->page_stride;
+}
+
 const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_states, cpu_parallel, cpu_threads, cpu_isa, cpu_busy_us,
-                                       cpu_weight_bytes, cpu_weights, cpu_settle, cpu_clear};
+                                       cpu_weight_bytes, cpu_weights, cpu_settle, cpu_clear, cpu_page};

@@ -100,6 +100,7 @@ static uint64_t null_weight_bytes(const ag_backend *b AG_UNUSED) { return 0; }
 static void null_weights(const ag_backend *b AG_UNUSED, ag_weights_info *out) { *out = (ag_weights_info){0}; }
 static void null_settle(ag_backend *b AG_UNUSED) {}
 static void null_clear(ag_backend *b AG_UNUSED) {}
+static unsigned char *null_page(ag_backend *b AG_UNUSED, uint32_t page AG_UNUSED) { return NULL; }
 
 const ag_backend_ops ag_backend_null = {"null", null_open, null_close, null_run, null_states, null_parallel, null_threads, null_isa,
-                                        null_busy_us, null_weight_bytes, null_weights, null_settle, null_clear};
+                                        null_busy_us, null_weight_bytes, null_weights, null_settle, null_clear, null_page};

@@ -208,7 +208,7 @@ static uint32_t damage_settled(ag_engine *e)
 
 /* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. What is
  * kept of prompts goes with them. */
-static void heed_damage(ag_engine *e, uint32_t damage)
+void ag__engine_heed(ag_engine *e, uint32_t damage)
 {
     if (damage == e->damage_seen) return;
     e->damage_seen = damage;
@@ -266,7 +266,7 @@ static void run_step(ag_engine *e, const ag_sched_step *step)
     observe_step(e, step, us);
     ag_sched_step_done(e->door.sched, us);
     atomic_fetch_add(&e->steps, 1);
-    heed_damage(e, damage);
+    ag__engine_heed(e, damage);
     take_samples(e);
     take_states(e);
     for (uint32_t i = 0; i < step->n_states; i++) ag_gen_put(ag__gen_of(step->states[i].seq));
@@ -331,7 +331,9 @@ static int thread_open(ag_engine *e, ag_err *err)
     rc = samplers_open(e, err);
     if (rc != AG_OK) return rc;
     ag_sched_conf sc = sched_conf(e, rows_max, out_max);
-    return ag__door_open(&e->door, &sc, e->conf.metrics, e->conf.by_turns ? NULL : &e->bell, err);
+    rc = ag__door_open(&e->door, &sc, e->conf.metrics, e->conf.by_turns ? NULL : &e->bell, err);
+    if (rc == AG_OK) ag__engine_prefixes_load(e);
+    return rc;
 }
 
 static void thread_close(ag_engine *e)
@@ -405,10 +407,11 @@ static void serve(ag_engine *e)
         rest(e, briefly);
         uint32_t damage = damage_settled(e);
         ag__door_enter(d);
-        heed_damage(e, damage);
+        ag__engine_heed(e, damage);
     }
     end_everything(e);
     ag__door_leave(d);
+    ag__engine_prefixes_save(e);
 }
 
 static void end_turns(ag_engine *e)
@@ -417,6 +420,7 @@ static void end_turns(ag_engine *e)
         ag__door_enter(&e->door);
         end_everything(e);
         ag__door_leave(&e->door);
+        ag__engine_prefixes_save(e);
     }
     thread_close(e);
 }
@@ -535,7 +539,8 @@ void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
     ag__door_leave(&e->door);
     *out = (ag_engine_stats){.waiting = s.queue.entries, .running = s.running, .queue_tokens = s.queue.tokens, .queue_bytes = s.queue.bytes,
                              .kv_pages = s.kv.pages, .kv_pages_used = s.kv.used, .kv_pages_kept = s.kv.kept, .kv_pages_free = s.kv.free,
-                             .kv_pages_reclaimed = s.kv.reclaimed, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
+                             .kv_pages_reclaimed = s.kv.reclaimed,
+                             .kv_pages_restored = e->restored, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
                              .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = reused,
                              .asked_tokens = asked, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
                              .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,

@@ -42,6 +42,11 @@ typedef struct ag_engine_conf {
     const char *image_dir;
     void (*note)(void *arg, bool bad, const char *text);
     void *note_arg;
+    /* What is kept of prompts goes into this file when the engine is closed, prefix_bytes of it at most, and is taken
+     * from it by the next that is opened (prefix.h); NULL: it is lost. Notes of their own; NULL: silent. */
+    const char *prefix_path;
+    uint64_t prefix_bytes;
+    void (*prefix_note)(void *arg, bool bad, const char *text);
 } ag_engine_conf;
 #define AG_ENGINE_CONF_DEFAULT \
     ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .band_age_us = 30000000, .prompt_weight = 1, .output_weight = 4, \
@@ -51,6 +56,7 @@ typedef struct ag_engine_stats { /* a snapshot; what has no present tense only g
     uint32_t waiting, running, waiting_by_band[AG_BANDS];
     uint64_t queue_tokens, queue_bytes;
     uint64_t kv_pages, kv_pages_used /* by those who run */, kv_pages_kept /* for reuse */, kv_pages_free, kv_pages_reclaimed;
+    uint64_t kv_pages_restored; /* taken from prefix_path when it was opened */
     uint64_t steps;
     uint64_t prompt_tokens, output_tokens; /* computed for the first time */
     uint64_t again_tokens;   /* computed again, after having been set back */

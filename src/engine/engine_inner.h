@@ -22,6 +22,7 @@ struct ag_engine {
     ag_lm *lm;
     int32_t banned[AG_ENGINE_BANNED]; /* tokens that end an answer */
     uint32_t n_banned;
+    uint32_t restored;        /* pages from conf.prefix_path */
     int open_rc;
     ag_err open_err;
     sem_t opened;
@@ -51,6 +52,11 @@ struct ag_engine {
     bool *states_bad;         /* running_max: they come to no embedding */
     uint32_t damage_seen;     /* of ag_weights_info */
 };
+
+/* What weights that were found damaged had a part in ends, and is not kept. Inside of the door, or when nobody is there. */
+void ag__engine_heed(ag_engine *e, uint32_t damage);
+void ag__engine_prefixes_load(ag_engine *e); /* before the first step */
+void ag__engine_prefixes_save(ag_engine *e); /* after the last */
 
 /* The vocabulary as answers that are JSON need it; it stays. Any thread. AG_E_UNSUPPORTED, AG_E_NOMEM. */
 int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err);

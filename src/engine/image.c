@@ -6,16 +6,15 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fault.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "engine/stored.h"
 
 #define PAGE 4096u
-#define PIECE ((size_t)4 << 20) /* written at a time: how soon a stop is heard */
 
 _Static_assert(sizeof(ag_image_head) == 64 && sizeof(ag_image_row) == 48, "the file's form");
 
@@ -114,19 +113,6 @@ static int check_file(const ag_image *im, int fd, ag_err *err)
     return AG_OK;
 }
 
-static int read_at(int fd, void *p, size_t n, uint64_t at)
-{
-    for (size_t got = 0; got < n;) {
-        ssize_t r = ag_fault_hit(AG_FAULT_READ) ? (errno = EIO, -1)
-            : pread(fd, (char *)p + got, n - got, (off_t)(at + got));
-        if (r < 0 && errno == EINTR) continue;
-        if (r == 0) errno = EIO;
-        if (r <= 0) return AG_E_IO;
-        got += (size_t)r;
-    }
-    return AG_OK;
-}
-
 /* What is wrong with a head, compared with ours; NULL: nothing. */
 static const char *fault_of(const ag_image *im, const ag_image *got)
 {
@@ -158,7 +144,7 @@ int ag_image_open(ag_image *im, ag_err *err)
     int rc = check_file(im, fd, err);
     if (rc == AG_OK && (got.head = ag_mem_alloc(im->head_bytes)) == NULL)
         rc = ag_err_set(err, AG_E_NOMEM, "no memory to read the head of %s", im->path);
-    if (rc == AG_OK && read_at(fd, got.head, im->head_bytes, 0) != AG_OK)
+    if (rc == AG_OK && ag__stored_read(fd, got.head, im->head_bytes, 0) != AG_OK)
         rc = ag_err_set(err, AG_E_IO, "%s cannot be read: %s", im->path, strerror(errno));
     if (rc == AG_OK) {
         got.rows = (ag_image_row *)(void *)(got.head + 1);
@@ -174,61 +160,14 @@ int ag_image_open(ag_image *im, ag_err *err)
 
 /* ---- writing ---- */
 
-static int write_at(int fd, const void *p, size_t n, uint64_t at)
-{
-    for (size_t put = 0; put < n;) {
-        ssize_t r = ag_fault_hit(AG_FAULT_WRITE) ? (errno = ENOSPC, -1)
-            : pwrite(fd, (const char *)p + put, n - put, (off_t)(at + put));
-        if (r < 0 && errno == EINTR) continue;
-        if (r <= 0) return AG_E_IO;
-        put += (size_t)r;
-    }
-    return AG_OK;
-}
-
-/* The temporary file, locked: one process writes, and what a process that died has left is used again. */
-static int open_temporary(const ag_image *im, const char *path, ag_err *err)
-{
-    struct stat st, now;
-    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EACCES, -1)
-        : open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0644);
-    if (fd < 0) {
-        ag_err_set(err, AG_E_IO, "%s cannot be written: %s", im->path, strerror(errno));
-        return -1;
-    }
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        ag_err_set(err, AG_E_INTERNAL, "%s is being written by another process", im->path);
-    } else if (fstat(fd, &st) != 0 || stat(path, &now) != 0 || st.st_ino != now.st_ino || st.st_dev != now.st_dev) {
-        /* It took the image's name between our opening and our lock, and must not be touched any more. */
-        ag_err_set(err, AG_E_INTERNAL, "%s was written by another process a moment ago", im->path);
-    } else if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || st.st_nlink != 1) {
-        ag_err_set(err, AG_E_IO, "%s is not a file of this user; remove it", path);
-    } else if (ftruncate(fd, 0) != 0) {
-        ag_err_set(err, AG_E_IO, "%s cannot be written: %s", im->path, strerror(errno));
-    } else {
-        return fd;
-    }
-    close(fd);
-    return -1;
-}
-
-/* A piece on its way to the disk, and the one before it there: what is left for the end takes no longer than a piece, so
- * that a stop is heard as soon. Where a file system cannot do that, fsync does it all. */
-static int push_piece(int fd, uint64_t at)
-{
-    const unsigned arrived = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-    int failed = sync_file_range(fd, (off_t)at, PIECE, SYNC_FILE_RANGE_WRITE);
-    if (failed == 0 && at >= PIECE) failed = sync_file_range(fd, (off_t)(at - PIECE), PIECE, arrived);
-    return failed == 0 || errno == EINVAL || errno == ESPIPE || errno == ENOSYS ? AG_OK : AG_E_IO;
-}
-
 /* The head comes last: without it a file is no image. */
-static int write_data(ag_image *im, int fd, const unsigned char *data, const _Atomic bool *stop)
+static int write_data(ag_image *im, const ag__stored *s, const unsigned char *data, const _Atomic bool *stop)
 {
-    for (uint64_t at = 0; at < im->head->data_bytes; at += PIECE) {
+    const size_t piece = AG_STORED_PIECE;
+    for (uint64_t at = 0; at < im->head->data_bytes; at += piece) {
         if (atomic_load(stop)) return AG_E_CANCELLED;
-        int rc = write_at(fd, data + at, AG_MIN(PIECE, im->head->data_bytes - at), im->head->data_at + at);
-        if (rc == AG_OK) rc = push_piece(fd, im->head->data_at + at);
+        int rc = ag__stored_write(s, data + at, AG_MIN(piece, im->head->data_bytes - at), im->head->data_at + at);
+        if (rc == AG_OK) rc = ag__stored_push(s, im->head->data_at + at);
         if (rc != AG_OK) return rc;
     }
     for (uint64_t i = 0; i < im->head->packs; i++) {
@@ -236,22 +175,16 @@ static int write_data(ag_image *im, int fd, const unsigned char *data, const _At
         im->rows[i].sum = XXH3_64bits(data + im->rows[i].at, im->rows[i].bytes);
     }
     im->head->check = head_check(im);
-    int rc = write_at(fd, im->head, im->head_bytes, 0);
+    int rc = ag__stored_write(s, im->head, im->head_bytes, 0);
     return rc == AG_OK && atomic_load(stop) ? AG_E_CANCELLED : rc;
 }
 
 int ag_image_write(ag_image *im, const unsigned char *data, const _Atomic bool *stop, ag_err *err)
 {
-    char temporary[AG_IMAGE_PATH_MAX + 8];
-    snprintf(temporary, sizeof temporary, "%s.tmp", im->path);
-    int fd = open_temporary(im, temporary, err);
-    if (fd < 0) return err->code;
-    int rc = write_data(im, fd, data, stop);
-    if (rc == AG_OK && fsync(fd) != 0) rc = AG_E_IO;
-    if (rc == AG_OK && rename(temporary, im->path) != 0) rc = AG_E_IO;
+    ag__stored s;
+    int rc = ag__stored_begin(&s, im->path, 0644, err);
+    if (rc != AG_OK) return rc;
+    rc = write_data(im, &s, data, stop);
     if (rc == AG_E_CANCELLED) ag_err_set(err, rc, "%s was not finished", im->path);
-    else if (rc != AG_OK) ag_err_set(err, rc, "%s cannot be written: %s", im->path, strerror(errno));
-    if (rc != AG_OK) unlink(temporary);
-    close(fd);
-    return rc;
+    return ag__stored_end(&s, rc, err);
 }

@@ -75,6 +75,7 @@ int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *e
     if (lm == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for model %s", m->name);
     lm->model = m;
     lm->ops = m->null ? &ag_backend_null : &ag_backend_cpu;
+    lm->kv = conf->kv;
     int rc = m->null ? build_null(lm, conf, err) : build(lm, conf, err);
     if (rc == AG_OK) rc = check_memory(lm, err);
     if (rc == AG_OK) {

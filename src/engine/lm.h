@@ -33,6 +33,7 @@ typedef struct ag_lm {
     ag_plan plan;
     uint32_t pages;       /* of AG_KV_PAGE tokens */
     uint64_t page_bytes;  /* of one, all layers */
+    ag_kv_type kv;        /* of the numbers in it */
     uint32_t ctx_max;     /* tokens that one sequence may have */
 } ag_lm;
 

@@ -55,8 +55,8 @@ ag_next ag__step_account(ag_req *r)
         if (r->err.code == AG_E_CANCELLED) r->status = 499;
         ag__choices_release(r);
         ag__meter_leave(r);
-        count(r);
-        write_access_line(r);
+        if (!r->warm) count(r);
+        if (!r->warm) write_access_line(r);
     }
     return r->done ? AG_DONE : AG_PARKED;
 }

@@ -36,7 +36,10 @@ void ag_caching_close(ag_caching *c)
     c->flights = NULL;
 }
 
-void ag__caching_count(const ag_req *r, ag_metric_cached how) { ag_metric_add(r->gw->metrics, AG_M_CACHE_REQUESTS, how, 1); }
+void ag__caching_count(const ag_req *r, ag_metric_cached how)
+{
+    if (!r->warm) ag_metric_add(r->gw->metrics, AG_M_CACHE_REQUESTS, how, 1);
+}
 
 /* Which requests. */
 
@@ -229,9 +232,11 @@ ag_next ag__step_lookup(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
     r->step = AG_STEP_ADMIT;
+    if (!c->keeps && r->warm) return ag__req_refuse(r, AG_E_PARAM, "Its answer is not one to be kept.");
     if (!c->keeps) return AG_MORE;
     c->told = AG_TOLD_MISS;
     if (c->finds) find(r, ag_wall_us() / 1000);
+    if (r->warm && c->told == AG_TOLD_HIT) r->step = AG_STEP_ACCOUNT; /* that was all */
     if (c->keeps && !ag__caching_coalesces(r)) ag__caching_count(r, c->finds ? AG_CACHED_MISS : AG_CACHED_REFRESH);
     return AG_MORE;
 }

@@ -159,12 +159,13 @@ ag_next ag__step_generate(ag_req *r)
         c->dirty = false;
         ag_gen_read(c->gen, 0, NULL, 0, &c->state);
         if (!ag_gen_ended(c->state)) continue;
-        if (take_failure(r, c)) return r->detached ? ag__response_keep(r) : ag__req_refuse(r, r->err.code, "%s", "");
+        if (take_failure(r, c))
+            return r->detached && !r->warm ? ag__response_keep(r) : ag__req_refuse(r, r->err.code, "%s", "");
         end_choice(r, c);
     }
     if (r->n_ended == r->n_choices) {
         ag__caching_keep(r);
-        r->step = AG_STEP_DELIVER;
+        r->step = r->warm ? AG_STEP_ACCOUNT : AG_STEP_DELIVER; /* the answer is there now, and nobody waits for it */
         return AG_MORE;
     }
     int rc = ag__choices_begin(r);

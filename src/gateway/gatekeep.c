@@ -172,7 +172,8 @@ static ag_next look_at_head(ag_req *r)
     bool response = r->route->answer == ag__answer_response;
     if (response && ag__response_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool empty = !r->head->has_body || r->head->content_length == 0;
-    if (!(method_of(r) & (AG_POST | AG_PATCH)) || ((admin || response) && empty)) return AG_MORE;
+    bool bodyless = admin || response || r->route->answer == ag__answer_warm;
+    if (!(method_of(r) & (AG_POST | AG_PATCH)) || (bodyless && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     bool grpc = r->dialect->grpc;
     if (!grpc && (r->route->dialect->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);

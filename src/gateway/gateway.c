@@ -158,6 +158,20 @@ static int responses_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *e
     return ag_responses_open(&gw->responses, &c, err);
 }
 
+/* Keys of requests are the same from run to run, so that what was counted of them goes on. */
+static int history_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
+{
+    bool warms = conf->warm.full || conf->warm.idle;
+    if (warms && (conf->history.mode != AG_HISTORY_FULL || gw->caching.cache == NULL))
+        return ag_err_set(err, AG_E_USAGE,
+                          "--warm asks again what was asked: it needs --history full, --history-file and a response cache.");
+    if (conf->history.mode == AG_HISTORY_OFF || gw->caching.cache == NULL) return AG_OK;
+    int rc = ag_history_open(&gw->history, &conf->history, gw->metrics, gw->log, err);
+    if (rc == AG_OK && !is_set(conf->cache.secret))
+        memcpy(gw->caching.secret, ag_history_secret(gw->history), sizeof gw->caching.secret);
+    return rc;
+}
+
 static void background_init(ag_background *b, uint32_t max)
 {
     b->max = max;
@@ -169,6 +183,7 @@ static void background_init(ag_background *b, uint32_t max)
 static void gateway_free(ag_gateway *gw)
 {
     ag_http_server_close(gw->http);
+    ag_history_close(gw->history);
     ag_mem_free(gw->loops);
     ag_limiter_close(gw->limiter);
     ag_jwks_source_close(gw->jwks);
@@ -256,6 +271,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     if ((rc = source_open(gw, conf, err)) != AG_OK) goto undo;
     if ((rc = responses_open(gw, conf, err)) != AG_OK) goto undo;
     if ((rc = ag_caching_open(&gw->caching, &conf->cache, err)) != AG_OK) goto undo;
+    if ((rc = history_open(gw, conf, err)) != AG_OK) goto undo;
     gw->keyed = gw->auth.on || gw->ring || live->jwks || gw->jwks;
     gw->guarded = !gw->keyed && !conf->no_auth;
     if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
@@ -272,6 +288,8 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         ag_slots_init(&gw->loops[i].slots);
     }
     if (gw->limiter && (rc = ag_limiter_join(gw->limiter, gw->http, err)) != AG_OK) goto undo;
+    bool asks_again = conf->history.mode == AG_HISTORY_FULL && gw->history;
+    if (asks_again && (rc = ag_warm_open(&gw->warm, gw, &conf->warm, err)) != AG_OK) goto undo;
     ag__routes_name(metrics);
     *out = gw;
     return AG_OK;
@@ -319,6 +337,18 @@ void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
     ag_metrics_model_set(gw->metrics, gw->model_name);
     ag_metrics_build_set(gw->metrics, ag_engine_isa(e));
     atomic_store_explicit(&gw->engine, e, memory_order_release);
+    ag_err err = {0};
+    if (ag_warm_start(gw->warm, &err) != AG_OK)
+        AG_LOG(gw->log, AG_LOG_WARN, NULL, "no warm-up", AG_LOG_Z("error", err.text));
+}
+
+bool ag_gateway_warms(const ag_gateway *gw, uint64_t *done, uint64_t *wanted)
+{
+    ag_warm_state s;
+    ag_warm_get(gw->warm, &s);
+    if (done) *done = s.done;
+    if (wanted) *wanted = s.wanted;
+    return ag_warm_pending(gw->warm);
 }
 
 int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
@@ -339,6 +369,7 @@ void ag_gateway_drain(ag_gateway *gw)
 {
     AG_CHECK(gw, GATEWAY_MAGIC);
     atomic_store(&gw->draining, true);
+    ag_warm_halt(gw->warm);
     if (atomic_load(&gw->started)) ag_http_server_drain(gw->http);
 }
 
@@ -347,6 +378,7 @@ void ag_gateway_stop(ag_gateway *gw, uint32_t timeout_ms)
     AG_CHECK(gw, GATEWAY_MAGIC);
     atomic_store(&gw->draining, true);
     uint64_t began = ag_now_us();
+    ag_warm_stop(gw->warm);
     ag__background_end(gw, timeout_ms);
     uint32_t took_ms = (uint32_t)AG_MIN((ag_now_us() - began) / 1000, timeout_ms);
     if (atomic_load(&gw->started)) ag_http_server_stop(gw->http, timeout_ms - took_ms);
@@ -358,6 +390,7 @@ void ag_gateway_close(ag_gateway *gw)
     if (gw == NULL) return;
     AG_CHECK(gw, GATEWAY_MAGIC);
     AG_ASSERT(!atomic_load(&gw->started) && atomic_load(&gw->requests) == 0);
+    ag_warm_close(gw->warm);
     for (uint32_t i = 0; i < gw->n_loops; i++) {
         /* Numbers of generations that nobody waits for any more. */
         while (ag_mbox_take(ag_http_loop_mbox(gw->loops[i].loop))) continue;

@@ -14,6 +14,7 @@
 #include "engine/engine.h"
 #include "gateway/caching.h"
 #include "gateway/dialects/request.h"
+#include "gateway/warm.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
 
@@ -38,6 +39,8 @@ typedef struct ag_gateway_conf {
     bool no_auth;        /* said aloud: listen anywhere without keys */
 
     ag_caching_conf cache;
+    ag_history_conf history; /* with a cache; mode OFF: none is kept */
+    ag_warm_conf warm;       /* with such a history in full */
 
     const char *responses_db; /* where responses are kept (responses_store.h); NULL or "": in memory */
     uint64_t responses_max, responses_bytes_max;
@@ -89,6 +92,9 @@ uint16_t ag_gateway_port(const ag_gateway *gw);
 
 /* Serves the engine's model from now on, under `name` (NULL: the model's own). Once. */
 void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name);
+
+/* It has an engine, and is ready when a warm-up is over, which has done so much (NULL: not asked). */
+bool ag_gateway_warms(const ag_gateway *gw, uint64_t *done, uint64_t *wanted);
 
 /* Takes over the fields that may change; requests in flight keep what they began with. AG_E_USAGE: nothing changed. */
 int ag_gateway_reload(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err);

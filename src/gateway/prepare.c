@@ -209,7 +209,12 @@ static int prepare(ag_req *r)
     const ag_model *m = ag_engine_model(r->engine);
     ag_request *q = &r->request;
     int rc = r->dialect->parse(q, r->body.p, r->body.n, &r->err);
-    if (rc == AG_OK) rc = check_urgency(r);
+    if (r->warm) {
+        q->stream = q->background = q->store = false;
+        r->band = AG_BANDS - 1;
+    } else if (rc == AG_OK) {
+        rc = check_urgency(r);
+    }
     if (rc == AG_OK) rc = check_model(r);
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
     if (rc == AG_OK && q->kind == AG_REQUEST_RESPONSE) rc = ag__response_prepare(r);
@@ -240,11 +245,25 @@ static void prepare_work(void *arg)
     if (rc != AG_OK) ag_err_set(&r->err, rc, "The request could not be prepared."); /* when nobody said it better */
 }
 
+/* A body that is no JSON (gRPC's) could not stand on a line: of such a request there is its hash. */
+static void note_asked(const ag_req *r)
+{
+    ag_history_record rec = {.time_ms = ag_wall_us() / 1000,
+                             .key = r->caching.key,
+                             .route = ag_str_of(r->route->id),
+                             .tenant = ag_str_of(r->tenant),
+                             .model = ag_str_of(r->gw->model_name),
+                             .share = ag__req_share(r)};
+    if (!r->dialect->grpc) rec.body = ag_buf_str(&r->body);
+    ag_history_add(r->gw->history, &rec);
+}
+
 ag_next ag__step_prepare(ag_req *r)
 {
     /* What is kept of responses is on the disk; how long a packed message is in truth is not known. */
     bool quick = r->body.n <= AG_INLINE_BODY_MAX && r->request.kind != AG_REQUEST_RESPONSE && !r->request.wire.gzip;
     if (!ag__req_work(r, quick, prepare_work)) return AG_PARKED;
+    if (r->gw->history && r->caching.keeps && !r->warm && r->err.code == AG_OK) note_asked(r);
     ag_buf_fini(&r->body);
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (!ag_request_generates(r->request.kind))
@@ -425,6 +444,7 @@ static int choices_compute(ag_req *r)
 {
     uint64_t prompt_tokens = 0;
     for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
+    if (!r->warm) ag_warm_yield(r->gw->warm);
     int rc = ag__meter_prompt(r, prompt_tokens);
     return rc == AG_OK && !r->asking ? ag__choices_begin(r) : rc;
 }

@@ -40,6 +40,7 @@ static void req_free(ag_req *r)
     ag__response_free(r);
     ag__connections_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
+    if (r->warm) ag_warm_ended(r->warm, r);
     r->magic = 0;
     ag_mem_free(r);
 }
@@ -189,25 +190,15 @@ static const char no_memory_body[] = "{\"error\":{\"message\":\"The server has n
                                      "request.\",\"type\":\"server_error\",\"param\":null,"
                                      "\"code\":\"out_of_memory\"}}";
 
-static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void **user)
+static ag_req *req_make(ag_gateway *gw, ag_gw_loop *l)
 {
-    ag_gateway *gw = arg;
     ag_req *r = ag_mem_zalloc(sizeof *r);
-    *user = r;
-    if (r == NULL) {
-        static const ag_http_header type = {{"content-type", 12}, {"application/json", 16}};
-        ag_http_respond(s, 503, &type, 1, no_memory_body, sizeof no_memory_body - 1);
-        return;
-    }
+    if (r == NULL) return NULL;
     r->magic = REQ_MAGIC;
     r->gw = gw;
-    r->loop = &gw->loops[ag_http_loop_index(ag_http_stream_loop(s))];
-    r->s = s;
+    r->loop = l;
     r->dialect = &ag_openai;
-    r->head = head;
     r->head_us = ag_now_us();
-    ag_str client = ag_http_stream_peer(s);
-    snprintf(r->client, sizeof r->client, "%.*s", (int)client.n, client.p); /* the stream may be gone when it is asked for */
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
     ag_buf_init(&r->body, AG_BODY_BYTES_MAX);
     ag_buf_init(&r->out, AG_REPLY_BYTES_MAX);
@@ -215,8 +206,54 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     ag_request_init(&r->request, AG_REQUEST_COMPLETION);
     ag_response_init(&r->response, &r->request);
     atomic_fetch_add_explicit(&gw->requests, 1, memory_order_relaxed);
+    return r;
+}
+
+static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void **user)
+{
+    ag_gateway *gw = arg;
+    ag_req *r = req_make(gw, &gw->loops[ag_http_loop_index(ag_http_stream_loop(s))]);
+    *user = r;
+    if (r == NULL) {
+        static const ag_http_header type = {{"content-type", 12}, {"application/json", 16}};
+        ag_http_respond(s, 503, &type, 1, no_memory_body, sizeof no_memory_body - 1);
+        return;
+    }
+    r->s = s;
+    r->head = head;
+    ag_str client = ag_http_stream_peer(s);
+    snprintf(r->client, sizeof r->client, "%.*s", (int)client.n, client.p); /* the stream may be gone when it is asked for */
     ag__req_run(r);
     r->head = NULL;
+}
+
+ag_req *ag__req_of_record(ag_gateway *gw, ag_gw_loop *l, const ag_history_record *rec, ag_warm_job *job)
+{
+    const ag_route *route = ag__route_named(rec->route);
+    bool ours = route && route->kind && !route->dialect->grpc && rec->tenant.n < sizeof((ag_req *)0)->tenant;
+    ag_req *r = ours ? req_make(gw, l) : NULL;
+    if (r == NULL) return NULL;
+    r->warm = job;
+    r->warm_share = rec->share;
+    r->gone = r->done = r->body_ended = true; /* no stream, */
+    r->detached = true;                       /* and on it goes */
+    r->route = route;
+    r->dialect = route->dialect;
+    r->engine = atomic_load_explicit(&gw->engine, memory_order_acquire);
+    r->request.kind = (ag_request_kind)route->kind;
+    snprintf(r->tenant, sizeof r->tenant, "%.*s", (int)rec->tenant.n, rec->tenant.p);
+    ag_request_id(r->id, (ag_str){0});
+    if (route->kind == AG_REQUEST_INFER) r->request.model = ag_str_of(gw->model_name);
+    r->body_us = r->head_us;
+    ag_buf_add(&r->body, rec->body.p, rec->body.n);
+    r->step = AG_STEP_BODY;
+    return r;
+}
+
+void ag__req_break_off(ag_req *r)
+{
+    r->detached = false;
+    ag__req_run(r);
 }
 
 static void on_body(void *user, ag_http_stream *s AG_UNUSED, const char *p, size_t n)
@@ -287,6 +324,10 @@ static void on_message(void *arg, ag_http_loop *l, void *msg)
     if (slot == NULL) return; /* the request has ended in the meantime */
     if (slot->choice == AG_SLOT_RENEWAL) {
         ag__renewal_news(slot->owner);
+        return;
+    }
+    if (slot->choice == AG_SLOT_WARM) {
+        ag_warm_message(slot->owner);
         return;
     }
     ag_req *r = slot->owner;

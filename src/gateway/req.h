@@ -25,6 +25,7 @@
 #include "gateway/slots.h"
 #include "gateway/text.h"
 #include "gateway/waiting.h"
+#include "gateway/warm.h"
 #include "keys/admin.h"
 #include "keys/jwks_source.h"
 #include "keys/keyring.h"
@@ -106,6 +107,8 @@ struct ag_gateway {
     ag_responses *responses;
     ag_background background;
     ag_caching caching;
+    ag_history *history; /* NULL: none is kept */
+    ag_warm *warm;       /* with the history */
     bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
@@ -199,6 +202,8 @@ struct ag_req {
     struct ag_cache_ask *cache_ask; /* and cache */
     struct ag_lookup *lookup;     /* of /v1/responses/{id} */
     ag_req_caching caching;
+    ag_warm_job *warm;            /* it is a warm-up's: it has no client, and counts as nobody's */
+    ag_str warm_share;            /* the group of whoever asked it first */
     ag_limiter_call limit;        /* of its key, tenant, model and address */
     bool metered;
     bool head_read, counts;       /* LIMITS has looked at the head; it is a request that limits count */
@@ -232,6 +237,9 @@ extern const ag_http_handler ag__http_handler;
 void ag__req_run(ag_req *r);
 /* Sets the sentence (when none is set yet) and goes to where it is answered. */
 ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4);
+/* A request of the access log's, for the warm-up: to be run, on its loop. NULL: no memory, or it is not known here. */
+ag_req *ag__req_of_record(ag_gateway *gw, ag_gw_loop *l, const ag_history_record *rec, ag_warm_job *job);
+void ag__req_break_off(ag_req *r); /* such a one; it may be gone after this */
 /* Has `work` done, here or by a worker: what takes long would hold up the loop. false: it is under way; park, and call again. */
 bool ag__req_work(ag_req *r, bool here, void (*work)(void *r));
 void ag__req_worked(void *r); /* what a worker, or another loop, was asked for has been done: the step runs again */
@@ -392,6 +400,9 @@ void ag__admin_free(ag_req *r);
 /* caching_admin.c: the response cache, as administrators see it */
 int ag__cache_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
 ag_next ag__answer_cache(ag_req *r);
+
+/* warm.c: /admin/v1/cache/warm */
+ag_next ag__answer_warm(ag_req *r);
 void ag__cache_ask_free(ag_req *r);
 
 /* account.c: ACCOUNT */
@@ -403,6 +414,7 @@ uint32_t ag__model_cards(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1
 bool ag__is_ready(const ag_gateway *gw); /* the model is loaded, and new work is taken */
 const ag_route *ag__route_find(ag_str path);
 ag_str ag__route_id(const ag_route *route, ag_str path); /* the segment that the route leaves open; p NULL: none */
+const ag_route *ag__route_named(ag_str id); /* NULL: there is none */
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */
 void ag__routes_name(ag_metrics *m);

@@ -89,6 +89,13 @@ const ag_route *ag__route_find(ag_str path)
     return NULL;
 }
 
+const ag_route *ag__route_named(ag_str id)
+{
+    for (uint32_t i = 0; i < N_ROUTES; i++)
+        if (ag_str_eqz(id, routes[i].id)) return &routes[i];
+    return NULL;
+}
+
 ag_str ag__route_allow(const ag_route *route)
 {
     switch (route->methods) {
@@ -162,7 +169,7 @@ static ag_next answer_model(ag_req *r)
 bool ag__is_ready(const ag_gateway *gw)
 {
     return atomic_load_explicit(&gw->engine, memory_order_acquire) != NULL &&
-           !atomic_load_explicit(&gw->draining, memory_order_relaxed);
+           !atomic_load_explicit(&gw->draining, memory_order_relaxed) && !ag_warm_pending(gw->warm);
 }
 
 static ag_next answer_live(ag_req *r)
@@ -176,6 +183,12 @@ static ag_next answer_ready(ag_req *r)
         return ag__req_refuse(r, AG_E_DRAINING, "The server is shutting down.");
     if (atomic_load_explicit(&r->gw->engine, memory_order_acquire) == NULL)
         return ag__req_refuse(r, AG_E_NOT_READY, "The model is still being loaded.");
+    if (ag_warm_pending(r->gw->warm)) {
+        ag_warm_state s;
+        ag_warm_get(r->gw->warm, &s);
+        return ag__req_refuse(r, AG_E_NOT_READY, "The caches are being warmed up: %llu of %llu are done.",
+                              (unsigned long long)s.done, (unsigned long long)s.wanted);
+    }
     return ag__req_answer(r, 200, "application/json", AG_STR("{\"status\":\"ok\"}"), NULL, 0);
 }
 
@@ -204,6 +217,9 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_engine *e = atomic_load_explicit(&gw->engine, memory_order_acquire);
     ag_metric_set(m, AG_M_READY, 0, ag__is_ready(gw));
     ag__caching_metrics(gw);
+    ag_warm_state warm;
+    ag_warm_get(gw->warm, &warm);
+    ag_metric_set(m, AG_M_WARMING, 0, warm.running);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
     ag_metric_set(m, AG_M_RESPONSES, 0, (double)ag_responses_count(gw->responses));
     ag_metric_set(m, AG_M_RESPONSES_BYTES, 0, (double)ag_responses_bytes(gw->responses));
@@ -233,6 +249,7 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_CANCELLED, 0, (double)s.cancelled);
     ag_metric_set(m, AG_M_KV_PAGES_KEPT, 0, (double)s.kv_pages_kept);
     ag_metric_set(m, AG_M_KV_PAGES_FREE, 0, (double)s.kv_pages_free);
+    ag_metric_set(m, AG_M_KV_PAGES_RESTORED, 0, (double)s.kv_pages_restored);
     ag_metric_set(m, AG_M_KV_RECLAIMED, 0, (double)s.kv_pages_reclaimed);
     ag_metric_set(m, AG_M_PREFIX_ASKED, 0, (double)s.asked_tokens);
     ag_metric_set(m, AG_M_PREFIX_REUSED, 0, (double)s.reused_tokens);

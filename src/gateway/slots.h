@@ -12,6 +12,7 @@
 
 #define AG_SLOTS_MAX (1u << 20)
 
+#define AG_SLOT_WARM (UINT32_MAX - 1) /* the gateway's warm-up (warm.h) */
 #define AG_SLOT_RENEWAL UINT32_MAX /* in the place of a choice: the owner is no request, but what renews an answer */
 
 typedef struct ag_slot {

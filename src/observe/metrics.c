@@ -65,6 +65,7 @@ static const char *const set_back_names[AG_SET_BACK_COUNT] = {"pages", "urgent",
 static const char *const conn_state_names[AG_CONN_STATE_COUNT] = {"new", "active", "idle", "streaming", "draining"};
 static const char *const cached_names[AG_CACHED_COUNT] = {"hit",     "stale", "coalesced", "miss",
                                                           "refresh", "off",   "uncertain", "damaged"};
+static const char *const warmed_names[AG_WARMED_COUNT] = {"computed", "there", "failed", "yielded"};
 static const char *const cache_gone_names[AG_CACHE_GONE_COUNT] = {"evicted", "expired", "purged", "refused"};
 static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full", "refused_late"};
 
@@ -98,6 +99,7 @@ static uint32_t labels_count(ag_label_set set)
     case AG_LABELS_EVICTED: return AG_EVICTED_COUNT;
     case AG_LABELS_CACHED: return AG_CACHED_COUNT;
     case AG_LABELS_CACHE_GONE: return AG_CACHE_GONE_COUNT;
+    case AG_LABELS_WARMED: return AG_WARMED_COUNT;
     case AG_LABELS_CONN_STATE: return AG_CONN_STATE_COUNT;
     case AG_LABELS_TENANT: return AG_METRICS_TENANTS + 1;
     default: return 1;
@@ -298,6 +300,7 @@ static bool add_labels(const ag_metrics *m, ag_buf *out, ag_label_set set, uint3
     case AG_LABELS_CONN_STATE: add_pair(out, "state", conn_state_names[at]); return true;
     case AG_LABELS_EVICTED: add_pair(out, "reason", evicted_names[at]); return true;
     case AG_LABELS_CACHED: add_pair(out, "outcome", cached_names[at]); return true;
+    case AG_LABELS_WARMED: add_pair(out, "outcome", warmed_names[at]); return true;
     case AG_LABELS_CACHE_GONE: add_pair(out, "reason", cache_gone_names[at]); return true;
     case AG_LABELS_KEY_FATE:
         if (at >= m->fates.n) return false;

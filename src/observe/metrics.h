@@ -38,6 +38,7 @@ typedef enum ag_label_set {
     AG_LABELS_KEY_FATE,     /* filled in by ag_metrics_values */
     AG_LABELS_LIMIT,        /* filled in by ag_metrics_values */
     AG_LABELS_CACHED,       /* an ag_metric_cached */
+    AG_LABELS_WARMED,       /* an ag_metric_warmed */
     AG_LABELS_CACHE_GONE,   /* an ag_metric_cache_gone */
 } ag_label_set;
 
@@ -81,6 +82,15 @@ typedef enum ag_metric_cached {
     AG_CACHED_DAMAGED,   /* what was found was no answer; it counts as a miss too */
     AG_CACHED_COUNT
 } ag_metric_cached;
+
+/* What became of a request that was asked again to warm up. */
+typedef enum ag_metric_warmed {
+    AG_WARMED_COMPUTED,
+    AG_WARMED_THERE,
+    AG_WARMED_FAILED,
+    AG_WARMED_YIELDED,
+    AG_WARMED_COUNT
+} ag_metric_warmed;
 
 typedef enum ag_metric_cache_gone {
     AG_CACHE_GONE_EVICTED,

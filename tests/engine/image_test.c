@@ -3,6 +3,7 @@
 #include "engine/image.c" /* its own copy, so that heads can be forged */
 
 #include <pthread.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 
 #include "check.h"

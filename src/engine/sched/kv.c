@@ -1,6 +1,7 @@
 #include "engine/sched/kv.h"
 
 #include <sodium.h>
+#include <stdlib.h>
 
 #include "base/mem.h"
 
@@ -435,6 +436,54 @@ void ag_kv_forget(ag_kv *kv)
         n->children = 0;
         n->detached = true;
     }
+}
+
+/* ---- to a file and back ---- */
+
+/* Whoever uses a page has used those before it, so a parent was never used earlier than what hangs below it. */
+static int by_use(const void *a, const void *b)
+{
+    const ag_kv_kept *x = a, *y = b;
+    if (x->used != y->used) return x->used > y->used ? -1 : 1;
+    return x->depth < y->depth ? -1 : x->depth > y->depth;
+}
+
+uint32_t ag_kv_kept_list(const ag_kv *kv, ag_kv_kept *out)
+{
+    AG_CHECK(kv, KV_MAGIC);
+    AG_ASSERT(kv->n_free + kv->n_kept == kv->pages && kv->n_promised == 0);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < kv->n_nodes; i++) {
+        const kv_node *k = &kv->node[i];
+        if (!k->alive) continue;
+        uint32_t depth = 0;
+        for (uint32_t up = k->parent; up != NONE; up = kv->node[up].parent) depth++;
+        out[n++] = (ag_kv_kept){.page = k->page, .before = k->parent == NONE ? NONE : kv->node[k->parent].page,
+                                .salt = k->salt, .used = k->used, .depth = depth,
+                                .tokens = kv->tokens + (size_t)i * kv->page_tokens};
+    }
+    AG_ASSERT(n == kv->n_kept);
+    qsort(out, n, sizeof *out, by_use);
+    return n;
+}
+
+uint32_t ag_kv_kept_add(ag_kv *kv, uint32_t before, uint64_t salt, const int32_t *tokens)
+{
+    AG_CHECK(kv, KV_MAGIC);
+    AG_ASSERT(kv->n_free + kv->n_kept == kv->pages && salt != AG_KV_ALONE);
+    uint32_t parent = before == NONE ? NONE : kv->node_of[before];
+    AG_ASSERT(before == NONE || parent != NONE);
+    if (kv->n_free == 0 || node_find(kv, parent, salt, tokens) != NONE) return NONE;
+    if (parent != NONE && kv->node[parent].heap != NONE) heap_remove(kv, parent);
+    uint32_t page = kv->free[--kv->n_free], i = node_add(kv, parent, salt, tokens);
+    kv->taken[page] = true;
+    kv->node_of[page] = i;
+    kv->node[i].page = page;
+    /* Each was used before the one that came before it, and all of them before whatever comes now. */
+    kv->tick = kv->pages;
+    kv->node[i].used = kv->pages - ++kv->n_kept;
+    heap_add(kv, i);
+    return page;
 }
 
 /* ---- figures, checks ---- */

@@ -65,6 +65,17 @@ void ag_kv_leaving_begin(ag_kv *kv);
 uint32_t ag_kv_leaving(ag_kv *kv, const ag_kv_seq *s);
 /* Forgets all kept pages (weights were found damaged; tests). Pages in use become private: nobody new shares them. */
 void ag_kv_forget(ag_kv *kv);
+/* What is kept, for a file: the pages used last first, each behind the one before it. While no sequence has any. */
+typedef struct ag_kv_kept {
+    uint32_t page, before;  /* before: the page that it goes on from; UINT32_MAX: it is the first of its prefix */
+    uint64_t salt, used;    /* used: when, for the order */
+    uint32_t depth;
+    const int32_t *tokens;  /* until something changes */
+} ag_kv_kept;
+uint32_t ag_kv_kept_list(const ag_kv *kv, ag_kv_kept *out); /* how many; out has room for all pages */
+/* Puts one back, in the list's order, into pages that nobody has used yet: which is to be filled with what it held.
+ * UINT32_MAX: none is free, or these tokens are there already. */
+uint32_t ag_kv_kept_add(ag_kv *kv, uint32_t before, uint64_t salt, const int32_t *tokens);
 void ag_kv_stats_get(const ag_kv *kv, ag_kv_stats *out);
 /* Asserts that every page is accounted for once: free, private to one, or a node; O(pages). */
 void ag_kv_verify(const ag_kv *kv);

@@ -46,6 +46,7 @@ void ag_sched_close(ag_sched *s)
 }
 
 ag_queue *ag_sched_queue(ag_sched *s) { return s->queue; }
+ag_kv *ag_sched_kv(ag_sched *s) { return s->kv; }
 
 uint64_t ag_sched_room_us(const ag_sched *s)
 {

@@ -158,6 +158,8 @@ void ag_sched_step_done(ag_sched *s, uint64_t step_us);
 /* Forgets what is kept of prompts (weights were found damaged), see ag_kv_forget. Between steps. */
 void ag_sched_forget(ag_sched *s);
 
+ag_kv *ag_sched_kv(ag_sched *s); /* to be filled before the first submit, and looked at when nobody is there any more */
+
 bool ag_sched_busy(const ag_sched *s); /* someone waits or runs */
 uint32_t ag_sched_running(const ag_sched *s);
 ag_seq *ag_sched_running_at(ag_sched *s, uint32_t i);
