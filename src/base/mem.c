@@ -1,5 +1,6 @@
 #include "base/mem.h"
 
+#include <malloc.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -48,6 +49,11 @@ void *ag_mem_aligned(size_t align, size_t bytes)
 }
 
 void ag_mem_free(void *p) { free(p); }
+
+size_t ag_mem_cost(const void *p)
+{
+    return p ? malloc_usable_size((void *)p) + sizeof(size_t) : 0; /* and the allocator's own word before it */
+}
 
 void *ag_mem_map(size_t bytes)
 {

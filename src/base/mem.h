@@ -15,6 +15,7 @@ void *ag_mem_resize(void *p, size_t count, size_t size);     /* as realloc; p st
 char *ag_mem_strndup(const char *s, size_t n);               /* NUL added */
 void *ag_mem_aligned(size_t align, size_t bytes);            /* not cleared; freed by ag_mem_free */
 void ag_mem_free(void *p);                                   /* NULL is fine */
+size_t ag_mem_cost(const void *p);                           /* what it takes of the heap; NULL: nothing */
 /* Cleared memory of its own pages, huge ones where the kernel gives them; untouched pages cost nothing. NULL: none
  * (fault point MMAP). */
 void *ag_mem_map(size_t bytes);

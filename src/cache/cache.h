@@ -15,6 +15,7 @@
 #define AG_CACHE_KEY_BYTES 32
 #define AG_CACHE_LABELS_MAX 8           /* model, tenant or group, and the caller's tags */
 #define AG_CACHE_BYTES_MIN (256u << 10) /* of a shard */
+#define AG_CACHE_BYTES_MAX (1ull << 40)
 #define AG_CACHE_SHARDS_MAX 256u
 
 typedef struct ag_cache ag_cache;
@@ -23,7 +24,7 @@ typedef struct ag_cache_key {
     uint8_t b[AG_CACHE_KEY_BYTES]; /* evenly distributed: a hash (key.h) */
 } ag_cache_key;
 
-/* Counted once, for the caller, who writes its bytes before anybody else has it. NULL into *out: AG_E_NOMEM. */
+/* Counted once, for the caller, who writes its bytes before anybody else has it. Of 2 GiB and more: AG_E_LIMIT. */
 int ag_cache_value_make(ag_cache_value **out, size_t n);
 uint8_t *ag_cache_value_bytes(ag_cache_value *v);
 size_t ag_cache_value_size(const ag_cache_value *v);
