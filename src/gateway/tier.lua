@@ -7,6 +7,7 @@
 --          purges that are kept, then names and times to be added. The answer is all of them.
 -- Servers that only read (replicas, or full ones) still answer find and purges: what cannot be written there is left.
 local TAKEN, OURS, NONE, FOREIGN = 0, 1, 2, 4
+local HOUR_MS = 3600000 -- that a server's clock may be ahead
 local what, me = ARGV[1], ARGV[2]
 
 local function failed(reply) return type(reply) == 'table' and reply.err end
@@ -69,7 +70,7 @@ end
 local out = {}
 for i = 1, #list, 2 do
   local name, at = list[i], time(list[i + 1])
-  if name ~= 'all' and (not at or at <= cut or not name:match('^[kl]%x+$')) then
+  if name ~= 'all' and (not at or at <= cut or at > now + HOUR_MS or not name:match('^[kl]%x+$')) then
     redis.pcall('HDEL', purged, name)
   elseif at then
     out[#out + 1] = name .. ' ' .. string.format('%.0f', at)
