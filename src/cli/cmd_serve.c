@@ -86,6 +86,13 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.redis_password_file = c->redis_password_file;
     g.redis_timeout_ms = c->redis_timeout_ms;
     g.no_auth = c->no_auth;
+    g.cache = (ag_caching_conf){.bytes_max = c->cache_bytes,
+                                .policy = c->cache_policy,
+                                .secret = c->cache_secret,
+                                .ttl_s = c->cache_ttl_ms / 1000,
+                                .jitter = c->cache_ttl_jitter,
+                                .stale_s = c->cache_stale_ms / 1000,
+                                .pace = c->cache_pace};
     g.responses_db = c->responses_db;
     g.responses_max = c->responses_max;
     g.responses_bytes_max = c->responses_bytes;
@@ -363,7 +370,7 @@ int ag_cmd_serve(int argc, char **argv)
             "byte, as fast as it can; null:rate=1000 with so many tokens a second.",
         .opts = opts,
         .n_opts = AG_ARRAY_LEN(opts),
-        .groups = "model,server,engine,limits,queue,log"};
+        .groups = "model,server,engine,limits,queue,cache,log"};
     server s = {.argc = argc, .argv = argv, .signals = -1, .finished = -1};
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {

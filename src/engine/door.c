@@ -12,13 +12,15 @@ static bool gen_ended(ag_gen *g) { return ag_gen_ended((ag_gen_state)atomic_load
 
 void ag__door_enter(ag_door *d) { pthread_mutex_lock(&d->lock); }
 
+static uint64_t clock_due(const ag_door *d) { return AG_MIN(ag_sched_deadline(d->sched), d->led_waiting_due); }
+
 void ag__door_leave(ag_door *d)
 {
     ag_mbox *wakes[AG_DOOR_WAKES];
     uint32_t n = d->n_wakes;
     memcpy((void *)wakes, (void *)d->wakes, n * sizeof(ag_mbox *));
     d->n_wakes = 0;
-    if (ag_sched_deadline(d->sched) < d->clock_until) pthread_cond_signal(&d->clock_bell);
+    if (clock_due(d) < d->clock_until) pthread_cond_signal(&d->clock_bell);
     pthread_mutex_unlock(&d->lock);
     for (uint32_t i = 0; i < n; i++) ag_mbox_wake(wakes[i]);
 }
@@ -52,6 +54,7 @@ void ag__door_tell(ag_door *d, ag_gen *g)
 {
     bool told = ag__gen_tell(g);
     if (g->notify) wake_later(d, g->notify); /* after the post: with many mailboxes this wakes at once */
+    ag__followers_tell(d, g);
     if (told || g->late) return;
     g->late = true;
     g->next_late = d->late;
@@ -111,6 +114,7 @@ static void finish(ag_door *d, ag_gen *g, ag_gen_state state)
     atomic_store(&g->reused, g->seq.reused);
     atomic_store(&g->end_us, ag_now_us());
     atomic_store(&g->state, state);
+    ag__followers_end(d, g);
     ag__door_tell(d, g);
     ag_gen_put(g);
 }
@@ -165,6 +169,13 @@ static void on_admitted(void *arg, ag_seq *s, uint64_t now_us)
     if (guess) ag_metric_observe_us(d->metrics, AG_M_WAIT_ERROR, 0, waited > guess ? waited - guess : guess - waited);
 }
 
+/* The deadlines of those who follow it are the clock's again. */
+static void on_set_back(void *arg, ag_seq *s)
+{
+    ag_door *d = arg;
+    if (ag__gen_of(s)->followers) d->led_waiting_due = AG_MIN(d->led_waiting_due, d->led_due);
+}
+
 static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
 {
     ag_door *d = arg;
@@ -212,11 +223,12 @@ static void *clock_main(void *arg)
     ag_door *d = arg;
     ag__door_enter(d);
     while (!d->closing) {
-        uint64_t now = ag_now_us(), next = ag_sched_deadline(d->sched);
+        uint64_t now = ag_now_us(), next = clock_due(d);
         if (next > now) {
             sleep_until(d, next);
             continue;
         }
+        ag__followers_expire(d, now, false);
         ag_sched_expire(d->sched, now);
         ag__door_leave(d);
         ag__door_enter(d);
@@ -231,12 +243,13 @@ int ag__door_open(ag_door *d, const ag_sched_conf *conf, ag_metrics *metrics, se
 {
     d->metrics = metrics;
     d->bell = bell;
+    d->led_due = d->led_waiting_due = UINT64_MAX;
     randombytes_buf(d->salt_key, sizeof d->salt_key);
     pthread_mutex_init(&d->lock, NULL);
     ag_cond_init(&d->clock_bell);
     d->locks = true;
     ag_sched_conf c = *conf;
-    c.events = (ag_sched_events){.arg = d, .admitted = on_admitted, .out = on_out};
+    c.events = (ag_sched_events){.arg = d, .admitted = on_admitted, .set_back = on_set_back, .out = on_out};
     int rc = ag_sched_open(&d->sched, &c, err);
     if (rc != AG_OK) return rc;
     if (ag_fault_hit(AG_FAULT_THREAD) || pthread_create(&d->clock, NULL, clock_main, d) != 0)
@@ -265,7 +278,7 @@ void ag__door_close(ag_door *d)
         d->late = g->next_late;
         ag_gen_put(g);
     }
-    AG_ASSERT(d->cancels == NULL && d->begun == NULL);
+    AG_ASSERT(d->cancels == NULL && d->begun == NULL && d->led == NULL);
     ag_sched_close(d->sched);
     pthread_mutex_destroy(&d->lock);
     pthread_cond_destroy(&d->clock_bell);
@@ -352,6 +365,17 @@ int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry, ag_err *
 
 int ag_gen_submit(ag_gen *g, uint64_t *retry, ag_err *err) { return ag_gen_submit_all(&g, 1, retry, err); }
 
+void ag__door_cancel(ag_door *d, ag_gen *g)
+{
+    if (!g->seq.running) {
+        ag__door_end(d, g, AG_GEN_CANCELLED);
+        return;
+    }
+    g->next_cancelled = d->cancels;
+    d->cancels = ag_gen_get(g);
+    ag__door_ring(d);
+}
+
 void ag_gen_cancel(ag_gen *g)
 {
     AG_CHECK(g, AG_GEN_MAGIC);
@@ -360,13 +384,8 @@ void ag_gen_cancel(ag_gen *g)
     ag_door *d = ag__door_of(g->engine);
     ag__door_enter(d);
     if (atomic_load(&g->submitted) && !gen_ended(g)) {
-        if (!g->seq.running) {
-            ag__door_end(d, g, AG_GEN_CANCELLED);
-        } else {
-            g->next_cancelled = d->cancels;
-            d->cancels = ag_gen_get(g);
-            ag__door_ring(d);
-        }
+        if (g->leader) ag__follower_leave(d, g);
+        else ag__door_cancel(d, g);
     }
     ag__door_leave(d);
 }
@@ -380,7 +399,8 @@ void ag_gen_move(ag_gen *g, uint8_t band)
     ag_door *d = ag__door_of(g->engine);
     ag__door_enter(d);
     if (!gen_ended(g)) {
-        ag_sched_move(d->sched, &g->seq, band, ag_now_us());
+        if (g->leader) ag__follower_move(d, g, band);
+        else ag_sched_move(d->sched, &g->seq, band, ag_now_us());
         ag__door_ring(d);
     }
     ag__door_leave(d);
@@ -394,19 +414,21 @@ void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
     if (atomic_load(&g->submitted) && !gen_ended(g)) {
         ag_door *d = ag__door_of(g->engine);
         ag__door_enter(d);
-        if (!gen_ended(g)) ag_sched_wait_get(d->sched, &g->seq, ag_now_us(), &w);
+        ag_gen *computed = g->leader ? g->leader : g;
+        if (!gen_ended(g)) ag_sched_wait_get(d->sched, &computed->seq, ag_now_us(), &w);
+        if (!gen_ended(g)) out->state = (ag_gen_state)atomic_load(&computed->state);
         out->band = g->seq.q.band;
         ag__door_leave(d);
     } else {
         out->band = g->seq.q.band;
     }
-    out->state = (ag_gen_state)atomic_load(&g->state);
+    if (g->leader == NULL || gen_ended(g)) out->state = (ag_gen_state)atomic_load(&g->state);
     if (!ag_gen_ended(out->state)) {
         out->position = w.position;
         out->wait_us = w.wait_us;
     }
-    uint64_t from = atomic_load(&g->submit_us), to = atomic_load(&g->admit_us);
-    if (to == 0) to = atomic_load(&g->end_us);
-    if (to == 0) to = ag_now_us();
+    ag_gen_times t;
+    ag_gen_times_get(g, &t);
+    uint64_t from = t.submit_us, to = t.admit_us ? t.admit_us : t.end_us ? t.end_us : ag_now_us();
     out->waited_us = from && to > from ? to - from : 0;
 }

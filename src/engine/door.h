@@ -31,6 +31,9 @@ typedef struct ag_door {
     ag_gen *late;            /* those whose mailbox was full */
     ag_gen *cancels;         /* those that ran when they were cancelled */
     ag_gen *begun;
+    ag_gen *led;             /* those with followers */
+    uint64_t led_due;        /* not after the first deadline of a follower that is before its leader's; UINT64_MAX: none is */
+    uint64_t led_waiting_due; /* the same of those whose leader does not run, which are the clock's */
     ag_mbox *wakes[AG_DOOR_WAKES];
     uint32_t n_wakes;
     unsigned char salt_key[16];
@@ -57,6 +60,16 @@ void ag__door_drop_cancelled(ag_door *d);                      /* [in] between s
  * that waits. */
 void ag__door_end(ag_door *d, ag_gen *g, ag_gen_state state);
 void ag__door_fail(ag_door *d, ag_gen *g, int code, const char *why);
+
+void ag__door_cancel(ag_door *d, ag_gen *g);                   /* [in] one that was submitted and has not ended */
+
+/* gen_follow.c, all [in]: what becomes of those who follow. */
+void ag__followers_tell(ag_door *d, ag_gen *g);
+void ag__followers_end(ag_door *d, ag_gen *g);                 /* as it has just ended */
+void ag__follower_leave(ag_door *d, ag_gen *f);                /* cancelled */
+void ag__follower_move(ag_door *d, ag_gen *f, uint8_t band);
+/* Puts out those whose deadline has come: of leaders that wait or, between steps, of all. */
+void ag__followers_expire(ag_door *d, uint64_t now, bool all);
 
 ag_door *ag__door_of(ag_engine *e);
 /* Under which salt a tenant's pages are known; nobody outside of this process can make two alike. */

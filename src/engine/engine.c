@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/fault.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "engine/engine_inner.h"
 
@@ -379,9 +380,11 @@ static bool take_step(ag_engine *e)
 {
     ag_door *d = &e->door;
     const ag_sched_step *step;
+    uint64_t now = ag_now_us();
     ag__door_tell_late(d);
+    ag__followers_expire(d, now, true);
     ag__door_drop_cancelled(d);
-    if (!ag_sched_step_next(d->sched, ag_now_us(), &step)) return false;
+    if (!ag_sched_step_next(d->sched, now, &step)) return false;
     run_step(e, step);
     return true;
 }
@@ -513,6 +516,13 @@ void ag_engine_close(ag_engine *e)
 
 const ag_model *ag_engine_model(const ag_engine *e) { return e->model; }
 uint32_t ag_engine_ctx_max(const ag_engine *e) { return e->lm->ctx_max; }
+uint64_t ag_engine_identity(const ag_engine *e)
+{
+    const ag_model *m = e->model;
+    uint64_t parts[] = {m->null ? XXH3_64bits(m->name, strlen(m->name)) : ag_gguf_digest(m->gguf), m->null_rate, e->conf.kv};
+    return XXH3_64bits(parts, sizeof parts);
+}
+
 const char *ag_engine_isa(const ag_engine *e) { return e->lm->ops->isa(e->lm->backend); }
 
 void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)

@@ -172,6 +172,7 @@ static void gen_free(ag_gen *g)
     ag_mem_free(g->sum);
     ag_mem_free(g->embedding);
     ag_stops_fini(&g->stops);
+    ag_gen_put(g->leader);
     g->magic = 0;
     ag_mem_free(g);
 }
@@ -264,13 +265,21 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     AG_CHECK(g, AG_GEN_MAGIC);
     atomic_exchange(&g->news, false); /* before looking, so that what comes later is told again */
     ag_gen_state now = (ag_gen_state)atomic_load(&g->state);
+    if (g->leader && !ag_gen_ended(now)) now = AG_MIN((ag_gen_state)atomic_load(&g->leader->state), AG_GEN_RUNNING);
     if (state) *state = now;
-    uint32_t n = atomic_load_explicit(&g->n_out, memory_order_acquire), got = 0;
-    for (; from < n && got < max; from++, got++) out[got] = g->chunks[from / AG_GEN_CHUNK]->token[from % AG_GEN_CHUNK];
+    const ag_gen *computed = g->leader ? g->leader : g;
+    uint32_t n = ag_gen_count(g), got = 0;
+    for (; from < n && got < max; from++, got++) out[got] = computed->chunks[from / AG_GEN_CHUNK]->token[from % AG_GEN_CHUNK];
     return got;
 }
 
-uint32_t ag_gen_count(const ag_gen *g) { return atomic_load_explicit(&g->n_out, memory_order_acquire); }
+/* Of a follower that has ended, so many as its leader had then: also where that goes on between the two looks. */
+uint32_t ag_gen_count(const ag_gen *g)
+{
+    if (g->leader == NULL) return atomic_load_explicit(&g->n_out, memory_order_acquire);
+    uint32_t n = atomic_load(&g->leader->n_out);
+    return ag_gen_ended((ag_gen_state)atomic_load(&g->state)) ? atomic_load(&g->n_out) : n;
+}
 
 int ag_gen_error(ag_gen *g, ag_err *err)
 {
@@ -280,21 +289,27 @@ int ag_gen_error(ag_gen *g, ag_err *err)
 
 ag_str ag_gen_piece(const ag_gen *g, int32_t id)
 {
+    if (g->leader) g = g->leader;
     bool shown = false;
     for (uint32_t i = 0; i < g->n_shown && !shown; i++) shown = g->shown[i] == id;
     return ag_tokenizer_piece(ag_engine_model(g->engine)->tokenizer, id, shown);
 }
 
 uint64_t ag_gen_text_bytes(ag_gen *g) { return atomic_load(&g->text_bytes); }
-const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
-const float *ag_gen_embedding(const ag_gen *g) { return g->embedding; }
+const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->leader ? g->leader->prompt_tokens : g->prompt_tokens; }
+const float *ag_gen_embedding(const ag_gen *g) { return g->leader ? g->leader->embedding : g->embedding; }
 
 bool ag_gen_timed_out(ag_gen *g) { return atomic_load(&g->timed_out); }
-uint32_t ag_gen_reused(ag_gen *g) { return atomic_load(&g->reused); }
+uint32_t ag_gen_reused(ag_gen *g) { return atomic_load(g->leader ? &g->leader->reused : &g->reused); }
 uint64_t ag_gen_retry_us(ag_gen *g) { return atomic_load(&g->retry_us); }
 
+/* What happened before a follower came, happened to it when it came. */
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {
-    *out = (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&g->admit_us), atomic_load(&g->first_us), atomic_load(&g->last_us),
-                          atomic_load(&g->end_us)};
+    const ag_gen *computed = g->leader ? g->leader : g;
+    *out = (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&computed->admit_us), atomic_load(&computed->first_us),
+                          atomic_load(&computed->last_us), atomic_load(&g->end_us)};
+    uint64_t *seen[] = {&out->admit_us, &out->first_us, &out->last_us};
+    for (uint32_t i = 0; g->leader && i < AG_ARRAY_LEN(seen); i++)
+        if (*seen[i]) *seen[i] = AG_MAX(*seen[i], out->submit_us);
 }

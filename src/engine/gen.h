@@ -1,4 +1,6 @@
-/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it; or one prompt and its embedding.
+/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it; or one prompt and its embedding. Or what
+ * reads like one: a follower shares another's tokens, with a reader, an end and a deadline of its own; a replay has an answer
+ * that was computed before.
  * Owns    : its copy of everything in the spec; reference-counted (get/put), freed by the last put.
  * Threads : created and read by the gateway's side, run by the engine's. The engine appends tokens and publishes their
  *           count; readers on any thread see a prefix that never changes. The reader's progress never holds the engine.
@@ -101,6 +103,33 @@ void ag_gen_put(ag_gen *g);
 int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err);
 /* The same for the answers of one request, of one tenant and band: all of them or none. */
 int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err);
+/* One that reads as `leader` does, which was submitted: the same tokens, told to a reader of its own. It ends with the leader,
+ * or before, by ag_gen_cancel or at its own deadline, as a generation of its own would. The leader is as urgent as the most
+ * urgent of its followers and has the latest of their deadlines; without a `notify` of its own it is cancelled when the last
+ * of them is. Any thread. AG_E_CANCELLED: the leader has ended otherwise than by itself, or is about to; AG_E_NOMEM. */
+typedef struct ag_gen_follow_spec {
+    ag_mbox *notify;
+    void *msg;
+    uint8_t band;
+    uint64_t deadline_us;
+} ag_gen_follow_spec;
+int ag_gen_follow(ag_gen **out, ag_gen *leader, const ag_gen_follow_spec *spec, ag_err *err);
+
+/* One that has ended, made of what was read of another: begin, then each token in its order and each of the prompt's, then
+ * end; its reader is not told. AG_E_NOMEM. */
+typedef struct ag_gen_replay_spec {
+    uint32_t n_tokens, n_prompt; /* n_prompt 0: without the prompt's log probabilities */
+    int32_t top_logprobs;
+    const int32_t *shown;
+    uint32_t n_shown;
+    bool embed;
+} ag_gen_replay_spec;
+int ag_gen_replay_begin(ag_gen **out, ag_engine *e, const ag_gen_replay_spec *spec);
+int ag_gen_replay_token(ag_gen *g, const ag_gen_token *t);
+void ag_gen_replay_prompt(ag_gen *g, uint32_t i, const ag_gen_token *t);
+float *ag_gen_replay_embedding(ag_gen *g); /* as many numbers as the model is wide */
+void ag_gen_replay_end(ag_gen *g, ag_gen_state state, uint64_t text_bytes, uint32_t reused);
+
 /* Ends it: at once while it waits, before the engine's next step while it runs. Any thread, any number of times; harmless
  * after the end. */
 void ag_gen_cancel(ag_gen *g);

@@ -37,12 +37,16 @@ struct ag_gen {
     ag_sampling sampling;
     ag_mbox *notify;
     void *msg;
+    ag_gen *leader;          /* of a follower: whose tokens it shows. Its seq has a band and a deadline, and is in no schedule */
     /* door */
     ag_seq seq;              /* how many tokens, of which prompt, at most; what is computed; its place */
     ag_gen *next_late;       /* in the list of those to be told again */
     ag_gen *next_cancelled;  /* in the list of those to be ended before the next step */
     ag_gen *begun_before, *begun_after; /* among all that had a place once and have not ended */
     bool late, begun;        /* is in those lists */
+    ag_gen *followers;       /* those that have not ended */
+    ag_gen *led_before, *led_after; /* among all that have followers; of a follower, among its leader's */
+    uint32_t followers_in[AG_BANDS], followers_free; /* of them: by band; without a deadline */
     uint64_t wait_guess_us;  /* what was expected of its wait when it came; 0: nothing */
     int fail_code;
     char fail_text[200];

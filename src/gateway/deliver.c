@@ -62,6 +62,7 @@ void ag__count_end(ag_req *r, ag_choice *c)
     r->finish = c->timed_out ? "timeout" : c->state == AG_GEN_LENGTH ? "length" : c->parts.n_calls ? "tool_calls" : "stop";
     take_reused(r, c);
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
+    if (!ag__caching_pays(r)) ag_metric_add(m, AG_M_CACHE_TOKENS, 0, c->read);
     if (r->request.kind != AG_REQUEST_EMBEDDINGS) ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
     if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
     if (r->response.thought) r->response.reasoning_tokens = thought_tokens(c);
@@ -157,6 +158,7 @@ ag_next ag__step_generate(ag_req *r)
         end_choice(r, c);
     }
     if (r->n_ended == r->n_choices) {
+        ag__caching_keep(r);
         r->step = AG_STEP_DELIVER;
         return AG_MORE;
     }
@@ -312,9 +314,11 @@ static void stream_choice(ag_req *r, ag_choice *c)
 {
     ag_gen_token tokens[READ_TOKENS];
     c->dirty = false;
-    uint32_t k = ag_gen_read(c->gen, c->read, tokens, READ_TOKENS, &c->state);
-    bool last = ag_gen_ended(c->state) && k < READ_TOKENS;
-    c->dirty = k == READ_TOKENS;
+    uint32_t most = ag__caching_pace(r, c, READ_TOKENS);
+    if (most == 0) return;
+    uint32_t k = ag_gen_read(c->gen, c->read, tokens, most, &c->state);
+    bool last = ag_gen_ended(c->state) && k < most;
+    c->dirty = k == most;
     if (k && r->first_us == 0) r->first_us = ag_now_us();
     c->read += k;
     r->usage.completion_tokens += k;
@@ -412,6 +416,7 @@ static ag_next close_stream(ag_req *r)
 {
     bool failed = r->err.code != AG_OK;
     if (failed && !r->streaming) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (!failed) ag__caching_keep(r);
     if (ag__response_pending(r)) return ag__response_keep(r);
     if (failed) ag__choices_release(r);
     if (failed) r->dialect->break_off(&r->out, &r->reply, &r->err, ag_str_of(r->id));

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "cache/key.h"
 #include "gateway/req.h"
 
 #define GATEWAY_MAGIC 0x41474757u
@@ -173,6 +174,7 @@ static void gateway_free(ag_gateway *gw)
     ag_jwks_source_close(gw->jwks);
     ag_keyring_close(gw->ring);
     ag_responses_close(gw->responses);
+    ag_caching_close(&gw->caching);
     ag_ids_close(gw->background.ids);
     ag_ids_close(gw->ids);
     pthread_cond_destroy(&gw->background.fewer);
@@ -253,6 +255,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
     if ((rc = ring_open(gw, conf, err)) != AG_OK) goto undo;
     if ((rc = source_open(gw, conf, err)) != AG_OK) goto undo;
     if ((rc = responses_open(gw, conf, err)) != AG_OK) goto undo;
+    if ((rc = ag_caching_open(&gw->caching, &conf->cache, err)) != AG_OK) goto undo;
     gw->keyed = gw->auth.on || gw->ring || live->jwks || gw->jwks;
     gw->guarded = !gw->keyed && !conf->no_auth;
     if ((rc = ag_ids_open(&gw->ids)) != AG_OK) {
@@ -311,6 +314,8 @@ void ag_gateway_set_engine(ag_gateway *gw, ag_engine *e, const char *name)
     AG_ASSERT(atomic_load(&gw->engine) == NULL);
     snprintf(gw->model_name, sizeof gw->model_name, "%s", name && name[0] ? name : ag_engine_model(e)->name);
     learn_form(gw, ag_engine_model(e));
+    gw->caching.model = ag_engine_identity(e);
+    gw->caching.model_label = ag_cache_label("model", ag_str_of(gw->model_name));
     ag_metrics_model_set(gw->metrics, gw->model_name);
     ag_metrics_build_set(gw->metrics, ag_engine_isa(e));
     atomic_store_explicit(&gw->engine, e, memory_order_release);
@@ -356,6 +361,7 @@ void ag_gateway_close(ag_gateway *gw)
     for (uint32_t i = 0; i < gw->n_loops; i++) {
         /* Numbers of generations that nobody waits for any more. */
         while (ag_mbox_take(ag_http_loop_mbox(gw->loops[i].loop))) continue;
+        ag__renewals_end(&gw->loops[i]);
         ag_slots_fini(&gw->loops[i].slots);
     }
     gateway_free(gw);

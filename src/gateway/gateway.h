@@ -12,6 +12,7 @@
 #define AG_GATEWAY_H
 
 #include "engine/engine.h"
+#include "gateway/caching.h"
 #include "gateway/dialects/request.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
@@ -35,6 +36,8 @@ typedef struct ag_gateway_conf {
     int (*bound)(void *arg, ag_err *err);
     void *bound_arg;
     bool no_auth;        /* said aloud: listen anywhere without keys */
+
+    ag_caching_conf cache;
 
     const char *responses_db; /* where responses are kept (responses_store.h); NULL or "": in memory */
     uint64_t responses_max, responses_bytes_max;
@@ -77,7 +80,7 @@ typedef struct ag_gateway_conf {
                        .h2_window_bytes = 256u << 10, .h2_connection_window_bytes = 1u << 20,                       \
                        .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1,           \
                        .responses_max = 10000, .responses_bytes_max = 256u << 20, .responses_keep_s = 86400,        \
-                       .background_max = 256})
+                       .background_max = 256, .cache = {.ttl_s = 3600}})
 
 /* Binds and listens. `log` and `metrics` may be NULL. */
 int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *metrics, ag_log *log, ag_err *err);

@@ -238,15 +238,20 @@ void ag__meter_output(ag_req *r)
 {
     uint64_t made = 0;
     if (!r->metered || r->choices == NULL) return;
-    if (!r->prompt_used && any_admitted(r)) {
+    bool pays = ag__caching_pays(r);
+    if (!r->prompt_used && (!pays || any_admitted(r))) {
         r->prompt_used = true;
         use(r, 1, r->prompt_charged, 0);
     }
+    if (!pays) return;
     for (uint32_t i = 0; i < r->n_choices; i++) made += r->choices[i].gen ? ag_gen_count(r->choices[i].gen) : 0;
-    if (made <= r->charged) return;
-    ag_limiter_output(&r->limit, made - r->charged, time_now());
-    use(r, 0, 0, made - r->charged);
+    ag_flight *f = r->caching.flight;
+    uint64_t charged = f ? atomic_load(&f->paid) : r->charged;
+    if (made <= charged) return;
+    ag_limiter_output(&r->limit, made - charged, time_now());
+    use(r, 0, 0, made - charged);
     r->charged = made;
+    if (f) atomic_store(&f->paid, made);
 }
 
 void ag__meter_settle(ag_req *r)
@@ -256,11 +261,18 @@ void ag__meter_settle(ag_req *r)
     r->prompt_charged = 0;
 }
 
+void ag__meter_forgive(ag_req *r)
+{
+    if (r->metered) ag_limiter_prompt_undo(&r->limit, r->prompt_charged);
+    r->prompt_charged = 0;
+}
+
 /* Nobody wakes a request whose client does not read, while its generations go on. */
 static void on_watch(void *user, ag_http_stream *s AG_UNUSED)
 {
     ag_req *r = user;
     ag__meter_output(r);
+    ag__caching_tick(r);
     if (r->blocked) {
         ag__meter_watch(r);
     } else if (r->request.position_events && r->first_us == 0) { /* whose timer this was */

@@ -90,11 +90,12 @@ static void add_ref(ag_buf *b, const char *indent, const char *kind, const char 
     ag_buf_addf(b, "%s{$ref: \"#/components/%s/%s\"}\n", indent, kind, name);
 }
 
-static void add_parameters(ag_buf *b, const route_row *r)
+static void add_parameters(ag_buf *b, const route_row *r, const char *method)
 {
     static const struct { const char *route, *names[6]; } queries[] = {
         {"admin_usage", {"from", "to", "key", "tenant", "model", "format"}},
         {"admin_connections", {"after", "page-limit"}},
+        {"admin_cache", {"cache-tenant", "cache-share", "cache-model", "cache-tag", "cache-all"}},
         {"response_items", {"after-item", "limit", "order"}},
     };
     static const char *const generating[] = {"x-request-priority", "x-request-timeout-ms"};
@@ -106,7 +107,8 @@ static void add_parameters(ag_buf *b, const route_row *r)
     if (r->auth == AG_ROLE_INFERENCE) add_ref(b, "        - ", "parameters", "x-tenant");
     if (is_anthropic(r)) add_ref(b, "        - ", "parameters", "anthropic-version");
     if (is_page(r)) add_ref(b, "        - ", "parameters", "if-none-match");
-    for (size_t i = 0; i < AG_ARRAY_LEN(queries); i++)
+    bool looks = strcmp(r->id, "admin_cache") == 0 && strcmp(method, "get") == 0; /* at all of it */
+    for (size_t i = 0; i < AG_ARRAY_LEN(queries) && !looks; i++)
         for (size_t k = 0; strcmp(r->id, queries[i].route) == 0 && k < 6 && queries[i].names[k]; k++)
             add_ref(b, "        - ", "parameters", queries[i].names[k]);
     for (size_t i = 0; r->kind && i < AG_ARRAY_LEN(generating); i++)
@@ -118,7 +120,7 @@ static void add_operation(ag_buf *b, const route_row *r, const char *method, boo
     ag_buf_addf(b, "    %s:\n      operationId: %s.%s\n      summary: ", method, r->id, method);
     add_text(b, r->what);
     ag_buf_addf(b, "\n      security: [%s]\n", r->auth ? "{key: []}, {x-api-key: []}, {}" : "");
-    add_parameters(b, r);
+    add_parameters(b, r, method);
     if (body) ag_buf_addf(b, "      requestBody: {$ref: \"#/components/requestBodies/%s.%s\"}\n", r->id, method);
     ag_buf_addf(b, "      responses:\n        \"200\": {$ref: \"#/components/responses/%s.%s\"}\n", r->id, method);
     if (is_page(r)) add_ref(b, "        \"304\": ", "responses", "unchanged");

@@ -142,7 +142,7 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
 }
 
 /* max_tokens as it will be, and whether all of it fits the context. */
-static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
+static int check_length(ag_req *r, ag_req_prompt *p)
 {
     const ag_request *q = &r->request;
     const char *field = q->kind == AG_REQUEST_COMPLETION ? "prompt"
@@ -171,7 +171,7 @@ static int check_length(ag_req *r, const ag_req_prompt *p, uint32_t *max_tokens)
                                "'%s' comes to %u tokens and '%s' is %u; together they may be %u, "
                                "the size of the context.",
                                field, p->n, length, wanted, ctx);
-    *max_tokens = wanted;
+    p->max_tokens = wanted;
     return AG_OK;
 }
 
@@ -214,7 +214,7 @@ static int prepare(ag_req *r)
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
     if (rc == AG_OK && q->kind == AG_REQUEST_RESPONSE) rc = ag__response_prepare(r);
     if (rc != AG_OK) return rc;
-    uint32_t n_prompts = AG_MAX(q->n_prompts, 1u), unused;
+    uint32_t n_prompts = AG_MAX(q->n_prompts, 1u);
     if (q->kind != AG_REQUEST_EMBEDDINGS && (uint64_t)n_prompts * q->n > r->live->generations_max)
         return ag_request_fail(&r->err, AG_E_PARAM, "n",
                                "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
@@ -226,8 +226,10 @@ static int prepare(ag_req *r)
     for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
         rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
     if (rc == AG_OK && !ag_request_generates(q->kind)) return write_answer(r, m);
-    if (rc == AG_OK && q->kind == AG_REQUEST_EMBEDDINGS) return ag__embed_check(r);
-    for (uint32_t i = 0; i < n_prompts && rc == AG_OK; i++) rc = check_length(r, &r->prompts[i], &unused);
+    if (rc == AG_OK && q->kind == AG_REQUEST_EMBEDDINGS) rc = ag__embed_check(r);
+    for (uint32_t i = 0; i < n_prompts && rc == AG_OK && q->kind != AG_REQUEST_EMBEDDINGS; i++)
+        rc = check_length(r, &r->prompts[i]);
+    if (rc == AG_OK) ag__caching_key(r);
     return rc;
 }
 
@@ -247,7 +249,7 @@ ag_next ag__step_prepare(ag_req *r)
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (!ag_request_generates(r->request.kind))
         return ag__req_answer(r, 200, r->dialect->type, ag_buf_str(&r->out), NULL, 0);
-    r->step = AG_STEP_ADMIT;
+    r->step = AG_STEP_LOOKUP;
     return AG_MORE;
 }
 
@@ -258,6 +260,7 @@ void ag__choices_release(ag_req *r)
     ag__meter_settle(r);
     if (r->choices) ag_ids_remove(r->gw->ids, &r->ids); /* before what it leads to goes */
     ag__response_unlist(r);
+    ag__caching_leave(r);
     for (uint32_t i = 0; r->choices && i < r->n_choices; i++) {
         ag_choice *c = &r->choices[i];
         if (c->number) ag_slots_remove(&r->loop->slots, c->number);
@@ -280,27 +283,20 @@ uint64_t ag__deadline_of(const ag_req *r)
     return r->timeout_ms ? r->head_us + (uint64_t)r->timeout_ms * 1000 : 0;
 }
 
-/* The generations have their copies. */
-static void free_ids(ag_req_prompt *p)
+void ag__prompt_forget(ag_req_prompt *p)
 {
     ag_mem_free(p->ids);
     p->ids = NULL;
 }
 
-static int create_one(ag_req *r, uint32_t index)
+void ag__gen_spec(const ag_req *r, uint32_t index, ag_gen_spec *out)
 {
     const ag_request *q = &r->request;
-    ag_choice *c = &r->choices[index];
-    c->prompt = index / q->n;
-    ag_req_prompt *p = &r->prompts[c->prompt];
-    uint32_t max_tokens = 0;
-    int rc = q->kind == AG_REQUEST_EMBEDDINGS ? AG_OK : check_length(r, p, &max_tokens);
-    if (rc != AG_OK) return rc;
-    if ((c->number = ag_slots_add(&r->loop->slots, r, index)) == NULL) return no_memory(&r->err);
-    ag_gen_spec spec = {
+    const ag_req_prompt *p = &r->prompts[index / q->n];
+    *out = (ag_gen_spec){
         .prompt = p->ids,
         .n_prompt = p->n,
-        .max_tokens = max_tokens,
+        .max_tokens = p->max_tokens,
         .embed = q->kind == AG_REQUEST_EMBEDDINGS,
         .min_tokens = q->min_tokens,
         .ignore_eos = q->ignore_eos,
@@ -317,29 +313,46 @@ static int create_one(ag_req *r, uint32_t index)
         .json_heads = r->heads.p,
         .top_logprobs = q->top_logprobs,
         .prompt_logprobs = q->echo && q->top_logprobs >= 0,
-        .notify = ag_http_loop_mbox(r->loop->loop),
-        .msg = c->number,
         .tenant = ag_str_of(r->tenant),
         .weight = ag__weight_of(r),
         .band = (uint8_t)(r->moved ? r->moved - 1 : r->band),
         .share_prefix = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
     };
-    spec.sampling.choice = index % q->n;
-    rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
-    if (rc == AG_OK && spec.sampling.choice + 1 == q->n && q->kind != AG_REQUEST_EMBEDDINGS) free_ids(p);
+    out->sampling.choice = index % q->n;
+}
+
+static int create_one(ag_req *r, uint32_t index)
+{
+    const ag_request *q = &r->request;
+    ag_choice *c = &r->choices[index];
+    ag_gen_spec spec;
+    c->prompt = index / q->n;
+    if ((c->number = ag_slots_add(&r->loop->slots, r, index)) == NULL) return no_memory(&r->err);
+    ag__gen_spec(r, index, &spec);
+    spec.notify = ag_http_loop_mbox(r->loop->loop);
+    spec.msg = c->number;
+    int rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
+    if (rc == AG_OK && spec.sampling.choice + 1 == q->n && q->kind != AG_REQUEST_EMBEDDINGS)
+        ag__prompt_forget(&r->prompts[c->prompt]);
     return rc;
 }
 
-/* All of them or none. An estimate that says no is our doing (503), a time that has passed is over (504). */
+/* An estimate that says no is our doing (503), a time that has passed is over (504). */
+int ag__gens_submit(ag_req *r, ag_gen *const *gens, uint32_t n)
+{
+    int rc = ag_gen_submit_all(gens, n, &r->retry_us, &r->err);
+    if (rc == AG_E_DEADLINE && ag_now_us() < ag__deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
+    return rc;
+}
+
 static int submit(ag_req *r, uint32_t from, uint32_t n)
 {
     ag_gen **gens = ag_mem_array(n, sizeof *gens);
     if (gens == NULL) return no_memory(&r->err);
     for (uint32_t i = 0; i < n; i++) gens[i] = r->choices[from + i].gen;
-    int rc = ag_gen_submit_all(gens, n, &r->retry_us, &r->err);
+    int rc = ag__gens_submit(r, gens, n);
     ag_mem_free((void *)gens);
-    if (rc == AG_E_DEADLINE && ag_now_us() < ag__deadline_of(r)) rc = r->err.code = AG_E_UNREACHABLE;
     return rc;
 }
 
@@ -361,6 +374,7 @@ static bool comes_later(ag_req *r, int rc)
 int ag__choices_begin(ag_req *r)
 {
     bool embeds = r->request.kind == AG_REQUEST_EMBEDDINGS;
+    if (r->n_begun == 0 && ag__caching_coalesces(r)) return ag__caching_begin(r);
     while (r->n_begun < r->n_choices && r->n_begun - r->n_ended < r->live->generations_max) {
         uint32_t from = r->n_begun, n = embeds ? 1 : r->n_choices - from;
         int rc = ag__cancel_check(r);
@@ -369,7 +383,7 @@ int ag__choices_begin(ag_req *r)
         if (rc == AG_OK) rc = submit(r, from, n);
         if (comes_later(r, rc)) return AG_OK;
         if (rc != AG_OK) return rc;
-        if (embeds) free_ids(&r->prompts[from]);
+        if (embeds) ag__prompt_forget(&r->prompts[from]);
         atomic_fetch_add(&r->n_begun, n);
     }
     return AG_OK;
@@ -390,37 +404,50 @@ static void parts_init(const ag_req *r, ag_parts *p)
     if (ag_request_calls(&r->request)) ag_parts_force(p, r->request.forced_tool);
 }
 
-ag_next ag__step_admit(ag_req *r)
+static int choices_make(ag_req *r)
 {
-    if (r->asking) return AG_PARKED;
-    ag_request *q = &r->request;
-    if (!q->seed_set) ag_random_bytes(&q->sampling.seed, sizeof q->sampling.seed);
+    const ag_request *q = &r->request;
     uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
-    if (r->timeout_ms && ag_now_us() >= ag__deadline_of(r))
-        return ag__req_refuse(r, AG_E_DEADLINE,
-                              "The request's timeout of %u ms had passed when its body was read and prepared.",
-                              r->timeout_ms);
-    uint64_t prompt_tokens = 0;
-    for (uint32_t i = 0; i < AG_MAX(q->n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
-    if (ag__meter_prompt(r, prompt_tokens) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
-    if (r->asking) return AG_PARKED;
-    if (q->background && ag__response_enter(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->choices = ag_mem_array(n, sizeof *r->choices);
-    if (r->choices == NULL) return ag__req_refuse(r, no_memory(&r->err), "%s", "");
+    if (r->choices == NULL) return no_memory(&r->err);
     r->n_choices = n;
     for (uint32_t i = 0; i < n; i++) {
         ag_text_init(&r->choices[i].text);
         parts_init(r, &r->choices[i].parts);
         r->choices[i].place.index = i;
     }
-    int rc = ag__choices_begin(r);
+    return AG_OK;
+}
+
+/* What there is to compute counts in the limits first, which may have to be waited for. */
+static int choices_compute(ag_req *r)
+{
+    uint64_t prompt_tokens = 0;
+    for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
+    int rc = ag__meter_prompt(r, prompt_tokens);
+    return rc == AG_OK && !r->asking ? ag__choices_begin(r) : rc;
+}
+
+ag_next ag__step_admit(ag_req *r)
+{
+    if (r->asking) return AG_PARKED;
+    ag_request *q = &r->request;
+    if (!q->seed_set) ag_random_bytes(&q->sampling.seed, sizeof q->sampling.seed);
+    if (r->timeout_ms && ag_now_us() >= ag__deadline_of(r))
+        return ag__req_refuse(r, AG_E_DEADLINE,
+                              "The request's timeout of %u ms had passed when its body was read and prepared.",
+                              r->timeout_ms);
+    if (q->background && !r->counted && ag__response_enter(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->choices == NULL && choices_make(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    int rc = ag__caching_take(r) ? AG_OK : choices_compute(r);
+    if (r->asking) return AG_PARKED;
     if (rc != AG_OK) return ag__req_refuse(r, rc, "The generation could not be started.");
     count_usage(r);
     if (r->reply_id[0] == 0) ag__reply_name(r);
     r->reply = (ag_reply){.kind = q->kind, .id = ag_str_of(r->reply_id), .created = (int64_t)(ag_wall_us() / 1000000),
                           .model = ag_str_of(r->gw->model_name), .with_usage = q->stream && q->include_usage,
                           .base64 = q->base64,
-                          .n_choices = n,
+                          .n_choices = r->n_choices,
                           .wire = q->wire,
                           .response = &r->response};
     ag__queue_watch(r);

@@ -16,6 +16,7 @@ static ag_next (*const steps[AG_STEP_COUNT])(ag_req *r) = {
     [AG_STEP_LIMITS] = ag__step_limits,     /* may it be taken at all */
     [AG_STEP_BODY] = step_body,             /* wait for the rest */
     [AG_STEP_PREPARE] = ag__step_prepare,   /* JSON, template, tokens; here or on a worker */
+    [AG_STEP_LOOKUP] = ag__step_lookup,     /* is its answer there already */
     [AG_STEP_ADMIT] = ag__step_admit,       /* hand the generations to the engine */
     [AG_STEP_GENERATE] = ag__step_generate, /* wait for news of them */
     [AG_STEP_KEEP] = ag__step_keep,         /* a response is kept */
@@ -35,6 +36,7 @@ static void req_free(ag_req *r)
     ag_buf_fini(&r->heads);
     ag_key_put(r->key);
     ag__admin_free(r);
+    ag__cache_ask_free(r);
     ag__response_free(r);
     ag__connections_free(r);
     atomic_fetch_sub_explicit(&r->gw->requests, 1, memory_order_relaxed);
@@ -98,6 +100,7 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
         out[n++] = (ag_http_header){AG_STR("access-control-allow-origin"), ag_str_of(r->origin)};
         out[n++] = (ag_http_header){AG_STR("access-control-expose-headers"),
                                     AG_STR("x-request-id, request-id, retry-after, x-autoglm-ignored-fields, "
+                                           "x-cache, x-cache-key, age, "
                                            AG_RATE_HEADERS)};
     }
     if (r->dialect->grpc) {
@@ -106,6 +109,7 @@ uint32_t ag__req_headers(const ag_req *r, ag_http_header out[AG_HEADERS_MAX])
     }
     if (r->request.ignored[0])
         out[n++] = (ag_http_header){AG_STR("x-autoglm-ignored-fields"), ag_str_of(r->request.ignored)};
+    n += ag__caching_headers(r, out + n);
     return n + ag__meter_headers(r, out + n);
 }
 
@@ -276,7 +280,11 @@ static void on_message(void *arg, ag_http_loop *l, void *msg)
     ag_gateway *gw = arg;
     ag_slot *slot = ag_slots_find(&gw->loops[ag_http_loop_index(l)].slots, msg);
     if (slot == NULL) return; /* the request has ended in the meantime */
-    ag_req *r = slot->r;
+    if (slot->choice == AG_SLOT_RENEWAL) {
+        ag__renewal_news(slot->owner);
+        return;
+    }
+    ag_req *r = slot->owner;
     r->choices[slot->choice].dirty = true;
     if (r->step == AG_STEP_GENERATE) ag__req_run(r);
 }

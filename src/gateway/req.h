@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "gateway/caching.h"
 #include "gateway/dialects/openai.h" /* the queue and the models, which other dialects have no form for */
 #include "gateway/dialects/responses.h"
 #include "gateway/gateway.h"
@@ -18,6 +19,7 @@
 #include "gateway/ids.h"
 #include "gateway/limiter.h"
 #include "gateway/page.h"
+#include "gateway/record.h"
 #include "gateway/responses_store.h"
 #include "gateway/shares.h"
 #include "gateway/slots.h"
@@ -49,8 +51,8 @@
 #define AG_ALIASES_MAX 64
 #define AG_ALIAS_BYTES_MAX 127
 
-#define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(ADMIT) X(GENERATE) X(KEEP) X(DELIVER) \
-    X(ACCOUNT)
+#define AG_REQ_STEPS(X) X(HEAD) X(AUTH) X(LIMITS) X(BODY) X(PREPARE) X(LOOKUP) X(ADMIT) X(GENERATE) X(KEEP) \
+    X(DELIVER) X(ACCOUNT)
 typedef enum ag_req_step {
 #define X(name) AG_STEP_##name,
     AG_REQ_STEPS(X)
@@ -76,6 +78,7 @@ typedef struct ag_gw_loop {
     ag_gateway *gw;
     ag_http_loop *loop;
     ag_slots slots;
+    ag_renewal *renewals;
 } ag_gw_loop;
 
 /* Responses that go on without their client. */
@@ -102,6 +105,7 @@ struct ag_gateway {
     ag_limiter *limiter; /* with the ring */
     ag_responses *responses;
     ag_background background;
+    ag_caching caching;
     bool keyed;       /* a key is needed: the static one, or one of the ring's */
     char host[256];
     bool guarded;   /* no keys: Host must be a loopback name */
@@ -133,6 +137,7 @@ typedef struct ag_route {
 typedef struct ag_req_prompt {
     int32_t *ids;
     uint32_t n;
+    uint32_t max_tokens; /* of each of its answers */
     ag_buf echo_text; /* of a prompt given as ids */
     ag_str echo;
     uint32_t reused, counted; /* the least of its answers so far: the first one leaves the prompt to the others */
@@ -191,7 +196,9 @@ struct ag_req {
     ag_key *key;                  /* of the ring; NULL: the static one, or none is needed */
     struct ag_admin *admin;       /* of /admin/v1: keys, limits, usage */
     struct ag_connections *connections; /* and connections */
+    struct ag_cache_ask *cache_ask; /* and cache */
     struct ag_lookup *lookup;     /* of /v1/responses/{id} */
+    ag_req_caching caching;
     ag_limiter_call limit;        /* of its key, tenant, model and address */
     bool metered;
     bool head_read, counts;       /* LIMITS has looked at the head; it is a request that limits count */
@@ -246,6 +253,7 @@ ag_next ag__step_limits(ag_req *r);
 
 /* auth.c: AUTH, and what a key may */
 ag_next ag__step_auth(ag_req *r);
+ag_str ag__req_share(const ag_req *r);     /* the group that it shares answers with; n 0: its tenant alone */
 const char *ag__key_name(const ag_req *r); /* for logs and usage: an id; "static", or "" where no key is needed */
 uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this caller may use */
 /* AG_E_FORBIDDEN for a band, or the model served, that this caller may not use. */
@@ -261,6 +269,7 @@ int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts;
 void ag__meter_output(ag_req *r);                  /* counts what its generations did since the last time */
 void ag__meter_settle(ag_req *r);                  /* the same, and gives back prompts of which nothing was computed */
 void ag__meter_watch(ag_req *r);                   /* goes on counting while the client takes nothing */
+void ag__meter_forgive(ag_req *r);                 /* its prompts turned out to be there */
 void ag__meter_leave(ag_req *r);
 uint32_t ag__meter_headers(const ag_req *r, ag_http_header *out); /* at most 6 */
 void ag__meter_names(ag_metrics *m);
@@ -269,11 +278,45 @@ void ag__meter_seed(ag_gateway *gw, const ag_usage_row *row); /* what was used o
 /* prepare.c: PREPARE, ADMIT */
 ag_next ag__step_prepare(ag_req *r);
 ag_next ag__step_admit(ag_req *r);
+void ag__gen_spec(const ag_req *r, uint32_t index, ag_gen_spec *out); /* of a choice; without its reader */
+int ag__gens_submit(ag_req *r, ag_gen *const *gens, uint32_t n);      /* all of them or none; err says why not */
+void ag__prompt_forget(ag_req_prompt *p);                             /* its ids: the generations have their copies */
 int ag__choices_begin(ag_req *r);    /* as many as may be at once; err says why not */
 void ag__choices_release(ag_req *r); /* cancels what runs, gives everything back */
 void ag__prompts_free(ag_req *r);
 uint64_t ag__deadline_of(const ag_req *r); /* 0: none */
 void ag__reply_name(ag_req *r); /* the answer's id */
+
+/* caching.c: the response cache, and LOOKUP */
+typedef struct ag_caching_item { /* under what an answer is kept; of a request that may have gone */
+    ag_cache_key key;
+    uint64_t ttl_ms, labels[AG_CACHE_LABELS_MAX];
+} ag_caching_item;
+
+void ag__caching_head(ag_req *r);    /* LIMITS: Cache-Control */
+void ag__caching_key(ag_req *r);     /* PREPARE, at its end: whether it is looked up and kept, and under which key */
+ag_next ag__step_lookup(ag_req *r);
+void ag__caching_keep(ag_req *r);    /* all choices have ended: they are kept if they may be */
+void ag__caching_item(const ag_req *r, ag_caching_item *out);
+void ag__caching_put(ag_gw_loop *l, const ag_caching_item *item, ag_cache_value *value);
+bool ag__caching_good(ag_gen *g);    /* it ended by itself */
+ag_record_form ag__caching_form(const ag_req *r, ag_record_prompt *prompts); /* prompts: AG_REQUEST_PROMPTS_MAX */
+void ag__caching_count(const ag_req *r, ag_metric_cached how);
+uint32_t ag__caching_headers(const ag_req *r, ag_http_header *out); /* at most 3 */
+/* Tokens of a choice that may be told now, at most so many; 0: a timer is set, whose tick has it looked at again. */
+uint32_t ag__caching_pace(ag_req *r, const ag_choice *c, uint32_t most);
+void ag__caching_tick(ag_req *r);
+void ag__caching_metrics(ag_gateway *gw);
+
+/* coalesce.c: generations with more readers than one, or with none */
+bool ag__caching_take(ag_req *r);    /* ADMIT: its choices are there already, found or computed for another */
+bool ag__caching_coalesces(const ag_req *r); /* others may follow its generations */
+int ag__caching_begin(ag_req *r);    /* those; err says why not */
+void ag__caching_renew(ag_req *r);   /* what was found is stale: it is computed anew, for nobody */
+void ag__caching_leave(ag_req *r);   /* before its generations go */
+bool ag__caching_pays(ag_req *r);    /* its tokens count in its limits */
+void ag__renewal_news(ag_renewal *n);
+void ag__renewals_end(ag_gw_loop *l); /* when the loop has ended */
 
 /* responses.c: /v1/responses, and KEEP */
 int ag__response_prepare(ag_req *r);     /* PREPARE: the conversation, with what was kept of it; may read the disk */
@@ -343,6 +386,11 @@ bool ag__query_next(ag_str *query, ag_str *name, ag_str *value);
 int ag__admin_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
 ag_next ag__answer_admin(ag_req *r);
 void ag__admin_free(ag_req *r);
+
+/* caching_admin.c: the response cache, as administrators see it */
+int ag__cache_look(ag_req *r);       /* LIMITS: what is asked, by the head; err says why not */
+ag_next ag__answer_cache(ag_req *r);
+void ag__cache_ask_free(ag_req *r);
 
 /* account.c: ACCOUNT */
 ag_next ag__step_account(ag_req *r);

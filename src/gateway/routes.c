@@ -205,6 +205,7 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metrics *m = gw->metrics;
     ag_engine *e = atomic_load_explicit(&gw->engine, memory_order_acquire);
     ag_metric_set(m, AG_M_READY, 0, ag__is_ready(gw));
+    ag__caching_metrics(gw);
     ag_metric_set(m, AG_M_CONNECTIONS, 0, (double)ag_http_server_connections(gw->http));
     ag_metric_set(m, AG_M_RESPONSES, 0, (double)ag_responses_count(gw->responses));
     ag_metric_set(m, AG_M_RESPONSES_BYTES, 0, (double)ag_responses_bytes(gw->responses));

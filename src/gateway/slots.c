@@ -8,7 +8,7 @@ void ag_slots_init(ag_slots *s) { *s = (ag_slots){.free = UINT32_MAX}; }
 
 void ag_slots_fini(ag_slots *s)
 {
-    for (uint32_t i = 0; i < s->n; i++) AG_ASSERT(s->list[i].r == NULL);
+    for (uint32_t i = 0; i < s->n; i++) AG_ASSERT(s->list[i].owner == NULL);
     ag_mem_free(s->list);
     ag_slots_init(s);
 }
@@ -27,7 +27,7 @@ static bool grow(ag_slots *s)
     return true;
 }
 
-void *ag_slots_add(ag_slots *s, ag_req *r, uint32_t choice)
+void *ag_slots_add(ag_slots *s, void *owner, uint32_t choice)
 {
     uint32_t place = s->free;
     if (place != UINT32_MAX) {
@@ -38,8 +38,8 @@ void *ag_slots_add(ag_slots *s, ag_req *r, uint32_t choice)
         s->list[place] = (ag_slot){0};
     }
     ag_slot *slot = &s->list[place];
-    AG_ASSERT(slot->r == NULL);
-    slot->r = r;
+    AG_ASSERT(slot->owner == NULL);
+    slot->owner = owner;
     slot->choice = choice;
     return number_of(place, slot->stamp);
 }
@@ -49,14 +49,14 @@ ag_slot *ag_slots_find(ag_slots *s, void *number)
     uint64_t place = ((uintptr_t)number >> 32) - 1;
     if (place >= s->n) return NULL;
     ag_slot *slot = &s->list[place];
-    return slot->r && slot->stamp == (uint32_t)(uintptr_t)number ? slot : NULL;
+    return slot->owner && slot->stamp == (uint32_t)(uintptr_t)number ? slot : NULL;
 }
 
 void ag_slots_remove(ag_slots *s, void *number)
 {
     ag_slot *slot = ag_slots_find(s, number);
     AG_ASSERT(slot != NULL);
-    slot->r = NULL;
+    slot->owner = NULL;
     slot->stamp++;
     slot->next_free = s->free;
     s->free = (uint32_t)(slot - s->list);

@@ -1,7 +1,7 @@
 /* slots.h - numbers that stand for generations in a loop's mailbox.
  * What the engine posts is such a number, never a pointer: a message may be taken long after its request has ended (the
  * client left, the mailbox was full), and then the number is merely no longer known.
- * Owns    : its table; the requests in it are borrowed.
+ * Owns    : its table; their owners in it are borrowed.
  * Threads : the loop's own.
  * Limits  : AG_SLOTS_MAX at once. A number comes back after 2^32 uses of its place.
  * Errors  : add gives NULL: no memory or the limit. */
@@ -12,10 +12,10 @@
 
 #define AG_SLOTS_MAX (1u << 20)
 
-typedef struct ag_req ag_req;
+#define AG_SLOT_RENEWAL UINT32_MAX /* in the place of a choice: the owner is no request, but what renews an answer */
 
 typedef struct ag_slot {
-    ag_req *r; /* NULL: free */
+    void *owner; /* NULL: free */
     uint32_t choice, stamp, next_free;
 } ag_slot;
 
@@ -26,7 +26,7 @@ typedef struct ag_slots {
 
 void ag_slots_init(ag_slots *s);
 void ag_slots_fini(ag_slots *s); /* asserts that all were removed */
-void *ag_slots_add(ag_slots *s, ag_req *r, uint32_t choice);
+void *ag_slots_add(ag_slots *s, void *owner, uint32_t choice);
 ag_slot *ag_slots_find(ag_slots *s, void *number); /* NULL: no longer known */
 void ag_slots_remove(ag_slots *s, void *number);
 

@@ -26,6 +26,8 @@ static const uint64_t bounds_duration[] = {5000,     10000,    25000,     50000,
 static const uint64_t bounds_tokens[] = {1,    2,    5,    10,    20,    50,    100,    200,   500,
                                          1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
 
+static const uint64_t bounds_age[] = {1, 5, 15, 60, 300, 900, 3600, 14400, 86400, 604800};
+
 typedef struct bucket_list {
     const uint64_t *bounds;
     uint32_t n;
@@ -35,6 +37,7 @@ typedef struct bucket_list {
 #define BUCKETS_TTFT {bounds_ttft, AG_ARRAY_LEN(bounds_ttft)}
 #define BUCKETS_GAP {bounds_gap, AG_ARRAY_LEN(bounds_gap)}
 #define BUCKETS_DURATION {bounds_duration, AG_ARRAY_LEN(bounds_duration)}
+#define BUCKETS_AGE {bounds_age, AG_ARRAY_LEN(bounds_age)}
 #define BUCKETS_TOKENS {bounds_tokens, AG_ARRAY_LEN(bounds_tokens)}
 
 typedef struct metric_row {
@@ -60,6 +63,8 @@ static const int statuses[] = {0,   200, 204, 400, 401, 403, 404, 405, 408, 413,
 static const char *const finish_names[AG_FINISH_COUNT] = {"stop", "length", "abort", "error"};
 static const char *const set_back_names[AG_SET_BACK_COUNT] = {"pages", "urgent", "share"};
 static const char *const conn_state_names[AG_CONN_STATE_COUNT] = {"new", "active", "idle", "streaming", "draining"};
+static const char *const cached_names[AG_CACHED_COUNT] = {"hit", "stale", "coalesced", "miss", "refresh", "off", "uncertain", "damaged"};
+static const char *const cache_gone_names[AG_CACHE_GONE_COUNT] = {"evicted", "expired", "purged", "refused"};
 static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full", "refused_late"};
 
 typedef struct values {
@@ -90,6 +95,8 @@ static uint32_t labels_count(ag_label_set set)
     case AG_LABELS_BAND: return AG_METRICS_BANDS;
     case AG_LABELS_SET_BACK: return AG_SET_BACK_COUNT;
     case AG_LABELS_EVICTED: return AG_EVICTED_COUNT;
+    case AG_LABELS_CACHED: return AG_CACHED_COUNT;
+    case AG_LABELS_CACHE_GONE: return AG_CACHE_GONE_COUNT;
     case AG_LABELS_CONN_STATE: return AG_CONN_STATE_COUNT;
     case AG_LABELS_TENANT: return AG_METRICS_TENANTS + 1;
     default: return 1;
@@ -289,6 +296,8 @@ static bool add_labels(const ag_metrics *m, ag_buf *out, ag_label_set set, uint3
     case AG_LABELS_SET_BACK: add_pair(out, "reason", set_back_names[at]); return true;
     case AG_LABELS_CONN_STATE: add_pair(out, "state", conn_state_names[at]); return true;
     case AG_LABELS_EVICTED: add_pair(out, "reason", evicted_names[at]); return true;
+    case AG_LABELS_CACHED: add_pair(out, "outcome", cached_names[at]); return true;
+    case AG_LABELS_CACHE_GONE: add_pair(out, "reason", cache_gone_names[at]); return true;
     case AG_LABELS_KEY_FATE:
         if (at >= m->fates.n) return false;
         add_pair(out, "result", m->fates.names[at]);

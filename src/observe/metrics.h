@@ -37,6 +37,8 @@ typedef enum ag_label_set {
     AG_LABELS_TENANT,       /* of ag_metrics_tenant */
     AG_LABELS_KEY_FATE,     /* filled in by ag_metrics_values */
     AG_LABELS_LIMIT,        /* filled in by ag_metrics_values */
+    AG_LABELS_CACHED,       /* an ag_metric_cached */
+    AG_LABELS_CACHE_GONE,   /* an ag_metric_cache_gone */
 } ag_label_set;
 
 typedef enum ag_metric_finish {
@@ -66,6 +68,22 @@ typedef enum ag_metric_conn_state {
     AG_CONN_DRAINING,
     AG_CONN_STATE_COUNT
 } ag_metric_conn_state;
+
+/* What became of a request at the response cache. */
+typedef enum ag_metric_cached {
+    AG_CACHED_HIT,
+    AG_CACHED_STALE,
+    AG_CACHED_COALESCED,
+    AG_CACHED_MISS,
+    AG_CACHED_REFRESH,   /* it was to be computed anew */
+    AG_CACHED_OFF,       /* its caller wanted nothing of it */
+    AG_CACHED_UNCERTAIN, /* its answer is another one each time */
+    AG_CACHED_DAMAGED,   /* what was found was no answer; it counts as a miss too */
+    AG_CACHED_COUNT
+} ag_metric_cached;
+
+typedef enum ag_metric_cache_gone { AG_CACHE_GONE_EVICTED, AG_CACHE_GONE_EXPIRED, AG_CACHE_GONE_PURGED, AG_CACHE_GONE_REFUSED,
+    AG_CACHE_GONE_COUNT } ag_metric_cache_gone;
 
 #define AG_METRICS_VALUES_MAX 64
 #define AG_METRICS_BANDS 4

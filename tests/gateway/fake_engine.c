@@ -15,6 +15,8 @@
 struct ag_gen {
     _Atomic int refs;
     ag_gen *next;
+    ag_gen *leader;            /* of a follower */
+    uint32_t followers;        /* that have not ended */
     int32_t *prompt;
     uint32_t n_prompt, n, want, max_tokens;
     uint8_t *answer;
@@ -40,8 +42,10 @@ static bool closing;
 static ag_gen *running;
 static uint32_t live;
 static uint64_t cancelled;
+static uint32_t made;
 static fake_spec newest;
 static ag_model model;
+static uint64_t identity = 1;
 static const ag_gen_top tops[2] = {{'t', -0.25f}, {'u', -2}};
 
 static bool post(ag_gen *g)
@@ -53,9 +57,40 @@ static bool post(ag_gen *g)
     return false;
 }
 
+/* As far as its leader, and what becomes of that, or its own end. */
+static void follow(ag_gen *g)
+{
+    ag_gen *l = g->leader;
+    bool late = g->deadline_us && ag_now_us() >= g->deadline_us && !ag_gen_ended(l->state);
+    g->n = l->n;
+    g->times.admit_us = l->times.admit_us;
+    g->times.first_us = l->times.first_us;
+    if (g->cancel) {
+        g->state = AG_GEN_CANCELLED;
+        cancelled++;
+    } else if (late) {
+        g->timed_out = l->n > 0;
+        g->error = AG_E_DEADLINE;
+        g->state = l->n ? AG_GEN_LENGTH : AG_GEN_FAILED;
+    } else {
+        g->state = l->state;
+        g->error = l->error;
+        g->timed_out = l->timed_out;
+    }
+    if (!ag_gen_ended(g->state)) return;
+    g->times.end_us = ag_now_us();
+    if (--l->followers == 0 && l->notify == NULL && !ag_gen_ended(l->state)) l->cancel = true;
+}
+
+static bool follows_news(const ag_gen *g) { return g->cancel || g->n != g->leader->n || g->state != g->leader->state; }
+
 static void step(ag_gen *g)
 {
-    bool late = g->deadline_us && ag_now_us() >= g->deadline_us;
+    bool late = g->deadline_us && ag_now_us() >= g->deadline_us && g->leader == NULL;
+    if (g->leader) {
+        follow(g);
+        return;
+    }
     if (g->cancel) {
         g->state = AG_GEN_CANCELLED;
         cancelled++;
@@ -91,7 +126,8 @@ static void await_work(void)
         uint64_t next = UINT64_MAX, now = ag_now_us();
         for (ag_gen *g = running; g; g = g->next) {
             if (g->deadline_us) next = AG_MIN(next, g->deadline_us);
-            if (g->cancel || g->displace || g->give_up || !(g->wait || (g->hold && g->n == g->n_answer))) idle = false;
+            if (g->leader) idle = idle && !follows_news(g);
+            else if (g->cancel || g->displace || g->give_up || !(g->wait || (g->hold && g->n == g->n_answer))) idle = false;
         }
         if (!idle || next <= now) return;
         struct timespec at;
@@ -176,6 +212,16 @@ uint64_t fake_engine_cancelled(void)
     return n;
 }
 
+void fake_engine_identify(uint64_t as) { identity = as; }
+
+uint32_t fake_engine_made(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t n = made;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+
 void fake_engine_release(void)
 {
     pthread_mutex_lock(&lock);
@@ -198,6 +244,7 @@ fake_spec fake_engine_seen(void)
 const ag_model *ag_engine_model(const ag_engine *e AG_UNUSED) { return &model; }
 uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
 const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
+uint64_t ag_engine_identity(const ag_engine *e AG_UNUSED) { return identity; }
 bool ag_engine_turn(ag_engine *e AG_UNUSED) { return false; }
 void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
 {
@@ -270,6 +317,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
     live++;
+    made++;
     newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix,
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
@@ -297,7 +345,81 @@ void ag_gen_put(ag_gen *g)
     ag_mem_free(g->answer);
     ag_mem_free(g->prompt_tokens);
     ag_mem_free(g->embedding);
+    if (g->leader) ag_gen_put(g->leader);
     ag_mem_free(g);
+}
+
+int ag_gen_follow(ag_gen **out, ag_gen *leader, const ag_gen_follow_spec *s, ag_err *err)
+{
+    ag_gen *g = ag_mem_zalloc(sizeof *g);
+    if (g == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
+    pthread_mutex_lock(&lock);
+    bool lost = leader->cancel || leader->timed_out || leader->state >= AG_GEN_CANCELLED;
+    if (!lost) {
+        live++;
+        leader->refs++;
+        leader->followers++;
+        leader->band = AG_MIN(leader->band, s->band);
+        if (s->deadline_us == 0 || leader->deadline_us == 0) leader->deadline_us = 0;
+        else leader->deadline_us = AG_MAX(leader->deadline_us, s->deadline_us);
+        newest.band = leader->band;
+        newest.deadline_us = leader->deadline_us;
+        g->refs = 2; /* the caller's, and that of the list */
+        g->leader = leader;
+        g->notify = s->notify;
+        g->msg = s->msg;
+        g->band = s->band;
+        g->deadline_us = s->deadline_us;
+        g->times.submit_us = ag_now_us();
+        ag_gen **at = &running;
+        while (*at) at = &(*at)->next;
+        *at = g;
+        pthread_cond_signal(&news);
+    }
+    pthread_mutex_unlock(&lock);
+    if (lost) {
+        ag_mem_free(g);
+        return ag_err_set(err, AG_E_CANCELLED, "It has been given up.");
+    }
+    *out = g;
+    return AG_OK;
+}
+
+int ag_gen_replay_begin(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_replay_spec *s)
+{
+    ag_gen *g = ag_mem_zalloc(sizeof *g);
+    if (g == NULL) return AG_E_NOMEM;
+    g->refs = 1;
+    g->top = s->top_logprobs >= 0;
+    g->n_prompt = s->n_prompt;
+    pthread_mutex_lock(&lock);
+    live++;
+    pthread_mutex_unlock(&lock);
+    g->answer = ag_mem_alloc(s->n_tokens + 1);
+    g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
+    if (s->embed) g->embedding = ag_mem_array(WIDTH, sizeof *g->embedding);
+    if (g->answer == NULL || g->prompt_tokens == NULL || (s->embed && g->embedding == NULL)) {
+        ag_gen_put(g);
+        return AG_E_NOMEM;
+    }
+    *out = g;
+    return AG_OK;
+}
+
+int ag_gen_replay_token(ag_gen *g, const ag_gen_token *t)
+{
+    g->answer[g->n++] = (uint8_t)t->id;
+    return AG_OK;
+}
+
+void ag_gen_replay_prompt(ag_gen *g, uint32_t i, const ag_gen_token *t) { g->prompt_tokens[i] = *t; }
+float *ag_gen_replay_embedding(ag_gen *g) { return g->embedding; }
+
+void ag_gen_replay_end(ag_gen *g, ag_gen_state state, uint64_t text_bytes, uint32_t reused)
+{
+    g->state = state;
+    g->cut = text_bytes < g->n ? (uint32_t)text_bytes : 0;
+    g->reused = reused;
 }
 
 int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err)
@@ -333,14 +455,15 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     pthread_mutex_lock(&lock);
     g->pending = false;
     if (state) *state = g->state;
+    ag_gen *source = g->leader ? g->leader : g;
     uint32_t n = AG_MIN(g->n - from, max);
-    g->taken = AG_MAX(g->taken, from + n);
+    source->taken = AG_MAX(source->taken, from + n);
     for (uint32_t i = 0; i < n; i++)
-        out[i] = (ag_gen_token){.id = g->answer[from + i],
-                                .logprob = g->top ? -0.5f : NAN,
+        out[i] = (ag_gen_token){.id = source->answer[from + i],
+                                .logprob = source->top ? -0.5f : NAN,
                                 .top = tops,
-                                .n_top = g->top ? 2 : 0,
-                                .text_safe = g->cut ? AG_MIN(from + i + 1, g->cut) : from + i + 1};
+                                .n_top = source->top ? 2 : 0,
+                                .text_safe = source->cut ? AG_MIN(from + i + 1, source->cut) : from + i + 1};
     pthread_mutex_unlock(&lock);
     return n;
 }
@@ -359,7 +482,7 @@ int ag_gen_error(ag_gen *g, ag_err *err)
 }
 
 bool ag_gen_timed_out(ag_gen *g) { return g->timed_out; }
-uint32_t ag_gen_reused(ag_gen *g) { return g->reused; }
+uint32_t ag_gen_reused(ag_gen *g) { return g->leader ? g->leader->reused : g->reused; }
 uint64_t ag_gen_retry_us(ag_gen *g AG_UNUSED) { return 7000001; }
 
 void ag_gen_move(ag_gen *g, uint8_t band)
@@ -384,9 +507,13 @@ void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
 }
 
 ag_str ag_gen_piece(const ag_gen *g AG_UNUSED, int32_t id) { return ag_tokenizer_piece(model.tokenizer, id, false); }
-uint64_t ag_gen_text_bytes(ag_gen *g) { return g->cut ? AG_MIN(g->n, g->cut) : g->n; }
-const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->prompt_tokens; }
-const float *ag_gen_embedding(const ag_gen *g) { return g->embedding; }
+uint64_t ag_gen_text_bytes(ag_gen *g)
+{
+    uint32_t cut = g->leader ? g->leader->cut : g->cut;
+    return cut ? AG_MIN(g->n, cut) : g->n;
+}
+const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->leader ? g->leader->prompt_tokens : g->prompt_tokens; }
+const float *ag_gen_embedding(const ag_gen *g) { return g->leader ? g->leader->embedding : g->embedding; }
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {
     pthread_mutex_lock(&lock);

@@ -72,6 +72,8 @@ class Server:
         if chat and model in (None, long_model()):
             (self.folder / "chat.jinja").write_text(TEMPLATE)
             command += ["--chat-template", str(self.folder / "chat.jinja")]
+        if "--cache-bytes" not in flags:  # equal requests are computed each, unless a test is about that
+            command += ["--cache-bytes", "0"]
         self.process = subprocess.Popen(command + list(flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **(env or {})})
         self.log, self.said, self.log_file = [], threading.Condition(), log_file

@@ -184,6 +184,14 @@ void ag_sched_move(ag_sched *s, ag_seq *seq, uint8_t band, uint64_t now_us)
     s->blocked = 0;
 }
 
+void ag_sched_deadline_set(ag_sched *s, ag_seq *seq, uint64_t deadline_us)
+{
+    AG_CHECK(s, AG_SCHED_MAGIC);
+    AG_ASSERT(seq->running || seq->q.queued);
+    if (seq->q.queued) ag_queue_deadline_set(s->queue, &seq->q, deadline_us);
+    else seq->q.deadline_us = deadline_us;
+}
+
 void ag_sched_expire(ag_sched *s, uint64_t now_us)
 {
     AG_CHECK(s, AG_SCHED_MAGIC);

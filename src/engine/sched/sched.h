@@ -143,6 +143,7 @@ uint64_t ag_sched_room_us(const ag_sched *s);
  * it. */
 void ag_sched_drop(ag_sched *s, ag_seq *seq, bool done);
 void ag_sched_move(ag_sched *s, ag_seq *seq, uint8_t band, uint64_t now_us);
+void ag_sched_deadline_set(ag_sched *s, ag_seq *seq, uint64_t deadline_us); /* of one that waits or runs; 0: none */
 /* Puts out everyone whose time is up: those who wait at once, those who run when no step holds them (between done and
  * step). Called by step as well. */
 void ag_sched_expire(ag_sched *s, uint64_t now_us);

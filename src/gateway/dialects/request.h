@@ -40,6 +40,18 @@ static inline bool ag_request_generates(int kind)
                     AG_REQUEST_INFER | AG_REQUEST_RESPONSE)) != 0;
 }
 
+/* What a caller says of the response cache. */
+#define AG_REQUEST_TAGS_MAX 4
+#define AG_REQUEST_TAG_BYTES_MAX 64
+#define AG_REQUEST_TTL_MAX_S 2592000 /* 30 days */
+typedef enum ag_caching_mode { AG_CACHING_UNSAID, AG_CACHING_USE, AG_CACHING_REFRESH, AG_CACHING_OFF } ag_caching_mode;
+typedef struct ag_caching_ask {
+    ag_caching_mode mode;
+    uint32_t ttl_s; /* 0: the server's */
+    ag_str tags[AG_REQUEST_TAGS_MAX];
+    uint32_t n_tags;
+} ag_caching_ask;
+
 typedef struct ag_prompt {
     ag_str text;        /* when ids is NULL */
     const int32_t *ids;
@@ -84,6 +96,7 @@ typedef struct ag_request {
     uint32_t n, min_tokens;
     uint32_t max_tokens, max_completion_tokens; /* AG_REQUEST_UNSET: not given; after parsing only max_tokens counts */
     uint32_t priority, timeout_ms;              /* AG_REQUEST_UNSET: not given */
+    ag_caching_ask cache;
     int32_t top_logprobs;                       /* as ag_gen_spec */
     ag_sampling sampling;
     ag_str stops[AG_GEN_STOPS_MAX];
