@@ -66,6 +66,7 @@ static void wait_more(ag__tier_find *f)
     ag__tier_loop *on = f->on;
     const ag_tier *t = on->tier;
     uint64_t now = ag_now_us(), end = f->began_us + t->lock_ms * 1000ull;
+    if (f->call->until_us) end = AG_MIN(end, f->call->until_us);
     if (now >= end || on->n_waits == AG_TIER_WAITS_MAX || on->reader.redis == NULL) {
         finish(f, AG_TIER_MISS);
         return;
@@ -195,12 +196,20 @@ static void on_alarm(void *arg)
 
 /* Purges. */
 
+static void on_purged(void *arg, const ag_cache_key *k, uint64_t label)
+{
+    const ag__tier_loop *on = arg;
+    const ag_tier *t = on->tier;
+    if (t->purged) t->purged(t->purged_arg, ag_http_loop_index(on->http), k, label);
+}
+
 static void on_purges(void *arg, const redisReply *reply)
 {
-    ag_tier *t = arg;
+    ag__tier_loop *on = arg;
+    ag_tier *t = on->tier;
     if (reply == NULL || reply->type != REDIS_REPLY_STRING) return;
-    if (!ag_tier_purges_read(t->purges, (ag_str){reply->str, reply->len}, ag_wall_us() / 1000, t->ttl_max_ms, t->purged,
-                             t->purged_arg))
+    if (!ag_tier_purges_read(t->purges, (ag_str){reply->str, reply->len}, ag_wall_us() / 1000, t->ttl_max_ms,
+                             on_purged, on))
         ag_metric_add(t->metrics, AG_M_TIER_FOREIGN, 0, 1);
 }
 
@@ -234,7 +243,7 @@ static void tell_purges(ag__tier_loop *on, const ag_cache_key *k)
         args[n++] = ag_str_of(words[i].name);
         args[n++] = ag_str_of(words[i].ms);
     }
-    (void)ag_redis_eval(on->reader.redis, &t->script, args, n, on_purges, t);
+    (void)ag_redis_eval(on->reader.redis, &t->script, args, n, on_purges, on);
 }
 
 void ag_tier_purge(ag_tier *t, uint32_t loop, const ag_cache_key *k, uint64_t label)
@@ -263,7 +272,8 @@ static void note_state(ag__tier_line *line, bool there, const char *why)
     if (there != line->there) atomic_fetch_add(&side->n_there, there ? 1u : -1u);
     line->there = there;
     uint32_t n = atomic_load(&side->n_there);
-    if (!there && (said == 0 || now - said >= SAY_AGAIN_US) && atomic_compare_exchange_strong(&side->said_us, &said, now)) {
+    bool due = !there && (said == 0 || now - said >= SAY_AGAIN_US);
+    if (due && atomic_compare_exchange_strong(&side->said_us, &said, now)) {
         atomic_store(&side->said, true);
         AG_LOG(t->log, AG_LOG_WARN, NULL, "cache", AG_LOG_Z("note", side->lost), AG_LOG_Z("reason", why));
     }

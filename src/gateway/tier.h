@@ -1,14 +1,14 @@
 /* tier.h - the cache's second tier: a Redis that several servers share. What one of them computed the others find, and
  * while one computes the others wait for it.
- * Lookups : one script call (tier.lua) each, which brings the answer, or takes the lock of its key, or finds it taken; then
- *           it is asked again after 5 ms, 10 ms ... 100 ms, until the answer is there, or the lock comes to us, or lock_ms
- *           are over. What is no answer of ours (tier_value.h), or was purged, or is too old, is a miss.
+ * Lookups : one script call (tier.lua) each, which brings the answer, or takes the lock of its key, or finds it taken;
+ *           then it is asked again after 5 ms, 10 ms ... 100 ms, until the answer is there, or the lock comes to us, or
+ *           lock_ms are over. What is no answer of ours (tier_value.h), or was purged, or is too old, is a miss.
  * Stores  : write-behind: packed by a worker, some at a time, and sent together. The next lot waits for their answers.
- * Purges  : hold at once here, and within a second or so at whoever shares the Redis, or when they reach it again. They go
- *           by the servers' clocks.
- * Away    : while Redis is away, slow, full, loading or read-only a lookup costs timeout_ms, and after AG_REDIS_FAILS of
- *           them nothing: a miss. Lookups and stores have a connection each, so that a Redis that takes nothing is
- *           still read, and a large value delays nobody.
+ * Purges  : hold at once here, and within a second or so at whoever shares the Redis, or when they reach it again. They
+ *           go by the servers' clocks.
+ * Away    : while Redis is slow or loading a lookup costs timeout_ms, and after AG_REDIS_FAILS of them, or without a
+ *           connection, nothing: a miss. Lookups and stores have a connection each, so that a Redis that takes nothing
+ *           (full, a replica) is still read, and a large value delays nobody.
  * Owns    : two Redis clients on each loop, which end with it; what waits to be stored; the table of purges.
  * Threads : open, join and close by the owner's thread; all else by the loop that is named.
  * Limits  : queue_bytes and AG_TIER_QUEUE_MAX stores a loop that wait, beyond which they are dropped and counted;
@@ -37,8 +37,8 @@ typedef struct ag_tier_conf {
     uint32_t lock_ms;                     /* how long others wait for who computes; 0: not at all */
     uint64_t queue_bytes;
     uint64_t ttl_max_ms;                  /* no answer lives longer; 0: 7 days */
-    /* Another server has purged: a key; or a label; or all (NULL and 0). On a loop's thread; NULL: nobody. */
-    void (*purged)(void *arg, const ag_cache_key *k, uint64_t label);
+    /* Another server has purged: a key; or a label; or all (NULL and 0). On that loop's thread; NULL: nobody. */
+    void (*purged)(void *arg, uint32_t loop, const ag_cache_key *k, uint64_t label);
     void *purged_arg;
 } ag_tier_conf;
 
@@ -52,6 +52,7 @@ typedef struct ag_tier_call { /* a request's, zeroed; stays until done was calle
     ag_tier_result result;
     ag_cache_value *value; /* of a hit: held for the caller */
     ag_cache_meta meta;
+    uint64_t until_us; /* of ag_now_us: it waits for no other server any longer; 0: for lock_ms */
     void (*done)(void *arg);
     void *arg;
     ag__tier_find *find;

@@ -79,7 +79,7 @@ struct ag_tier {
     uint32_t lock_ms;
     uint64_t ttl_max_ms, queue_bytes; /* of a loop */
     ag_tier_purges *purges;
-    ag_tier_purged_fn *purged;
+    void (*purged)(void *arg, uint32_t loop, const ag_cache_key *k, uint64_t label);
     void *purged_arg;
     _Atomic uint64_t purges_us;       /* when they were last asked for */
     _Atomic uint64_t queued;          /* bytes of all loops' stores */

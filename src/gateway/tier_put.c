@@ -69,7 +69,8 @@ void ag__tier_unlock(ag__tier_loop *on, const ag_cache_key *k)
     ag__tier_names names;
     if (t->lock_ms == 0 || !ag_redis_there(on->writer.redis)) return;
     ag__tier_names_of(t, k, &names);
-    const ag_str args[] = {AG_STR("2"), ag_str_of(names.value), ag_str_of(names.lock), AG_STR("leave"), ag_str_of(t->id)};
+    const ag_str args[] = {AG_STR("2"), ag_str_of(names.value), ag_str_of(names.lock), AG_STR("leave"),
+                           ag_str_of(t->id)};
     (void)ag_redis_eval(on->writer.redis, &t->script, args, AG_ARRAY_LEN(args), on_unlocked, NULL);
 }
 

@@ -1,8 +1,8 @@
-/* tier_value.h - a cached answer as bytes in a Redis that others write to as well: what comes back is taken only when its
- * seal, under a key that the servers share, says that one of them wrote it, under this name.
+/* tier_value.h - a cached answer as bytes in a Redis that others write to as well: what comes back is taken only when
+ * its seal, under a key that the servers share, says that one of them wrote it, under this name.
  * Layout  : version (1 byte), flags (1: the answer is packed by zstd), labels that there is room for, 0; the answer's
  *           length (4 bytes); made, fresh until, stale until (ms, 8 bytes each); the labels (8 bytes each); the seal
- *           (16 bytes of keyed BLAKE2b over the name, all before, and all behind); the answer. Numbers are little-endian.
+ *           (16 bytes of keyed BLAKE2b over the name, all before, and all behind); the answer. Little-endian.
  * Owns    : a packer and an unpacker own zstd's state and nothing of a value.
  * Threads : each belongs to one at a time.
  * Limits  : AG_TIER_VALUE_MAX bytes of an answer, checked before memory is asked for.

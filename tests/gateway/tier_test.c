@@ -42,8 +42,8 @@ static void redis_start(const char *first, const char *second)
         int null = open("/dev/null", O_WRONLY);
         dup2(null, 1);
         dup2(null, 2);
-        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", socket_path, "--save", "", "--appendonly", "no",
-               "--dir", folder, first, second, (char *)NULL);
+        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", socket_path, "--save", "", "--appendonly",
+               "no", "--dir", folder, first, second, (char *)NULL);
         _exit(1);
     }
     assert_true(redis_pid > 0);
@@ -103,7 +103,7 @@ static char purged[TIERS][200];
 
 static uint64_t count(uint32_t tier, ag_metric_id id) { return ag_metric_get(metrics[tier], id, 0); }
 
-static void on_purged(void *arg, const ag_cache_key *k, uint64_t label)
+static void on_purged(void *arg, uint32_t loop AG_UNUSED, const ag_cache_key *k, uint64_t label)
 {
     char *to = arg;
     size_t n = strlen(to);
@@ -209,13 +209,18 @@ static ag_cache_value *value_of(const char *text, size_t more)
 }
 
 /* Made now, for a minute, of labels 5 and 6. */
-static void put(uint32_t tier, uint8_t key, const char *text, size_t more)
+static void put_value(uint32_t tier, uint8_t key, ag_cache_value *v)
 {
     uint64_t now = ag_wall_us() / 1000;
-    job j = {.op = PUT, .tier = tier, .loop = key % 2, .key = key_of(key), .value = value_of(text, more),
-             .meta = {now, now + 30000, now + 60000, {5, 6}, 0}};
-    run(&j);
-    ag_cache_value_drop(j.value);
+    run(&(job){.op = PUT, .tier = tier, .loop = key % 2, .key = key_of(key), .value = v,
+               .meta = {now, now + 30000, now + 60000, {5, 6}, 0}});
+}
+
+static void put(uint32_t tier, uint8_t key, const char *text, size_t more)
+{
+    ag_cache_value *v = value_of(text, more);
+    put_value(tier, key, v);
+    ag_cache_value_drop(v);
 }
 
 static void store(uint32_t tier, uint8_t key, const char *text)
@@ -523,7 +528,8 @@ static bool logged(const char *text)
 
 static void until_away(uint32_t tier, uint8_t key)
 {
-    for (uint64_t before = count(tier, AG_M_TIER_AWAY); count(tier, AG_M_TIER_AWAY) == before;) expect_find(tier, key, "miss");
+    uint64_t before = count(tier, AG_M_TIER_AWAY);
+    while (count(tier, AG_M_TIER_AWAY) == before) expect_find(tier, key, "miss");
 }
 
 static void a_redis_that_stands_still_is_a_miss(void **state)
@@ -706,18 +712,20 @@ static void no_memory_for_a_request(void **state)
 #ifdef AG_FAULTS
     store(0, 1, "one");
     bool fired = true;
+    ag_cache_value *v = value_of("one", 0);
     for (uint32_t n = 1; fired || n < 10; n++) {
         ag_fault_arm(AG_FAULT_ALLOC, n);
         job j = {.op = FIND, .tier = 0, .loop = 1, .key = key_of(1)};
         run(&j);
         uint64_t before = count(0, AG_M_TIER_STORED) + count(0, AG_M_TIER_STORE_FAILED) + count(0, AG_M_TIER_DROPPED);
-        put(0, 1, "one", 0);
+        put_value(0, 1, v);
         UNTIL(count(0, AG_M_TIER_STORED) + count(0, AG_M_TIER_STORE_FAILED) + count(0, AG_M_TIER_DROPPED) > before);
         fired = ag_fault_disarm(AG_FAULT_ALLOC);
         assert_true(j.call.result != AG_TIER_HIT || strcmp(result_of(&j), "one") == 0);
         job_end(&j);
         UNTIL(all_there());
     }
+    ag_cache_value_drop(v);
     expect_find(0, 1, "one");
 #endif
 }
