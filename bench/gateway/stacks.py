@@ -107,6 +107,7 @@ def running(command, url, environment=None):
                 process.wait()
 
 
+NO_CACHE = ("--cache-bytes", 0)  # equal requests are answered each
 TUNED = ("--log-level", "warn", "--requests-per-connection", 0)
 
 
@@ -114,7 +115,7 @@ TUNED = ("--log-level", "warn", "--requests-per-connection", 0)
 def ours(binary, model, core=None, key=True, flags=TUNED):
     """(address, process) of the gateway with the model without weights."""
     port = m.free_port()
-    command = [binary, "serve", "-m", model, "--port", port, "--loops", 1, *flags]
+    command = [binary, "serve", "-m", model, "--port", port, "--loops", 1, *NO_CACHE, *flags]
     url = f"http://127.0.0.1:{port}"
     with running(pinned(core, command), url + "/readyz", {"AUTOGLM_API_KEY": KEY} if key else {}) as process:
         yield url, process

@@ -96,6 +96,8 @@ class Server:
 
 
 def ours(binary, model, threads, flags, version):
+    if not any(str(f).split("=")[0] == "--cache-bytes" for f in flags):
+        flags = ["--cache-bytes", "0", *flags]  # what is measured is computing: equal requests are computed each
     return Server(
         "autoglm",
         [binary, "serve", "-m", model, "--host", "127.0.0.1", "--threads", str(threads), *flags],

@@ -126,8 +126,8 @@ int ag_cache_open(ag_cache **out, const ag_cache_conf *conf, ag_err *err)
         return ag_err_set(err, AG_E_PARAM, "a cache of %llu bytes in %u shards is too small: %u bytes a shard are the "
                           "least", (unsigned long long)conf->bytes_max, n, AG_CACHE_BYTES_MIN);
     if (conf->bytes_max / n > AG_CACHE_BYTES_MAX)
-        return ag_err_set(err, AG_E_PARAM, "a cache of %llu bytes in %u shards is too large: %llu bytes a shard are the "
-                          "most", (unsigned long long)conf->bytes_max, n, (unsigned long long)AG_CACHE_BYTES_MAX);
+        return ag_err_set(err, AG_E_PARAM, "a cache of %llu bytes in %u shards is too large: %llu bytes a shard are "
+                          "the most", (unsigned long long)conf->bytes_max, n, AG_CACHE_BYTES_MAX);
     ag_cache *c = ag_mem_zalloc(sizeof *c);
     if (c == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a cache");
     c->magic = MAGIC;
@@ -231,14 +231,12 @@ static room make_room(const ag_cache *c, shard *s, uint64_t now_ms, ag__entry **
 {
     for (unsigned i = 0; i < PIECE; i++) {
         ag__entry *e = ag__wheel_due(&s->wheel, now_ms);
-        if (e) {
-            s->stats.expired++;
-        } else {
+        if (e == NULL) {
             if (s->stats.bytes <= s->stats.bytes_max) return ROOM;
             e = c->policy->victim(s->policy, &s->wheel);
             if (e == NULL) return ROOM_NEVER;
-            s->stats.evicted++;
         }
+        *(e->stale_until_ms <= now_ms ? &s->stats.expired : &s->stats.evicted) += 1;
         take_out(c, s, e, gone);
     }
     return s->stats.bytes <= s->stats.bytes_max ? ROOM : ROOM_NOT_YET;

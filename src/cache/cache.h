@@ -1,11 +1,11 @@
-/* cache.h - answers in memory: bytes found by a 256-bit key, within a bound in bytes, until they are too old.
- * Who goes when there is no room is a policy's choice (policies.def); whoever is too old goes before anybody else.
- * Owns    : its entries. A value is counted: whoever got one holds it until ag_cache_value_drop, whatever the cache does
- *           meanwhile.
- * Threads : any, all calls. A shard's lock is held for one entry's work, or a handful's: what takes longer (room for a
- *           large value, a purge) is done in pieces, and memory is given back outside of it.
- * Limits  : bytes_max in all, bookkeeping counted; an entry, its value included, of at most a shard's eighth. Every call
- *           but the purges is O(1), amortized over the bytes that a put displaces.
+/* cache.h - answers in memory: bytes found by a 256-bit key, within a bound in bytes, until they are too old. Who goes
+ * when there is no room is a policy's choice (policies.def); whoever is too old goes before anybody else.
+ * Owns    : its entries. A value is counted: whoever got one holds it until ag_cache_value_drop, whatever the cache
+ *           does meanwhile.
+ * Threads : any, all calls. A shard's lock is held for one entry's work, or a handful's: what takes longer (room for
+ *           a large value, a purge) is done in pieces, and memory is given back outside of it.
+ * Limits  : bytes_max in all, bookkeeping counted; an entry, its value included, of at most a shard's eighth. Every
+ *           call but the purges is O(1), amortized over the bytes that a put displaces.
  * Errors  : AG_E_NOMEM, AG_E_PARAM, AG_E_LIMIT; a cache that cannot keep something serves on. */
 #ifndef AG_CACHE_H
 #define AG_CACHE_H

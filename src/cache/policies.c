@@ -27,11 +27,11 @@ static ag__entry *ring_victim(ag__policy *p, const ag__wheel *w)
     return first ? ag__entry_of_order(first) : NULL;
 }
 
-/* lfu, with ageing: an entry's rank is the number of its uses (FAME at most) above the rank of the last one that went, so
- * what was famous once goes when as many turnovers have passed it by. Ranks lie within FAME of each other: a ring each,
- * found by a bit.
- * Source: M. Arlitt and others, "Evaluating content management techniques for web proxy caches" (2000): LFU with dynamic
- * aging. */
+/* lfu, with ageing: an entry's rank is the number of its uses (FAME at most) above the rank of the last one that went,
+ * so what was famous once goes when as many turnovers have passed it by. Ranks lie within FAME of each other: a ring
+ * each, found by a bit.
+ * Source: M. Arlitt and others, "Evaluating content management techniques for web proxy caches" (2000): LFU with
+ * dynamic aging. */
 
 #define FAME 255u
 #define RANKS (FAME + 1)
@@ -101,8 +101,8 @@ static ag__entry *ttl_victim(ag__policy *p, const ag__wheel *w)
 }
 
 /* s3-fifo: newcomers go through a small queue of a tenth of the room. Who is asked for again meanwhile moves on to the
- * main queue, where each use (USES_MAX count) buys another round; who is not goes, and is remembered for about as long as
- * entries stay in the main queue: one that comes back in that time begins there.
+ * main queue, where each use (USES_MAX count) buys another round; who is not goes, and is remembered until as much has
+ * gone as the main queue holds: one that comes back in that time begins there.
  * Source: J. Yang and others, "FIFO queues are all you need for cache eviction" (2023). */
 
 #define USES_MAX 3

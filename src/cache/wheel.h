@@ -1,7 +1,7 @@
-/* wheel.h - who is too old, and who will be first: a timing wheel that never moves anybody inwards. A time lies in one of
- * the 63 slots ahead on the finest level that reaches it, rounded up to the level's grain, each four times the last one's:
- * it comes late by a fifteenth of what was left, at most, and never early. Finding the first slot is a look at one word
- * of bits a level.
+/* wheel.h - who is too old, and who will be first: a timing wheel that never moves anybody inwards. A time lies in one
+ * of the 63 slots ahead on the finest level that reaches it, rounded up to the level's grain, each four times the last
+ * one's: it comes late by a fifteenth of what was left, at most, and never early. Finding the first slot is a look at
+ * one word of bits a level.
  * Source: the timer wheel of Linux since 4.8 (kernel/time/timer.c, T. Gleixner, 2016).
  * Owns    : nothing; entries stand in it by their `due` link.
  * Threads : one at a time.

@@ -76,8 +76,8 @@ const ag_model *ag_engine_model(const ag_engine *e);
 uint32_t ag_engine_ctx_max(const ag_engine *e); /* tokens that one sequence may have: min(model's, KV) */
 void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out);
 const char *ag_engine_isa(const ag_engine *e);
-/* What all its answers depend on: the model's file, by ag_gguf_digest, and the numbers of the KV cache. The same in every
- * process that serves the same. */
+/* What all its answers depend on: the model's file, by ag_gguf_digest, and the numbers of the KV cache. The same in
+ * every process that serves the same. */
 uint64_t ag_engine_identity(const ag_engine *e);
 
 #endif

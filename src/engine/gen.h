@@ -1,6 +1,6 @@
-/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it; or one prompt and its embedding. Or what
- * reads like one: a follower shares another's tokens, with a reader, an end and a deadline of its own; a replay has an answer
- * that was computed before.
+/* gen.h - a generation: one prompt, how to sample, and the tokens that come of it; or one prompt and its embedding. Or
+ * what reads like one: a follower shares another's tokens, with a reader, an end and a deadline of its own; a replay has
+ * an answer that was computed before.
  * Owns    : its copy of everything in the spec; reference-counted (get/put), freed by the last put.
  * Threads : created and read by the gateway's side, run by the engine's. The engine appends tokens and publishes their
  *           count; readers on any thread see a prefix that never changes. The reader's progress never holds the engine.
@@ -103,10 +103,11 @@ void ag_gen_put(ag_gen *g);
 int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err);
 /* The same for the answers of one request, of one tenant and band: all of them or none. */
 int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err);
-/* One that reads as `leader` does, which was submitted: the same tokens, told to a reader of its own. It ends with the leader,
- * or before, by ag_gen_cancel or at its own deadline, as a generation of its own would. The leader is as urgent as the most
- * urgent of its followers and has the latest of their deadlines; without a `notify` of its own it is cancelled when the last
- * of them is. Any thread. AG_E_CANCELLED: the leader has ended otherwise than by itself, or is about to; AG_E_NOMEM. */
+/* One that reads as `leader` does, which was submitted: the same tokens, told to a reader of its own. It ends with the
+ * leader, or before, by ag_gen_cancel or at its own deadline, as a generation of its own would. The leader is as urgent
+ * as the most urgent of its followers and has the latest of their deadlines; without a `notify` of its own it is
+ * cancelled when the last of them is. Of a leader that has ended it has the end. Any thread. AG_E_CANCELLED: the leader
+ * was cancelled; AG_E_NOMEM. */
 typedef struct ag_gen_follow_spec {
     ag_mbox *notify;
     void *msg;
@@ -115,8 +116,8 @@ typedef struct ag_gen_follow_spec {
 } ag_gen_follow_spec;
 int ag_gen_follow(ag_gen **out, ag_gen *leader, const ag_gen_follow_spec *spec, ag_err *err);
 
-/* One that has ended, made of what was read of another: begin, then each token in its order and each of the prompt's, then
- * end; its reader is not told. AG_E_NOMEM. */
+/* One that has ended, made of what was read of another: begin, then each token in its order and each of the prompt's,
+ * then end; its reader is not told. AG_E_NOMEM. */
 typedef struct ag_gen_replay_spec {
     uint32_t n_tokens, n_prompt; /* n_prompt 0: without the prompt's log probabilities */
     int32_t top_logprobs;

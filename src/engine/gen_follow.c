@@ -1,11 +1,9 @@
-/* gen_follow.c - several readers of one generation: followers, each with its own end. The leader's band and deadline follow
- * from theirs. */
+/* gen_follow.c - several readers of one generation: followers, each with its own end. The leader's band and deadline
+ * follow from theirs. */
 #include <stdio.h>
 
 #include "base/mem.h"
 #include "engine/engine_inner.h"
-
-static bool gen_ended(const ag_gen *g) { return ag_gen_ended((ag_gen_state)atomic_load(&g->state)); }
 
 /* ---- the lists ---- */
 
@@ -212,7 +210,7 @@ int ag_gen_follow(ag_gen **out, ag_gen *leader, const ag_gen_follow_spec *spec, 
     ag_door *d = ag__door_of(leader->engine);
     ag__door_enter(d);
     ag_gen_state state = (ag_gen_state)atomic_load(&leader->state);
-    bool lost = atomic_load(&leader->cancelled) || atomic_load(&leader->timed_out) || state >= AG_GEN_CANCELLED;
+    bool lost = atomic_load(&leader->cancelled);
     if (!lost && ag_gen_ended(state)) {
         copy_end(f, leader);
         atomic_store(&f->n_out, atomic_load(&leader->n_out));

@@ -21,7 +21,8 @@ int ag_gen_replay_begin(ag_gen **out, ag_engine *e, const ag_gen_replay_spec *s)
     bool ok = g->chunks != NULL;
     if (ok && s->n_prompt) {
         g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
-        g->prompt_tops = ag_mem_array((size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0) + 1, sizeof *g->prompt_tops);
+        size_t tops = (size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0);
+        g->prompt_tops = ag_mem_array(tops + 1, sizeof *g->prompt_tops);
         ok = g->prompt_tokens && g->prompt_tops;
     }
     if (ok && s->embed) ok = (g->embedding = ag_mem_array(ag_engine_model(e)->hp.width, sizeof *g->embedding)) != NULL;

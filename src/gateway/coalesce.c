@@ -38,6 +38,18 @@ static void begun(ag_req *r)
     atomic_store(&r->n_begun, r->n_choices);
 }
 
+/* Whether it comes to an answer, as far as one can tell by now. */
+static bool flies(const ag_flight *f)
+{
+    bool good = true;
+    for (uint32_t i = 0; i < f->n && good; i++) {
+        ag_gen_state state;
+        ag_gen_read(f->gens[i], 0, NULL, 0, &state);
+        good = state != AG_GEN_FAILED && state != AG_GEN_CANCELLED && !ag_gen_timed_out(f->gens[i]);
+    }
+    return good;
+}
+
 /* [entered] AG_E_CANCELLED: it has been given up. */
 static int follow(ag_req *r, ag_flight *f)
 {
@@ -123,7 +135,7 @@ int ag__caching_begin(ag_req *r)
     int rc = ag__cancel_check(r);
     if (rc != AG_OK) return rc;
     ag_flight *f = ag_flights_enter(flights, &c->key), *made = NULL;
-    rc = f && c->finds ? follow(r, f) : AG_E_CANCELLED;
+    rc = f && c->finds && flies(f) ? follow(r, f) : AG_E_CANCELLED;
     bool followed = rc == AG_OK;
     if (rc == AG_E_CANCELLED) {
         ag_err_clear(&r->err);
@@ -156,7 +168,7 @@ bool ag__caching_take(ag_req *r)
     }
     if (!ag__caching_coalesces(r) || !c->finds) return false;
     ag_flight *f = ag_flights_enter(flights, &c->key);
-    int rc = f ? follow(r, f) : AG_E_CANCELLED;
+    int rc = f && flies(f) ? follow(r, f) : AG_E_CANCELLED;
     ag_flights_leave(flights, &c->key);
     if (rc == AG_OK) coalesced(r);
     else ag_err_clear(&r->err);

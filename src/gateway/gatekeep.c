@@ -84,7 +84,8 @@ static ag_next answer_options(ag_req *r)
         more[n++] = (ag_http_header){AG_STR("access-control-allow-methods"), methods};
         more[n++] = (ag_http_header){AG_STR("access-control-allow-headers"),
                                      AG_STR("authorization, content-type, x-request-id, x-tenant, traceparent, "
-                                            "x-request-priority, x-request-timeout-ms, x-api-key, cache-control, anthropic-version, "
+                                            "x-request-priority, x-request-timeout-ms, x-api-key, cache-control, "
+                                            "anthropic-version, "
                                             "anthropic-beta")};
         more[n++] = (ag_http_header){AG_STR("access-control-max-age"), AG_STR("600")};
     } else {
@@ -161,7 +162,8 @@ static ag_next look_at_head(ag_req *r)
     if (r->route->answer == ag__answer_page) ag__page_look(r);
     if (r->route->answer == ag__answer_connections && ag__connections_look(r) != AG_OK)
         return ag__req_refuse(r, r->err.code, "%s", "");
-    if (r->route->answer == ag__answer_cache && ag__cache_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
+    if (r->route->answer == ag__answer_cache && ag__cache_look(r) != AG_OK)
+        return ag__req_refuse(r, r->err.code, "%s", "");
     bool admin = r->route->answer == ag__answer_admin;
     if (admin && ag__admin_look(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     bool response = r->route->answer == ag__answer_response;

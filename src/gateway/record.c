@@ -95,7 +95,8 @@ static bool take_id(reader *r, int32_t *id)
 static bool take_scores(reader *r, ag_gen_token *t, ag_gen_top *tops)
 {
     uint64_t n;
-    if (!take_bytes(r, &t->logprob, sizeof t->logprob) || !take(r, (uint64_t)AG_MAX(r->form->top_logprobs, 0), &n)) return false;
+    uint64_t most = (uint64_t)AG_MAX(r->form->top_logprobs, 0);
+    if (!take_bytes(r, &t->logprob, sizeof t->logprob) || !take(r, most, &n)) return false;
     for (uint32_t i = 0; i < n; i++)
         if (!take_id(r, &tops[i].id) || !take_bytes(r, &tops[i].logprob, sizeof tops[i].logprob)) return false;
     t->top = tops;

@@ -1,9 +1,9 @@
-/* record.h - an answer as the response cache keeps it: what its generations came to, whatever dialect it was asked for in and
- * whether it was streamed. Numbers as protobuf writes them, behind a byte for the version.
+/* record.h - an answer as the response cache keeps it: what its generations came to, whatever dialect it was asked for
+ * in and whether it was streamed. Numbers as protobuf writes them, behind a byte for the version.
  * Owns    : nothing.
  * Threads : any.
- * Limits  : AG_RECORD_BYTES_MAX. What is read is checked, and bounded by its own length before memory is taken for it: a
- *           record may come from another server.
+ * Limits  : AG_RECORD_BYTES_MAX. What is read is checked, and bounded by its own length before memory is taken for it:
+ *           a record may come from another server.
  * Errors  : make: AG_E_NOMEM, also where it is larger. read: AG_E_FILE (it is none, or not of these answers),
  *           AG_E_NOMEM. */
 #ifndef AG_RECORD_H

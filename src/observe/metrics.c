@@ -63,7 +63,8 @@ static const int statuses[] = {0,   200, 204, 400, 401, 403, 404, 405, 408, 413,
 static const char *const finish_names[AG_FINISH_COUNT] = {"stop", "length", "abort", "error"};
 static const char *const set_back_names[AG_SET_BACK_COUNT] = {"pages", "urgent", "share"};
 static const char *const conn_state_names[AG_CONN_STATE_COUNT] = {"new", "active", "idle", "streaming", "draining"};
-static const char *const cached_names[AG_CACHED_COUNT] = {"hit", "stale", "coalesced", "miss", "refresh", "off", "uncertain", "damaged"};
+static const char *const cached_names[AG_CACHED_COUNT] = {"hit",     "stale", "coalesced", "miss",
+                                                          "refresh", "off",   "uncertain", "damaged"};
 static const char *const cache_gone_names[AG_CACHE_GONE_COUNT] = {"evicted", "expired", "purged", "refused"};
 static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full", "refused_late"};
 

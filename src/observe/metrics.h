@@ -82,8 +82,13 @@ typedef enum ag_metric_cached {
     AG_CACHED_COUNT
 } ag_metric_cached;
 
-typedef enum ag_metric_cache_gone { AG_CACHE_GONE_EVICTED, AG_CACHE_GONE_EXPIRED, AG_CACHE_GONE_PURGED, AG_CACHE_GONE_REFUSED,
-    AG_CACHE_GONE_COUNT } ag_metric_cache_gone;
+typedef enum ag_metric_cache_gone {
+    AG_CACHE_GONE_EVICTED,
+    AG_CACHE_GONE_EXPIRED,
+    AG_CACHE_GONE_PURGED,
+    AG_CACHE_GONE_REFUSED,
+    AG_CACHE_GONE_COUNT
+} ag_metric_cache_gone;
 
 #define AG_METRICS_VALUES_MAX 64
 #define AG_METRICS_BANDS 4

@@ -10,6 +10,8 @@ static void memory_is_given_and_taken_back(void **state)
     assert_non_null(p);
     ag_mem_free(p);
     p = ag_mem_zalloc(100);
+    assert_in_range(ag_mem_cost(p), 100, 200);
+    assert_int_equal(ag_mem_cost(NULL), 0);
     for (int i = 0; i < 100; i++) assert_int_equal(p[i], 0);
     p = ag_mem_resize(p, 50, 4);
     assert_non_null(p);

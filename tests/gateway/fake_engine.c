@@ -338,14 +338,14 @@ ag_gen *ag_gen_get(ag_gen *g)
 
 void ag_gen_put(ag_gen *g)
 {
-    if (--g->refs > 0) return;
+    if (g == NULL || --g->refs > 0) return;
     pthread_mutex_lock(&lock);
     live--;
     pthread_mutex_unlock(&lock);
     ag_mem_free(g->answer);
     ag_mem_free(g->prompt_tokens);
     ag_mem_free(g->embedding);
-    if (g->leader) ag_gen_put(g->leader);
+    ag_gen_put(g->leader);
     ag_mem_free(g);
 }
 
@@ -354,7 +354,7 @@ int ag_gen_follow(ag_gen **out, ag_gen *leader, const ag_gen_follow_spec *s, ag_
     ag_gen *g = ag_mem_zalloc(sizeof *g);
     if (g == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
     pthread_mutex_lock(&lock);
-    bool lost = leader->cancel || leader->timed_out || leader->state >= AG_GEN_CANCELLED;
+    bool lost = leader->cancel;
     if (!lost) {
         live++;
         leader->refs++;
@@ -425,7 +425,7 @@ void ag_gen_replay_end(ag_gen *g, ag_gen_state state, uint64_t text_bytes, uint3
 int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err)
 {
     for (uint32_t i = 0; i < n; i++) {
-        *retry_us = gens[i]->refuse || gens[i]->late ? 2500000 : 0;
+        if (retry_us) *retry_us = gens[i]->refuse || gens[i]->late ? 2500000 : 0;
         if (gens[i]->refuse) return ag_err_set(err, AG_E_QUEUE_FULL, "All places are taken.");
         if (gens[i]->late) return ag_err_set(err, AG_E_DEADLINE, "It would be ready in 9000 ms.");
     }

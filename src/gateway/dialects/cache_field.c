@@ -35,8 +35,9 @@ static int take_tags(ag_caching_ask *a, const json_t *v, ag_err *err)
     }
     if (ok) return AG_OK;
     return ag_request_fail(err, AG_E_PARAM, "cache",
-                           "'cache.tags' must be an array of at most %d strings of 1 to %d printable ASCII characters without blanks.", AG_REQUEST_TAGS_MAX,
-                           AG_REQUEST_TAG_BYTES_MAX);
+                           "'cache.tags' must be an array of at most %d strings of 1 to %d printable ASCII characters "
+                           "without blanks.",
+                           AG_REQUEST_TAGS_MAX, AG_REQUEST_TAG_BYTES_MAX);
 }
 
 int ag__parse_cache(ag_request *r, const json_t *v, ag_err *err)
@@ -51,7 +52,8 @@ int ag__parse_cache(ag_request *r, const json_t *v, ag_err *err)
         if (json_is_null(one)) continue;
         if (strcmp(name, "mode") == 0) rc = take_mode(&r->cache, one, err);
         else if (strcmp(name, "tags") == 0) rc = take_tags(&r->cache, one, err);
-        else if (strcmp(name, "ttl_s") == 0) rc = ag__json_integer(one, "cache.ttl_s", 1, AG_REQUEST_TTL_MAX_S, &ttl, &e);
+        else if (strcmp(name, "ttl_s") == 0)
+            rc = ag__json_integer(one, "cache.ttl_s", 1, AG_REQUEST_TTL_MAX_S, &ttl, &e);
         else return ag_request_fail(err, AG_E_PARAM, "cache", "'cache' has mode, ttl_s and tags, not '%.40s'.", name);
         if (rc != AG_OK && e.code != AG_OK) return ag_request_fail(err, rc, "cache", "%s", e.text);
         if (rc != AG_OK) return rc;
