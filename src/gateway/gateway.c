@@ -189,6 +189,7 @@ static void gateway_free(ag_gateway *gw)
     ag_jwks_source_close(gw->jwks);
     ag_keyring_close(gw->ring);
     ag_responses_close(gw->responses);
+    ag_tier_close(gw->caching.tier);
     ag_caching_close(&gw->caching);
     ag_ids_close(gw->background.ids);
     ag_ids_close(gw->ids);
@@ -288,6 +289,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         ag_slots_init(&gw->loops[i].slots);
     }
     if (gw->limiter && (rc = ag_limiter_join(gw->limiter, gw->http, err)) != AG_OK) goto undo;
+    if ((rc = ag__sharing_open(gw, conf, err)) != AG_OK) goto undo;
     bool asks_again = conf->history.mode == AG_HISTORY_FULL && gw->history;
     if (asks_again && (rc = ag_warm_open(&gw->warm, gw, &conf->warm, err)) != AG_OK) goto undo;
     ag__routes_name(metrics);
