@@ -25,10 +25,10 @@ WITHOUT = {
 
 
 class Setup:
-    """`flags`: of autoglm serve. `warm`: it starts from the history of an earlier run."""
+    """`warm`: it starts from the history of an earlier run. `rated`: its latency is taken at the traditional rates too."""
 
-    def __init__(self, name, make, warm=False, words=""):
-        self.name, self.make, self.warm, self.words = name, make, warm, words
+    def __init__(self, name, make, warm=False, rated=True):
+        self.name, self.make, self.warm, self.rated = name, make, warm, rated
 
 
 def autoglm(args, *flags):
@@ -83,5 +83,6 @@ def all_of(args):
         Setup(PEER, llama(args, "-np", str(SLOTS), "-c", str(SLOTS * SLOT_TOKENS))),
         Setup(OURS, autoglm(args), warm=True),
     ]
-    return found + [Setup(f"{OURS}, without {what}", autoglm(args, *flags), warm=what != "warm-up" and CACHE_OFF[0] not in flags)
+    return found + [Setup(f"{OURS}, without {what}", autoglm(args, *flags), warm=what != "warm-up" and CACHE_OFF[0] not in flags,
+                          rated=False)
                     for what, flags in WITHOUT.items()]
