@@ -135,6 +135,8 @@ int ag__model_check(const ag_req *r, ag_err *err)
     return ag_request_fail(err, AG_E_FORBIDDEN, "model", "This key may not use the model '%s'.", r->gw->model_name);
 }
 
+ag_str ag__req_share(const ag_req *r) { return r->key ? ag_str_of(r->key->share) : (ag_str){0}; }
+
 float ag__weight_of(const ag_req *r)
 {
     bool own = r->key && r->key->weight > 0;
