@@ -106,8 +106,6 @@ ag_next ag__step_auth(ag_req *r)
     return check_role(r);
 }
 
-ag_str ag__req_share(const ag_req *r AG_UNUSED) { return (ag_str){0}; }
-
 const char *ag__key_name(const ag_req *r) { return r->key ? r->key->id : r->gw->keyed ? "static" : ""; }
 
 uint32_t ag__band_min(const ag_req *r) { return AG_MAX(r->live->band_min, r->key ? r->key->band_min : 0); }

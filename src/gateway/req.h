@@ -253,7 +253,6 @@ ag_next ag__step_limits(ag_req *r);
 
 /* auth.c: AUTH, and what a key may */
 ag_next ag__step_auth(ag_req *r);
-ag_str ag__req_share(const ag_req *r);     /* the group that it shares answers with; n 0: its tenant alone */
 const char *ag__key_name(const ag_req *r); /* for logs and usage: an id; "static", or "" where no key is needed */
 uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this caller may use */
 /* AG_E_FORBIDDEN for a band, or the model served, that this caller may not use. */
