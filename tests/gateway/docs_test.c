@@ -190,6 +190,7 @@ static void print_metrics(ag_buf *b)
 #define KEY_FATE "result"
 #define LIMIT "limit"
 #define CACHED "outcome"
+#define WARMED "outcome"
 #define CACHE_GONE "reason"
 #define AG_METRIC(kind, id, name, alias, labels, buckets, help) add_metric(b, name, kind, labels, alias, help);
 #include "observe/metrics.def"
