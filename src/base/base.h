@@ -48,7 +48,8 @@ static inline bool ag_str_eqz(ag_str a, const char *z) { return ag_str_eq(a, ag_
 bool ag_str_starts(ag_str s, ag_str prefix);
 bool ag_str_ieq(ag_str a, ag_str b); /* ASCII letters of either case */
 
-/* The next piece before a comma; false: there is none. "a," has two; of a text that is empty but not NULL there is one. */
+/* The next piece before a comma; false: there is none. "a," has two; of a text that is empty but not NULL there is
+ * one. */
 bool ag_str_next(ag_str *list, ag_str *piece);
 
 /* Decimal digits and nothing else, no more of them than `max` has, at most that; false: it is not that, *out is then

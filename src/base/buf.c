@@ -127,8 +127,8 @@ bool ag_buf_add_json(ag_buf *b, const char *s, size_t n)
                 ag_buf_add(b, u, 6);
             } else {
                 size_t from = i; /* a run of plain bytes goes in one copy */
-                while (i + 1 < n && (unsigned char)s[i + 1] >= 0x20 && (unsigned char)s[i + 1] < 0x7F && s[i + 1] != '"' &&
-                       s[i + 1] != '\\')
+                while (i + 1 < n && (unsigned char)s[i + 1] >= 0x20 && (unsigned char)s[i + 1] < 0x7F &&
+                       s[i + 1] != '"' && s[i + 1] != '\\')
                     i++;
                 ag_buf_add(b, s + from, i - from + 1);
             }

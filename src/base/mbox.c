@@ -62,7 +62,8 @@ bool ag_mbox_post_quiet(ag_mbox *m, void *msg)
         if (lag < 0) return false;
         if (lag > 0) {
             at = atomic_load_explicit(&m->head, memory_order_relaxed);
-        } else if (atomic_compare_exchange_weak_explicit(&m->head, &at, at + 1, memory_order_relaxed, memory_order_relaxed)) {
+        } else if (atomic_compare_exchange_weak_explicit(&m->head, &at, at + 1, memory_order_relaxed,
+                                                         memory_order_relaxed)) {
             c->msg = msg;
             atomic_store_explicit(&c->seq, at + 1, memory_order_release);
             return true;

@@ -9,7 +9,10 @@
 
 static const char *domain_name(ag_domain d)
 {
-    static const char *const names[] = {[AG_DOMAIN_ROWS] = "rows", [AG_DOMAIN_TILES] = "tiles", [AG_DOMAIN_HEADS] = "heads", [AG_DOMAIN_ATTN] = "attention"};
+    static const char *const names[] = {[AG_DOMAIN_ROWS] = "rows",
+                                        [AG_DOMAIN_TILES] = "tiles",
+                                        [AG_DOMAIN_HEADS] = "heads",
+                                        [AG_DOMAIN_ATTN] = "attention"};
     return names[d];
 }
 
@@ -27,8 +30,12 @@ static void print_layouts(const ag_direct *d, bool json)
             n++;
         }
         if (n == 0) continue;
-        if (json) printf("%s{\"type\":\"%s\",\"matrices\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", first ? "" : ",", q->name, n, bytes);
-        else printf("  %-8s %4" PRIu64 " matrices, %" PRIu64 " bytes repacked in tiles of %d rows\n", q->name, n, bytes, AG_CPU_TILE);
+        if (json)
+            printf("%s{\"type\":\"%s\",\"matrices\":%" PRIu64 ",\"bytes\":%" PRIu64 "}", first ? "" : ",", q->name, n,
+                   bytes);
+        else
+            printf("  %-8s %4" PRIu64 " matrices, %" PRIu64 " bytes repacked in tiles of %d rows\n", q->name, n, bytes,
+                   AG_CPU_TILE);
         first = false;
     }
 }
@@ -47,8 +54,10 @@ static void print_summary(const ag_direct *d, bool json)
     const ag_plan *p = &d->lm->plan;
     const char *isa = d->lm->ops->isa(d->lm->backend);
     if (json) {
-        printf("{\"operations\":%u,\"stages\":%u,\"activation_bytes\":%" PRIu64 ",\"rows\":%u,\"weight_bytes\":%" PRIu64 ",\"isa\":\"%s\",\"layouts\":[",
-               p->graph->n_nodes, p->n_stages, p->arena_bytes, p->rows_max, d->lm->ops->weight_bytes(d->lm->backend), isa);
+        printf("{\"operations\":%u,\"stages\":%u,\"activation_bytes\":%" PRIu64 ",\"rows\":%u,\"weight_bytes\":%" PRIu64
+               ",\"isa\":\"%s\",\"layouts\":[",
+               p->graph->n_nodes, p->n_stages, p->arena_bytes, p->rows_max, d->lm->ops->weight_bytes(d->lm->backend),
+               isa);
         print_layouts(d, true);
         puts("]}");
         return;
@@ -57,7 +66,8 @@ static void print_summary(const ag_direct *d, bool json)
     for (uint32_t i = 0; i < p->n_stages; i++) by[p->stages[i].domain]++;
     printf("%u operations in %u stages, %u barriers a token", p->graph->n_nodes, p->n_stages, ag_plan_barriers(p));
     for (int i = 0; i < 4; i++) printf("%s%u by %s", i ? ", " : ": ", by[i], domain_name((ag_domain)i));
-    printf("\n%" PRIu64 " bytes of activations for steps of %u rows; weights for %s:\n", p->arena_bytes, p->rows_max, isa);
+    printf("\n%" PRIu64 " bytes of activations for steps of %u rows; weights for %s:\n", p->arena_bytes, p->rows_max,
+           isa);
     print_layouts(d, false);
 }
 
@@ -79,11 +89,13 @@ int ag_cmd_compile(int argc, char **argv)
         ag_direct d = {0};
         ag_buf_init(&report, REPORT_MAX);
         if (passes) {
-            for (const ag_pass_row *r = NULL; (r = ag_pass_next(r));) printf("%-14s %s%s\n", r->name, r->what, r->needed ? " (needed)" : "");
+            for (const ag_pass_row *r = NULL; (r = ag_pass_next(r));)
+                printf("%-14s %s%s\n", r->name, r->what, r->needed ? " (needed)" : "");
         } else if (cli.n_args == 0) {
             ag_err_set(&err, AG_E_USAGE, "a model is needed: autoglm compile MODEL");
         } else if (ag_direct_open(&d, cli.args[0], &cli.conf, 1, 64, 64, explain ? &report : NULL, &err) == AG_OK) {
-            if (explain && report.failed) ag_err_set(&err, AG_E_LIMIT, "the explanation is longer than %u bytes", REPORT_MAX);
+            if (explain && report.failed)
+                ag_err_set(&err, AG_E_LIMIT, "the explanation is longer than %u bytes", REPORT_MAX);
             if (explain) fwrite(report.p, 1, report.n, stdout);
             if (explain) putchar('\n');
             print_summary(&d, json);

@@ -32,7 +32,8 @@ static int show_row(void *arg, uint32_t pos, const float *x, uint32_t vocab)
         top[at] = i;
     }
     printf("{\"position\":%u,\"token\":%d,\"top\":[", pos, s->tokens[pos]);
-    for (uint32_t i = 0; i < n; i++) printf("%s{\"id\":%u,\"logit\":%.9g}", i ? "," : "", top[i], (double)(isfinite(x[top[i]]) ? x[top[i]] : 0));
+    for (uint32_t i = 0; i < n; i++)
+        printf("%s{\"id\":%u,\"logit\":%.9g}", i ? "," : "", top[i], (double)(isfinite(x[top[i]]) ? x[top[i]] : 0));
     puts("]}");
     return AG_OK;
 }
@@ -51,7 +52,8 @@ static int parse_tokens(const char *text, int32_t **out, uint32_t *n, ag_err *er
         long id = strtol(p, &end, 10);
         if (end == p || errno || id < 0 || id > INT32_MAX || (*end && *end != ',')) {
             ag_mem_free(ids);
-            return ag_err_set(err, AG_E_USAGE, "--tokens should be ids with commas between, such as 1,2,3; it is not at \"%.20s\"", p);
+            return ag_err_set(err, AG_E_USAGE,
+                              "--tokens should be ids with commas between, such as 1,2,3; it is not at \"%.20s\"", p);
         }
         ids[(*n)++] = (int32_t)id;
         p = end;
@@ -70,11 +72,14 @@ static int run(const ag_conf *conf, const char *tokens, const char *raw, uint32_
     if (rc == AG_OK) rc = parse_tokens(tokens, &ids, &n, err);
     if (rc == AG_OK) rc = ag_direct_open(&d, conf->model, conf, 1, n, AG_MIN(n, 64u), NULL, err);
     for (uint32_t i = 0; rc == AG_OK && i < n; i++)
-        if ((uint32_t)ids[i] >= d.model->hp.vocab) rc = ag_err_set(err, AG_E_USAGE, "token %d is not in the vocabulary of %u", ids[i], d.model->hp.vocab);
+        if ((uint32_t)ids[i] >= d.model->hp.vocab)
+            rc = ag_err_set(err, AG_E_USAGE, "token %d is not in the vocabulary of %u", ids[i], d.model->hp.vocab);
     if (rc == AG_OK && n > d.model->hp.ctx_train)
-        rc = ag_err_set(err, AG_E_CTX_LENGTH, "%u tokens do not fit the model's context of %u", n, d.model->hp.ctx_train);
+        rc = ag_err_set(err, AG_E_CTX_LENGTH, "%u tokens do not fit the model's context of %u", n,
+                        d.model->hp.ctx_train);
     s.tokens = ids;
-    if (rc == AG_OK && raw && (s.raw = fopen(raw, "we")) == NULL) rc = ag_err_set(err, AG_E_IO, "%s: %s", raw, strerror(errno));
+    if (rc == AG_OK && raw && (s.raw = fopen(raw, "we")) == NULL)
+        rc = ag_err_set(err, AG_E_IO, "%s: %s", raw, strerror(errno));
     if (rc == AG_OK) rc = ag_direct_feed(&d, ids, n, AG_MIN(AG_MIN(chunk, n), 64u), 0, show_row, &s);
     if (s.raw && (fclose(s.raw) != 0 || s.io_failed)) rc = ag_err_set(err, AG_E_IO, "%s: writing failed", raw);
     if (d.model) ag_direct_close(&d);
@@ -89,7 +94,8 @@ int ag_cmd_logits(int argc, char **argv)
     const ag_opt opts[] = {
         {"tokens", 't', AG_OPT_TEXT, &tokens, 0, 0, "ids with commas between: 1,2,3"},
         {"raw", 0, AG_OPT_TEXT, &raw, 0, 0, "write all logits to this file: float32, a row per position"},
-        {"chunk", 0, AG_OPT_U32, &chunk, 1, 64, "positions computed in one step; the result does not depend on it [64]"},
+        {"chunk", 0, AG_OPT_U32, &chunk, 1, 64,
+         "positions computed in one step; the result does not depend on it [64]"},
     };
     ag_cli cli = {.usage = "logits -m MODEL --tokens IDS [--raw FILE]",
                   .about = "Computes the logits at each position: the top ten as one JSON object a line, or all of them to a file.",

@@ -13,7 +13,8 @@ static int run(const ag_conf *conf, const char *file, uint32_t ctx, bool json, a
     if (rc == AG_OK) rc = ag_cli_read(file, &text, err);
     if (rc == AG_OK) rc = ag_perplexity_of(&p, conf->model, conf, ag_buf_str(&text), ctx, err);
     if (rc == AG_OK && json)
-        printf("{\"perplexity\":%.6f,\"error\":%.6f,\"tokens\":%llu}\n", p.value, p.error, (unsigned long long)p.tokens);
+        printf("{\"perplexity\":%.6f,\"error\":%.6f,\"tokens\":%llu}\n", p.value, p.error,
+               (unsigned long long)p.tokens);
     else if (rc == AG_OK)
         printf("perplexity %.4f +/- %.4f over %llu tokens\n", p.value, p.error, (unsigned long long)p.tokens);
     ag_buf_fini(&text);

@@ -108,7 +108,8 @@ static void tell_misfits(const job *j)
         told[r->want][r->type] = true;
         for (uint32_t k = i; k < n; k++) count += j->rows[k].want == r->want && j->rows[k].type == r->type;
         fprintf(stderr, "note: %u tensors are %s in place of %s, whose blocks of %u do not divide their rows "
-                "(%s: %" PRIu64 ")\n", count, name_of(r->type), name_of(r->want), ag_quant_find((uint32_t)r->want)->block,
+                "(%s: %" PRIu64 ")\n", count, name_of(r->type), name_of(r->want),
+                ag_quant_find((uint32_t)r->want)->block,
                 ag_gguf_show(name, sizeof name, t->name), t->dim[0]);
     }
 }
@@ -226,9 +227,11 @@ static int refuse_weight(const job *j, uint64_t at, ag_err *err)
     ag_gguf_show(name, sizeof name, t->name);
     if (!isfinite(v))
         return ag_err_set(err, AG_E_FILE, "%s: tensor %s: weight %" PRIu64 " of row %" PRIu64 " is %s; only numbers "
-                          "can be quantized", j->o->in, name, at % t->dim[0], at / t->dim[0], isnan(v) ? "NaN" : "infinite");
+                          "can be quantized", j->o->in, name, at % t->dim[0], at / t->dim[0],
+                          isnan(v) ? "NaN" : "infinite");
     return ag_err_set(err, AG_E_FILE, "%s: tensor %s: weight %" PRIu64 " of row %" PRIu64 " is %g or stands beside "
-                      "one that is too large for %s", j->o->in, name, at % t->dim[0], at / t->dim[0], (double)v, name_of(j->to));
+                      "one that is too large for %s", j->o->in, name, at % t->dim[0], at / t->dim[0], (double)v,
+                      name_of(j->to));
 }
 
 static int do_piece(job *j, row *r, uint64_t weights, ag_err *err)

@@ -285,14 +285,13 @@ void ag__door_close(ag_door *d)
     *d = (ag_door){0};
 }
 
-uint64_t ag__door_salt(const ag_door *d, const char *tenant, bool shared)
+uint64_t ag__door_salt(const ag_door *d, ag_salt_kind kind, ag_str name)
 {
-    unsigned char text[AG_TENANT_NAME_MAX + 1] = {shared ? 's' : 't'}, sum[crypto_shorthash_BYTES];
+    unsigned char text[AG_TENANT_NAME_MAX + 1] = {(unsigned char)kind}, sum[crypto_shorthash_BYTES];
     _Static_assert(sizeof d->salt_key == crypto_shorthash_KEYBYTES, "the key of a short hash");
-    size_t n = shared ? 0 : strlen(tenant);
-    AG_ASSERT(n < sizeof text);
-    memcpy(text + 1, tenant, n);
-    crypto_shorthash(sum, text, n + 1, d->salt_key);
+    AG_ASSERT(name.n < sizeof text);
+    if (name.n) memcpy(text + 1, name.p, name.n);
+    crypto_shorthash(sum, text, name.n + 1, d->salt_key);
     uint64_t salt;
     memcpy(&salt, sum, sizeof salt);
     return salt == AG_KV_ALONE ? 1 : salt;

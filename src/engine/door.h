@@ -72,8 +72,10 @@ void ag__follower_move(ag_door *d, ag_gen *f, uint8_t band);
 void ag__followers_expire(ag_door *d, uint64_t now, bool all);
 
 ag_door *ag__door_of(ag_engine *e);
-/* Under which salt a tenant's pages are known; nobody outside of this process can make two alike. */
-uint64_t ag__door_salt(const ag_door *d, const char *tenant, bool shared);
+/* Under which salt pages are known to those who share them. Each kind has names of its own, so a tenant that is called as
+ * a group does not meet it; nobody outside of this process can make two alike. */
+typedef enum ag_salt_kind { AG_SALT_TENANT = 't', AG_SALT_GROUP = 'g', AG_SALT_ALL = 's' } ag_salt_kind;
+uint64_t ag__door_salt(const ag_door *d, ag_salt_kind kind, ag_str name); /* name: AG_TENANT_NAME_MAX at most */
 
 static inline ag_gen *ag__gen_of(ag_seq *s) { return (ag_gen *)(void *)((char *)s - offsetof(ag_gen, seq)); }
 

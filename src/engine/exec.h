@@ -1,7 +1,8 @@
 /* exec.h - inside of the CPU backend: what its stages share. Not for other folders.
  * Owns    : struct ag_backend; see backend.h.
- * Threads : run's thread writes the fields of a step, then starts it on the pool: every worker walks the step's jobs, each
- *           job's chunks going to whoever asks first. Workers write activations, their lane and the counters alone.
+ * Threads : run's thread writes the fields of a step, then starts it on the pool: every worker walks the step's jobs,
+ *           each job's chunks going to whoever asks first. Workers write activations, their lane and the counters
+ *           alone.
  * Limits, errors: those of backend.h. */
 #ifndef AG_EXEC_H
 #define AG_EXEC_H
@@ -56,7 +57,8 @@ struct ag_backend {
     uint64_t embedded;       /* rows of the embedding table since their pages were given back */
     unsigned char *arena;    /* activations */
     size_t arena_bytes;
-    /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies together. */
+    /* Page after page, in each the layers' keys and values beside each other: what a short sequence touches lies
+     * together. */
     unsigned char *kv;
     ag_kv_type kv_type;
     size_t kv_bytes;
@@ -87,7 +89,10 @@ struct ag__lane {            /* a worker in a job */
     unsigned char *own;      /* values made by job->before */
 };
 
-static inline size_t ag__exec_stride(const ag_backend *b, ag_vid v) { return ag_value_stride(&b->g->values[ag_graph_base(b->g, v, NULL)]); }
+static inline size_t ag__exec_stride(const ag_backend *b, ag_vid v)
+{
+    return ag_value_stride(&b->g->values[ag_graph_base(b->g, v, NULL)]);
+}
 
 static inline float *ag__exec_row(const ag_backend *b, ag_vid v, uint32_t row)
 {

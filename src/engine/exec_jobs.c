@@ -1,6 +1,6 @@
-/* A step as every worker walks it: jobs in order, a barrier between two. A job is done when all its chunks are, not when
- * all workers have come by: one that lost its core holds up nobody but in the chunk that it has in hand, and goes through
- * what is done without stopping when it is back. */
+/* A step as every worker walks it: jobs in order, a barrier between two. A job is done when all its chunks are, not
+ * when all workers have come by: one that lost its core holds up nobody but in the chunk that it has in hand, and goes
+ * through what is done without stopping when it is back. */
 #include <stdatomic.h>
 
 #include "base/mem.h"
@@ -31,7 +31,8 @@ static void place_own(ag_backend *b)
                 if (made[j] < 0) continue;
                 const ag_value *x = &b->g->values[made[j]];
                 b->own_at[made[j]] = (int64_t)at;
-                size_t bytes = x->quantized ? ag_act_bytes(x->width, own_rows(x)) : own_rows(x) * ag_value_stride(x) * sizeof(float);
+                size_t bytes = x->quantized ? ag_act_bytes(x->width, own_rows(x))
+                                            : own_rows(x) * ag_value_stride(x) * sizeof(float);
                 at += AG_ALIGN_UP(bytes, 64);
             }
         }
@@ -150,7 +151,8 @@ int ag__jobs_open(ag_backend *b, ag_err *err)
     b->own_at = ag_mem_array(b->g->n_values + 1, sizeof *b->own_at);
     b->turns = ag_mem_aligned(64, n * sizeof *b->turns);
     bool ok = b->own_at && b->turns;
-    for (size_t i = 0; i < AG_STEPS_CACHED && ok; i++) ok = (b->steps[i].jobs = ag_mem_array(n, sizeof *b->steps[i].jobs)) != NULL;
+    for (size_t i = 0; i < AG_STEPS_CACHED && ok; i++)
+        ok = (b->steps[i].jobs = ag_mem_array(n, sizeof *b->steps[i].jobs)) != NULL;
     if (!ok) return ag_err_set(err, AG_E_NOMEM, "no memory for the jobs of a step");
     place_own(b);
     return AG_OK;
@@ -206,7 +208,8 @@ static void walk(void *backend, uint32_t worker, uint32_t from, uint32_t to)
 
 void ag__jobs_run(ag_backend *b)
 {
-    b->step = find_step(b, b->batch->n_rows, b->batch->n_out, b->batch->n_states, b->batch->n_spans == b->batch->n_rows);
+    b->step = find_step(b, b->batch->n_rows, b->batch->n_out, b->batch->n_states,
+                        b->batch->n_spans == b->batch->n_rows);
     for (uint32_t i = 0; i < b->step->n_jobs; i++) {
         atomic_store_explicit(&b->turns[i].next, 0, memory_order_relaxed);
         atomic_store_explicit(&b->turns[i].done, 0, memory_order_relaxed);

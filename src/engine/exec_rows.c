@@ -42,7 +42,8 @@ static void run_rope(const ag__lane *l, const ag_node *n, uint32_t row)
 
 static void run_select(const ag__lane *l, const ag_node *n, uint32_t row)
 {
-    memcpy(ag__lane_row(l, n->out, row), ag__lane_row(l, n->in[0], l->b->batch->out_rows[row]), l->b->g->values[n->out].width * sizeof(float));
+    memcpy(ag__lane_row(l, n->out, row), ag__lane_row(l, n->in[0], l->b->batch->out_rows[row]),
+           l->b->g->values[n->out].width * sizeof(float));
 }
 
 /* y = x to begin an operation in y's place; nothing to do where the memory pass gave both the same. */
@@ -65,8 +66,8 @@ static void run_row(const ag__lane *l, const ag_node *n, uint32_t row, float *tm
     case AG_GOP_SCALE: l->b->ops->scale(copy_in(l, n, row), n->scale, width); break;
     case AG_GOP_SOFTCAP: l->b->ops->softcap(copy_in(l, n, row), n->softcap, width); break;
     case AG_GOP_GLU:
-        l->b->ops->glu(ag__lane_row(l, n->out, row), ag__lane_row(l, n->in[0], row), ag__lane_row(l, n->in[1], row), width,
-                    n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH);
+        l->b->ops->glu(ag__lane_row(l, n->out, row), ag__lane_row(l, n->in[0], row), ag__lane_row(l, n->in[1], row),
+                       width, n->glu == AG_GLU_SILU ? AG_ACT_SILU : AG_ACT_GELU_TANH);
         break;
     case AG_GOP_ROPE: run_rope(l, n, row); break;
     case AG_GOP_SELECT: run_select(l, n, row); break;
@@ -98,7 +99,8 @@ static void find_angles(const ag_backend *b, uint32_t row)
 void ag__exec_rows_of(const ag__lane *l, const ag_stage *s, uint32_t from, uint32_t to)
 {
     for (uint32_t row = from; row < to; row++)
-        for (uint32_t i = s->node; i < s->node + s->n; i++) run_row(l, &l->b->g->nodes[i], row, (float *)(void *)l->scratch);
+        for (uint32_t i = s->node; i < s->node + s->n; i++)
+            run_row(l, &l->b->g->nodes[i], row, (float *)(void *)l->scratch);
 }
 
 void ag__exec_rows(const ag__lane *l, uint32_t from, uint32_t to)

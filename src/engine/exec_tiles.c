@@ -1,6 +1,6 @@
-/* Stages by tiles of weights: products with what was fused into them. An item is one tile of 16 rows of weights times one
- * block of columns (tokens); the tile's weights are unpacked once for all columns of the block. Neighbouring items of a chunk
- * are computed together: products of floats and of AMX take several tiles at a time. */
+/* Stages by tiles of weights: products with what was fused into them. An item is one tile of 16 rows of weights times
+ * one block of columns (tokens); the tile's weights are unpacked once for all columns of the block. Neighbouring items
+ * of a chunk are computed together: products of floats and of AMX take several tiles at a time. */
 #include "engine/exec.h"
 
 /* Tiles of a gated product that are computed together: half of what a kernel may take, since gate and up wait for each
@@ -34,7 +34,8 @@ size_t ag__exec_scratch_bytes(const ag_plan *p)
         const ag_node *n = &p->graph->nodes[i];
         size_t want = 0;
         if (n->op == AG_GOP_ATTENTION) want = ag__exec_attn_scratch_bytes(n);
-        if (n->op == AG_GOP_NORM || n->op == AG_GOP_KV_STORE) want = (size_t)AG_MAX(n->heads, 1u) * n->dim_k * sizeof(float);
+        if (n->op == AG_GOP_NORM || n->op == AG_GOP_KV_STORE)
+            want = (size_t)AG_MAX(n->heads, 1u) * n->dim_k * sizeof(float);
         most = AG_MAX(most, want);
     }
     return AG_ALIGN_UP(most, 4096);
@@ -66,7 +67,8 @@ static void add_rows(float *y, size_t stride, const float *x, size_t x_stride, u
 
 /* A gated product's tiles [from,to): activation(gate) * up, into the float value, or a block of 32 to be quantized, or
  * both. */
-static void run_gated(const ag__lane *l, const ag_node *n, uint32_t from, uint32_t to, uint32_t c0, uint32_t cols, float *tmp)
+static void run_gated(const ag__lane *l, const ag_node *n, uint32_t from, uint32_t to, uint32_t c0, uint32_t cols,
+                      float *tmp)
 {
     const ag_backend *b = l->b;
     const ag_pack *g = &b->packs[n->w[0].pack], *u = &b->packs[n->w[1].pack];
@@ -93,8 +95,8 @@ static void run_gated(const ag__lane *l, const ag_node *n, uint32_t from, uint32
 }
 
 /* Tiles [from,to) of one segment, whose first row is the result's row `column`. */
-static void run_segment(const ag__lane *l, const ag_node *n, const ag_weight *seg, uint32_t column, uint32_t from, uint32_t to,
-                        uint32_t c0, uint32_t cols, float *tmp)
+static void run_segment(const ag__lane *l, const ag_node *n, const ag_weight *seg, uint32_t column, uint32_t from,
+                        uint32_t to, uint32_t c0, uint32_t cols, float *tmp)
 {
     const ag_backend *b = l->b;
     const ag_pack *w = &b->packs[seg->pack];
@@ -119,7 +121,8 @@ static void run_segment(const ag__lane *l, const ag_node *n, const ag_weight *se
 }
 
 /* Tiles [from,to) of all segments. */
-static void run_plain(const ag__lane *l, const ag_node *n, uint32_t from, uint32_t to, uint32_t c0, uint32_t cols, float *tmp)
+static void run_plain(const ag__lane *l, const ag_node *n, uint32_t from, uint32_t to, uint32_t c0, uint32_t cols,
+                      float *tmp)
 {
     uint32_t first = 0, column = 0; /* tile and row with which a segment begins */
     for (uint32_t i = 0; i < n->n_w && first < to; i++) {

@@ -80,9 +80,20 @@ static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
     if (s->band >= AG_BANDS) return ag_err_set(err, AG_E_PARAM, "priority is %u; it should be 0 to %d", s->band, AG_BANDS - 1);
     if (s->tenant.n > AG_TENANT_NAME_MAX)
         return ag_err_set(err, AG_E_PARAM, "a tenant's name of %zu bytes; at most %d are taken", s->tenant.n, AG_TENANT_NAME_MAX);
+    if (s->share_group.n > AG_TENANT_NAME_MAX)
+        return ag_err_set(err, AG_E_PARAM, "a group's name of %zu bytes; at most %d are taken", s->share_group.n,
+                          AG_TENANT_NAME_MAX);
     if (!(s->weight >= 0 && isfinite(s->weight))) return ag_err_set(err, AG_E_PARAM, "weight is %g; it should be above 0", (double)s->weight);
     if (s->top_logprobs > AG_GEN_TOP_MAX) return ag_err_set(err, AG_E_PARAM, "%d log probabilities; at most %d are given", s->top_logprobs, AG_GEN_TOP_MAX);
     return s->embed ? check_embed(e, s, err) : check_sampling(&s->sampling, err);
+}
+
+static uint64_t salt_of(const ag_gen *g, const ag_gen_spec *s)
+{
+    const ag_door *d = &g->engine->door;
+    if (s->share_all) return ag__door_salt(d, AG_SALT_ALL, (ag_str){0});
+    if (s->share_group.n) return ag__door_salt(d, AG_SALT_GROUP, s->share_group);
+    return ag__door_salt(d, AG_SALT_TENANT, ag_str_of(g->tenant));
 }
 
 /* What the scheduler goes by. */
@@ -93,7 +104,7 @@ static void copy_place(ag_gen *g, const ag_gen_spec *s)
     g->weight = s->weight > 0 ? (double)s->weight : 1;
     g->tenant_label = ag_metrics_tenant(g->engine->conf.metrics, g->tenant);
     g->seq = (ag_seq){.n_tokens = s->n_prompt, .n_prompt = s->n_prompt, .max_tokens = s->max_tokens, .all_logits = s->prompt_logprobs,
-                      .n_scored = s->prompt_logprobs, .salt = ag__door_salt(&g->engine->door, g->tenant, s->share_prefix)};
+                      .n_scored = s->prompt_logprobs, .salt = salt_of(g, s)};
     if (s->embed) g->seq.states = ag_engine_model(g->engine)->hp.pooling == AG_POOLING_LAST ? AG_STATES_LAST : AG_STATES_ALL;
     g->seq.q.band = s->band;
     g->seq.q.deadline_us = s->deadline_us;

@@ -72,7 +72,9 @@ typedef struct ag_gen_spec {
     ag_str tenant;             /* whose share of the engine it is; empty: "default" */
     float weight;              /* of the tenant, above 0; 0: 1 */
     uint8_t band;              /* 0 most urgent .. 3; AG_BAND_DEFAULT of queue.h where nothing was asked for */
-    bool share_prefix;         /* its prompt's pages may be shared with other tenants who say so too */
+    /* Whom its prompt's pages may be found by: its tenant; those of a group, whoever they are; all who say so. */
+    ag_str share_group;        /* n 0: none */
+    bool share_all;            /* in place of a group */
     uint64_t deadline_us;      /* ag_now_us; 0: none */
 } ag_gen_spec;
 

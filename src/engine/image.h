@@ -54,8 +54,8 @@ int ag_image_init(ag_image *im, const ag_plan *plan, const ag_pack *packs, const
 void ag_image_fini(ag_image *im);
 int ag_image_open(ag_image *im, ag_err *err); /* on AG_OK the rows have their sums */
 void ag_image_close(ag_image *im);
-/* Writes data (head->data_bytes of them) under a temporary name, then takes the image's name. *stop is heard within the time
- * that a few MiB take to the disk. */
+/* Writes data (head->data_bytes of them) under a temporary name, then takes the image's name. *stop is heard within the
+ * time that a few MiB take to the disk. */
 int ag_image_write(ag_image *im, const unsigned char *data, const _Atomic bool *stop, ag_err *err);
 
 #endif

@@ -172,7 +172,8 @@ static bool take_head(ag_json *j, unsigned char c)
 static uint32_t head_cost(const ag_json *j)
 {
     size_t least = SIZE_MAX;
-    for (const char *h = like(j, j->word); h; h = like(j, h + strlen(h) + 1)) least = AG_MIN(least, strlen(h) - j->digits);
+    for (const char *h = like(j, j->word); h; h = like(j, h + strlen(h) + 1))
+        least = AG_MIN(least, strlen(h) - j->digits);
     return (uint32_t)least + 2;
 }
 

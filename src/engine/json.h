@@ -1,5 +1,5 @@
-/* json.h - keeps an answer to one JSON object (RFC 8259), behind one of some texts where it is to stand there: which tokens
- * may come next, whatever the model thinks.
+/* json.h - keeps an answer to one JSON object (RFC 8259), behind one of some texts where it is to stand there: which
+ * tokens may come next, whatever the model thinks.
  * A pushdown automaton over bytes, and a model's vocabulary as a trie that is walked with it. A token is allowed when
  * what it spells goes on from here, and when what is open then can be closed with the tokens that are left: so the
  * answer is whole even if its length ends it.
@@ -7,11 +7,12 @@
  * Threads : a vocabulary is read-only after open; an ag_json by one thread at a time. Nothing hangs on time or chance.
  * Limits  : AG_JSON_HEAD_MAX bytes ahead of the object, AG_JSON_NEST_MAX levels, AG_JSON_BLANKS_MAX blanks in a row (a
  *           model may love them too much), AG_JSON_DIGITS_MAX digits ahead of a point and as many behind it, two in an
- *           exponent, so that every reader can hold the number; tokens of AG_JSON_TOKEN_MAX bytes. Escapes of surrogates
- *           (\ud83d) are not let through, since half of a pair is no character, nor is that of NUL, which many readers
- *           refuse.
+ *           exponent, so that every reader can hold the number; tokens of AG_JSON_TOKEN_MAX bytes. Escapes of
+ *           surrogates (\ud83d) are not let through, since half of a pair is no character, nor is that of NUL, which
+ *           many readers refuse.
  * Errors  : open: AG_E_UNSUPPORTED (a vocabulary without tokens for single bytes, which closing needs), AG_E_NOMEM.
- * Cost    : ag_json_allow for 151,552 tokens (GLM-4): 25 us inside of a string, 10 to 70 elsewhere (Zen 5); open 50 ms. */
+ * Cost    : ag_json_allow for 151,552 tokens (GLM-4): 25 us inside of a string, 10 to 70 elsewhere (Zen 5); open 50
+ *           ms. */
 #ifndef AG_JSON_H
 #define AG_JSON_H
 
@@ -24,7 +25,8 @@
 #define AG_JSON_TOKEN_MAX 255u
 
 typedef struct ag_json {
-    uint64_t objects; /* a bit for each level: it is an object, not an array; ahead of it: where a text like this stands */
+    /* a bit for each level: it is an object, not an array; ahead of it: where a text like this stands */
+    uint64_t objects;
     uint8_t depth;
     uint8_t at;       /* a state of json.c's */
     uint8_t left;     /* of an escape or a character: what must come of it */
@@ -36,8 +38,8 @@ typedef struct ag_json {
 } ag_json;
 
 void ag_json_init(ag_json *j);
-/* The object stands behind one of these texts, each of AG_JSON_HEAD_MAX bytes at most and ended by NUL, the last by two. None
- * is the beginning of another. They live as long as *j is in use. */
+/* The object stands behind one of these texts, each of AG_JSON_HEAD_MAX bytes at most and ended by NUL, the last by
+ * two. None is the beginning of another. They live as long as *j is in use. */
 void ag_json_init_behind(ag_json *j, const char *heads);
 bool ag_json_take(ag_json *j, unsigned char byte); /* false: it may not come here; *j is then spoilt */
 bool ag_json_done(const ag_json *j);               /* the object is whole; nothing may come */

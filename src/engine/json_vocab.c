@@ -167,7 +167,8 @@ static void walk(const ag_json_vocab *v, const trie *t, const ag_json *from, uin
         }
         i++;
         if (x->tokens == 0 || ag_json_cost(j) >= left || (!v->halves && ag_json_in_character(j))) continue;
-        for (uint32_t k = 0; k < x->tokens; k++) allowed[v->ids[x->token + k] / 64] |= 1ull << v->ids[x->token + k] % 64;
+        for (uint32_t k = 0; k < x->tokens; k++)
+            allowed[v->ids[x->token + k] / 64] |= 1ull << v->ids[x->token + k] % 64;
     }
 }
 

@@ -6,7 +6,8 @@
 #include "base/mem.h"
 
 #define SAMPLER_MAGIC 0x53414d50u
-/* Grain of the running sum that a draw walks: one vector pass over the vocabulary finds the block, a second the token. */
+/* Grain of the running sum that a draw walks: one vector pass over the vocabulary finds the block, a second the
+ * token. */
 #define DRAW_BLOCK 1024u
 #define PENALIZED_MAX 1e30f
 
@@ -119,8 +120,8 @@ static uint32_t best_of(const float *x, uint32_t n, uint32_t want, cand *out)
     return have;
 }
 
-/* What argmax makes of a NaN hangs on where it stands, so that all of them are looked at: as integers, which compilers turn
- * into vectors (5 us for 49,152). Minus infinity, which is let pass, is looked for only where anything is odd. */
+/* What argmax makes of a NaN hangs on where it stands, so that all of them are looked at: as integers, which compilers
+ * turn into vectors (5 us for 49,152). Minus infinity, which is let pass, is looked for only where anything is odd. */
 static bool all_numbers(const float *x, uint32_t n)
 {
     uint32_t odd = 0;
@@ -146,7 +147,8 @@ int ag_sampler_score(ag_sampler *s, const float *logits, int32_t id, int32_t top
     out->id = id;
     out->logprob = (float)((double)logits[id] - log_sum);
     out->n_top = best_of(logits, s->vocab, (uint32_t)top, best);
-    for (uint32_t i = 0; i < out->n_top; i++) out->top[i] = (ag_gen_top){best[i].id, (float)((double)best[i].x - log_sum)};
+    for (uint32_t i = 0; i < out->n_top; i++)
+        out->top[i] = (ag_gen_top){best[i].id, (float)((double)best[i].x - log_sum)};
     return AG_OK;
 }
 
@@ -175,7 +177,8 @@ static const float *adjust(ag_sampler *s, const ag_sample_in *in)
             uint32_t n = in->counts[i];
             bool seen = n > 0 || (in->in_prompt[i / 8] >> i % 8 & 1);
             /* Bounded, since a penalty near 0 would make a logit infinite and look like a damaged model. */
-            if (seen && p->repetition_penalty != 1) x[i] = x[i] > 0 ? fminf(x[i] / p->repetition_penalty, PENALIZED_MAX) : x[i] * p->repetition_penalty;
+            if (seen && p->repetition_penalty != 1)
+                x[i] = x[i] > 0 ? fminf(x[i] / p->repetition_penalty, PENALIZED_MAX) : x[i] * p->repetition_penalty;
             if (n > 0) x[i] -= (float)n * p->frequency_penalty + p->presence_penalty;
         }
     for (uint32_t i = 0; i < in->n_banned; i++) x[in->banned[i]] = -INFINITY;
@@ -241,7 +244,8 @@ static uint32_t filter_typical(cand *p, uint32_t n, float max, float typical)
 
 static uint32_t filter(ag_sampler *s, const float *x, float max, const ag_sampling *p)
 {
-    /* Below one part in e^40 of the best a token is never drawn in a lifetime; leaving those out keeps the heap small. */
+    /* Below one part in e^40 of the best a token is never drawn in a lifetime; leaving those out keeps the heap
+     * small. */
     float floor_x = max - 40;
     if (p->min_p > 0 && p->top_k == 0 && p->top_p >= 1) floor_x = AG_MAX(floor_x, max + logf(p->min_p));
     uint32_t n = 0;
@@ -289,7 +293,8 @@ int ag_sampler_sample(ag_sampler *s, const ag_sample_in *in, ag_sample *out)
     const float *x = adjust(s, in);
     uint32_t best = s->ops->argmax(x, s->vocab);
     float max = x[best];
-    if (!isfinite(max)) return isfinite(in->logits[s->ops->argmax(in->logits, s->vocab)]) ? AG_E_UNSUPPORTED : AG_E_INTERNAL;
+    if (!isfinite(max))
+        return isfinite(in->logits[s->ops->argmax(in->logits, s->vocab)]) ? AG_E_UNSUPPORTED : AG_E_INTERNAL;
     int32_t id = (int32_t)best;
     if (p->temperature > 0 && p->top_k != 1) {
         float t = 1 / p->temperature;

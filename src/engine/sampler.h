@@ -3,13 +3,14 @@
  * Threads : a sampler by one thread at a time; different samplers at once.
  * Limits  : the vocabulary given at open.
  * Errors  : open: AG_E_NOMEM. sample and score: AG_E_INTERNAL when a logit is no number or infinite, or none is finite
- *           (a damaged model's weights); a logit of minus infinity is a token that never comes. sample: AG_E_UNSUPPORTED
- *           when every token that has a finite logit is banned, or no JSON.
+ *           (a damaged model's weights); a logit of minus infinity is a token that never comes. sample:
+ *           AG_E_UNSUPPORTED when every token that has a finite logit is banned, or no JSON.
  * Order   : bias and penalties on the logits, those away that are banned or no JSON; temperature; then top_k, top_p,
  *           min_p, typical_p, each over what the one before it left, renormalised (as Hugging Face and vLLM order
  *           them); one draw. Equal logits rank by id. Log probabilities are those of the logits as the model gave them.
- * Chance  : the random number is a function of (seed, choice, position) alone, so that batching, preemption and failover
- *           never change a seeded answer. Source: SplitMix64 (Steele, Lea, Flood 2014) over the three numbers. */
+ * Chance  : the random number is a function of (seed, choice, position) alone, so that batching, preemption and
+ *           failover never change a seeded answer. Source: SplitMix64 (Steele, Lea, Flood 2014) over the three
+ *           numbers. */
 #ifndef AG_SAMPLER_H
 #define AG_SAMPLER_H
 

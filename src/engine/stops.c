@@ -8,11 +8,13 @@ int ag_stops_init(ag_stops *s, const ag_str *stops, uint32_t n, ag_err *err)
 {
     *s = (ag_stops){0};
     ag_buf_init(&s->tail, TAIL_MAX);
-    if (n > AG_GEN_STOPS_MAX) return ag_err_set(err, AG_E_PARAM, "%u stop strings; at most %u are taken", n, AG_GEN_STOPS_MAX);
+    if (n > AG_GEN_STOPS_MAX)
+        return ag_err_set(err, AG_E_PARAM, "%u stop strings; at most %u are taken", n, AG_GEN_STOPS_MAX);
     size_t all = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (stops[i].n == 0 || stops[i].n > AG_GEN_STOP_BYTES_MAX)
-            return ag_err_set(err, AG_E_PARAM, "a stop string of %zu bytes; it should have 1 to %u", stops[i].n, AG_GEN_STOP_BYTES_MAX);
+            return ag_err_set(err, AG_E_PARAM, "a stop string of %zu bytes; it should have 1 to %u", stops[i].n,
+                              AG_GEN_STOP_BYTES_MAX);
         all += stops[i].n;
     }
     if (n == 0) return AG_OK;

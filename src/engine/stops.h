@@ -21,8 +21,8 @@ typedef struct ag_stops {
 
 int ag_stops_init(ag_stops *s, const ag_str *stops, uint32_t n, ag_err *err);
 void ag_stops_fini(ag_stops *s);
-/* Adds a piece. *safe: bytes of the text that cannot be part of a stop any more; *found: a stop is complete, and *safe is
- * where the earliest one begins. Without `match` stops are not looked for (min_tokens). false: no memory. */
+/* Adds a piece. *safe: bytes of the text that cannot be part of a stop any more; *found: a stop is complete, and *safe
+ * is where the earliest one begins. Without `match` stops are not looked for (min_tokens). false: no memory. */
 bool ag_stops_add(ag_stops *s, ag_str piece, bool match, uint64_t *safe, bool *found);
 
 #endif

@@ -165,8 +165,8 @@ void ag_weights_step(ag_weights *w, bool begins)
     atomic_store_explicit(&w->stepping, begins, memory_order_release);
 }
 
-/* When there has been quiet for long enough, if nothing happens until then. Steps ring no bell: before the first one and
- * while one runs, that is when to look again. */
+/* When there has been quiet for long enough, if nothing happens until then. Steps ring no bell: before the first one
+ * and while one runs, that is when to look again. */
 static uint64_t quiet_at(const ag_weights *w, uint64_t now, uint64_t quiet_us)
 {
     bool stepping = atomic_load_explicit(&w->stepping, memory_order_acquire);

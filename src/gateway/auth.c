@@ -106,8 +106,6 @@ ag_next ag__step_auth(ag_req *r)
     return check_role(r);
 }
 
-ag_str ag__req_share(const ag_req *r) { return r->warm ? r->warm_share : (ag_str){0}; }
-
 const char *ag__key_name(const ag_req *r) { return r->key ? r->key->id : r->gw->keyed ? "static" : ""; }
 
 uint32_t ag__band_min(const ag_req *r) { return AG_MAX(r->live->band_min, r->key ? r->key->band_min : 0); }
@@ -133,6 +131,11 @@ int ag__model_check(const ag_req *r, ag_err *err)
 {
     if (ag__model_allowed(r)) return AG_OK;
     return ag_request_fail(err, AG_E_FORBIDDEN, "model", "This key may not use the model '%s'.", r->gw->model_name);
+}
+
+ag_str ag__req_share(const ag_req *r)
+{
+    return r->warm ? r->warm_share : r->key ? ag_str_of(r->key->share) : (ag_str){0};
 }
 
 float ag__weight_of(const ag_req *r)

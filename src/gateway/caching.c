@@ -43,11 +43,14 @@ void ag__caching_count(const ag_req *r, ag_metric_cached how)
 
 /* Which requests. */
 
+static bool is_blank(char c) { return c == ' ' || c == '\t'; }
+
 void ag__caching_head(ag_req *r)
 {
     ag_str list = ag_http_head_get(r->head, "cache-control"), one;
     while (ag_str_next(&list, &one)) {
-        while (one.n && one.p[0] == ' ') one = (ag_str){one.p + 1, one.n - 1};
+        while (one.n && is_blank(one.p[0])) one = (ag_str){one.p + 1, one.n - 1};
+        while (one.n && is_blank(one.p[one.n - 1])) one.n--;
         if (ag_str_ieq(one, AG_STR("no-store"))) r->caching.head = AG_CACHING_OFF;
         else if (ag_str_ieq(one, AG_STR("no-cache")) && r->caching.head == AG_CACHING_UNSAID) r->caching.head = AG_CACHING_REFRESH;
     }

@@ -1,5 +1,5 @@
-/* connections.c - GET /admin/v1/connections: what each connection is doing, a page of them at a time. Each loop tells of
- * its own; what it tells is written down here, on its thread, while the request waits for it. */
+/* connections.c - GET /admin/v1/connections: what each connection is doing, a page of them at a time. Each loop tells
+ * of its own; what it tells is written down here, on its thread, while the request waits for it. */
 #include "base/mem.h"
 #include "gateway/req.h"
 

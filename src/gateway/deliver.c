@@ -63,10 +63,15 @@ void ag__count_end(ag_req *r, ag_choice *c)
     take_reused(r, c);
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
     if (!ag__caching_pays(r)) ag_metric_add(m, AG_M_CACHE_TOKENS, 0, c->read);
-    if (r->request.kind != AG_REQUEST_EMBEDDINGS) ag_metric_observe_n(m, AG_M_OUTPUT_SIZE, 0, c->read, 1);
     if (t.admit_us >= t.submit_us && t.submit_us) ag_metric_observe_us(m, AG_M_QUEUE_TIME, 0, t.admit_us - t.submit_us);
     if (r->response.thought) r->response.reasoning_tokens = thought_tokens(c);
     if (!r->request.stream && t.first_us && (r->first_us == 0 || t.first_us < r->first_us)) r->first_us = t.first_us;
+}
+
+static void count_answer(ag_req *r, ag_choice *c)
+{
+    ag__count_end(r, c);
+    ag_metric_observe_n(r->gw->metrics, AG_M_OUTPUT_SIZE, 0, c->read, 1);
 }
 
 static void end_choice(ag_req *r, ag_choice *c)
@@ -118,20 +123,20 @@ int ag__cancel_check(ag_req *r)
 /* A generation that ended in an error, or was cancelled by somebody else: its caller, or the engine closing. */
 static bool take_failure(ag_req *r, ag_choice *c)
 {
-    if (c->state == AG_GEN_FAILED) {
+    bool late = ag_gen_timed_out(c->gen), failed = c->state == AG_GEN_FAILED;
+    if (failed) {
         ag_err err = {0};
         int rc = ag_gen_error(c->gen, &err);
         if (rc == AG_E_QUEUE_FULL) r->retry_us = ag_gen_retry_us(c->gen);
-        if (rc == AG_E_DEADLINE && r->request.kind == AG_REQUEST_EMBEDDINGS) ag__embed_deadline(r);
-        else if (rc == AG_E_DEADLINE) take_deadline(r, c);
+        if (rc == AG_E_DEADLINE) late = true;
         else ag_err_set(&r->err, rc ? rc : AG_E_INTERNAL, "%s", rc ? err.text : "The generation failed.");
     } else if (c->state == AG_GEN_CANCELLED) {
         if (ag__cancel_check(r) == AG_OK)
             ag_err_set(&r->err, AG_E_DRAINING, "The server ended this generation because it is shutting down.");
-    } else if (ag_gen_timed_out(c->gen)) {
-        c->timed_out = true;
-        if (r->request.kind == AG_REQUEST_EMBEDDINGS) ag__embed_deadline(r);
     }
+    if (late && ag__embeds(r)) ag__embed_deadline(r); /* a part of an embedding is none */
+    else if (late && failed) take_deadline(r, c);
+    else c->timed_out = late;
     return r->err.code != AG_OK;
 }
 
@@ -245,7 +250,7 @@ static bool whole_choice(ag_req *r, uint32_t index, ag_buf *out)
     ag_reply_end end = end_of(r, c, (ag_str){text.p + shown, text.n - shown});
     r->dialect->choice(out, &r->reply, index, parts, n_parts, r->request.top_logprobs >= 0 ? &lp : NULL, &end);
     r->usage.completion_tokens += c->read;
-    ag__count_end(r, c);
+    count_answer(r, c);
     ok = !out->failed;
 out:
     ag_mem_free(tokens);
@@ -347,7 +352,7 @@ static void stream_choice(ag_req *r, ag_choice *c)
     c->offset = lp.offset;
     ag_text_pass(&c->text, text.n);
     if (!last) return;
-    ag__count_end(r, c);
+    count_answer(r, c);
     end_choice(r, c);
 }
 
@@ -445,6 +450,6 @@ static ag_next deliver_stream(ag_req *r)
 
 ag_next ag__step_deliver(ag_req *r)
 {
-    if (r->request.kind == AG_REQUEST_EMBEDDINGS) return ag__embed_deliver(r);
+    if (ag__embeds(r)) return ag__embed_deliver(r);
     return r->request.stream ? deliver_stream(r) : deliver_whole(r);
 }

@@ -1,4 +1,5 @@
-/* embed.c - embeddings: what this model has of them, and their answer. Their generations are begun and ended as any others. */
+/* embed.c - embeddings: what this model has of them, and their answer. Their generations are begun and ended as any
+ * others. */
 #include <math.h>
 #include <stdio.h>
 
@@ -17,11 +18,11 @@ static int check_input(ag_req *r, uint32_t i)
     uint32_t ctx = ag_engine_ctx_max(r->engine);
     snprintf(name, sizeof name, r->request.n_prompts > 1 ? "input[%u]" : "input", i);
     if (p->n == 0)
-        return ag_request_fail(&r->err, AG_E_PARAM, "input", "'%s' comes to no tokens at all; there is nothing to embed.",
-                               name);
+        return ag_request_fail(&r->err, AG_E_PARAM, "input",
+                               "'%s' comes to no tokens at all; there is nothing to embed.", name);
     if (p->n > ctx)
-        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, "input", "'%s' comes to %u tokens; the context holds %u.", name,
-                               p->n, ctx);
+        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, "input", "'%s' comes to %u tokens; the context holds %u.",
+                               name, p->n, ctx);
     return AG_OK;
 }
 
@@ -74,5 +75,5 @@ ag_next ag__embed_deliver(ag_req *r)
     if (!ag__req_work(r, here, write_all)) return AG_PARKED;
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     for (uint32_t i = 0; i < r->n_choices; i++) ag__count_end(r, &r->choices[i]);
-    return ag__req_answer(r, 200, "application/json", ag_buf_str(&r->out), NULL, 0);
+    return ag__req_answer(r, 200, r->dialect->type, ag_buf_str(&r->out), NULL, 0);
 }

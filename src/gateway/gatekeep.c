@@ -39,6 +39,16 @@ static int check_version(ag_req *r)
                            (int)AG_MIN(v.n, 40u), v.p);
 }
 
+/* Over HTTP a body is read as it is sent: whatever has to be unpacked can be more than was counted. */
+static int check_encoding(ag_req *r)
+{
+    ag_str v = ag_http_head_get(r->head, "content-encoding");
+    if (v.n == 0 || ag_str_ieq(v, AG_STR("identity"))) return AG_OK;
+    return ag_request_fail(&r->err, AG_E_ENCODING, "content-encoding",
+                           "The body must be sent as it is, not in '%.*s' (content-encoding).", (int)AG_MIN(v.n, 40u),
+                           v.p);
+}
+
 /* A header that is a whole number; left alone when it was not sent. */
 static int take_number(ag_req *r, const char *name, uint32_t min, uint32_t max, uint32_t *out)
 {
@@ -104,17 +114,10 @@ static unsigned method_of(const ag_req *r)
     return method_is(r, "DELETE") ? AG_DELETE : 0;
 }
 
-/* Over HTTP/1 there are no trailers to tell a status in. */
-static bool is_grpc(const ag_req *r)
-{
-    return method_is(r, "POST") && ag_http_takes_trailers(r->s) &&
-           ag_media_is_grpc(ag_http_head_get(r->head, "content-type"));
-}
-
 static ag_next refuse_type(ag_req *r)
 {
     ag_str type = ag_http_head_get(r->head, "content-type");
-    if (r->route->grpc)
+    if (r->route->dialect->grpc)
         return ag__req_refuse(r, AG_E_MEDIA_TYPE, "'%.100s' is a method of gRPC: application/grpc over HTTP/2.",
                               r->path);
     return ag__req_refuse(r, AG_E_MEDIA_TYPE,
@@ -132,12 +135,12 @@ ag_next ag__step_head(ag_req *r)
     ag_trace_id(r->trace, ag_http_head_get(r->head, "traceparent"));
     take_tenant(r);
     /* From here on gRPC is told what is wrong in its own way. */
-    bool grpc = is_grpc(r);
+    bool grpc = ag_http_is_grpc(r->s);
     if (grpc) r->dialect = &ag_grpc;
     check_origin(r, host);
     if (r->answered) return AG_MORE;
     r->route = ag__route_find(r->head->path);
-    if (grpc && (r->route == NULL || r->route->grpc == NULL))
+    if (grpc && (r->route == NULL || !r->route->dialect->grpc))
         return ag__req_refuse(r, AG_E_NOT_FOUND,
                               "There is no method '%.100s' here; server reflection lists those that are.", r->path);
     if (r->route == NULL)
@@ -145,7 +148,7 @@ ag_next ag__step_head(ag_req *r)
                               "There is no '%.100s' here; POST /v1/chat/completions, /v1/completions, /v1/messages and "
                               "/v1/responses answer.",
                               r->path);
-    r->dialect = grpc ? r->route->grpc : ag__route_dialect(r->route);
+    if (r->route->dialect->grpc == grpc) r->dialect = r->route->dialect;
     if (method_is(r, "OPTIONS")) return answer_options(r);
     if (!(r->route->methods & method_of(r)))
         return ag__req_refuse(r, AG_E_METHOD, "'%.100s' takes %s, not %.16s.", r->path, ag__route_allow(r->route).p,
@@ -173,7 +176,8 @@ static ag_next look_at_head(ag_req *r)
     if (!(method_of(r) & (AG_POST | AG_PATCH)) || (bodyless && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     bool grpc = r->dialect->grpc;
-    if (!grpc && (r->route->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
+    if (!grpc && (r->route->dialect->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
+    if (!grpc && check_encoding(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (grpc && ag__grpc_limits(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && !(grpc && r->route->answer);
     if (r->route->answer) return AG_MORE;

@@ -59,6 +59,17 @@ ag_next ag__grpc_refuse(ag_req *r, uint32_t retry_s)
     return AG_MORE;
 }
 
+void ag__grpc_bad(ag_http_refusal *f, const ag_err *err, ag_str id)
+{
+    ag_http_header told[3];
+    ag_grpc_status s;
+    ag_grpc_status_make(&s, err, id, ag_err_find(err->code)->retry == AG_RETRY_AFTER);
+    f->status = 200;
+    ag_http_refusal_add(f, AG_STR("content-type"), AG_STR(AG_TYPE_GRPC));
+    for (uint32_t i = 0, n = add_status(&s, told); i < n; i++) ag_http_refusal_add(f, told[i].name, told[i].value);
+    ag_grpc_status_fini(&s);
+}
+
 /* What is asked. */
 
 int ag__grpc_limits(ag_req *r)

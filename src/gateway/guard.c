@@ -153,17 +153,6 @@ bool ag_media_is_json(ag_str type)
     return true;
 }
 
-bool ag_media_is_grpc(ag_str type)
-{
-    static const ag_str names[] = {{"application/grpc+proto", 22}, {"application/grpc", 16}};
-    for (size_t i = 0; i < AG_ARRAY_LEN(names); i++) {
-        ag_str name = names[i];
-        if (type.n < name.n || !ag_str_ieq((ag_str){type.p, name.n}, name)) continue;
-        return type.n == name.n || type.p[name.n] == ';';
-    }
-    return false;
-}
-
 /* Some a request: the kernel, which takes a system call each time, is asked for many at once. Keys and salts come from
  * it alone. */
 void ag_random_bytes(void *out, size_t n)

@@ -41,7 +41,6 @@ ag_str ag_bearer(ag_str authorization); /* KEY of "Bearer KEY"; p NULL: it is no
 
 bool ag_media_is_json(ag_str content_type); /* application/json, with any parameters; charset, if said, utf-8 */
 
-bool ag_media_is_grpc(ag_str content_type); /* application/grpc, with protobuf for messages, and any parameters */
 
 /* A client's x-request-id is kept when it is printable ASCII of at most AG_ID_MAX bytes, else one is made. */
 void ag_request_id(char out[AG_ID_MAX + 1], ag_str given);

@@ -171,14 +171,16 @@ static bool call(ag_limiter_loop *on, const char *what, uint32_t month, const su
 /* Those of a request that have limits. */
 static uint32_t subjects_of(const ag_limiter_call *c, subject out[AG_METER_KIND_COUNT])
 {
-    uint32_t n = 0, in_flight = 0;
+    uint32_t n = 0;
+    ag_meter_known known;
     for (uint32_t i = 0; i < AG_METER_KIND_COUNT; i++) {
         if (c->ticket.meter[i] == NULL || !ag_limits_any(&c->full[i])) continue;
         subject *s = &out[n++];
         *s = (subject){.kind = (ag_meter_kind)i, .name = ag_meter_name(c->ticket.meter[i]), .limits = &c->full[i],
                        .tokens = (int64_t)c->tokens};
-        ag_meters_known(c->limiter->meters, s->kind, s->name, c->when.month, &in_flight, &s->known);
-        s->in_flight = in_flight;
+        ag_meters_known(c->limiter->meters, s->kind, s->name, c->when.month, &known);
+        s->in_flight = known.in_flight;
+        s->known = known.month_tokens;
     }
     return n;
 }
@@ -206,15 +208,30 @@ static bool read_answer(ag_limiter_call *c, const redisReply *reply, uint64_t mo
 
 /* Alone. */
 
-static void share_of(const ag_limits *full, uint32_t live, ag_limits *out)
+static uint32_t live_of(const ag_limiter_call *c) { return c->shared ? atomic_load(&c->limiter->live) : 1; }
+
+static uint64_t part(uint64_t all, uint32_t live) { return all ? AG_MAX(all / live, 1ull) : 0; }
+
+/* Of a budget that is divided which was left when all of them were last counted together. */
+static uint64_t budget_share(const ag_limiter_call *c, ag_meter_kind kind, const char *name)
 {
-    for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) {
-        uint64_t all = *ag_limit_at(full, i);
-        *ag_limit_at(out, i) = all && i != AG_LIMIT_tokens_per_month ? AG_MAX(all / live, 1ull) : all;
-    }
+    uint64_t budget = c->full[kind].tokens_per_month;
+    ag_meter_known known;
+    if (budget == 0 || live_of(c) == 1) return budget;
+    ag_meters_known(c->limiter->meters, kind, name, c->when.month, &known);
+    return budget > known.month_told ? known.month_told + part(budget - known.month_told, live_of(c)) : budget;
 }
 
-static uint32_t live_of(const ag_limiter_call *c) { return c->shared ? atomic_load(&c->limiter->live) : 1; }
+static void shares_of(const ag_limiter_call *c, const char *const names[AG_METER_KIND_COUNT],
+                      ag_limits out[AG_METER_KIND_COUNT])
+{
+    for (uint32_t kind = 0; kind < AG_METER_KIND_COUNT; kind++) {
+        if (names[kind] == NULL) continue;
+        for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++)
+            *ag_limit_at(&out[kind], i) = part(*ag_limit_at(&c->full[kind], i), live_of(c));
+        out[kind].tokens_per_month = budget_share(c, (ag_meter_kind)kind, names[kind]);
+    }
+}
 
 /* Clients are told of the whole limit, and as much of it as is left of the share. */
 static void widen(ag_limiter_call *c)
@@ -230,7 +247,7 @@ static void enter_alone(ag_limiter_call *c, const char *const names[AG_METER_KIN
 {
     ag_limits share[AG_METER_KIND_COUNT] = {0};
     c->alone = true;
-    for (uint32_t i = 0; i < AG_METER_KIND_COUNT; i++) share_of(&c->full[i], live_of(c), &share[i]);
+    shares_of(c, names, share);
     c->rc = ag_meters_enter(c->limiter->meters, &c->ticket, names, share, c->when, &c->why, &c->views);
     widen(c);
     if (c->shared) ag_metric_add(c->limiter->metrics, AG_M_LIMITS_ALONE, 0, 1);
@@ -317,7 +334,7 @@ bool ag_limiter_enter(ag_limiter *l, ag_limiter_call *c, const char *const names
     for (uint32_t i = 0; c->loop && i < AG_METER_KIND_COUNT; i++) c->shared |= names[i] && ag_limits_any(&c->full[i]);
     if (c->shared && ag_redis_there(c->loop->redis)) {
         ag_limits share[AG_METER_KIND_COUNT] = {0};
-        for (uint32_t i = 0; i < AG_METER_KIND_COUNT; i++) share_of(&c->full[i], live_of(c), &share[i]);
+        shares_of(c, names, share);
         if ((c->rc = ag_meters_hold(l->meters, &c->ticket, names, share, c->when)) != AG_OK) return true;
         if (ask_to_enter(c)) return false;
         ag_meters_leave(l->meters, &c->ticket);
@@ -359,11 +376,12 @@ static void charge_some(ag_limiter_loop *on, const uint32_t *at, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         const owed *o = &on->owed[at[i]];
         subject *s = &list[i];
-        uint32_t in_flight = 0;
+        ag_meter_known known;
         *s = (subject){.kind = o->kind, .name = o->name, .limits = &o->limits, .tokens = o->tokens};
-        ag_meters_known(on->limiter->meters, s->kind, s->name, on->month, &in_flight, &s->known);
+        ag_meters_known(on->limiter->meters, s->kind, s->name, on->month, &known);
+        s->known = known.month_tokens;
         if (o->tokens > 0) s->known -= AG_MIN(s->known, (uint64_t)o->tokens); /* they are in there already */
-        s->in_flight = o->limits.concurrent ? (int64_t)in_flight : -1;
+        s->in_flight = o->limits.concurrent ? (int64_t)known.in_flight : -1;
     }
     (void)call(on, "charge", on->month, list, n, on_charged, NULL);
 }

@@ -3,9 +3,10 @@
  * Shared  : one script call (limits.lua) takes a request of all its subjects that have limits, a second one its
  *           prompt's tokens where tokens are limited. Tokens of answers, and who has left, follow every
  *           AG_LIMITER_TICK_MS.
- * Alone   : while Redis is away, slow or broken, each limit but the month's budget is divided by the servers that were
- *           alive by the last count, and this server's meters, which follow all the while, judge by that share. A
- *           request waits for Redis no longer than its timeout, once, and is never refused because of it.
+ * Alone   : while Redis is away, slow or broken, each limit, and of a budget what was left when Redis spoke last, is
+ *           divided by the servers that were alive by the last count, and this server's meters, which follow all the
+ *           while, judge by that share. A request waits for Redis no longer than its timeout, once, and is never
+ *           refused because of it.
  * Owns    : the meters; a Redis client on each loop, which ends with the loop; what is owed to Redis.
  * Threads : open, join and close by the owner's thread; a call by its request's loop.
  * Limits  : AG_LIMITER_OWED_MAX subjects whose tokens wait on a loop; past it, and where Redis loses them, what is owed

@@ -1,6 +1,7 @@
 #include "gateway/openapi.h"
 
 #include "gateway/dialects/anthropic.h"
+#include "gateway/dialects/kserve.h"
 #include "gateway/req.h"
 
 /* What has no table: openapi.yaml, in which @words@ are replaced. Taken in by the assembler, as page.c does. */
@@ -26,11 +27,13 @@ typedef struct route_row {
     const char *id, *path, *answer, *what;
     unsigned methods;
     int kind;
+    const ag_dialect *dialect;
     uint32_t auth;
 } route_row;
 
 static const route_row routes[] = {
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what) {#id, path, #answer, what, methods, KIND_##kind, auth},
+#define AG_ROUTE(id, path, methods, answer, kind, dialect, auth, what)                                               \
+    {#id, path, #answer, what, methods, KIND_##kind, &dialect, auth},
 #include "gateway/routes.def"
 #undef AG_ROUTE
 };
@@ -53,8 +56,8 @@ static bool open_ended(const route_row *r)
 
 static bool has_id(const route_row *r) { return open_ended(r) || strstr(r->path, "{id}") != NULL; }
 
-static bool is_anthropic(const route_row *r) { return ag_dialect_of(r->kind) == &ag_anthropic; }
-static bool is_kserve(const route_row *r) { return strncmp(r->path, "/v2", 3) == 0; }
+static bool is_anthropic(const route_row *r) { return r->dialect == &ag_anthropic; }
+static bool is_kserve(const route_row *r) { return r->dialect == &ag_kserve; }
 static bool is_page(const route_row *r) { return strcmp(r->answer, "ag__answer_page") == 0; }
 
 /* Whether an error of this status can come from there. 405 cannot: the methods that are listed are those it takes. */

@@ -220,7 +220,7 @@ static int prepare(ag_req *r)
     if (rc == AG_OK && q->kind == AG_REQUEST_RESPONSE) rc = ag__response_prepare(r);
     if (rc != AG_OK) return rc;
     uint32_t n_prompts = AG_MAX(q->n_prompts, 1u);
-    if (q->kind != AG_REQUEST_EMBEDDINGS && (uint64_t)n_prompts * q->n > r->live->generations_max)
+    if (!ag__embeds(r) && (uint64_t)n_prompts * q->n > r->live->generations_max)
         return ag_request_fail(&r->err, AG_E_PARAM, "n",
                                "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
                                r->live->generations_max);
@@ -231,8 +231,8 @@ static int prepare(ag_req *r)
     for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
         rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
     if (rc == AG_OK && !ag_request_generates(q->kind)) return write_answer(r, m);
-    if (rc == AG_OK && q->kind == AG_REQUEST_EMBEDDINGS) rc = ag__embed_check(r);
-    for (uint32_t i = 0; i < n_prompts && rc == AG_OK && q->kind != AG_REQUEST_EMBEDDINGS; i++)
+    if (rc == AG_OK && ag__embeds(r)) rc = ag__embed_check(r);
+    for (uint32_t i = 0; i < n_prompts && rc == AG_OK && !ag__embeds(r); i++)
         rc = check_length(r, &r->prompts[i]);
     if (rc == AG_OK) ag__caching_key(r);
     return rc;
@@ -316,7 +316,7 @@ void ag__gen_spec(const ag_req *r, uint32_t index, ag_gen_spec *out)
         .prompt = p->ids,
         .n_prompt = p->n,
         .max_tokens = p->max_tokens,
-        .embed = q->kind == AG_REQUEST_EMBEDDINGS,
+        .embed = ag__embeds(r),
         .min_tokens = q->min_tokens,
         .ignore_eos = q->ignore_eos,
         .stop_tokens = q->stop_tokens,
@@ -335,7 +335,8 @@ void ag__gen_spec(const ag_req *r, uint32_t index, ag_gen_spec *out)
         .tenant = ag_str_of(r->tenant),
         .weight = ag__weight_of(r),
         .band = (uint8_t)(r->moved ? r->moved - 1 : r->band),
-        .share_prefix = r->live->share_prefixes,
+        .share_group = ag__req_share(r),
+        .share_all = r->live->share_prefixes,
         .deadline_us = ag__deadline_of(r),
     };
     out->sampling.choice = index % q->n;
@@ -352,7 +353,7 @@ static int create_one(ag_req *r, uint32_t index)
     spec.notify = ag_http_loop_mbox(r->loop->loop);
     spec.msg = c->number;
     int rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
-    if (rc == AG_OK && spec.sampling.choice + 1 == q->n && q->kind != AG_REQUEST_EMBEDDINGS)
+    if (rc == AG_OK && spec.sampling.choice + 1 == q->n && !ag__embeds(r))
         ag__prompt_forget(&r->prompts[c->prompt]);
     return rc;
 }
@@ -379,7 +380,7 @@ static int submit(ag_req *r, uint32_t from, uint32_t n)
 static bool comes_later(ag_req *r, int rc)
 {
     ag_choice *c = &r->choices[r->n_begun];
-    if (rc != AG_E_QUEUE_FULL || r->request.kind != AG_REQUEST_EMBEDDINGS || r->n_begun == r->n_ended) return false;
+    if (rc != AG_E_QUEUE_FULL || !ag__embeds(r) || r->n_begun == r->n_ended) return false;
     ag_slots_remove(&r->loop->slots, c->number);
     c->number = NULL;
     ag_gen_put(c->gen);
@@ -392,7 +393,7 @@ static bool comes_later(ag_req *r, int rc)
 /* Answers come all at once. Of embeddings there may be more than may be at once; they come one by one. */
 int ag__choices_begin(ag_req *r)
 {
-    bool embeds = r->request.kind == AG_REQUEST_EMBEDDINGS;
+    bool embeds = ag__embeds(r);
     if (r->n_begun == 0 && ag__caching_coalesces(r)) return ag__caching_begin(r);
     while (r->n_begun < r->n_choices && r->n_begun - r->n_ended < r->live->generations_max) {
         uint32_t from = r->n_begun, n = embeds ? 1 : r->n_choices - from;

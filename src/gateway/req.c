@@ -197,7 +197,7 @@ static ag_req *req_make(ag_gateway *gw, ag_gw_loop *l)
     r->magic = REQ_MAGIC;
     r->gw = gw;
     r->loop = l;
-    r->dialect = ag_dialect_of(0);
+    r->dialect = &ag_openai;
     r->head_us = ag_now_us();
     r->live = atomic_load_explicit(&gw->live, memory_order_acquire);
     ag_buf_init(&r->body, AG_BODY_BYTES_MAX);
@@ -230,7 +230,7 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
 ag_req *ag__req_of_record(ag_gateway *gw, ag_gw_loop *l, const ag_history_record *rec, ag_warm_job *job)
 {
     const ag_route *route = ag__route_named(rec->route);
-    bool ours = route && route->kind && !route->grpc && rec->tenant.n < sizeof((ag_req *)0)->tenant;
+    bool ours = route && route->kind && !route->dialect->grpc && rec->tenant.n < sizeof((ag_req *)0)->tenant;
     ag_req *r = ours ? req_make(gw, l) : NULL;
     if (r == NULL) return NULL;
     r->warm = job;
@@ -238,7 +238,7 @@ ag_req *ag__req_of_record(ag_gateway *gw, ag_gw_loop *l, const ag_history_record
     r->gone = r->done = r->body_ended = true; /* no stream, */
     r->detached = true;                       /* and on it goes */
     r->route = route;
-    r->dialect = ag__route_dialect(route);
+    r->dialect = route->dialect;
     r->engine = atomic_load_explicit(&gw->engine, memory_order_acquire);
     r->request.kind = (ag_request_kind)route->kind;
     snprintf(r->tenant, sizeof r->tenant, "%.*s", (int)rec->tenant.n, rec->tenant.p);
@@ -296,20 +296,25 @@ static void on_done(void *user, ag_http_stream *s AG_UNUSED)
     ag__req_run(r);
 }
 
-static void on_bad(void *arg, ag_http_bad why, int code, const char *sentence, ag_buf *body, ag_buf *id)
+static void on_bad(void *arg, ag_http_refusal *f)
 {
     ag_gateway *gw = arg;
     ag_err err = {0};
-    char z[AG_ID_MAX + 1];
-    ag_err_set(&err, code, "%s", sentence);
-    ag_request_id(z, (ag_str){0});
-    ag_buf_addz(id, z);
-    ag_openai_error(body, &err, ag_str_of(z));
-    ag_metric_add(gw->metrics, AG_M_ERRORS, (uint32_t)code, 1);
-    ag_log_ctx ctx = {.request_id = ag_str_of(z)};
-    AG_LOG(gw->log, AG_LOG_INFO, &ctx, "request refused", AG_LOG_I("status", ag_err_find(code)->http),
-           AG_LOG_Z("reason", ag_http_bad_name(why)), AG_LOG_Z("code", ag_err_find(code)->code),
-           AG_LOG_Z("error", sentence));
+    char id[AG_ID_MAX + 1];
+    const ag_err_row *row = ag_err_find(f->err);
+    ag_err_set(&err, f->err, "%s", f->sentence);
+    ag_request_id(id, (ag_str){0});
+    ag_http_refusal_add(f, AG_STR("x-request-id"), ag_str_of(id));
+    if (f->grpc) {
+        ag__grpc_bad(f, &err, ag_str_of(id));
+    } else {
+        ag_http_refusal_add(f, AG_STR("Content-Type"), AG_STR(AG_TYPE_JSON));
+        ag_openai_error(&f->body, &err, ag_str_of(id));
+    }
+    ag_metric_add(gw->metrics, AG_M_ERRORS, (uint32_t)f->err, 1);
+    ag_log_ctx ctx = {.request_id = ag_str_of(id)};
+    AG_LOG(gw->log, AG_LOG_INFO, &ctx, "request refused", AG_LOG_I("status", row->http),
+           AG_LOG_Z("reason", ag_http_bad_name(f->why)), AG_LOG_Z("code", row->code), AG_LOG_Z("error", f->sentence));
 }
 
 static void on_message(void *arg, ag_http_loop *l, void *msg)

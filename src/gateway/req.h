@@ -133,7 +133,7 @@ typedef struct ag_route {
     ag_next (*answer)(ag_req *r);
     int kind; /* an ag_request_kind, 0: none */
     uint32_t auth; /* the AG_ROLE_ that a key needs; 0: none is */
-    const ag_dialect *grpc; /* of a method of grpc.def; NULL: it is none */
+    const ag_dialect *dialect;
     ag_flow flow;
 } ag_route;
 
@@ -261,7 +261,6 @@ ag_next ag__step_limits(ag_req *r);
 
 /* auth.c: AUTH, and what a key may */
 ag_next ag__step_auth(ag_req *r);
-ag_str ag__req_share(const ag_req *r);     /* the group that it shares answers with; n 0: its tenant alone */
 const char *ag__key_name(const ag_req *r); /* for logs and usage: an id; "static", or "" where no key is needed */
 uint32_t ag__band_min(const ag_req *r);    /* the most urgent band that this caller may use */
 /* AG_E_FORBIDDEN for a band, or the model served, that this caller may not use. */
@@ -269,6 +268,7 @@ int ag__band_check(const ag_req *r, uint32_t band, ag_err *err);
 int ag__model_check(const ag_req *r, ag_err *err);
 bool ag__model_allowed(const ag_req *r); /* the key's list has its name or one of its aliases, or there is none */
 float ag__weight_of(const ag_req *r);
+ag_str ag__req_share(const ag_req *r); /* the group that its key shares caches with; n 0: none. Lives as long as r */
 
 /* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. Where `asking` is set
  * afterwards the answer is yet to come: the step parks, and calls again when it runs the next time. */
@@ -346,7 +346,8 @@ ag_next ag__step_deliver(ag_req *r);
 int ag__cancel_check(ag_req *r);             /* err says when it was, by id */
 void ag__count_end(ag_req *r, ag_choice *c); /* in metrics and usage */
 
-/* embed.c: embeddings */
+/* embed.c: embeddings, which their dialect tells */
+static inline bool ag__embeds(const ag_req *r) { return r->dialect->embedding != NULL; }
 int ag__embed_check(ag_req *r);        /* PREPARE: what this model has; err says what not */
 int ag__embed_deadline(ag_req *r);     /* err says how far it was when its time was over */
 ag_next ag__embed_deliver(ag_req *r);
@@ -363,6 +364,7 @@ bool ag__queue_cancel(ag_req *r, bool *cancelled); /* asked_id; false: it neithe
 int ag__grpc_limits(ag_req *r);      /* LIMITS: what headers say of messages and of the time; err says what is wrong */
 void ag__grpc_end(ag_req *r);        /* trailers, ahead of the end of an answer: how it went */
 ag_next ag__grpc_refuse(ag_req *r, uint32_t retry_s);
+void ag__grpc_bad(ag_http_refusal *f, const ag_err *err, ag_str id); /* the same of what net refuses */
 ag_next ag__grpc_models(ag_req *r);
 ag_next ag__grpc_cancel(ag_req *r);
 ag_next ag__grpc_check(ag_req *r);
@@ -413,7 +415,6 @@ bool ag__is_ready(const ag_gateway *gw); /* the model is loaded, and new work is
 const ag_route *ag__route_find(ag_str path);
 ag_str ag__route_id(const ag_route *route, ag_str path); /* the segment that the route leaves open; p NULL: none */
 const ag_route *ag__route_named(ag_str id); /* NULL: there is none */
-const ag_dialect *ag__route_dialect(const ag_route *route);
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */
 uint32_t ag__route_index(const ag_route *route); /* NULL: the one for paths that are not there */
 void ag__routes_name(ag_metrics *m);

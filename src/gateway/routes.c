@@ -1,3 +1,4 @@
+#include "gateway/dialects/anthropic.h"
 #include "gateway/dialects/grpc.h"
 #include "gateway/dialects/kserve.h"
 #include "gateway/req.h"
@@ -23,8 +24,8 @@ static ag_next answer_metrics(ag_req *r);
 #define KIND_INFER AG_REQUEST_INFER
 
 static const ag_route routes[] = {
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                        \
-    {#id, path, methods, answer, KIND_##kind, auth, NULL, AG_FLOW_UNARY},
+#define AG_ROUTE(id, path, methods, answer, kind, dialect, auth, what)                                               \
+    {#id, path, methods, answer, KIND_##kind, auth, &dialect, AG_FLOW_UNARY},
 #include "gateway/routes.def"
 #undef AG_ROUTE
 #define AG_GRPC(id, service, method, answer, kind, dialect, flow, auth)                                              \
@@ -35,7 +36,7 @@ static const ag_route routes[] = {
 #define N_ROUTES ((uint32_t)AG_ARRAY_LEN(routes))
 
 static const char *const route_names[N_ROUTES + 1] = {
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what) #id,
+#define AG_ROUTE(id, path, methods, answer, kind, dialect, auth, what) #id,
 #include "gateway/routes.def"
 #undef AG_ROUTE
 #define AG_GRPC(id, service, method, answer, kind, dialect, flow, auth) #id,
@@ -93,11 +94,6 @@ const ag_route *ag__route_named(ag_str id)
     for (uint32_t i = 0; i < N_ROUTES; i++)
         if (ag_str_eqz(id, routes[i].id)) return &routes[i];
     return NULL;
-}
-
-const ag_dialect *ag__route_dialect(const ag_route *route)
-{
-    return strncmp(route->path, "/v2", 3) == 0 ? &ag_kserve : ag_dialect_of(route->kind);
 }
 
 ag_str ag__route_allow(const ag_route *route)

@@ -60,6 +60,9 @@ static void add_key(ag_buf *out, const ag_key *k, const char *text)
     add_text(out, "name", k->name);
     ag_buf_addc(out, ',');
     add_text(out, "tenant", k->tenant);
+    ag_buf_addz(out, ",\"share\":");
+    if (k->share[0]) ag_buf_add_json(out, k->share, strlen(k->share));
+    else ag_buf_addz(out, "null");
     ag_buf_addf(out, ",\"roles\":[%s%s%s]", k->roles & AG_ROLE_INFERENCE ? "\"inference\"" : "", both ? "," : "",
                 k->roles & AG_ROLE_ADMIN ? "\"admin\"" : "");
     add_models(out, k->models);
@@ -240,8 +243,9 @@ static int take_limits(json_t *o, ag_limits *l, ag_err *err)
     return rc;
 }
 
-static const char *const create_fields[] = {"tenant",           "name",   "roles",  "models",
-                                            "most_urgent_band", "weight", "limits", "expires_at"};
+static const char *const create_fields[] = {"tenant", "name",   "roles",  "models",    "most_urgent_band",
+                                            "weight", "limits", "share",  "expires_at"};
+static const char name_form[] = "1 to 64 printable ASCII letters without blanks and commas";
 
 static int check_fields(json_t *o, ag_err *err)
 {
@@ -280,11 +284,13 @@ static int take_key(json_t *o, ag_key *k, ag_err *err)
     int rc = check_fields(o, err);
     if (rc == AG_OK)
         rc = take_text(json_object_get(o, "tenant"), "tenant", k->tenant, sizeof k->tenant, ag_key_name_ok,
-                       "1 to 64 printable ASCII letters without blanks and commas", err);
+                       name_form, err);
     if (rc == AG_OK && k->tenant[0] == 0) {
         snprintf(err->param, sizeof err->param, "tenant");
         rc = ag_err_set(err, AG_E_PARAM_MISSING, "'tenant' is missing: whose key is it?");
     }
+    if (rc == AG_OK)
+        rc = take_text(json_object_get(o, "share"), "share", k->share, sizeof k->share, ag_key_name_ok, name_form, err);
     if (rc == AG_OK)
         rc = take_text(json_object_get(o, "name"), "name", k->name, sizeof k->name, title_ok,
                        "at most 64 bytes without control characters", err);

@@ -15,7 +15,7 @@
 #define AG_KEY_ID_BYTES 12
 #define AG_KEY_ID_MAX 72 /* "jwt:" and a subject */
 #define AG_KEY_TEXT_BYTES (3 + AG_KEY_ID_BYTES + 1 + 43)
-#define AG_KEY_NAME_MAX 64 /* of keys, tenants, roles' lists */
+#define AG_KEY_NAME_MAX 64 /* of keys, tenants, groups, roles' lists */
 #define AG_KEY_MODELS 16            /* names of models that a key may list */
 #define AG_KEY_MODEL_MAX 127
 #define AG_KEY_MODELS_MAX (AG_KEY_MODELS * (AG_KEY_MODEL_MAX + 1) - 1)
@@ -61,6 +61,7 @@ typedef struct ag_key {
     char id[AG_KEY_ID_MAX + 1];
     char name[AG_KEY_NAME_MAX + 1]; /* for people; may be empty */
     char tenant[AG_KEY_NAME_MAX + 1];
+    char share[AG_KEY_NAME_MAX + 1]; /* the group that its tenant shares caches with; empty: none */
     char models[AG_KEY_MODELS_MAX + 1]; /* comma-separated; empty: all */
     uint8_t hash[32];
     uint32_t roles; /* AG_ROLE_… */

@@ -10,7 +10,7 @@
 #include "keys/keys_db_inner.h"
 
 #define APPLICATION_ID 0x41474b31 /* "AGK1", in the file's header */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define BUSY_MS 2000
 
 #define AG_LIMIT(field, words, flag, max, what) ", " #field " INTEGER NOT NULL DEFAULT 0"
@@ -19,7 +19,8 @@ static const char schema[] =
     "CREATE TABLE keys(id TEXT PRIMARY KEY, hash BLOB NOT NULL, name TEXT NOT NULL, tenant TEXT NOT NULL, roles "
     "INTEGER NOT NULL,"
     " models TEXT NOT NULL, band_min INTEGER NOT NULL, weight REAL NOT NULL, created INTEGER NOT NULL,"
-    " rotated INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL) WITHOUT ROWID;"
+    " rotated INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL,"
+    " share TEXT NOT NULL DEFAULT '') WITHOUT ROWID;"
     "CREATE TABLE limits(subject TEXT PRIMARY KEY"
 #include "keys/limits.def"
     ") WITHOUT ROWID;"
@@ -87,7 +88,19 @@ int ag__db_end(ag_keys_db *db, int rc, bool keys_changed, ag_err *err)
     return rc;
 }
 
-/* The tables are made, or are of the version that this program knows. */
+/* What leads from each version to the next, for files that older programs made. Newer tables are good for these too. */
+static const char *const steps[SCHEMA_VERSION] = {
+    [1] = "ALTER TABLE keys ADD COLUMN share TEXT NOT NULL DEFAULT ''",
+};
+
+static int set_version(ag_keys_db *db, ag_err *err)
+{
+    char sql[80];
+    snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID, SCHEMA_VERSION);
+    return ag__db_exec(db, sql, err);
+}
+
+/* The tables are made, or brought to the version that this program knows. */
 static int check_schema(ag_keys_db *db, ag_err *err)
 {
     uint64_t id = 0, version = 0, tables = 0;
@@ -97,16 +110,16 @@ static int check_schema(ag_keys_db *db, ag_err *err)
     if (rc == AG_OK) rc = ag__db_number(db, "PRAGMA user_version", &version, err);
     if (rc == AG_OK) rc = ag__db_number(db, "SELECT count(*) FROM sqlite_schema", &tables, err);
     if (rc == AG_OK && tables == 0) {
-        char sql[80];
-        snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID,
-                 SCHEMA_VERSION);
         rc = ag__db_exec(db, schema, err);
-        if (rc == AG_OK) rc = ag__db_exec(db, sql, err);
+        if (rc == AG_OK) rc = set_version(db, err);
     } else if (rc == AG_OK && id != APPLICATION_ID) {
         rc = ag_err_set(err, AG_E_USAGE, "'%s' is a database of another program, not one of keys.", db->path);
-    } else if (rc == AG_OK && version != SCHEMA_VERSION) {
+    } else if (rc == AG_OK && (version == 0 || version > SCHEMA_VERSION)) {
         rc = ag_err_set(err, AG_E_USAGE, "The keys database '%s' is of version %llu; this program knows version %d.",
                         db->path, (unsigned long long)version, SCHEMA_VERSION);
+    } else if (rc == AG_OK && version < SCHEMA_VERSION) {
+        for (; rc == AG_OK && version < SCHEMA_VERSION; version++) rc = ag__db_exec(db, steps[version], err);
+        if (rc == AG_OK) rc = set_version(db, err);
     }
     return ag__db_end(db, rc, false, err);
 }

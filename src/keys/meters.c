@@ -20,7 +20,7 @@ struct ag_meter {
     ag_meter_kind kind;
     uint32_t in_flight; /* tickets */
     uint32_t month;
-    uint64_t month_tokens;
+    uint64_t month_tokens, month_told;
     uint64_t full_us; /* when all buckets are */
     ag_bucket second, minute, tokens;
     char name[];
@@ -97,7 +97,7 @@ static void month_pass(ag_meter *at, uint32_t month)
 {
     if (at->month == month) return;
     at->month = month;
-    at->month_tokens = 0;
+    at->month_tokens = at->month_told = 0;
 }
 
 /* The table. */
@@ -359,17 +359,18 @@ void ag_meters_took(ag_meters *m, ag_ticket *t, const uint64_t months[AG_METER_K
         count_request(at, &t->limits[i], true, when.now_us);
         month_pass(at, when.month);
         at->month_tokens = AG_MAX(at->month_tokens, months[i]);
+        if (months[i]) at->month_told = at->month_tokens;
     }
     pthread_mutex_unlock(&m->lock);
 }
 
-void ag_meters_known(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, uint32_t *in_flight,
-                     uint64_t *month_tokens)
+void ag_meters_known(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, ag_meter_known *out)
 {
+    *out = (ag_meter_known){0};
     pthread_mutex_lock(&m->lock);
     const ag_meter *at = find(m, kind, name);
-    *in_flight = at ? at->in_flight : 0;
-    *month_tokens = at && at->month == month ? at->month_tokens : 0;
+    if (at) out->in_flight = at->in_flight;
+    if (at && at->month == month) out->month_tokens = at->month_tokens, out->month_told = at->month_told;
     pthread_mutex_unlock(&m->lock);
 }
 
@@ -381,7 +382,7 @@ bool ag_meters_seed(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t
     ag_meter *at = find_or_add(m, kind, name, (ag_meter_time){0, month});
     if (at) {
         month_pass(at, month);
-        at->month_tokens += tokens;
+        at->month_told = at->month_tokens += tokens;
     }
     pthread_mutex_unlock(&m->lock);
     return at != NULL;

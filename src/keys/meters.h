@@ -66,14 +66,17 @@ void ag_meters_output(ag_meters *m, ag_ticket *t, uint64_t tokens,
 void ag_meters_leave(ag_meters *m, ag_ticket *t); /* fine when it did not enter */
 
 /* Requests that somebody else judges, for all servers together; these meters follow, to judge when that one is away.
- * hold: a place in flight, nothing drawn and nothing refused but AG_E_NOMEM. took: it was let in; months: tokens used of
- * this month in all, as that one says (0: it does not). */
+ * hold: a place in flight, nothing drawn and nothing refused but AG_E_NOMEM. took: it was let in; months: tokens used
+ * of this month in all, as that one says (0: it does not). */
 int ag_meters_hold(ag_meters *m, ag_ticket *t, const char *const names[AG_METER_KIND_COUNT],
                    const ag_limits limits[AG_METER_KIND_COUNT], ag_meter_time when);
 void ag_meters_took(ag_meters *m, ag_ticket *t, const uint64_t months[AG_METER_KIND_COUNT], ag_meter_time when);
-/* In flight, and used of the month; 0 of what is not known. */
-void ag_meters_known(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, uint32_t *in_flight,
-                     uint64_t *month_tokens);
+/* 0 of what is not known. month_told: of the month's tokens, those that took, or seed, said last. */
+typedef struct ag_meter_known {
+    uint32_t in_flight;
+    uint64_t month_tokens, month_told;
+} ag_meter_known;
+void ag_meters_known(ag_meters *m, ag_meter_kind kind, const char *name, uint32_t month, ag_meter_known *out);
 const char *ag_meter_name(const ag_meter *at); /* while a ticket keeps it */
 
 /* What was used of a month before this process began. false: no memory. */

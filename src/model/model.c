@@ -44,7 +44,8 @@ int ag__model_chat_open(ag_model *m, const char *file, ag_err *err)
     ag_buf source;
     ag_buf_init(&source, CHAT_TEMPLATE_BYTES_MAX + 4096);
     ag_str text = {0};
-    int rc = file ? chat_from_file(file, &source, err) : ag_gguf_string(m->gguf, "tokenizer.chat_template", false, &text, err);
+    int rc = file ? chat_from_file(file, &source, err)
+                  : ag_gguf_string(m->gguf, "tokenizer.chat_template", false, &text, err);
     if (file) text = ag_buf_str(&source);
     if (rc == AG_OK && (m->chat_source = ag_mem_strndup(text.p ? text.p : "", text.n)) == NULL)
         rc = ag_err_set(err, AG_E_NOMEM, "no memory for the chat template");

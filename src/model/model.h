@@ -31,10 +31,10 @@ typedef struct ag_model {
 int ag_model_open(ag_model **out, const char *path, const char *chat_template_file, ag_err *err);
 void ag_model_close(ag_model *m);
 
-/* A conversation to tokens: renders `vars`, as ag_template_render's, with bos_token and eos_token added, puts `tail` (the
- * beginning of an answer; may be empty) behind it, and encodes the text (*ids by ag_mem_free). Only the template writes
- * control tokens: what spells one inside `vars` and `tail` stays text, unless parse_special. AG_E_TEMPLATE, AG_E_LIMIT,
- * AG_E_UTF8, AG_E_NOMEM. */
+/* A conversation to tokens: renders `vars`, as ag_template_render's, with bos_token and eos_token added, puts `tail`
+ * (the beginning of an answer; may be empty) behind it, and encodes the text (*ids by ag_mem_free). Only the template
+ * writes control tokens: what spells one inside `vars` and `tail` stays text, unless parse_special. AG_E_TEMPLATE,
+ * AG_E_LIMIT, AG_E_UTF8, AG_E_NOMEM. */
 int ag_model_prompt(const ag_model *m, const json_t *vars, ag_str tail, bool parse_special, int32_t **ids, uint32_t *n,
                     ag_err *err);
 

@@ -17,8 +17,8 @@ bool ag_model_is_null(const char *path)
     return strcmp(path, "null") == 0 || strncmp(path, "null:", 5) == 0;
 }
 
-/* What a file would say, so that the tokenizer and the template are read as ever. Numbers are little-endian, as on every
- * machine that this runs on. */
+/* What a file would say, so that the tokenizer and the template are read as ever. Numbers are little-endian, as on
+ * every machine that this runs on. */
 
 static void add_u32(ag_buf *b, uint32_t v) { ag_buf_add(b, &v, sizeof v); }
 static void add_u64(ag_buf *b, uint64_t v) { ag_buf_add(b, &v, sizeof v); }
@@ -91,7 +91,8 @@ int ag_model_open_null(ag_model **out, const char *path, const char *chat_templa
     if (m == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for the null model");
     m->null = true;
     m->null_rate = rate;
-    m->hp = (ag_hparams){.vocab = N_TOKENS, .width = AG_NULL_WIDTH, .ctx_train = AG_NULL_CTX, .pooling = AG_POOLING_MEAN};
+    m->hp =
+        (ag_hparams){.vocab = N_TOKENS, .width = AG_NULL_WIDTH, .ctx_train = AG_NULL_CTX, .pooling = AG_POOLING_MEAN};
     ag_buf_init(&m->file, FILE_BYTES_MAX);
     write_file(&m->file);
     if (m->file.failed) rc = ag_err_set(err, AG_E_NOMEM, "no memory for the null model");

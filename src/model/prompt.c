@@ -1,6 +1,6 @@
 /* A conversation to tokens. The template is trusted to write control tokens, the strings that it is given are not: in
- * these the place where one is spelled gets a mark, which stays inside whatever the template does with the string and is
- * taken out of the rendered text, leaving the byte offsets where no control token may begin. */
+ * these the place where one is spelled gets a mark, which stays inside whatever the template does with the string and
+ * is taken out of the rendered text, leaving the byte offsets where no control token may begin. */
 #include <time.h>
 
 #include "base/mem.h"

@@ -2,8 +2,9 @@
 
 #include "net/head.h"
 
-#define BAD_BODY_MAX 16384
-#define BAD_ID_MAX 256
+/* Of a refusal. */
+#define BODY_MAX 16384
+#define HEADERS_MAX 32768
 
 bool ag__may_send(const ag_http_header *h)
 {
@@ -15,23 +16,27 @@ bool ag__may_send(const ag_http_header *h)
     return true;
 }
 
-void ag__bad_make(ag__bad *b, ag_http_loop *l, ag_http_bad why, int err, const char *sentence)
+void ag__refusal_make(ag_http_refusal *f, ag_http_loop *l)
 {
     const ag_http_handler *h = &l->server->handler;
-    const ag_err_row *row = ag_err_find(err);
-    *b = (ag__bad){.status = row->http};
-    ag_buf_init(&b->body, BAD_BODY_MAX);
-    ag_buf_init(&b->id, BAD_ID_MAX);
-    if (h->on_bad) h->on_bad(h->arg, why, err, sentence, &b->body, &b->id);
-    if (b->body.failed) ag_buf_reset(&b->body); /* half an answer is worse than none */
-    b->headers[b->n_headers++] = (ag_http_header){AG_STR("Content-Type"), AG_STR("application/json")};
-    if (row->retry == AG_RETRY_AFTER) b->headers[b->n_headers++] = (ag_http_header){AG_STR("Retry-After"), AG_STR("1")};
-    if (b->id.n && !b->id.failed)
-        b->headers[b->n_headers++] = (ag_http_header){AG_STR("x-request-id"), ag_buf_str(&b->id)};
+    const ag_err_row *row = ag_err_find(f->err);
+    f->status = row->http;
+    ag_buf_init(&f->body, BODY_MAX);
+    ag_arena_init(&f->mem, HEADERS_MAX);
+    if (row->retry == AG_RETRY_AFTER) ag_http_refusal_add(f, AG_STR("Retry-After"), AG_STR("1"));
+    if (h->on_bad) h->on_bad(h->arg, f);
+    if (f->body.failed) ag_buf_reset(&f->body); /* half an answer is worse than none */
 }
 
-void ag__bad_fini(ag__bad *b)
+void ag_http_refusal_add(ag_http_refusal *f, ag_str name, ag_str value)
 {
-    ag_buf_fini(&b->body);
-    ag_buf_fini(&b->id);
+    AG_ASSERT(f->n_headers < AG_HTTP_REFUSAL_HEADERS);
+    char *copy = ag_arena_strndup(&f->mem, value.p, value.n);
+    if (copy) f->headers[f->n_headers++] = (ag_http_header){name, {copy, value.n}};
+}
+
+void ag__refusal_fini(ag_http_refusal *f)
+{
+    ag_buf_fini(&f->body);
+    ag_arena_fini(&f->mem);
 }

@@ -1,8 +1,8 @@
 /* answer.h - what answers have in common, whatever the protocol: which headers may go out, our own errors.
- * Owns    : an ag__bad owns its buffers; the struct is held by the caller (make/fini).
+ * Owns    : an ag_http_refusal owns its memory; the struct is held by the caller (make/fini).
  * Threads : the loop's.
- * Limits  : an error's body and id, see answer.c.
- * Errors  : a body that could not be made whole is left out. */
+ * Limits  : an error's body and headers, see answer.c.
+ * Errors  : a body that could not be made whole is left out, and a header that there is no memory for. */
 #ifndef AG_NET_ANSWER_H
 #define AG_NET_ANSWER_H
 
@@ -12,15 +12,8 @@
  * the line is left out; those that frame the message or speak of the connection are ours alone. */
 bool ag__may_send(const ag_http_header *h);
 
-/* The answer to a request that this room refuses itself. */
-typedef struct ag__bad {
-    int status;
-    ag_http_header headers[3];
-    uint32_t n_headers;
-    ag_buf body, id;
-} ag__bad;
-
-void ag__bad_make(ag__bad *b, ag_http_loop *l, ag_http_bad why, int err, const char *sentence);
-void ag__bad_fini(ag__bad *b);
+/* The answer to a request that this room refuses itself: `f` says why; the rest of it is made. */
+void ag__refusal_make(ag_http_refusal *f, ag_http_loop *l);
+void ag__refusal_fini(ag_http_refusal *f);
 
 #endif

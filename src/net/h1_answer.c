@@ -109,11 +109,11 @@ void ag__h1_end(ag_http_stream *s)
 
 void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence, bool is_head)
 {
-    ag__bad b;
-    ag__bad_make(&b, c->loop, why, err, sentence);
-    put_head(c, b.status, b.headers, b.n_headers);
-    put_length(c, (int64_t)b.body.n);
+    ag_http_refusal f = {.why = why, .err = err, .sentence = sentence};
+    ag__refusal_make(&f, c->loop);
+    put_head(c, f.status, f.headers, f.n_headers);
+    put_length(c, (int64_t)f.body.n);
     putz(c, "Connection: close\r\n\r\n");
-    if (!is_head) ag__conn_put(c, b.body.p, b.body.n);
-    ag__bad_fini(&b);
+    if (!is_head) ag__conn_put(c, f.body.p, f.body.n);
+    ag__refusal_fini(&f);
 }

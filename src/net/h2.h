@@ -35,6 +35,7 @@ typedef struct ag__h2_head {
     struct { size_t at, n; } method, path, authority; /* in `pseudo` */
     size_t max;
     bool lined, too_large, no_memory;
+    bool grpc;            /* a content-type of gRPC's was among the headers, kept or not */
     const char *sentence; /* what is wrong with it; NULL: nothing so far */
 } ag__h2_head;
 
@@ -44,7 +45,7 @@ typedef struct ag__h2s {
     ag_http_stream *s;    /* NULL: not begun, or ended by us */
     ag_buf out;           /* of the answer, not yet in frames: from `off` on */
     size_t off;
-    bool is_head;
+    bool is_head, grpc;
     bool answered;        /* nghttp2 has the head of the answer */
     bool ended;           /* nothing more comes into `out` */
     bool idle;            /* nghttp2 waits to be told that there is more */

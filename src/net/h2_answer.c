@@ -152,13 +152,13 @@ void ag__h2_bad(ag__h2 *h, ag__h2s *x, ag_http_bad why, int err, const char *sen
     AG_ASSERT(!x->answered);
     ag__count_bad(h->conn->loop, why);
     end_user(h, x);
-    ag__bad b;
-    ag__bad_make(&b, h->conn->loop, why, err, sentence);
-    bool no_body = x->is_head || b.body.n == 0;
-    submit(h, x, b.status, b.headers, b.n_headers, (int64_t)b.body.n, no_body);
-    if (!no_body) put(h, x, b.body.p, b.body.n);
+    ag_http_refusal f = {.why = why, .err = err, .sentence = sentence, .grpc = x->grpc};
+    ag__refusal_make(&f, h->conn->loop);
+    bool no_body = x->is_head || f.body.n == 0;
+    submit(h, x, f.status, f.headers, f.n_headers, (int64_t)f.body.n, no_body);
+    if (!no_body) put(h, x, f.body.p, f.body.n);
     x->ended = true;
-    ag__bad_fini(&b);
+    ag__refusal_fini(&f);
 }
 
 /* What was handed over goes out first. */

@@ -21,7 +21,8 @@ static int open_session(ag__h2 *h)
     if (rc == 0) rc = nghttp2_option_new(&option);
     if (rc == 0) {
         ag__h2_callbacks(cb);
-        /* SETTINGS and PINGs that may come at once, each of which is acknowledged: our own limit, which says why, comes first. */
+        /* SETTINGS and PINGs that may come at once, each of which is acknowledged: our own limit, which says why, comes
+         * first. */
         nghttp2_option_set_max_outbound_ack(option, 2 * (size_t)h->conn->loop->server->conf.h2_frames_max + 2);
         rc = nghttp2_session_server_new3(&h->session, cb, h, option, &mem);
     }

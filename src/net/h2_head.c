@@ -74,6 +74,17 @@ static void keep_pseudo(ag__h2_head *h, ag_str name, ag_str value)
     if (!put(h, &h->pseudo, value.p, value.n)) h->method.n = h->path.n = h->authority.n = 0;
 }
 
+static bool is_grpc(ag_str type)
+{
+    static const ag_str names[] = {{"application/grpc+proto", 22}, {"application/grpc", 16}};
+    for (size_t i = 0; i < AG_ARRAY_LEN(names); i++) {
+        ag_str name = names[i];
+        if (type.n < name.n || !ag_str_ieq((ag_str){type.p, name.n}, name)) continue;
+        return type.n == name.n || type.p[name.n] == ';';
+    }
+    return false;
+}
+
 void ag__h2_head_add(ag__h2_head *h, ag_str name, ag_str value)
 {
     if (!ag__is_field_value(value)) { /* nghttp2 looks at this too; a line must not end where we do not end it */
@@ -85,6 +96,7 @@ void ag__h2_head_add(ag__h2_head *h, ag_str name, ag_str value)
         return;
     }
     if (!h->lined) put_request_line(h);
+    if (ag_str_eqz(name, "content-type")) h->grpc = is_grpc(value);
     /* A client may say its host in both places, as long as it is the same one. */
     if (h->authority.n && ag_str_eqz(name, "host") && ag_str_ieq(value, authority_of(h))) return;
     put_line(h, name, value);

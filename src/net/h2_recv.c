@@ -149,6 +149,7 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
     const char *sentence = NULL;
     ag__head head;
     x->is_head = ag__h2_head_is(&h->head, "HEAD");
+    x->grpc = h->head.grpc && ag__h2_head_is(&h->head, "POST");
     int rc = ag__h2_head_end(&h->head, &head, c->loop->slots, conf->headers_max, &sentence);
     if (rc != AG_OK) {
         ag__h2_bad(h, x, bad_of(rc), rc, sentence);
@@ -171,6 +172,7 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
     }
     x->s = s;
     s->state = x;
+    s->is_grpc = x->grpc;
     if (!h->goaway && ag__stream_is_last(s)) ag__h2_last(h);
     if (has_body) x->body_due = ag__h2_now(h) + conf->body_timeout_ms;
     handler->on_head(handler->arg, s, &s->head, &s->user);

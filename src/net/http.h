@@ -16,8 +16,8 @@
  * HTTP/2  : a connection that begins with its preface speaks it (prior knowledge; Upgrade: h2c is ignored). It has up
  *           to h2_streams_max streams at a time, each with the flow above; nothing here tells a user which protocol it
  *           is. Heads pass the same checks; what HTTP/2 itself calls malformed is reset without an answer. Where
- *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets one
- *           is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
+ *           HTTP/1.1 ends a connection to end a request, HTTP/2 resets the stream (RST_STREAM). A client that resets
+ *           one is gone; one whose windows stay shut is cut after write_timeout_ms. Draining sends GOAWAY.
  * gRPC    : needs trailers and bodies in both directions at once, which only HTTP/2 gives here: ag_http_trailers,
  *           ag_http_read_on.
  * TLS     : beneath either protocol, chosen by ALPN; a handshake has header_timeout_ms. See tls.h.
@@ -31,8 +31,9 @@
 #ifndef AG_HTTP_H
 #define AG_HTTP_H
 
-#include "base/err.h"
+#include "base/arena.h"
 #include "base/buf.h"
+#include "base/err.h"
 #include "base/mbox.h"
 
 typedef struct ag_http_server ag_http_server;
@@ -98,6 +99,22 @@ typedef enum ag_http_state {
     AG_HTTP_STATE_COUNT
 } ag_http_state;
 
+/* A request that is refused by this room, before it was a stream or (body too large, too late, malformed) after on_gone
+ * and done of its stream. */
+#define AG_HTTP_REFUSAL_HEADERS 8
+typedef struct ag_http_refusal {
+    ag_http_bad why;
+    int err;               /* AG_E_ */
+    const char *sentence;
+    bool grpc;             /* see ag_http_is_grpc; of its head as much is known as was read */
+    int status;            /* of the answer, by the error; on_bad may set another */
+    ag_http_header headers[AG_HTTP_REFUSAL_HEADERS];
+    uint32_t n_headers;
+    ag_buf body;           /* empty */
+    ag_arena mem;          /* what headers point to */
+} ag_http_refusal;
+void ag_http_refusal_add(ag_http_refusal *f, ag_str name, ag_str value); /* the name lives on, the value is copied */
+
 /* Of the body of a request that was refused before it was read. */
 #define AG_HTTP_DROP_BYTES (64u << 10)
 
@@ -114,10 +131,8 @@ typedef struct ag_http_handler {
     void (*on_gone)(void *user, ag_http_stream *s);
     /* The last call; the stream is dead afterwards. */
     void (*done)(void *user, ag_http_stream *s);
-    /* A request refused by this room, before it was a stream or (body too large, too late, malformed) after on_gone and
-     * done of its stream: writes the body for the error into `body` (JSON in the house's form); what it writes into `id`
-     * goes out as x-request-id. NULL: none. */
-    void (*on_bad)(void *arg, ag_http_bad why, int err_code, const char *sentence, ag_buf *body, ag_buf *id);
+    /* A request was refused by this room: says what its answer has besides a status. NULL: nothing. */
+    void (*on_bad)(void *arg, ag_http_refusal *f);
     /* A message taken from a loop's mailbox; those left when the server is closed are given by the closing thread. */
     void (*on_message)(void *arg, ag_http_loop *l, void *msg);
     /* Before a loop sleeps, on its thread; what it posts there is taken first. true: it did something and is to be
@@ -173,7 +188,8 @@ typedef struct ag_http_conn_info {
 
 /* Binds and listens; conf and handler are copied (what conf points to is used only here). */
 int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag_http_handler *h, ag_err *err);
-int ag_http_server_start(ag_http_server *s, ag_err *err); /* starts the loops' threads; if it fails only close is left */
+/* starts the loops' threads; if it fails only close is left */
+int ag_http_server_start(ag_http_server *s, ag_err *err);
 uint16_t ag_http_server_port(const ag_http_server *s);
 /* Reads the certificates again, for connections that begin from now on. AG_E_USAGE: nothing changed; a server cannot be
  * turned from cleartext to TLS or back. */
@@ -220,9 +236,11 @@ void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *header
 void ag_http_begin(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n);
 bool ag_http_write(ag_http_stream *s, const char *p, size_t n);
 void ag_http_end(ag_http_stream *s);
-/* Trailers: headers behind a response, told before it is ended or, with ag_http_respond, before it is given; copied. As for
- * headers, one that could end its line is left out. Only where takes_trailers says so (HTTP/2). */
+/* Trailers: headers behind a response, told before it is ended or, with ag_http_respond, before it is given; copied. As
+ * for headers, one that could end its line is left out. Only where takes_trailers says so (HTTP/2). */
 bool ag_http_takes_trailers(const ag_http_stream *s);
+/* A POST over HTTP/2 of application/grpc, with protobuf for messages. */
+bool ag_http_is_grpc(const ag_http_stream *s);
 void ag_http_trailers(ag_http_stream *s, const ag_http_header *trailers, uint32_t n);
 /* Asks for the request's body, and its end, also while it is being answered. Only where takes_trailers says so. */
 void ag_http_read_on(ag_http_stream *s);

@@ -117,7 +117,7 @@ struct ag_http_stream {
     ag__conn *conn;
     void *user, *state;   /* state: the protocol's own */
     ag__answer answer;
-    bool gone, is_head, no_body, chunked, keep, read_done, read_on;
+    bool gone, is_head, is_grpc, no_body, chunked, keep, read_done, read_on;
     bool drop;            /* if it is answered before its body is read, that is small enough to be read and dropped */
     uint64_t total_due;   /* ms of the loop's clock, 0: none */
     ag_http_header *trailers; /* with what they point to, one piece of memory; NULL: none */

@@ -141,6 +141,12 @@ bool ag_http_takes_trailers(const ag_http_stream *s)
     return s->conn->proto->both_ways;
 }
 
+bool ag_http_is_grpc(const ag_http_stream *s)
+{
+    AG_CHECK(s, STREAM_MAGIC);
+    return s->is_grpc;
+}
+
 void ag_http_trailers(ag_http_stream *s, const ag_http_header *trailers, uint32_t n)
 {
     AG_CHECK(s, STREAM_MAGIC);

@@ -150,7 +150,8 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 static uint64_t starves_since(const ag_queue *q, uint8_t level)
 {
     const ag_qent *e = q->oldest[level];
-    uint64_t served = AG_MAX(e->since_us, q->taken_us[level]), own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us), more;
+    uint64_t served = AG_MAX(e->since_us, q->taken_us[level]), own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us),
+             more;
     if (!ag_mul_ok(q->conf.age_us, DUE_AGES - 1, &more) || !ag_add_ok(own, more, &own)) return served;
     return AG_MIN(served, AG_MAX(own, q->risen_us[level]));
 }

@@ -58,8 +58,8 @@ typedef struct ag_queue_conf {
     uint32_t prompt_weight, output_weight;
     /* When nobody of a level was taken for so long, the one that has been there longest (as long, at least) rises one
      * band; 0: never. So no band starves, and where there is one band only, a flood's backlog does not become urgent by
-     * its age and pass those who come to it. The oldest also rises, once each age_us, when nobody of its tenant was taken
-     * for four times as long: so no tenant starves either, however many others come. */
+     * its age and pass those who come to it. The oldest also rises, once each age_us, when nobody of its tenant was
+     * taken for four times as long: so no tenant starves either, however many others come. */
     uint64_t age_us;
 } ag_queue_conf;
 #define AG_QUEUE_CONF_DEFAULT ((ag_queue_conf){.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, \

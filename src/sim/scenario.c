@@ -144,7 +144,8 @@ int ag_scenario_bench_of(ag_sim_machine *out, const char *path, ag_str text, ag_
     double least = 1; /* more rows never take less time: what measured so is noise */
     for (uint32_t i = 0, j; i < n; i = j) {
         double us = 0;
-        for (j = i; j < n && p[j].rows == p[i].rows; j++) us += p[j].us - out->per_key_us * p[j].attended - out->per_read_us * p[j].read;
+        for (j = i; j < n && p[j].rows == p[i].rows; j++)
+            us += p[j].us - out->per_key_us * p[j].attended - out->per_read_us * p[j].read;
         least = fmax(least, us / (j - i));
         knots[n_knots++] = (point){.rows = fmax(round(p[i].rows), 1), .us = least};
     }

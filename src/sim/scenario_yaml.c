@@ -596,12 +596,24 @@ static int document(reader *r)
     }
 }
 
-static const ag_scenario defaults = {
-    .drain_us = 60000000, .seed = 1, .machines = 1,
-    .sched = {.queue = {.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, .output_weight = 4,
-                        .age_us = 30000000},
-              .pages = 2048, .page_tokens = 64, .running_max = 64, .rows_max = 512, .step_ratio = 1.3, .gap_us = 50000, .short_us = 200000,
-              .rows_min = 16, .reuse = true, .refuse_late = true}};
+static const ag_scenario defaults = {.drain_us = 60000000,
+                                     .seed = 1,
+                                     .machines = 1,
+                                     .sched = {.queue = {.entries_max = 1024,
+                                                         .tenants_max = 16384,
+                                                         .prompt_weight = 1,
+                                                         .output_weight = 4,
+                                                         .age_us = 30000000},
+                                               .pages = 2048,
+                                               .page_tokens = 64,
+                                               .running_max = 64,
+                                               .rows_max = 512,
+                                               .step_ratio = 1.3,
+                                               .gap_us = 50000,
+                                               .short_us = 200000,
+                                               .rows_min = 16,
+                                               .reuse = true,
+                                               .refuse_late = true}};
 
 int ag_scenario_parse(ag_scenario *out, const char *path, ag_str text_of, ag_err *err)
 {

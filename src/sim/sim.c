@@ -42,7 +42,8 @@ double ag_sim_machine_us(const ag_sim_machine *m, const ag_step_shape *shape)
         us = m->knot[i - 1].us + slope * ((double)shape->rows - m->knot[i - 1].rows);
         break;
     }
-    return us + m->per_key_us * (double)shape->attended + m->per_read_us * (double)shape->read + m->per_out_us * shape->outs;
+    return us + m->per_key_us * (double)shape->attended + m->per_read_us * (double)shape->read +
+           m->per_out_us * shape->outs;
 }
 
 /* ---- what is to happen ---- */

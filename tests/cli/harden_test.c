@@ -65,7 +65,10 @@ static int apart(int (*f)(ag_conf *c))
         }                                                                                                              \
     } while (0)
 
-static bool has_landlock(void) { return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0; }
+static bool has_landlock(void)
+{
+    return syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION) > 0;
+}
 
 static int only_its_files(ag_conf *c)
 {

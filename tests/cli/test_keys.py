@@ -46,13 +46,15 @@ class Keys(unittest.TestCase):
         self.assertEqual(len((self.dir / "keys.db.secret").read_bytes()), 32)
 
     def test_all_that_a_key_can_have(self):
-        made = self.json("create", "--tenant", "gold", "--name", "der Schlüssel", "--roles", "inference,admin", "--models", "a,b",
+        made = self.json("create", "--tenant", "gold", "--share", "friends", "--name", "der Schlüssel", "--roles", "inference,admin", "--models", "a,b",
                          "--band", 1, "--weight", 2.5, "--expires", "2100-01-01", "--limit-requests-per-second", 10, "--limit-burst", 20,
                          "--limit-tokens-per-minute", 5000)
         self.assertRegex(made.pop("key"), KEY)
         self.assertEqual(made["limits"], {"requests_per_second": 10, "burst": 20, "tokens_per_minute": 5000})
         self.assertEqual((made["roles"], made["models"], made["most_urgent_band"]), (["inference", "admin"], ["a", "b"], 1))
         self.assertEqual((made["weight"], made["expires_at"], made["name"]), (2.5, 4102444800, "der Schlüssel"))
+        self.assertEqual(made["share"], "friends")
+        self.assertRegex(self.keys("list")[1], r"gold +friends +der")
         self.assertEqual(self.json("list")["data"], [made])
 
     def test_rotate_revoke_and_limits(self):

@@ -202,16 +202,23 @@ static void test_reused_prefixes_change_nothing(void **state)
     close_idle(e);
 }
 
-static void test_tenants_share_when_both_say_so(void **state)
+static void test_who_finds_whose_prefix(void **state)
 {
     (void)state;
     ag_engine *e = open_engine(conf_of(2048, 4, 16));
-    static const struct { const char *tenant; bool share; uint32_t reused; } in[] = {
-        {"a", false, 0}, {"b", false, 0}, {"a", false, 64}, {"c", true, 0}, {"b", false, 64}, {"d", true, 64}, {"a", true, 64}, {"e", false, 0},
+    static const struct { const char *tenant, *group; bool all; uint32_t reused; } in[] = {
+        {"a", "", false, 0}, {"b", "", false, 0}, {"a", "", false, 64}, {"c", "", true, 0}, {"b", "", false, 64},
+        {"d", "", true, 64},
+        {"a", "", true, 64}, {"e", "", false, 0},
+        /* A group is neither its members, nor a tenant of its name, nor all, nor another. */
+        {"a", "g", false, 0}, {"b", "g", false, 64}, {"g", "", false, 0}, {"a", "h", false, 0}, {"g", "a", false, 0},
+        {"f", "g", true, 64},
+        {"new", "g", false, 64}, {"new", "", false, 0},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(in); i++) {
         ag_gen_spec s = spec_of(100, 3, 1);
-        s.share_prefix = in[i].share;
+        s.share_group = ag_str_of(in[i].group);
+        s.share_all = in[i].all;
         ag_gen *g = start_as(e, in[i].tenant, 2, s);
         await_end(g);
         assert_int_equal(ag_gen_reused(g), in[i].reused);
@@ -220,8 +227,8 @@ static void test_tenants_share_when_both_say_so(void **state)
     close_idle(e);
 }
 
-/* Ten callers come with one new prefix while the engine is busy: its pages are computed once, and each has the answer that
- * he would have had alone. */
+/* Ten callers come with one new prefix while the engine is busy: its pages are computed once, and each has the answer
+ * that he would have had alone. */
 static void test_a_new_prefix_is_computed_once(void **state)
 {
     (void)state;
@@ -237,7 +244,8 @@ static void test_a_new_prefix_is_computed_once(void **state)
         answer_of(s[i], want[i], &n[i]);
     }
     ag_engine *e = open_held(conf_of(8192, 16, 16), 1);
-    ag_gen *first = start_as(e, "z", 2, spec_of(20, 1, 3)), *g[CALLERS]; /* then nobody decodes, and a step has room for two */
+    /* then nobody decodes, and a step has room for two */
+    ag_gen *first = start_as(e, "z", 2, spec_of(20, 1, 3)), *g[CALLERS];
     await_held();
     for (int i = 0; i < CALLERS; i++) g[i] = start_as(e, "a", 2, s[i]);
     let_go();
@@ -293,8 +301,8 @@ static void test_expires_while_a_step_runs(void **state)
     close_idle(e);
 }
 
-/* Who runs past its deadline keeps what it has. How long the first steps take is the machine's affair: the deadline is set
- * so far off that they come before it. */
+/* Who runs past its deadline keeps what it has. How long the first steps take is the machine's affair: the deadline is
+ * set so far off that they come before it. */
 static void test_running_past_the_deadline(void **state)
 {
     (void)state;
@@ -435,7 +443,8 @@ static void one_turn(caller *c, ag_gen **mine, uint32_t at)
         s.max_tokens = 1 + roll(c, 12);
         s.band = (uint8_t)roll(c, AG_BANDS);
         s.tenant = ag_str_of(tenants[roll(c, 3)]);
-        s.share_prefix = roll(c, 4) == 0;
+        s.share_all = roll(c, 4) == 0;
+        s.share_group = ag_str_of(roll(c, 4) == 0 ? "g" : "");
         s.deadline_us = roll(c, 3) == 0 ? ag_now_us() + 1 + roll(c, 20000) : 0;
         if (ag_gen_create(&mine[at], c->e, &s, NULL) != AG_OK) return;
         if (roll(c, 20) == 0) ag_gen_cancel(mine[at]);
@@ -525,7 +534,8 @@ static void test_faults(void **state)
         s[0].tenant = AG_STR("slow");
         s[1].tenant = AG_STR("quick");
         ag_fault_arm(AG_FAULT_ALLOC, nth);
-        bool went = ag_gen_create(&g[0], e, &s[0], &err) == AG_OK && ag_gen_submit(g[0], NULL, &err) == AG_OK, stopped = false;
+        bool went = ag_gen_create(&g[0], e, &s[0], &err) == AG_OK && ag_gen_submit(g[0], NULL, &err) == AG_OK,
+             stopped = false;
         while (went && !stopped && !ag_gen_ended(state_of(g[0]))) stopped = sem_trywait(&in_step) == 0;
         if (!stopped) atomic_store(&hold_at, 0);
         bool other = ag_gen_create(&g[1], e, &s[1], &err) == AG_OK && ag_gen_submit(g[1], NULL, &err) == AG_OK;
@@ -559,7 +569,7 @@ int main(void)
         cmocka_unit_test(test_urgent_ones_set_others_back),
         cmocka_unit_test(test_moving),
         cmocka_unit_test(test_reused_prefixes_change_nothing),
-        cmocka_unit_test(test_tenants_share_when_both_say_so),
+        cmocka_unit_test(test_who_finds_whose_prefix),
         cmocka_unit_test(test_a_new_prefix_is_computed_once),
         cmocka_unit_test(test_expires_while_a_step_runs),
         cmocka_unit_test(test_running_past_the_deadline),

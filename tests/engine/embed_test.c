@@ -1,4 +1,5 @@
-/* Embeddings on the real engine with a tiny random model: the same bits whoever else is served, however the prompt is cut. */
+/* Embeddings on the real engine with a tiny random model: the same bits whoever else is served, however the prompt is
+ * cut. */
 #include "base/fault.h"
 #include "engine/lm.h"
 #include "engine/serving.h"
@@ -97,8 +98,8 @@ static void same_however(ag_pooling pooling)
 static void test_mean(void **state) { (void)state; same_however(AG_POOLING_MEAN); }
 static void test_last(void **state) { (void)state; same_however(AG_POOLING_LAST); }
 
-/* An answer that grows takes the pages of a text that is half read, a row a step; what was read of it counts once. false:
- * the text came too late for that. */
+/* An answer that grows takes the pages of a text that is half read, a row a step; what was read of it counts once.
+ * false: the text came too late for that. */
 static bool set_back(int i)
 {
     ag_engine_conf conf = conf_of(7 * 64, 8, 1);
@@ -142,7 +143,12 @@ static void pooled(const ag_gen_spec *s, float *mean, float *last)
     uint32_t rows[TINY_CTX];
     for (uint32_t i = 0; i < s->n_prompt; i++) rows[i] = i;
     ag_span span = {0, s->n_prompt, 0, pages};
-    ag_batch b = {.n_rows = s->n_prompt, .n_spans = 1, .n_states = s->n_prompt, .tokens = s->prompt, .spans = &span, .out_rows = rows};
+    ag_batch b = {.n_rows = s->n_prompt,
+                  .n_spans = 1,
+                  .n_states = s->n_prompt,
+                  .tokens = s->prompt,
+                  .spans = &span,
+                  .out_rows = rows};
     const float *logits, *x;
     size_t stride;
     ag_lm_run(lm, &b, &logits, &stride);
@@ -312,9 +318,10 @@ static void test_faults(void **state)
 int main(void)
 {
     tiny_model_open(&shared, true);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mean),     cmocka_unit_test(test_last),     cmocka_unit_test(test_set_back),
-                                       cmocka_unit_test(test_what_it_is), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_plain_spec), cmocka_unit_test(test_ends),   cmocka_unit_test(test_faults)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_mean),       cmocka_unit_test(test_last),     cmocka_unit_test(test_set_back),
+        cmocka_unit_test(test_what_it_is), cmocka_unit_test(test_prefixes), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_plain_spec), cmocka_unit_test(test_ends),     cmocka_unit_test(test_faults)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     tiny_model_close(&shared);
     return failed;

@@ -22,7 +22,10 @@ enum { MANY = 12 };
 static int32_t alone[MANY][OUT_MAX];
 static uint32_t alone_n[MANY];
 
-static ag_gen_spec many_spec(int i) { return spec_of(1 + (uint32_t)(i * 17 % 90), 20 + (uint32_t)(i * 13 % 60), (uint64_t)i); }
+static ag_gen_spec many_spec(int i)
+{
+    return spec_of(1 + (uint32_t)(i * 17 % 90), 20 + (uint32_t)(i * 13 % 60), (uint64_t)i);
+}
 
 static void answers_alone(void)
 {
@@ -72,7 +75,8 @@ static void test_same_alone_and_together(void **state)
     same_in(conf_of(4096, 5, 16), false);
     ag_engine_conf one = conf_of(4096, 64, 64);
     one.threads = 1;
-    if (strcmp(ag_cpu_isa_find(NULL)->name, "avx512bf16") != 0) one.isa = "scalar"; /* attention's bits are its own there */
+    /* attention's bits are its own there */
+    if (strcmp(ag_cpu_isa_find(NULL)->name, "avx512bf16") != 0) one.isa = "scalar";
     same_in(one, false);
 }
 
@@ -155,7 +159,8 @@ static void test_stops(void **state)
     assert_int_equal(ag_gen_text_bytes(h), (const char *)memmem(whole.p, whole.n, stop.p, stop.n) - whole.p);
     ag_gen_token t[OUT_MAX];
     uint32_t k = ag_gen_read(h, 0, t, OUT_MAX, NULL);
-    for (uint32_t i = 0; i < k; i++) assert_true(t[i].text_safe <= ag_gen_text_bytes(h)); /* nothing of it was ever safe */
+    /* nothing of it was ever safe */
+    for (uint32_t i = 0; i < k; i++) assert_true(t[i].text_safe <= ag_gen_text_bytes(h));
     ag_gen_put(h);
     /* A stop token; and neither before min_tokens. */
     s.n_stops = 0;
@@ -263,15 +268,20 @@ static void test_bounds(void **state)
     } while (0)
     REFUSED(s.n_prompt = 0, AG_E_PARAM, "the prompt is empty; it needs at least one token");
     REFUSED(s.max_tokens = 0, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
-    REFUSED(s.max_tokens = 247, AG_E_CTX_LENGTH, "10 prompt tokens and 247 to answer do not fit the context of 256 tokens");
-    REFUSED(s.max_tokens = UINT32_MAX, AG_E_CTX_LENGTH, "10 prompt tokens and 4294967295 to answer do not fit the context of 256 tokens");
+    REFUSED(s.max_tokens = 247, AG_E_CTX_LENGTH,
+            "10 prompt tokens and 247 to answer do not fit the context of 256 tokens");
+    REFUSED(s.max_tokens = UINT32_MAX, AG_E_CTX_LENGTH,
+            "10 prompt tokens and 4294967295 to answer do not fit the context of 256 tokens");
     REFUSED(s.sampling.temperature = NAN, AG_E_PARAM, "temperature is nan; it should be at least 0 and at most 10");
     REFUSED(s.sampling.top_p = 0, AG_E_PARAM, "top_p is 0; it should be above 0 and at most 1");
-    REFUSED(s.sampling.presence_penalty = 3, AG_E_PARAM, "presence_penalty is 3; it should be at least -2 and at most 2");
+    REFUSED(s.sampling.presence_penalty = 3, AG_E_PARAM,
+            "presence_penalty is 3; it should be at least -2 and at most 2");
     int32_t bad = -1;
-    REFUSED((s.prompt = &bad, s.n_prompt = 1), AG_E_PARAM, "prompt token -1 at position 0 is not in the vocabulary of 273");
+    REFUSED((s.prompt = &bad, s.n_prompt = 1), AG_E_PARAM,
+            "prompt token -1 at position 0 is not in the vocabulary of 273");
     ag_logit_bias bias = {273, 1};
-    REFUSED((s.bias = &bias, s.n_bias = 1), AG_E_PARAM, "logit_bias names token 273, which is not in the vocabulary of 273");
+    REFUSED((s.bias = &bias, s.n_bias = 1), AG_E_PARAM,
+            "logit_bias names token 273, which is not in the vocabulary of 273");
     REFUSED(s.top_logprobs = 21, AG_E_PARAM, "21 log probabilities; at most 20 are given");
     ag_engine_drain(e);
     s = spec_of(10, 10, 1);
@@ -466,7 +476,8 @@ static void test_damage_ends_what_it_had_a_part_in(void **state)
     rmdir(dir);
 }
 
-/* Each allocation fails once, while opening and while generating: an error, or the right answer; nothing left behind. */
+/* Each allocation fails once, while opening and while generating: an error, or the right answer; nothing left
+ * behind. */
 static void test_faults(void **state)
 {
     (void)state;
@@ -507,9 +518,11 @@ int main(void)
 {
     tiny_model_open(&shared, true);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_alone_and_together), cmocka_unit_test(test_same_when_set_back), cmocka_unit_test(test_logprobs),
-        cmocka_unit_test(test_stops),                   cmocka_unit_test(test_cancel),              cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_told),                   cmocka_unit_test(test_told_in_many_mailboxes),                    cmocka_unit_test(test_close_with_work),     cmocka_unit_test(test_damage_ends_what_it_had_a_part_in),
+        cmocka_unit_test(test_same_alone_and_together), cmocka_unit_test(test_same_when_set_back),
+        cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_stops), cmocka_unit_test(test_cancel), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_told), cmocka_unit_test(test_told_in_many_mailboxes),
+        cmocka_unit_test(test_close_with_work), cmocka_unit_test(test_damage_ends_what_it_had_a_part_in),
         cmocka_unit_test(test_faults),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

@@ -26,7 +26,8 @@ static bool is_object(const char *text, size_t n)
 }
 
 static const char *const good[] = {
-    "{}", " \n\t\r{ }", "{\"\":0}", "{\"a\":[]}", "{\"a\":[1,2.5,-0,0.1e5,1E-7,3e+2,-12]}", "{ \"a\" : { \"b\" : [ { } , [ ] ] } }",
+    "{}", " \n\t\r{ }", "{\"\":0}", "{\"a\":[]}", "{\"a\":[1,2.5,-0,0.1e5,1E-7,3e+2,-12]}",
+    "{ \"a\" : { \"b\" : [ { } , [ ] ] } }",
     "{\"a\":true,\"b\":false,\"c\":null}", "{\"k\\\"\\\\\\/\\b\\f\\n\\r\\t\":\"\\u0041\\uD7ff\\ue000\\u00e9\\ufFfF\"}",
     "{\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\":\"\xED\x9F\xBF\xEE\x80\x80\xF4\x8F\xBF\xBF\xE0\xA0\x80\xC2\x80\"}",
     "{\"n\":-0.0 ,\"m\":10 }", "{\"a\":[0\n]}", "{\"a\":\"\x7F\"}",
@@ -34,11 +35,15 @@ static const char *const good[] = {
 };
 
 static const char *const bad[] = {
-    "[", "1", "\"", "x", "{,", "{a", "{1", "{\"a\"}", "{\"a\",", "{\"a\":}", "{\"a\":,", "{\"a\":1,}", "{\"a\":1 1", "{\"a\":01",
-    "{\"a\":-}", "{\"a\":-a", "{\"a\":1.}", "{\"a\":.5", "{\"a\":1e}", "{\"a\":1e+}", "{\"a\":+1", "{\"a\":1.5.", "{\"a\":1e5.",
+    "[", "1", "\"", "x", "{,", "{a", "{1", "{\"a\"}", "{\"a\",", "{\"a\":}", "{\"a\":,", "{\"a\":1,}", "{\"a\":1 1",
+    "{\"a\":01",
+    "{\"a\":-}", "{\"a\":-a", "{\"a\":1.}", "{\"a\":.5", "{\"a\":1e}", "{\"a\":1e+}", "{\"a\":+1", "{\"a\":1.5.",
+    "{\"a\":1e5.",
     "{\"a\":[1,]", "{\"a\":[,", "{\"a\":[1}", "{\"a\":{]", "{\"a\":tru ", "{\"a\":nul}", "{\"a\":truee", "{\"a\":True",
-    "{\"\n", "{\"\x01", "{\"\\x", "{\"\\u12g", "{\"\\ud800", "{\"\\uDC", "{\"\x80", "{\"\xC0\x80", "{\"\xC1", "{\"\xE0\x80", "{\"\xED\xA0",
-    "{\"\xF0\x80", "{\"\xF4\x90", "{\"\xF5", "{\"\xE2\x82\"", "{}}", "{} ", "{}{", "{\"a\":1234567890123456789", "{\"a\":0.1234567890123456789", "{\"a\":1e100",
+    "{\"\n", "{\"\x01", "{\"\\x", "{\"\\u12g", "{\"\\ud800", "{\"\\uDC", "{\"\x80", "{\"\xC0\x80", "{\"\xC1",
+    "{\"\xE0\x80", "{\"\xED\xA0",
+    "{\"\xF0\x80", "{\"\xF4\x90", "{\"\xF5", "{\"\xE2\x82\"", "{}}", "{} ", "{}{", "{\"a\":1234567890123456789",
+    "{\"a\":0.1234567890123456789", "{\"a\":1e100",
     "{\"\\u0000",
 };
 
@@ -97,7 +102,8 @@ static void nesting_and_blanks_are_bounded(void **state)
     assert_true(takes(text, strlen(text), &j));
     assert_int_equal(ag_json_cost(&j), AG_JSON_NEST_MAX);
     assert_false(ag_json_take(&j, '['));
-    assert_true(takes(text, strlen(text), &j) && ag_json_take(&j, ']') && ag_json_take(&j, ',') && ag_json_take(&j, '{'));
+    assert_true(takes(text, strlen(text), &j) && ag_json_take(&j, ']') && ag_json_take(&j, ',') &&
+                ag_json_take(&j, '{'));
     assert_false(ag_json_take(&j, '{'));
     strcpy(text, "{");
     for (uint32_t i = 0; i < AG_JSON_BLANKS_MAX; i++) strcat(text, "\n");
@@ -110,7 +116,8 @@ static void nesting_and_blanks_are_bounded(void **state)
 /* ---- the vocabulary ---- */
 
 /* What ag_json_allow says, token by token. */
-static void check_allowed(const ag_json_vocab *v, const ag_tokenizer *t, const ag_json *j, uint32_t left, uint64_t *bits, uint32_t size)
+static void check_allowed(const ag_json_vocab *v, const ag_tokenizer *t, const ag_json *j, uint32_t left,
+                          uint64_t *bits, uint32_t size)
 {
     memset(bits, 0xA5, (size + 63) / 64 * 8);
     ag_json_allow(v, j, left, bits, size);
@@ -121,7 +128,8 @@ static void check_allowed(const ag_json_vocab *v, const ag_tokenizer *t, const a
         bool may = s.n > 0 && s.n <= AG_JSON_TOKEN_MAX;
         for (size_t i = 0; i < s.n && may; i++) may = ag_json_take(&after, (unsigned char)s.p[i]);
         may = may && ag_json_cost(&after) < left;
-        if (may != (bits[id / 64] >> id % 64 & 1)) fail_msg("token %u '%.*s' in state %d, %u left", id, (int)s.n, s.p, j->at, left);
+        if (may != (bits[id / 64] >> id % 64 & 1))
+            fail_msg("token %u '%.*s' in state %d, %u left", id, (int)s.n, s.p, j->at, left);
         some += may;
     }
     assert_true(some > 0 || ag_json_cost(j) > left);
@@ -144,7 +152,8 @@ static int32_t pick(const uint64_t *bits, uint32_t size)
         if ((bits[id / 64] >> id % 64 & 1) && at-- == 0) return (int32_t)id;
 }
 
-/* Answers of random tokens: whatever is taken of those allowed, and however short it must be, a whole object comes of it. */
+/* Answers of random tokens: whatever is taken of those allowed, and however short it must be, a whole object comes of
+ * it. */
 static void wander(const ag_json_vocab *v, const ag_tokenizer *t, uint32_t answers)
 {
     uint32_t size = ag_tokenizer_size(t);
@@ -160,7 +169,8 @@ static void wander(const ag_json_vocab *v, const ag_tokenizer *t, uint32_t answe
             if (chance(20) == 0) check_allowed(v, t, &j, left, bits, size);
             ag_json_allow(v, &j, left, bits, size);
             int32_t id = pick(bits, size);
-            for (uint32_t tries = 0; structure && tries < 30; tries++) { /* a string is all too easily begun and never left */
+            /* a string is all too easily begun and never left */
+            for (uint32_t tries = 0; structure && tries < 30; tries++) {
                 ag_str s = ag_tokenizer_piece(t, id, false);
                 if (memchr(s.p, '"', s.n) || memchr(s.p, '{', s.n) || memchr(s.p, '[', s.n)) break;
                 id = pick(bits, size);
@@ -205,8 +215,10 @@ static void texts_may_stand_ahead_of_it(void **state)
 {
     (void)state;
     static const char heads[] = "add\", \"a\": \0get_weather\", \"a\": \0get\", \"a\": \0";
-    static const char *const whole[] = {"add\", \"a\": {}", "get\", \"a\":  {\"k\":[1]}", "get_weather\", \"a\": {\"k\":0}"};
-    static const char *const wrong[] = {"{", " add", "ad ", "addd", "add\",  ", "get-", "gett", "sub", "add\", \"a\": 1", "add\", \"a\": add"};
+    static const char *const whole[] = {"add\", \"a\": {}", "get\", \"a\":  {\"k\":[1]}",
+                                        "get_weather\", \"a\": {\"k\":0}"};
+    static const char *const wrong[] = {
+        "{", " add", "ad ", "addd", "add\",  ", "get-", "gett", "sub", "add\", \"a\": 1", "add\", \"a\": add"};
     static uint64_t bits[1 << 14];
     tiny tv;
     tiny_opened o;
@@ -221,7 +233,8 @@ static void texts_may_stand_ahead_of_it(void **state)
         for (const char *z = whole[i]; *z; z++) {
             uint32_t cost = ag_json_cost(&j);
             assert_true(cost > 0 && cost <= strlen(z) && !ag_json_done(&j));
-            for (uint32_t left = cost - 1; left < cost + 3; left++) check_allowed(v, o.t, &j, left, bits, ag_tokenizer_size(o.t));
+            for (uint32_t left = cost - 1; left < cost + 3; left++)
+                check_allowed(v, o.t, &j, left, bits, ag_tokenizer_size(o.t));
             assert_true(ag_json_take(&j, (unsigned char)*z));
         }
         assert_true(ag_json_done(&j));
@@ -288,7 +301,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(objects_are_told_from_others),          cmocka_unit_test(whatever_is_open_closes_at_its_cost),
-        cmocka_unit_test(nesting_and_blanks_are_bounded),        cmocka_unit_test(tokens_are_allowed_as_their_bytes_are),
+        cmocka_unit_test(nesting_and_blanks_are_bounded), cmocka_unit_test(tokens_are_allowed_as_their_bytes_are),
         cmocka_unit_test(texts_may_stand_ahead_of_it),
         cmocka_unit_test(large_vocabularies_do_the_same),        cmocka_unit_test(every_allocation_may_fail),
     };

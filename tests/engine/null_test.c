@@ -15,8 +15,10 @@ static ag_model *open_null(const char *path)
 static void names(void **state)
 {
     (void)state;
-    static const char *const yes[] = {"null", "null:", "null:rate=5", "null:x"}, *const no[] = {"", "./null", "nul", "nullx", "x/null"};
-    static const char *const bad[] = {"null:", "null:rate=", "null:rate=0", "null:rate=1000001", "null:rate=5x", "null:speed=5"};
+    static const char *const yes[] = {"null", "null:", "null:rate=5", "null:x"}, *const no[] = {"", "./null", "nul",
+                                                                                                "nullx", "x/null"};
+    static const char *const bad[] = {"null:",        "null:rate=",  "null:rate=0", "null:rate=1000001",
+                                      "null:rate=5x", "null:speed=5"};
     for (size_t i = 0; i < AG_ARRAY_LEN(yes); i++) assert_true(ag_model_is_null(yes[i]));
     for (size_t i = 0; i < AG_ARRAY_LEN(no); i++) assert_false(ag_model_is_null(no[i]));
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
@@ -39,7 +41,8 @@ static void bytes_are_tokens(void **state)
     int32_t *ids = NULL;
     uint32_t n = 0;
     ag_err err = {0};
-    if (ag_tokenizer_encode(m->tokenizer, text, sizeof text - 1, true, false, &ids, &n, &err) != AG_OK) fail_msg("%s", err.text);
+    if (ag_tokenizer_encode(m->tokenizer, text, sizeof text - 1, true, false, &ids, &n, &err) != AG_OK)
+        fail_msg("%s", err.text);
     assert_int_equal(n, sizeof text - 1);
     for (uint32_t i = 0; i < n; i++) assert_int_equal(ids[i], (unsigned char)text[i]);
     ag_mem_free(ids);
@@ -57,7 +60,8 @@ static int serve_by(const char *path, uint32_t n_want, bool turns)
     ag_err err = {0};
     ag_engine_conf conf = conf_of(0, 4, 16);
     conf.by_turns = turns;
-    ag_gen_spec s = {.prompt = prompt, .n_prompt = 3, .max_tokens = n_want, .top_logprobs = -1, .sampling = AG_SAMPLING_DEFAULT};
+    ag_gen_spec s = {
+        .prompt = prompt, .n_prompt = 3, .max_tokens = n_want, .top_logprobs = -1, .sampling = AG_SAMPLING_DEFAULT};
     s.sampling.temperature = 10;
     int rc = ag_model_open_null(&m, path, NULL, &err);
     if (rc == AG_OK) rc = ag_engine_open(&e, m, &conf, &err);
@@ -71,7 +75,8 @@ static int serve_by(const char *path, uint32_t n_want, bool turns)
         else {
             assert_int_equal(state, AG_GEN_LENGTH);
             assert_int_equal(n, n_want);
-            for (uint32_t i = 0; i < n; i++) assert_int_equal(ids[i], AG_NULL_TEXT[(2 + i) % (sizeof AG_NULL_TEXT - 1)]);
+            for (uint32_t i = 0; i < n; i++)
+                assert_int_equal(ids[i], AG_NULL_TEXT[(2 + i) % (sizeof AG_NULL_TEXT - 1)]);
         }
     }
     if (g) ag_gen_put(g);
@@ -99,7 +104,8 @@ static void embeddings_count_bytes(void **state)
     ag_err err = {0};
     ag_engine_conf conf = conf_of(0, 4, 16);
     ag_gen_spec s = {.prompt = prompt, .n_prompt = 6, .embed = true};
-    if (ag_engine_open(&e, m, &conf, &err) != AG_OK || ag_gen_create(&g, e, &s, &err) != AG_OK || ag_gen_submit(g, NULL, &err) != AG_OK)
+    if (ag_engine_open(&e, m, &conf, &err) != AG_OK || ag_gen_create(&g, e, &s, &err) != AG_OK ||
+        ag_gen_submit(g, NULL, &err) != AG_OK)
         fail_msg("%s", err.text);
     int32_t ids[OUT_MAX];
     uint32_t n;
@@ -207,10 +213,12 @@ static void no_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(names), cmocka_unit_test(bytes_are_tokens), cmocka_unit_test(answers),
-                                       cmocka_unit_test(embeddings_count_bytes), cmocka_unit_test(by_turns), cmocka_unit_test(keeps_pace),
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(names),     cmocka_unit_test(bytes_are_tokens),
+        cmocka_unit_test(answers),   cmocka_unit_test(embeddings_count_bytes),
+        cmocka_unit_test(by_turns),  cmocka_unit_test(keeps_pace),
 #ifdef AG_FAULTS
-                                       cmocka_unit_test(no_memory),
+        cmocka_unit_test(no_memory),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,11 +9,13 @@
 
 enum { N = 70 }; /* over a page of KV cache */
 
-static void run_all(const tiny_model *t, const char *isa, const char *no_pass, uint32_t threads, uint32_t chunk, float *out)
+static void run_all(const tiny_model *t, const char *isa, const char *no_pass, uint32_t threads, uint32_t chunk,
+                    float *out)
 {
     ag_err err = {0};
     ag_lm *lm = NULL;
-    ag_lm_conf conf = {.threads = threads, .isa = isa, .no_pass = no_pass, .rows_max = N, .out_max = N, .ctx_tokens = 256};
+    ag_lm_conf conf = {
+        .threads = threads, .isa = isa, .no_pass = no_pass, .rows_max = N, .out_max = N, .ctx_tokens = 256};
     if (ag_lm_open(&lm, &t->m, &conf, &err) != AG_OK) fail_msg("%s: %s", no_pass ? no_pass : "-", err.text);
     const uint32_t pages[] = {3, 1, 0, 2};
     int32_t tokens[N];
@@ -27,17 +29,20 @@ static void run_all(const tiny_model *t, const char *isa, const char *no_pass, u
         const float *x;
         size_t stride;
         ag_lm_run(lm, &b, &x, &stride);
-        for (uint32_t i = 0; i < n; i++) memcpy(out + (size_t)(at + i) * t->m.hp.vocab, x + i * stride, t->m.hp.vocab * sizeof *out);
+        for (uint32_t i = 0; i < n; i++)
+            memcpy(out + (size_t)(at + i) * t->m.hp.vocab, x + i * stride, t->m.hp.vocab * sizeof *out);
     }
     ag_lm_close(lm);
 }
 
-static void compare(const tiny_model *t, const char *isa, const char *no_pass, uint32_t threads, uint32_t chunk, const float *want)
+static void compare(const tiny_model *t, const char *isa, const char *no_pass, uint32_t threads, uint32_t chunk,
+                    const float *want)
 {
     size_t bytes = (size_t)N * t->m.hp.vocab * sizeof(float);
     float *got = malloc(bytes);
     run_all(t, isa, no_pass, threads, chunk, got);
-    if (memcmp(got, want, bytes) != 0) fail_msg("other bits with isa %s, without %s, %u threads, chunks of %u", isa, no_pass, threads, chunk);
+    if (memcmp(got, want, bytes) != 0)
+        fail_msg("other bits with isa %s, without %s, %u threads, chunks of %u", isa, no_pass, threads, chunk);
     free(got);
 }
 
@@ -67,7 +72,8 @@ static void same_bits(bool q8)
 {
     tiny_model t;
     tiny_model_open(&t, q8);
-    float *want = malloc((size_t)N * t.m.hp.vocab * sizeof *want), *own = malloc((size_t)N * t.m.hp.vocab * sizeof *own);
+    float *want = malloc((size_t)N * t.m.hp.vocab * sizeof *want),
+          *own = malloc((size_t)N * t.m.hp.vocab * sizeof *own);
     run_all(&t, "scalar", NULL, 1, N, want);
     float low = want[0], high = want[0];
     for (size_t i = 0; i < (size_t)N * t.m.hp.vocab; i++) {
@@ -100,8 +106,8 @@ static void same_bits(bool q8)
     tiny_model_close(&t);
 }
 
-/* BF16 where pairs are multiplied has bits of its own, near the specification's, and the same ones whatever the chunks and
- * threads. */
+/* BF16 where pairs are multiplied has bits of its own, near the specification's, and the same ones whatever the chunks
+ * and threads. */
 static void same_bits_bf16(const char *isa, const float *spec, const tiny_model *t)
 {
     size_t n = (size_t)N * t->m.hp.vocab;
@@ -139,7 +145,8 @@ static void test_same_bits_q8(void **state) { (void)state; same_bits(true); }
 
 enum { LONG = 1100, SEQUENCES = 2 }; /* over two parts of keys */
 
-typedef struct drawn { uint32_t threads, seed; const char *isa, *no_pass; ag_kv_type kv; } drawn; /* seed 0: one sequence after the other, in large pieces */
+/* seed 0: one sequence after the other, in large pieces */
+typedef struct drawn { uint32_t threads, seed; const char *isa, *no_pass; ag_kv_type kv; } drawn;
 
 static uint32_t draw(uint32_t *seed, uint32_t below)
 {
@@ -153,9 +160,16 @@ static void run_drawn(const tiny_model *t, const drawn *d, float *out)
     enum { ROWS = 256, PAGES = (LONG + 63) / 64 };
     ag_err err = {0};
     ag_lm *lm = NULL;
-    ag_lm_conf conf = {.threads = d->threads, .isa = d->isa, .no_pass = d->no_pass, .kv = d->kv, .rows_max = ROWS, .out_max = ROWS, .ctx_tokens = 64 * PAGES * SEQUENCES};
+    ag_lm_conf conf = {.threads = d->threads,
+                       .isa = d->isa,
+                       .no_pass = d->no_pass,
+                       .kv = d->kv,
+                       .rows_max = ROWS,
+                       .out_max = ROWS,
+                       .ctx_tokens = 64 * PAGES * SEQUENCES};
     if (ag_lm_open(&lm, &t->m, &conf, &err) != AG_OK) fail_msg("%s", err.text);
-    uint32_t pages[SEQUENCES][PAGES], at[SEQUENCES] = {0}, seed = d->seed, rows[ROWS], n_bytes = t->m.hp.vocab * sizeof(float);
+    uint32_t pages[SEQUENCES][PAGES], at[SEQUENCES] = {0}, seed = d->seed, rows[ROWS],
+                                      n_bytes = t->m.hp.vocab * sizeof(float);
     for (uint32_t i = 0; i < ROWS; i++) rows[i] = i;
     for (uint32_t s = 0; s < SEQUENCES; s++)
         for (uint32_t i = 0; i < PAGES; i++) pages[s][i] = (PAGES - 1 - i) * SEQUENCES + s;
@@ -164,7 +178,10 @@ static void run_drawn(const tiny_model *t, const drawn *d, float *out)
         ag_span spans[SEQUENCES];
         uint32_t of[SEQUENCES], n_spans = 0, n_rows = 0, mode = d->seed ? draw(&seed, 3) : 3;
         for (uint32_t s = 0; s < SEQUENCES; s++) {
-            uint32_t n = mode == 3 ? (n_rows ? 0 : ROWS) : mode == 0 ? draw(&seed, 100) : mode == 1 ? draw(&seed, 3) : 1;
+            uint32_t n = mode == 3   ? (n_rows ? 0 : ROWS)
+                         : mode == 0 ? draw(&seed, 100)
+                         : mode == 1 ? draw(&seed, 3)
+                                     : 1;
             n = AG_MIN(n, LONG - at[s]);
             if (n == 0) continue;
             for (uint32_t i = 0; i < n; i++) tokens[n_rows + i] = (int32_t)(((at[s] + i) * 37 + 5 + s * 11) % 256);
@@ -173,13 +190,15 @@ static void run_drawn(const tiny_model *t, const drawn *d, float *out)
             n_rows += n;
         }
         if (n_rows == 0) continue;
-        ag_batch b = {.n_rows = n_rows, .n_spans = n_spans, .n_out = n_rows, .tokens = tokens, .spans = spans, .out_rows = rows};
+        ag_batch b = {
+            .n_rows = n_rows, .n_spans = n_spans, .n_out = n_rows, .tokens = tokens, .spans = spans, .out_rows = rows};
         const float *x;
         size_t stride;
         ag_lm_run(lm, &b, &x, &stride);
         for (uint32_t i = 0; i < n_spans; i++)
             for (uint32_t r = 0; r < spans[i].n; r++, at[of[i]]++, done++)
-                memcpy(out + ((size_t)of[i] * LONG + at[of[i]]) * t->m.hp.vocab, x + (spans[i].row + r) * stride, n_bytes);
+                memcpy(out + ((size_t)of[i] * LONG + at[of[i]]) * t->m.hp.vocab, x + (spans[i].row + r) * stride,
+                       n_bytes);
     }
     ag_lm_close(lm);
 }
@@ -197,7 +216,8 @@ static void long_contexts(const drawn *runs, size_t n, const char *isa)
             continue;
         }
         run_drawn(&t, &runs[i], got);
-        if (memcmp(got, want, bytes) != 0) fail_msg("other bits when steps are drawn from %u, with %u threads", runs[i].seed, runs[i].threads);
+        if (memcmp(got, want, bytes) != 0)
+            fail_msg("other bits when steps are drawn from %u, with %u threads", runs[i].seed, runs[i].threads);
     }
     free(want);
     free(got);
@@ -207,7 +227,10 @@ static void long_contexts(const drawn *runs, size_t n, const char *isa)
 static void test_long_contexts(void **state)
 {
     (void)state;
-    static const drawn runs[] = {{1, 1, NULL, NULL, AG_KV_F16}, {2, 2, NULL, NULL, AG_KV_F16}, {4, 4, NULL, NULL, AG_KV_F16}, {2, 5, NULL, "fuse_qkv", AG_KV_F16},
+    static const drawn runs[] = {{1, 1, NULL, NULL, AG_KV_F16},
+                                 {2, 2, NULL, NULL, AG_KV_F16},
+                                 {4, 4, NULL, NULL, AG_KV_F16},
+                                 {2, 5, NULL, "fuse_qkv", AG_KV_F16},
                                  {3, 6, NULL, "fuse_heads", AG_KV_F16}};
     static const drawn narrow = {2, 7, "avx2", NULL, AG_KV_F16};
     long_contexts(runs, AG_ARRAY_LEN(runs), NULL);
@@ -241,8 +264,12 @@ static void test_passes_pay(void **state)
     uint64_t bytes[2];
     for (int i = 0; i < 2; i++) {
         ag_lm *lm = NULL;
-        ag_lm_conf conf = {.threads = 1, .rows_max = N, .out_max = 4, .ctx_tokens = 256,
-                           .no_pass = i ? "select_early,fuse_bias,fuse_glu,fuse_qkv,fuse_residual,fuse_heads,fuse_quantize" : NULL};
+        ag_lm_conf conf = {
+            .threads = 1,
+            .rows_max = N,
+            .out_max = 4,
+            .ctx_tokens = 256,
+            .no_pass = i ? "select_early,fuse_bias,fuse_glu,fuse_qkv,fuse_residual,fuse_heads,fuse_quantize" : NULL};
         assert_int_equal(ag_lm_open(&lm, &t.m, &conf, NULL), AG_OK);
         stages[i] = lm->plan.n_stages;
         bytes[i] = lm->plan.arena_bytes;
@@ -300,7 +327,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bits_f32), cmocka_unit_test(test_same_bits_q8), cmocka_unit_test(test_bf16_in_pairs),
-        cmocka_unit_test(test_long_contexts), cmocka_unit_test(test_long_contexts_q8_cache), cmocka_unit_test(test_passes_pay),
+        cmocka_unit_test(test_long_contexts), cmocka_unit_test(test_long_contexts_q8_cache),
+        cmocka_unit_test(test_passes_pay),
         cmocka_unit_test(test_names), cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

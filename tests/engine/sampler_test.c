@@ -253,8 +253,9 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_greedy),          cmocka_unit_test(test_draw_follows_softmax), cmocka_unit_test(test_filters),
-        cmocka_unit_test(test_penalties_bias_bans), cmocka_unit_test(test_chance_is_a_function), cmocka_unit_test(test_odd_logits),
+        cmocka_unit_test(test_greedy), cmocka_unit_test(test_draw_follows_softmax), cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_penalties_bias_bans), cmocka_unit_test(test_chance_is_a_function),
+        cmocka_unit_test(test_odd_logits),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

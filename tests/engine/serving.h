@@ -36,7 +36,11 @@ static int32_t prompt_ids[TINY_CTX];
 static inline ag_gen_spec spec_of(uint32_t n_prompt, uint32_t max_tokens, uint64_t seed)
 {
     for (int i = 0; i < TINY_CTX; i++) prompt_ids[i] = 'a' + i * 7 % 23;
-    ag_gen_spec s = {.prompt = prompt_ids + seed % 50, .n_prompt = n_prompt, .max_tokens = max_tokens, .ignore_eos = true, .top_logprobs = -1,
+    ag_gen_spec s = {.prompt = prompt_ids + seed % 50,
+                     .n_prompt = n_prompt,
+                     .max_tokens = max_tokens,
+                     .ignore_eos = true,
+                     .top_logprobs = -1,
                      .sampling = AG_SAMPLING_DEFAULT};
     s.sampling.seed = seed;
     return s;

@@ -1,6 +1,8 @@
-/* The first byte chooses the kind of request, the rest is a body. What parses must also be within the limits that are promised. */
+/* The first byte chooses the kind of request, the rest is a body. What parses must also be within the limits that are
+ * promised. */
 #include <stdlib.h>
 
+#include "gateway/dialects/anthropic.h"
 #include "gateway/dialects/openai.h"
 #include "gateway/dialects/responses.h"
 
@@ -13,7 +15,9 @@ static int converse(ag_request *r, bool again, ag_err *err)
     if (rc == AG_OK) {
         AG_ASSERT(ag_responses_items_write(&items, r, err) == AG_OK);
         AG_ASSERT(ag_responses_list(&list, ag_buf_str(&items), &(ag_items_ask){.limit = 100}, err) == AG_OK);
-        if (again) rc = ag_responses_converse(r, AG_STR("resp_1"), AG_STR("{\"status\":\"completed\",\"output\":[]}"), ag_buf_str(&items), err);
+        if (again)
+            rc = ag_responses_converse(r, AG_STR("resp_1"), AG_STR("{\"status\":\"completed\",\"output\":[]}"),
+                                       ag_buf_str(&items), err);
     }
     ag_buf_fini(&items);
     ag_buf_fini(&list);
@@ -25,14 +29,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (n == 0) return 0;
     ag_request r;
     ag_err err = {0};
-    static const ag_request_kind kinds[] = {AG_REQUEST_COMPLETION, AG_REQUEST_CHAT, AG_REQUEST_TOKENIZE, AG_REQUEST_DETOKENIZE,
-                                            AG_REQUEST_MESSAGES, AG_REQUEST_COUNT, AG_REQUEST_EMBEDDINGS, AG_REQUEST_RESPONSE};
-    const ag_dialect *d = ag_dialect_of(kinds[data[0] & 7]);
-    ag_request_init(&r, kinds[data[0] & 7]);
+    static const struct { const ag_dialect *d; ag_request_kind kind; } ways[] = {
+        {&ag_openai_completions, AG_REQUEST_COMPLETION}, {&ag_openai, AG_REQUEST_CHAT},
+        {&ag_openai, AG_REQUEST_TOKENIZE},
+        {&ag_openai, AG_REQUEST_DETOKENIZE}, {&ag_anthropic, AG_REQUEST_MESSAGES}, {&ag_anthropic, AG_REQUEST_COUNT},
+        {&ag_openai_embeddings, AG_REQUEST_EMBEDDINGS}, {&ag_openai_responses, AG_REQUEST_RESPONSE}};
+    const ag_dialect *d = ways[data[0] & 7].d;
+    ag_request_kind kind = ways[data[0] & 7].kind;
+    ag_request_init(&r, kind);
     r.strict = data[0] & 8;
     int rc = d->parse(&r, (const char *)data + 1, n - 1, &err);
     /* A conversation that was kept is the one that goes on: what is kept must be readable, whatever it came from. */
-    if (rc == AG_OK && kinds[data[0] & 7] == AG_REQUEST_RESPONSE) rc = converse(&r, data[0] & 16, &err);
+    if (rc == AG_OK && kind == AG_REQUEST_RESPONSE) rc = converse(&r, data[0] & 16, &err);
     if (rc == AG_OK) {
         uint32_t most = r.kind == AG_REQUEST_EMBEDDINGS ? AG_REQUEST_INPUTS_MAX : AG_REQUEST_PROMPTS_MAX;
         AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= most);

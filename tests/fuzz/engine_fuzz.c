@@ -47,7 +47,8 @@ static void check_plan(const ag_plan *p)
         check_value(p, n->out);
         check_value(p, n->qout);
         check_value(p, n->residual);
-        for (uint32_t j = 0; j < n->n_w; j++) AG_ASSERT(n->w[j].t && (uint64_t)n->w[j].row0 + n->w[j].rows <= n->w[j].t->dim[1]);
+        for (uint32_t j = 0; j < n->n_w; j++)
+            AG_ASSERT(n->w[j].t && (uint64_t)n->w[j].row0 + n->w[j].rows <= n->w[j].t->dim[1]);
         AG_ASSERT(n->rope < (int32_t)g->n_ropes && n->layer < (int32_t)g->layers);
     }
     for (uint32_t i = 0; i < p->n_packs; i++) AG_ASSERT(ag_pack_supported(p->packs[i].t->type, p->packs[i].k));

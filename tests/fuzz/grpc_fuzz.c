@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     static const struct { const ag_dialect *d; ag_request_kind kind; } ways[] = {
         {&ag_grpc_completions, AG_REQUEST_COMPLETION}, {&ag_grpc, AG_REQUEST_CHAT}, {&ag_grpc, AG_REQUEST_TOKENIZE},
         {&ag_grpc, AG_REQUEST_DETOKENIZE}, {&ag_kserve_grpc, AG_REQUEST_INFER}, {&ag_kserve, AG_REQUEST_INFER},
-        {&ag_grpc_completions, AG_REQUEST_COMPLETION}, {&ag_grpc, AG_REQUEST_CHAT}};
+        {&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS}, {&ag_grpc, AG_REQUEST_CHAT}};
     ag_request r;
     ag_err err = {0};
     if (n == 0) return 0;
@@ -45,7 +45,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     r.wire = (ag_wire){.message_max = MESSAGE_MAX, .gzip = data[0] & GZIP};
     int rc = ways[data[0] & 7].d->parse(&r, body.p, body.n, &err);
     if (rc == AG_OK) {
-        AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= AG_REQUEST_PROMPTS_MAX);
+        uint32_t most = r.kind == AG_REQUEST_EMBEDDINGS ? AG_REQUEST_INPUTS_MAX : AG_REQUEST_PROMPTS_MAX;
+        AG_ASSERT(r.n >= 1 && r.n <= AG_REQUEST_PROMPTS_MAX && r.n_prompts * r.n <= most);
         AG_ASSERT(r.n_stops <= AG_GEN_STOPS_MAX && r.n_stop_tokens <= AG_GEN_STOPS_MAX && r.n_bias <= AG_GEN_BIAS_MAX);
         AG_ASSERT((r.n_prompts > 0) != (json_array_size(json_object_get(r.vars, "messages")) > 0));
         AG_ASSERT(strlen(r.ignored) < sizeof r.ignored && !(r.strict && r.ignored[0]) && !r.stream);

@@ -1,5 +1,5 @@
-/* Any bytes: what the automaton takes to the end is an object to jansson too, and what it has taken can be closed at the cost
- * that it says; what jansson takes it takes as well, but for what json.h rules out. */
+/* Any bytes: what the automaton takes to the end is an object to jansson too, and what it has taken can be closed at
+ * the cost that it says; what jansson takes it takes as well, but for what json.h rules out. */
 #include <jansson.h>
 #include <stdlib.h>
 

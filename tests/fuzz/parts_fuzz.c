@@ -1,5 +1,6 @@
-/* The first byte chooses form and reasoning, the second where the text is cut; the rest is what a model says. However it comes,
- * the same parts come of it, every call is one of the tools' with an object for arguments, and text loses nothing but blanks. */
+/* The first byte chooses form and reasoning, the second where the text is cut; the rest is what a model says. However
+ * it comes, the same parts come of it, every call is one of the tools' with an object for arguments, and text loses
+ * nothing but blanks. */
 #include <stdlib.h>
 
 #include "base/utf8.h"
@@ -16,7 +17,8 @@ static size_t take_apart(const uint8_t *data, size_t n, size_t step, ag_buf *out
     int open = -1;
     size_t visible = 0;
     bool text = step == n && ag_utf8_check((const char *)data + 2, n - 2) == SIZE_MAX; /* then the parts are as well */
-    ag_parts_init(&p, (ag_form){.calls = (ag_calls_form)(data[0] % AG_CALLS_COUNT), .thinks = data[0] & 64}, tools, (data[0] & 192) == 192, data[0] & 32);
+    ag_parts_init(&p, (ag_form){.calls = (ag_calls_form)(data[0] % AG_CALLS_COUNT), .thinks = data[0] & 64}, tools,
+                  (data[0] & 192) == 192, data[0] & 32);
     for (size_t at = 2; at <= n; at += step) {
         size_t k = AG_MIN(step, n - at);
         bool last = at + step > n;
@@ -30,7 +32,8 @@ static size_t take_apart(const uint8_t *data, size_t n, size_t step, ag_buf *out
             } else {
                 visible += part.text.n;
             }
-            if (open != (int)part.kind || part.kind == AG_PART_CALL) ag_buf_addf(out, "%c%d:%.*s", 0, part.kind, (int)part.name.n, part.name.p);
+            if (open != (int)part.kind || part.kind == AG_PART_CALL)
+                ag_buf_addf(out, "%c%d:%.*s", 0, part.kind, (int)part.name.n, part.name.p);
             ag_buf_add(out, part.text.p, part.text.n);
             open = (int)part.kind;
         }

@@ -103,9 +103,10 @@ static void fields_arrive(void **state)
              "{\"max_tokens\":7,\"tools\":[{\"name\":\"f\",\"description\":\"d\",\"input_schema\":{\"type\":\"object\"}},"
              "{\"type\":\"custom\",\"name\":\"g\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"auto\","
              "\"disable_parallel_tool_use\":true}," MSG "}");
-    json_t *want = json_loads("[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":\"d\",\"parameters\":{"
-                              "\"type\":\"object\"}}},{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{}}}]",
-                              0, NULL);
+    json_t *want =
+        json_loads("[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":\"d\",\"parameters\":{"
+                   "\"type\":\"object\"}}},{\"type\":\"function\",\"function\":{\"name\":\"g\",\"parameters\":{}}}]",
+                   0, NULL);
     assert_true(json_equal(want, r.tools) && json_equal(want, json_object_get(r.vars, "tools")) && !r.parallel_calls);
     json_decref(want);
     ag_request_fini(&r);
@@ -132,9 +133,11 @@ static const struct bad_case {
     {M, "{\"max_tokens\":5,\"messages\":[]}", AG_E_PARAM, "messages", "empty"},
     {M, "{\"max_tokens\":5,\"messages\":[5]}", AG_E_PARAM, "messages[0]", "an object"},
     {M, "{\"max_tokens\":5,\"messages\":[{\"content\":\"x\"}]}", AG_E_PARAM_MISSING, "messages[0]", "\"user\" or"},
-    {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", AG_E_PARAM, "messages[0]", "\"user\" or"},
+    {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}", AG_E_PARAM, "messages[0]",
+     "\"user\" or"},
     {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"user\"}]}", AG_E_PARAM_MISSING, "messages[0]", "content"},
-    {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"assistant\",\"content\":\"x\"}]}", AG_E_PARAM, "messages", "user's"},
+    {M, "{\"max_tokens\":5,\"messages\":[{\"role\":\"assistant\",\"content\":\"x\"}]}", AG_E_PARAM, "messages",
+     "user's"},
     {M, USER("5"), AG_E_PARAM, "messages[0]", "content"},
     {M, USER("[5]"), AG_E_PARAM, "messages[0].content[0]", "an object"},
     {M, USER("[{}]"), AG_E_PARAM, "messages[0].content[0]", "'type'"},
@@ -163,12 +166,15 @@ static const struct bad_case {
     {M, "{\"max_tokens\":5,\"tools\":[5]," MSG "}", AG_E_PARAM, "tools[0]", "an object"},
     {M, "{\"max_tokens\":5,\"tools\":[{}]," MSG "}", AG_E_PARAM, "tools[0]", "'name'"},
     {M, "{\"max_tokens\":5,\"tools\":[{\"name\":\"f\"}]," MSG "}", AG_E_PARAM, "tools[0]", "'input_schema'"},
-    {M, "{\"max_tokens\":5,\"tools\":[{\"type\":\"bash_20250124\",\"name\":\"f\"}]," MSG "}", AG_E_UNSUPPORTED, "tools[0]", "bash_"},
+    {M, "{\"max_tokens\":5,\"tools\":[{\"type\":\"bash_20250124\",\"name\":\"f\"}]," MSG "}", AG_E_UNSUPPORTED,
+     "tools[0]", "bash_"},
     {M, "{\"max_tokens\":5,\"tool_choice\":\"auto\"," MSG "}", AG_E_PARAM, "tool_choice", "an object"},
     {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"x\"}," MSG "}", AG_E_PARAM, "tool_choice", "must be"},
     {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"any\"}," MSG "}", AG_E_PARAM, "tool_choice", "no 'tools'"},
     {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"tool\"}," MSG "}", AG_E_PARAM, "tool_choice", "must name"},
-    {M, "{\"max_tokens\":1,\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\"}," MSG "}",
+    {M,
+     "{\"max_tokens\":1,\"tools\":[{\"name\":\"f\",\"input_schema\":{}}],\"tool_choice\":{\"type\":\"tool\",\"name\":\"f\"}," MSG
+     "}",
      AG_E_PARAM, "max_tokens", "at least 2"},
     {M, "{\"max_tokens\":5,\"tool_choice\":{\"type\":\"auto\",\"disable_parallel_tool_use\":1}," MSG "}", AG_E_PARAM,
      "tool_choice.disable_parallel_tool_use", "a boolean"},
@@ -257,10 +263,11 @@ static void events_read_as_documented(void **state)
 static void parts_become_blocks(void **state)
 {
     (void)state;
-    static const ag_part parts[] = {{.kind = AG_PART_THINKING, .text = {"hm", 2}},
-                                    {.kind = AG_PART_TEXT, .text = {"so", 2}},
-                                    {.kind = AG_PART_CALL, .id = "toolu_1", .name = {"f", 1}, .text = {"{\"x\": 1}", 8}},
-                                    {.kind = AG_PART_CALL, .id = "toolu_2", .name = {"f", 1}, .text = {"{}", 2}}};
+    static const ag_part parts[] = {
+        {.kind = AG_PART_THINKING, .text = {"hm", 2}},
+        {.kind = AG_PART_TEXT, .text = {"so", 2}},
+        {.kind = AG_PART_CALL, .id = "toolu_1", .name = {"f", 1}, .text = {"{\"x\": 1}", 8}},
+        {.kind = AG_PART_CALL, .id = "toolu_2", .name = {"f", 1}, .text = {"{}", 2}}};
     const ag_dialect *d = &ag_anthropic;
     const ag_reply_end end = {.reason = AG_END_CALLS};
     ag_buf b;

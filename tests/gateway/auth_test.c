@@ -45,14 +45,16 @@ static void make(ag_key *k, const char *tenant)
 static void a_key_says_whose_request_it_is(void **state)
 {
     (void)state;
-    ag_key a = {0}, b = {.weight = 7};
+    ag_key a = {0}, b = {.weight = 7, .share = "friends"};
     make(&a, "gold");
     expect(200, "POST", PATH, bearer(text, "x-tenant: somebody\r\n"), SAY, "\"hi\"");
     assert_string_equal(fake_engine_seen().tenant, "gold");
     assert_true(fake_engine_seen().weight == 3);
+    assert_string_equal(fake_engine_seen().share_group, "");
     make(&b, "gold");
     expect(200, "POST", PATH, bearer(text, "x-tenant: not a name\r\n"), SAY, "\"hi\"");
     assert_true(fake_engine_seen().weight == 7);
+    assert_string_equal(fake_engine_seen().share_group, "friends");
     char header[200];
     snprintf(header, sizeof header, "x-api-key: %s\r\n", text);
     expect(200, "POST", PATH, header, SAY, "\"hi\"");

@@ -58,7 +58,8 @@ static void wait_for(const char *status)
 
 static const char *text_at(json_t *j, size_t i)
 {
-    return str_at(json_array_get(json_object_get(json_array_get(json_object_get(j, "output"), i), "content"), 0), "text");
+    return str_at(json_array_get(json_object_get(json_array_get(json_object_get(j, "output"), i), "content"), 0),
+                  "text");
 }
 
 static void what_was_answered_is_found_again(void **state)
@@ -127,7 +128,8 @@ static void every_question_has_its_answer(void **state)
     expect(405, "DELETE", below("/input_items"), "", NULL, "Allow: GET");
     expect(415, "POST", "/v1/responses", "Content-Type: text/plain\r\n", ASK("x", ""), "application/json");
     expect(400, "POST", "/v1/responses", "", "{}", "\"param\":\"input\"");
-    expect(400, "POST", "/v1/responses", "", ASK("say:x", ",\"max_output_tokens\":900000"), "'max_output_tokens' is 900000");
+    expect(400, "POST", "/v1/responses", "", ASK("say:x", ",\"max_output_tokens\":900000"),
+           "'max_output_tokens' is 900000");
     expect(404, "POST", "/v1/responses", "", ASK("say:x", ",\"model\":\"other\""), "\"model_not_found\"");
     expect(503, "POST", "/v1/responses", "", ASK("full", BG), "\"queue_full\"");
     expect(503, "POST", "/v1/responses", "", ASK("displace", ""), "\"queue_full\"");
@@ -138,10 +140,11 @@ static void streams_are_kept_before_their_end(void **state)
 {
     (void)state;
     char *reply = ask("POST", "/v1/responses", "", ASK("say:h\\u00e9", ",\"stream\":true")), *text = body_of(reply);
-    static const char *const order[] = {"event: response.created\n", "event: response.in_progress\n", "event: response.output_item.added\n",
-                                        "event: response.content_part.added\n", "event: response.output_text.delta\n",
-                                        "event: response.output_text.done\n", "event: response.content_part.done\n",
-                                        "event: response.output_item.done\n", "event: response.completed\n"};
+    static const char *const order[] = {"event: response.created\n",           "event: response.in_progress\n",
+                                        "event: response.output_item.added\n", "event: response.content_part.added\n",
+                                        "event: response.output_text.delta\n", "event: response.output_text.done\n",
+                                        "event: response.content_part.done\n", "event: response.output_item.done\n",
+                                        "event: response.completed\n"};
     const char *at = text;
     for (size_t i = 0; i < AG_ARRAY_LEN(order); i++) {
         at = strstr(at, order[i]);
@@ -181,7 +184,8 @@ static void the_background_goes_on_alone(void **state)
     has_status(get(200), "queued");
     expect(200, "GET", "/metrics", "", NULL, "\nautoglm_responses_background 1\n");
     char body[200];
-    snprintf(body, sizeof body, "{\"input\":\"say:x\",\"previous_response_id\":\"%s\"}", path + strlen("/v1/responses/"));
+    snprintf(body, sizeof body, "{\"input\":\"say:x\",\"previous_response_id\":\"%s\"}",
+             path + strlen("/v1/responses/"));
     expect(400, "POST", "/v1/responses", "", body, "it is queued");
     fake_engine_release();
     wait_for("completed");
@@ -305,9 +309,11 @@ static void what_a_stop_leaves_is_told_as_failed(void **state)
     assert_true(got.finished && strstr(got.body.p, "\"status\":\"failed\"") && strstr(got.body.p, "shutting down"));
     ag_stored_fini(&got);
     /* What was killed is there unfinished, with nobody who works on it. */
-    assert_int_equal(ag_responses_put(s, "default", "resp_killed", ag_wall_us() / 1000000, false,
-                                      AG_STR("{\"id\":\"resp_killed\",\"status\":\"queued\",\"background\":true,\"output\":[]}"), AG_STR("[]"), &err),
-                     AG_OK);
+    assert_int_equal(
+        ag_responses_put(s, "default", "resp_killed", ag_wall_us() / 1000000, false,
+                         AG_STR("{\"id\":\"resp_killed\",\"status\":\"queued\",\"background\":true,\"output\":[]}"),
+                         AG_STR("[]"), &err),
+        AG_OK);
     ag_responses_close(s);
     serve(conf, true);
     snprintf(path, sizeof path, "/v1/responses/resp_killed");
@@ -332,7 +338,8 @@ static void no_memory_is_an_answer(void **state)
             ag_buf_init(&b, 4096);
             ag_buf_addf(&b, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n", bodies[i] ? "POST" : "GET",
                         bodies[i] ? "/v1/responses" : below("/input_items"));
-            if (bodies[i]) ag_buf_addf(&b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(bodies[i]));
+            if (bodies[i])
+                ag_buf_addf(&b, "Content-Type: application/json\r\nContent-Length: %zu\r\n", strlen(bodies[i]));
             ag_buf_addf(&b, "\r\n%s", bodies[i] ? bodies[i] : "");
             ag_fault_arm(AG_FAULT_ALLOC, n);
             send_all(fd, b.p, b.n);

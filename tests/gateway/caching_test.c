@@ -141,7 +141,7 @@ static void callers_decide(void **state)
     tell("Cache-Control: no-store\r\n", plain, 200, "");
     tell("Cache-Control: no-cache, no-store\r\n", plain, 200, "");
     uint32_t before = fake_engine_made();
-    tell("Cache-Control: max-age=0, no-cache\r\n", plain, 200, "miss");
+    tell("Cache-Control: max-age=0 ,\tNo-Cache\t, x\r\n", plain, 200, "miss");
     tell("", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"refresh\"}}", 200, "miss");
     assert_int_equal(fake_engine_made() - before, 2);
     tell("Cache-Control: no-store\r\n", "{\"prompt\":\"say:x\"," CERTAIN ",\"cache\":{\"mode\":\"use\"}}", 200, "hit");

@@ -106,9 +106,13 @@ static void print_api(ag_buf *b)
                    "[settings.md](settings.md).\n"
                    "- The same for programs, with the answers' forms: [openapi.yaml](openapi.yaml).\n\n"
                    "## Routes\n\n| method | path | key needed | what it does |\n| --- | --- | --- | --- |\n");
-#define AG_ROUTE(id, path, methods, answer, kind, auth, what)                                                          \
+#define AG_ROUTE(id, path, methods, answer, kind, dialect, auth, what)                                                 \
     ag_buf_addf(b, "| %s | `%s%s` | %s | %s |\n", methods, path,                                                       \
-                sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "", auth == AG_ROLE_ADMIN ? "admin" : auth ? "yes" : "no", what);
+                sizeof path > 2 && path[sizeof path - 2] == '/' ? "{id}" : "",                                         \
+                auth == AG_ROLE_ADMIN ? "admin"                                                                        \
+                : auth                ? "yes"                                                                          \
+                                      : "no",                                                                          \
+                what);
 #include "gateway/routes.def"
 #undef AG_ROUTE
     ag_buf_addz(b, "\n`GET` routes answer `HEAD` too; every route answers `OPTIONS`.\n");
@@ -152,8 +156,8 @@ static void print_errors(ag_buf *b)
                    "| code | HTTP | gRPC | type | try again | what it means |\n| --- | --- | --- | --- | --- | --- |\n");
     for (int i = 1; i < AG_E_COUNT; i++) {
         const ag_err_row *e = ag_err_find(i);
-        ag_buf_addf(b, "| `%s` | %d | %s | `%s` | %s | %s |\n", e->code, e->http, e->grpc_name, e->type, retry[e->retry],
-                    e->what);
+        ag_buf_addf(b, "| `%s` | %d | %s | `%s` | %s | %s |\n", e->code, e->http, e->grpc_name, e->type,
+                    retry[e->retry], e->what);
     }
 }
 

@@ -24,7 +24,8 @@ static void an_answer_is_openais(void **state)
 {
     (void)state;
     /* The start counts too, as '@' at place 0; 'A' at 1. */
-    json_t *j = post_json(PATH, "{\"model\":\"fake\",\"input\":\"@AA\",\"user\":\"u\",\"priority\":1}", 200), *v = vector_at(j, 0);
+    json_t *j = post_json(PATH, "{\"model\":\"fake\",\"input\":\"@AA\",\"user\":\"u\",\"priority\":1}", 200),
+           *v = vector_at(j, 0);
     assert_string_equal(str_at(j, "object"), "list");
     assert_string_equal(str_at(j, "model"), "fake");
     assert_int_equal(json_array_size(json_object_get(j, "data")), 1);
@@ -73,7 +74,8 @@ static void fewer_dimensions_are_of_length_1_again(void **state)
     j = post_json(PATH, "{\"input\":\"A\",\"dimensions\":4,\"encoding_format\":\"base64\"}", 200);
     assert_string_equal(json_string_value(vector_at(j, 0)), "8wQ1P/MENT8AAAAAAAAAAA==");
     json_decref(j);
-    expect(400, "POST", PATH, "", "{\"input\":\"A\",\"dimensions\":5}", "'dimensions' is 5; this model's embeddings have 4.");
+    expect(400, "POST", PATH, "", "{\"input\":\"A\",\"dimensions\":5}",
+           "'dimensions' is 5; this model's embeddings have 4.");
 }
 
 static void wrong_requests_are_told_what_is_wrong(void **state)
@@ -81,7 +83,8 @@ static void wrong_requests_are_told_what_is_wrong(void **state)
     (void)state;
     expect(400, "POST", PATH, "", "{}", "missing_required_parameter");
     expect(400, "POST", PATH, "", "{\"input\":[\"a\",\"\"]}", "'input[1]' is empty");
-    expect(400, "POST", PATH, "", "{\"input\":[65,300]}", "'input' names token 300; this model's vocabulary has 0 to 299.");
+    expect(400, "POST", PATH, "", "{\"input\":[65,300]}",
+           "'input' names token 300; this model's vocabulary has 0 to 299.");
     expect(400, "POST", PATH, "", "{\"input\":\"a\",\"encoding_format\":\"hex\"}", "\"param\":\"encoding_format\"");
     expect(404, "POST", PATH, "", "{\"input\":\"a\",\"model\":\"other\"}", "model_not_found");
     expect(405, "GET", PATH, "", NULL, "allow: POST, OPTIONS");
@@ -124,7 +127,8 @@ static void two_thousand_inputs(void **state)
         snprintf(text, sizeof text, "t%zu", i);
         for (const char *z = text; *z; z++) counts[*z % 4]++;
         for (int k = 0; k < 4; k++) squares += counts[k] * counts[k];
-        for (size_t k = 0; k < 4; k++) assert_true(fabs(number_at(vector_at(j, i), k) - counts[k] / sqrt(squares)) < 1e-6);
+        for (size_t k = 0; k < 4; k++)
+            assert_true(fabs(number_at(vector_at(j, i), k) - counts[k] / sqrt(squares)) < 1e-6);
     }
     json_decref(j);
     ag_buf_fini(&b);
@@ -241,13 +245,16 @@ static void no_memory_is_an_answer(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    static const char *const bodies[] = {"{\"input\":[\"abc\",\"d\",\"e\"],\"dimensions\":3}", "{\"input\":\"abc\",\"encoding_format\":\"base64\"}"};
+    static const char *const bodies[] = {"{\"input\":[\"abc\",\"d\",\"e\"],\"dimensions\":3}",
+                                         "{\"input\":\"abc\",\"encoding_format\":\"base64\"}"};
     for (size_t i = 0; i < AG_ARRAY_LEN(bodies); i++) {
         for (uint32_t n = 1;; n++) {
             char text[512];
             int fd = dial();
-            snprintf(text, sizeof text, "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
-                                        "application/json\r\nContent-Length: %zu\r\n\r\n%s", strlen(bodies[i]), bodies[i]);
+            snprintf(text, sizeof text,
+                     "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                     "application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                     strlen(bodies[i]), bodies[i]);
             ag_fault_arm(AG_FAULT_ALLOC, n);
             send_text(fd, text);
             char *reply = read_all(fd);

@@ -318,9 +318,10 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     pthread_mutex_lock(&lock);
     live++;
     made++;
-    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_prefix = s->share_prefix,
+    newest = (fake_spec){.weight = s->weight, .band = s->band, .share_all = s->share_all,
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
+    if (s->share_group.n) memcpy(newest.share_group, s->share_group.p, AG_MIN(s->share_group.n, sizeof newest.share_group - 1));
     pthread_mutex_unlock(&lock);
     if (z == NULL || g->prompt_tokens == NULL || g->answer == NULL || (s->embed && g->embedding == NULL)) {
         ag_gen_put(g);

@@ -24,7 +24,8 @@ typedef struct fake_spec {
     char tenant[80];
     float weight;
     uint8_t band;
-    bool share_prefix;
+    bool share_all;
+    char share_group[65];
     uint64_t deadline_us;
 } fake_spec;
 fake_spec fake_engine_seen(void);     /* of the generation created last */

@@ -199,7 +199,8 @@ static void tokens_both_ways(void **state)
     assert_true(json_is_null(json_object_get(j, "token_strs")));
     json_decref(j);
     j = post_json("/tokenize", "{\"content\":\"\",\"return_token_strs\":true}", 200);
-    assert_int_equal(json_array_size(json_object_get(j, "tokens")) + json_array_size(json_object_get(j, "token_strs")), 0);
+    assert_int_equal(json_array_size(json_object_get(j, "tokens")) + json_array_size(json_object_get(j, "token_strs")),
+                     0);
     json_decref(j);
     j = post_json("/detokenize", "{\"tokens\":[256,97,195,169]}", 200);
     assert_string_equal(str_at(j, "content"), "<s>a\xC3\xA9");
@@ -207,7 +208,8 @@ static void tokens_both_ways(void **state)
     json_decref(j);
     expect(200, "POST", "/detokenize", "", "{\"tokens\":[]}", "{\"content\":\"\",\"prompt\":\"\"}");
     expect(400, "POST", "/detokenize", "", "{\"tokens\":[300]}", "names token 300");
-    expect(400, "POST", "/tokenize", "", "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}", "template_error");
+    expect(400, "POST", "/tokenize", "", "{\"messages\":[{\"role\":\"user\",\"content\":\"raise\"}]}",
+           "template_error");
     expect(404, "POST", "/tokenize", "", "{\"content\":\"x\",\"model\":\"other\"}", "model_not_found");
     expect(405, "GET", "/tokenize", "", NULL, "allow: POST");
 }
@@ -236,7 +238,8 @@ static void messages_are_anthropics(void **state)
                   "{\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"say:\"},{\"role\":\"assistant\","
                   "\"content\":\"and so\"}]}",
                   200);
-    assert_string_equal(str_at(json_array_get(json_object_get(j, "content"), 0), "text"), "and so"); /* as the fake does */
+    /* as the fake does */
+    assert_string_equal(str_at(json_array_get(json_object_get(j, "content"), 0), "text"), "and so");
     json_decref(j);
     j = post_json("/v1/messages/count_tokens", "{\"messages\":[{\"role\":\"user\",\"content\":\"abc\"}]}", 200);
     assert_int_equal(json_integer_value(json_object_get(j, "input_tokens")), 3);
@@ -246,12 +249,14 @@ static void messages_are_anthropics(void **state)
 static void a_stop_string_is_named(void **state)
 {
     (void)state;
-    json_t *j = post_json("/v1/messages", "{" USER("cut:2say:yes, no") ",\"stop_sequences\":[\"zz\",\", n\",\", no\"]}", 200);
+    json_t *j = post_json("/v1/messages", "{" USER("cut:2say:yes, no") ",\"stop_sequences\":[\"zz\",\", n\",\", no\"]}",
+                          200);
     assert_string_equal(str_at(json_array_get(json_object_get(j, "content"), 0), "text"), "yes");
     assert_string_equal(str_at(j, "stop_reason"), "stop_sequence");
     assert_string_equal(str_at(j, "stop_sequence"), ", n");
     json_decref(j);
-    expect(200, "POST", "/v1/messages", "", "{" USER("cut:2say:yes, no") ",\"stop_sequences\":[\", n\"],\"stream\":true}",
+    expect(200, "POST", "/v1/messages", "",
+           "{" USER("cut:2say:yes, no") ",\"stop_sequences\":[\", n\"],\"stream\":true}",
            "\"stop_reason\":\"stop_sequence\",\"stop_sequence\":\", n\"");
 }
 
@@ -298,14 +303,16 @@ static void calls_and_reasoning_are_told_apart(void **state)
         assert_string_equal(str_at(choice_at(j, i), "finish_reason"), "tool_calls");
     }
     json_decref(j);
-    snprintf(body, sizeof body, "{\"stream\":true,\"logprobs\":true," TOOL ",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", say);
+    snprintf(body, sizeof body,
+             "{\"stream\":true,\"logprobs\":true," TOOL ",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", say);
     char *reply = ask("POST", "/v1/chat/completions", "", body);
     assert_non_null(strstr(reply, "\"finish_reason\":\"tool_calls\""));
     size_t told = 0; /* every token's log probability once, also of those that no text came of */
     for (const char *at = reply; (at = strstr(at, "\"top_logprobs\"")); at++) told++;
     assert_int_equal(told, strlen("<think>hm</think>\n\nso <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>"));
     free(reply);
-    snprintf(body, sizeof body, "{\"prompt\":\"%s\",\"max_tokens\":100}", say); /* a completion is text and nothing else */
+    /* a completion is text and nothing else */
+    snprintf(body, sizeof body, "{\"prompt\":\"%s\",\"max_tokens\":100}", say);
     j = post_json("/v1/completions", body, 200);
     assert_string_equal(str_at(choice_at(j, 0), "text"),
                         "<think>hm</think>\n\nso <tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>");
@@ -318,7 +325,8 @@ static void refusals_speak_the_callers_dialect(void **state)
     (void)state;
     static const char form[] = "{\"type\":\"error\",\"error\":{\"type\":";
     const char *ok = "{" USER("say:x") "}";
-    expect(200, "POST", "/v1/messages", "anthropic-version: 2023-06-01\r\nx-request-id: my-7\r\n", ok, "\nrequest-id: my-7");
+    expect(200, "POST", "/v1/messages", "anthropic-version: 2023-06-01\r\nx-request-id: my-7\r\n", ok,
+           "\nrequest-id: my-7");
     expect(400, "POST", "/v1/messages", "anthropic-version: 2023-01-01\r\n", ok, form);
     expect(400, "POST", "/v1/messages", "", "{", "\"invalid_request_error\"");
     expect(404, "POST", "/v1/messages", "", "{\"model\":\"other\"," USER("x") "}", "\"not_found_error\"");

@@ -83,6 +83,21 @@ static void requests_are_those_of_http(void **state)
     ag_request_fini(&q);
 
     begin();
+    ag_pb_put_text(&body, 2, AG_STR("Once"));
+    ag_pb_put_text(&body, 2, AG_STR("Twice"));
+    ag_pb_put(&body, 4, 12);
+    assert_int_equal(parse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL), AG_OK);
+    assert_true(q.n_prompts == 2 && ag_str_eqz(q.prompts[1].text, "Twice") && q.dimensions == 12);
+    ag_request_fini(&q);
+
+    begin();
+    ag_pb_put(&body, 3, 5);
+    assert_int_equal(parse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL), AG_OK);
+    assert_true(q.n_prompts == 1 && q.prompts[0].n_ids == 1 && q.prompts[0].ids[0] == 5);
+    assert_int_equal(q.dimensions, AG_REQUEST_UNSET);
+    ag_request_fini(&q);
+
+    begin();
     put_message("system", "Be brief.");
     put_message("user", "");
     ag_pb_put_text(&body, 7, AG_STR("{\"enable_thinking\": false}"));
@@ -104,11 +119,18 @@ static void what_is_wrong_is_said_as_over_http(void **state)
     refuse(&ag_grpc, AG_REQUEST_CHAT, NULL, AG_E_PARAM_MISSING, "messages[0]", "'messages[0].content' is missing");
     begin();
     ag_pb_put_float(&body, 7, 11);
-    refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PARAM, "temperature", "between 0 and 10; 11 was given");
+    refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PARAM, "temperature",
+           "between 0 and 10; 11 was given");
     begin();
     ag_pb_put_text(&body, 2, AG_STR("x"));
     ag_pb_put(&body, 3, 1);
     refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PARAM, "prompt_tokens", "not both");
+    begin();
+    refuse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL, AG_E_PARAM_MISSING, "input", "'input' is missing");
+    begin();
+    ag_pb_put_text(&body, 2, AG_STR("x"));
+    ag_pb_put(&body, 3, 1);
+    refuse(&ag_grpc_embeddings, AG_REQUEST_EMBEDDINGS, NULL, AG_E_PARAM, "input_tokens", "Either 'input' or");
     begin();
     ag_buf_addz(&body, "\x0a\x05x");
     refuse(&ag_grpc_completions, AG_REQUEST_COMPLETION, NULL, AG_E_PROTOBUF, "", "no valid autoglm.v1.GenerateRequest");
@@ -144,8 +166,8 @@ static ag_str next_message(ag_str *out)
 }
 
 #define TEXT(z) {.kind = AG_PART_TEXT, .text = {z, sizeof(z) - 1}}
-static const ag_reply completion = {.kind = AG_REQUEST_COMPLETION, .id = {"cmpl-1", 6}, .created = 17, .model = {"m", 1},
-                                    .n_choices = 2};
+static const ag_reply completion = {
+    .kind = AG_REQUEST_COMPLETION, .id = {"cmpl-1", 6}, .created = 17, .model = {"m", 1}, .n_choices = 2};
 static const ag_reply chat = {.kind = AG_REQUEST_CHAT, .id = {"c", 1}, .created = 17, .model = {"m", 1},
                               .n_choices = 1};
 static const ag_usage usage = {3, 2, 1};
@@ -190,6 +212,29 @@ static void whole_answers(void **state)
     ag_buf_fini(&out);
 }
 
+static void vectors(void **state)
+{
+    (void)state;
+    static const float v[2][2] = {{0.6f, -0.8f}, {1, 0}};
+    ag_buf out;
+    ag_buf_init(&out, MAX);
+    ag_reply reply = completion;
+    reply.kind = AG_REQUEST_EMBEDDINGS;
+    ag_grpc_embeddings.begin(&out, &reply);
+    for (uint32_t i = 0; i < 2; i++) ag_grpc_embeddings.embedding(&out, &reply, i, v[i], 2);
+    ag_grpc_embeddings.end(&out, &reply, &usage);
+    ag_str rest = ag_buf_str(&out), m = next_message(&rest);
+    assert_int_equal(rest.n, 0);
+    assert_true(ag_str_eqz(nth(m, 3, 0), "m") && number(nth(m, 5, 0), 1) == 3);
+    for (uint32_t i = 0; i < 2; i++) {
+        ag_str one = nth(m, 4, i), values = nth(one, 2, 0);
+        assert_int_equal(number(one, 1), i);
+        assert_int_equal(values.n, sizeof v[i]);
+        assert_memory_equal(values.p, v[i], values.n);
+    }
+    ag_buf_fini(&out);
+}
+
 static void streams(void **state)
 {
     (void)state;
@@ -202,7 +247,8 @@ static void streams(void **state)
     ag_grpc_completions.chunk(&out, &completion, &at, &part, NULL, NULL, &usage);
     ag_grpc_completions.chunk(&out, &completion, &at, NULL, NULL, &end, &usage);
     ag_grpc_completions.close(&out, &completion, &usage);
-    ag_str rest = ag_buf_str(&out), first = next_message(&rest), second = next_message(&rest), last = next_message(&rest);
+    ag_str rest = ag_buf_str(&out), first = next_message(&rest), second = next_message(&rest),
+           last = next_message(&rest);
     assert_int_equal(rest.n, 0);
     assert_true(number(nth(first, 4, 0), 1) == 1 && ag_str_eqz(nth(nth(first, 4, 0), 2, 0), "some"));
     assert_true(ag_str_eqz(nth(nth(second, 4, 0), 3, 0), "length") && number(nth(last, 5, 0), 2) == 2);
@@ -250,7 +296,8 @@ static void kserve_requests(void **state)
     put_parameter("max_tokens", 2, 5);
     put_input("text_input", "BYTES", 2, "One");
     assert_int_equal(parse(&ag_kserve_grpc, AG_REQUEST_INFER, NULL), AG_OK);
-    assert_true(q.n_prompts == 2 && q.max_tokens == 5 && ag_str_eqz(q.model, "m") && !q.wire.raw && q.wire.id.p == NULL);
+    assert_true(q.n_prompts == 2 && q.max_tokens == 5 && ag_str_eqz(q.model, "m") && !q.wire.raw &&
+                q.wire.id.p == NULL);
     ag_request_fini(&q);
 
     begin();
@@ -275,7 +322,8 @@ static void kserve_refuses(void **state)
     BAD(INPUT("x", "BYTES", "[1]", "[\"a\"]"), AG_E_PARAM, "inputs", "must be \"text_input\"");
     BAD(INPUT("text_input", "FP32", "[1]", "[\"a\"]"), AG_E_PARAM, "inputs", "must be \"BYTES\"");
     BAD(INPUT("text_input", "BYTES", "[2]", "[\"a\"]"), AG_E_PARAM, "shape", "fits the 1 texts");
-    BAD(INPUT("text_input", "BYTES", "[9223372036854775807,9223372036854775807]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
+    BAD(INPUT("text_input", "BYTES", "[9223372036854775807,9223372036854775807]", "[\"a\"]"), AG_E_PARAM, "shape",
+        "fits");
     BAD(INPUT("text_input", "BYTES", "[-1]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
     BAD(INPUT("text_input", "BYTES", "[0]", "[]"), AG_E_PARAM, "shape", "one at least");
     BAD(INPUT("text_input", "BYTES", "[]", "[\"a\"]"), AG_E_PARAM, "shape", "fits");
@@ -358,8 +406,9 @@ static void no_memory(void **state)
             if (what == 0) put_message("user", "hi");
             if (what == 1) put_input("text_input", "BYTES", 1, NULL), ag_pb_put_bytes(&body, 7, AG_STR("\3\0\0\0One"));
             ag_fault_arm(AG_FAULT_ALLOC, n);
-            int rc = what == 2 ? parse(&ag_kserve, AG_REQUEST_INFER, http)
-                               : parse(what ? &ag_kserve_grpc : &ag_grpc, what ? AG_REQUEST_INFER : AG_REQUEST_CHAT, NULL);
+            int rc = what == 2
+                         ? parse(&ag_kserve, AG_REQUEST_INFER, http)
+                         : parse(what ? &ag_kserve_grpc : &ag_grpc, what ? AG_REQUEST_INFER : AG_REQUEST_CHAT, NULL);
             fired = ag_fault_disarm(AG_FAULT_ALLOC);
             if (rc != (fired ? AG_E_NOMEM : AG_OK)) fail_msg("%d: allocation %u: %d, %s", what, n, rc, err.text);
             ag_request_fini(&q);
@@ -389,7 +438,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_are_those_of_http), cmocka_unit_test(what_is_wrong_is_said_as_over_http),
-        cmocka_unit_test(whole_answers), cmocka_unit_test(streams), cmocka_unit_test(kserve_requests),
+        cmocka_unit_test(whole_answers), cmocka_unit_test(vectors), cmocka_unit_test(streams),
+        cmocka_unit_test(kserve_requests),
         cmocka_unit_test(kserve_refuses), cmocka_unit_test(kserve_answers), cmocka_unit_test(no_memory)};
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -199,8 +199,8 @@ static void no_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        OPEN(calls_and_streams), OPEN(a_failure_in_the_middle_is_told_behind_it), OPEN(reflection_answers_while_it_is_asked),
-        cmocka_unit_test(a_watch_ends_with_the_server), OPEN(no_memory)};
+    const struct CMUnitTest tests[] = {OPEN(calls_and_streams), OPEN(a_failure_in_the_middle_is_told_behind_it),
+                                       OPEN(reflection_answers_while_it_is_asked),
+                                       cmocka_unit_test(a_watch_ends_with_the_server), OPEN(no_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

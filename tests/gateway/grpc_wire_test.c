@@ -25,7 +25,8 @@ static void add_message(ag_buf *b, int flag, const char *p, size_t n)
 
 static size_t gzip_of(const char *p, size_t n, char *to, size_t size)
 {
-    z_stream z = {.next_in = (Bytef *)(uintptr_t)p, .avail_in = (uInt)n, .next_out = (Bytef *)to, .avail_out = (uInt)size};
+    z_stream z = {
+        .next_in = (Bytef *)(uintptr_t)p, .avail_in = (uInt)n, .next_out = (Bytef *)to, .avail_out = (uInt)size};
     assert_int_equal(deflateInit2(&z, 9, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY), Z_OK);
     assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
     deflateEnd(&z);
@@ -213,7 +214,8 @@ static void timeouts(void **state)
 {
     (void)state;
     static const struct { const char *z; uint32_t ms; } good[] = {
-        {"1S", 1000}, {"1500m", 1500}, {"2M", 120000}, {"1H", 3600000}, {"1u", 1}, {"1n", 1}, {"0S", 1}, {"1000001u", 1001},
+        {"1S", 1000}, {"1500m", 1500}, {"2M", 120000}, {"1H", 3600000}, {"1u", 1}, {"1n", 1}, {"0S", 1},
+        {"1000001u", 1001},
         {"99999999n", 100}, {"99999999H", 86400000}, {"00000001S", 1000}};
     for (size_t i = 0; i < AG_ARRAY_LEN(good); i++) {
         uint32_t ms = 0;

@@ -1,4 +1,5 @@
-/* Limits that a Redis judges, which this test plays: requests that wait for it, leave while they wait, are not answered. */
+/* Limits that a Redis judges, which this test plays: requests that wait for it, leave while they wait, are not
+ * answered. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,7 +35,8 @@ static bool next_command(FILE *f, char *out, size_t size)
     if (fscanf(f, "*%u\r\n", &n) != 1) return false;
     for (unsigned i = 0; i < n; i++) {
         char *word = NULL;
-        if (fscanf(f, "$%u\r\n", &len) != 1 || (word = calloc(1, len + 3)) == NULL || fread(word, 1, len + 2, f) != len + 2)
+        if (fscanf(f, "$%u\r\n", &len) != 1 || (word = calloc(1, len + 3)) == NULL ||
+            fread(word, 1, len + 2, f) != len + 2)
             return free(word), false;
         word[len] = 0;
         if (i != 1 && strlen(out) + len + 2 < size) strcat(strcat(out, word), " ");
@@ -145,8 +147,8 @@ static void make(ag_limits l)
 }
 
 /* rc, whose, which limit, wait, never; limit, left and reset of requests; of tokens; used of the month */
-#define ANSWER(a, b, c, d, e, f, g, h, i, j, k, l)                                                                      \
-    "*12\r\n:" #a "\r\n:" #b "\r\n:" #c "\r\n:" #d "\r\n:" #e "\r\n:" #f "\r\n:" #g "\r\n:" #h "\r\n:" #i "\r\n:" #j        \
+#define ANSWER(a, b, c, d, e, f, g, h, i, j, k, l)                                                                     \
+    "*12\r\n:" #a "\r\n:" #b "\r\n:" #c "\r\n:" #d "\r\n:" #e "\r\n:" #f "\r\n:" #g "\r\n:" #h "\r\n:" #i "\r\n:" #j   \
     "\r\n:" #k "\r\n:" #l "\r\n"
 
 static void what_redis_says_is_told(void **state)
@@ -200,9 +202,15 @@ static void who_leaves_while_asked_about_is_let_go(void **state)
 static void without_an_answer_the_share_counts(void **state)
 {
     (void)state;
-    static const char *const nonsense[] = {NULL, "*1\r\n:0\r\n", "+OK\r\n", "$-1\r\n", "-WRONGTYPE of another kind\r\n",
-                                           ANSWER(9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), ANSWER(1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-                                           ANSWER(1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0), ANSWER(0, 0, 0, 0, 0, -5, 0, 0, 0, 0, 0, 0)};
+    static const char *const nonsense[] = {NULL,
+                                           "*1\r\n:0\r\n",
+                                           "+OK\r\n",
+                                           "$-1\r\n",
+                                           "-WRONGTYPE of another kind\r\n",
+                                           ANSWER(9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                                           ANSWER(1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                                           ANSWER(1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                                           ANSWER(0, 0, 0, 0, 0, -5, 0, 0, 0, 0, 0, 0)};
     for (size_t i = 0; i < AG_ARRAY_LEN(nonsense); i++) {
         make((ag_limits){.requests_per_minute = 4, .tokens_per_minute = 24});
         enter_answer = nonsense[i];
@@ -224,6 +232,28 @@ static void a_long_prompt_is_not_refused_for_being_more_than_a_share(void **stat
     expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 7 of 5 */
     wait_until_idle();
     expect(429, "POST", PATH, headers, SAY, "(tokens a minute: 10)");
+}
+
+/* Of what was left of it when Redis last said what all had used. */
+static void half_of_a_budget_is_left_without_an_answer(void **state)
+{
+    (void)state;
+    make((ag_limits){.tokens_per_month = 100});
+    enter_answer = ANSWER(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60);
+    prompt_answer = ANSWER(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 67);
+    expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 69 of 100 */
+    wait_until_idle();
+    enter_answer = "+nonsense\r\n";
+    expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 78 of 60 and 20 */
+    wait_until_idle();
+    expect(429, "POST", PATH, headers, SAY, "insufficient_quota");
+    enter_answer = ANSWER(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 78);
+    prompt_answer = ANSWER(2, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 78);
+    expect(429, "POST", PATH, headers, SAY, "insufficient_quota"); /* by Redis's word; it has also said what is used */
+    enter_answer = "+nonsense\r\n";
+    expect(200, "POST", PATH, headers, SAY, "\"hi\""); /* 87 of 78 and 11 */
+    wait_until_idle();
+    expect(429, "POST", PATH, headers, SAY, "insufficient_quota");
 }
 
 static void no_memory(void **state)
@@ -257,6 +287,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(who_has_no_limits_is_not_asked_about, setup_shared, teardown_shared),
         cmocka_unit_test_setup_teardown(who_leaves_while_asked_about_is_let_go, setup_shared, teardown_shared),
         cmocka_unit_test_setup_teardown(without_an_answer_the_share_counts, setup_hasty, teardown_shared),
+        cmocka_unit_test_setup_teardown(half_of_a_budget_is_left_without_an_answer, setup_hasty, teardown_shared),
         cmocka_unit_test_setup_teardown(a_long_prompt_is_not_refused_for_being_more_than_a_share, setup_hasty,
                                         teardown_shared),
         cmocka_unit_test(no_memory),

@@ -123,11 +123,13 @@ static void embeddings_count_their_prompts(void **state)
 {
     (void)state;
     make((ag_limits){.tokens_per_minute = 20});
-    expect(200, "POST", "/v1/embeddings", headers, "{\"input\":[\"abc\",\"de\"]}", "x-ratelimit-remaining-tokens: 13\r\n");
+    expect(200, "POST", "/v1/embeddings", headers, "{\"input\":[\"abc\",\"de\"]}",
+           "x-ratelimit-remaining-tokens: 13\r\n");
     expect(503, "POST", "/v1/embeddings", headers, "{\"input\":\"full\"}", "queue_full"); /* which costs nothing */
     expect(200, "POST", PATH, headers, SAY, "x-ratelimit-remaining-tokens: 6\r\n");
     expect(429, "POST", "/v1/embeddings", headers, "{\"input\":\"a long text\"}", "this key (tokens a minute: 20)");
-    expect(400, "POST", "/v1/embeddings", headers, "{\"input\":[\"more than twenty\",\"of them\"]}", "more than this key may send");
+    expect(400, "POST", "/v1/embeddings", headers, "{\"input\":[\"more than twenty\",\"of them\"]}",
+           "more than this key may send");
 }
 
 /* The headers of its own dialect, where the moment is told in place of the wait. */

@@ -66,7 +66,8 @@ static const bad_case bad[] = {
     {E, "{\"input\":[7,\"a\"]}", AG_E_PARAM, "input", "input[1]"},
     {E, "{\"input\":[7,-1]}", AG_E_PARAM, "input", "input[1]"},
     {E, "{\"input\":[[7],[1.5]]}", AG_E_PARAM, "input", "input[1][0]"},
-    {E, "{\"input\":\"x\",\"encoding_format\":\"hex\"}", AG_E_PARAM, "encoding_format", "\"hex\"; it should be \"float\" or \"base64\""},
+    {E, "{\"input\":\"x\",\"encoding_format\":\"hex\"}", AG_E_PARAM, "encoding_format",
+     "\"hex\"; it should be \"float\" or \"base64\""},
     {E, "{\"input\":\"x\",\"encoding_format\":1}", AG_E_PARAM, "encoding_format", "a string"},
     {E, "{\"input\":\"x\",\"dimensions\":0}", AG_E_PARAM, "dimensions", "between 1 and 131072"},
     {E, "{\"input\":\"x\",\"dimensions\":131073}", AG_E_PARAM, "dimensions", "between 1 and 131072"},
@@ -114,7 +115,8 @@ static const bad_case bad[] = {
     {C, "{\"prompt\":[\"a\",1]}", AG_E_PARAM, "prompt", "'prompt[1]' must be a string, or"},
     {C, "{\"prompt\":[\"a\",[1,-1]]}", AG_E_PARAM, "prompt", "'prompt[1][1]' must be between"},
     {C, "{\"prompt\":[[1],[]]}", AG_E_PARAM, "prompt", "'prompt[1]' is empty"},
-    {C, "{\"prompt\":\"x\",\"stop_token_ids\":[1,null]}", AG_E_PARAM, "stop_token_ids", "'stop_token_ids[1]' must be an"},
+    {C, "{\"prompt\":\"x\",\"stop_token_ids\":[1,null]}", AG_E_PARAM, "stop_token_ids",
+     "'stop_token_ids[1]' must be an"},
     {C, "{\"prompt\":\"x\",\"max_tokens\":99999999999999999999}", AG_E_PARAM, "", "does not fit into 64 bits"},
     {C, "{\"prompt\":\"x\",\"temperature\":1e999}", AG_E_PARAM, "", "does not fit into 64 bits"},
     {C, "{\"prompt\":\"x\",\"logit_bias\":{\"1\":\"1\"}}", AG_E_PARAM, "logit_bias", "a number"},
@@ -178,10 +180,13 @@ static const bad_case bad[] = {
     {H, "{" MSG ",\"tool_choice\":\"some\"}", AG_E_PARAM, "tool_choice", "some"},
     {H, "{" MSG ",\"parallel_tool_calls\":5}", AG_E_PARAM, "parallel_tool_calls", "a boolean"},
     {H, "{" MSG ",\"tool_choice\":\"required\"}", AG_E_PARAM, "tool_choice", "there are no 'tools'"},
-    {H, "{" MSG ",\"tools\":[" TOOL "," TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED, "tool_choice", "whole"},
+    {H, "{" MSG ",\"tools\":[" TOOL "," TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED,
+     "tool_choice", "whole"},
     {H, "{" MSG ",\"tool_choice\":{\"type\":\"function\"}}", AG_E_PARAM, "tool_choice", "must name"},
-    {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":{\"function\":{\"name\":\"g\"}}}", AG_E_PARAM, "tool_choice", "'g'"},
-    {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED, "tool_choice", "whole"},
+    {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":{\"function\":{\"name\":\"g\"}}}", AG_E_PARAM, "tool_choice",
+     "'g'"},
+    {H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"required\",\"stop\":\"x\"}", AG_E_UNSUPPORTED, "tool_choice",
+     "whole"},
     {H, "{" MSG ",\"chat_template_kwargs\":[]}", AG_E_PARAM, "chat_template_kwargs", "an object"},
     {H, "{" MSG ",\"chat_template_kwargs\":{\"messages\":[]}}", AG_E_PARAM, "chat_template_kwargs", "cannot set"},
     {H, "{" MSG ",\"max_tokens\":0}", AG_E_PARAM, "max_tokens", "between 1"},
@@ -190,10 +195,14 @@ static const bad_case bad[] = {
     {H, "{" MSG ",\"top_logprobs\":5}", AG_E_PARAM, "top_logprobs", "needs"},
     {H, "{" MSG ",\"logprobs\":true,\"top_logprobs\":21}", AG_E_PARAM, "top_logprobs", "21"},
     {H, "{" MSG ",\"response_format\":{\"type\":\"json_schema\"}}", AG_E_UNSUPPORTED, "response_format", "json_schema"},
-    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"min_tokens\":5}", AG_E_UNSUPPORTED, "response_format", "whole"},
-    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"stop\":\"x\"}", AG_E_UNSUPPORTED, "response_format", "stop strings"},
-    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"tools\":[{}]}", AG_E_UNSUPPORTED, "response_format", "a call"},
-    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"max_tokens\":1}", AG_E_PARAM, "max_tokens", "at least 2"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"min_tokens\":5}", AG_E_UNSUPPORTED,
+     "response_format", "whole"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"stop\":\"x\"}", AG_E_UNSUPPORTED, "response_format",
+     "stop strings"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"tools\":[{}]}", AG_E_UNSUPPORTED, "response_format",
+     "a call"},
+    {H, "{" MSG ",\"response_format\":{\"type\":\"json_object\"},\"max_tokens\":1}", AG_E_PARAM, "max_tokens",
+     "at least 2"},
     {H, "{" MSG ",\"response_format\":{}}", AG_E_PARAM, "response_format", "type"},
     {H, "{" MSG ",\"response_format\":\"text\"}", AG_E_PARAM, "response_format", "an object"},
     {T, "{}", AG_E_PARAM_MISSING, "content", "or 'prompt', or 'messages'"},
@@ -296,10 +305,12 @@ static void tools_are_chosen(void **state)
     parse_ok(&r, H, "{" MSG ",\"tools\":[{}," TOOL "],\"tool_choice\":\"required\"}");
     assert_true(r.any_tool && r.forced_tool.p == NULL && ag_request_calls(&r) && json_array_size(r.tools) == 2);
     ag_request_fini(&r);
-    parse_ok(&r, H, "{" MSG ",\"tools\":[{}," TOOL "],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}");
+    parse_ok(&r, H,
+             "{" MSG ",\"tools\":[{}," TOOL "],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}}");
     assert_true(ag_str_eqz(r.forced_tool, "f"));
     ag_request_fini(&r);
-    parse_ok(&r, H, "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"json_object\"}}");
+    parse_ok(&r, H,
+             "{" MSG ",\"tools\":[" TOOL "],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"json_object\"}}");
     assert_true(r.tools == NULL && r.json && r.forced_tool.p == NULL);
     ag_request_fini(&r);
 }
@@ -398,7 +409,8 @@ static void limits_of_json_can_be_set(void **state)
         {"{\"prompt\":\"x\",\"metadata\":{\"a\":[1]}}", AG_OK, NULL},
         {"{\"prompt\":\"x\",\"metadata\":{\"a\":[[]]}}", AG_E_LIMIT, "deeper than 3 levels"},
         {"{\"prompt\":\"\\u0041xxxxxxxxxxxxxx\"}", AG_OK, NULL}, /* 20 bytes as they are written */
-        {"{\"prompt\":\"\\u0041xxxxxxxxxxxxxxx\"}", AG_E_LIMIT, "A string in the JSON is longer than 20 bytes, at byte 11"},
+        {"{\"prompt\":\"\\u0041xxxxxxxxxxxxxxx\"}", AG_E_LIMIT,
+         "A string in the JSON is longer than 20 bytes, at byte 11"},
         {"{\"prompt\":\"\\\"xxxxxxxxxxxxxxxxxxx", AG_E_LIMIT, "longer than 20 bytes"}, /* though it has no end */
         {"{\"prompt\":[1,2,3,4]}", AG_OK, NULL},
         {"{\"prompt\":[1,2,3,4,5,6,7,8]}", AG_E_LIMIT, "more than 9 values"},
@@ -460,8 +472,7 @@ static void no_memory_is_an_answer(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    static const struct { ag_request_kind kind; const char *body;
-    } cases[] = {
+    static const struct { ag_request_kind kind; const char *body; } cases[] = {
         {C, "{\"prompt\":[[1,2],\"x\"],\"logit_bias\":{\"5\":1},\"stop\":[\"a\"],\"seed\":3}"},
         {H, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]},{\"role\":"
             "\"assistant\",\"tool_calls\":"

@@ -71,7 +71,8 @@ static void whole_answers_read_as_documented(void **state)
     ag_buf_init(&b, 1 << 16);
     ag_openai.begin(&b, &completion);
     ag_openai.choice(&b, &completion, 0, TEXT("x\xffy"), 1, NULL, STOP);
-    ag_openai.choice(&b, &completion, 1, TEXT(""), 1, NULL, &(ag_reply_end){.reason = AG_END_LENGTH, .timed_out = true});
+    ag_openai.choice(&b, &completion, 1, TEXT(""), 1, NULL,
+                     &(ag_reply_end){.reason = AG_END_LENGTH, .timed_out = true});
     ag_openai.end(&b, &chat, &u);
     expect(&b, "{\"id\":\"cmpl-1\",\"object\":\"text_completion\",\"created\":1700000000,\"model\":\"m\",\"choices\":["
                "{\"index\":0,\"text\":\"x\xEF\xBF\xBDy\",\"logprobs\":null,\"finish_reason\":\"stop\"},"
@@ -258,7 +259,8 @@ static void errors_and_models(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(whole_answers_read_as_documented), cmocka_unit_test(embeddings_read_as_documented), cmocka_unit_test(chunks_read_as_documented),
+        cmocka_unit_test(whole_answers_read_as_documented), cmocka_unit_test(embeddings_read_as_documented),
+        cmocka_unit_test(chunks_read_as_documented),
         cmocka_unit_test(parts_have_their_places),
         cmocka_unit_test(completions_columns),              cmocka_unit_test(chat_rows),
         cmocka_unit_test(errors_and_models),

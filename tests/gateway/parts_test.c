@@ -41,18 +41,25 @@ static const case_ cases[] = {
     SAME(AG_CALLS_HERMES, "<tool_call>\n{\"name\": \"add\", \"arguments\": {}} x</tool_call>"),
     SAME(AG_CALLS_HERMES, "<tool_call>add</tool_call>"),
     /* Hermes, Qwen. */
-    {AG_CALLS_HERMES, false, false, false, HERMES("{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2.50, \"}\"]}}"),
-     "add({\"a\": 1, \"b\": [2.50, \"}\"]})"},
-    {AG_CALLS_HERMES, false, false, false, "Let me see.\n\n" HERMES("{\"arguments\": {}, \"name\": \"add\"}") "\n", "T(Let me see.)add({})"},
     {AG_CALLS_HERMES, false, false, false,
-     HERMES("{\"name\": \"add\", \"arguments\": {}}") "\n" HERMES("{\"name\": \"" W "\", \"arguments\": {\"city\": \"\\u00e9\\\"\"}}") " done ",
+     HERMES("{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2.50, \"}\"]}}"),
+     "add({\"a\": 1, \"b\": [2.50, \"}\"]})"},
+    {AG_CALLS_HERMES, false, false, false, "Let me see.\n\n" HERMES("{\"arguments\": {}, \"name\": \"add\"}") "\n",
+     "T(Let me see.)add({})"},
+    {AG_CALLS_HERMES, false, false, false,
+     HERMES("{\"name\": \"add\", \"arguments\": {}}") "\n" HERMES(
+         "{\"name\": \"" W "\", \"arguments\": {\"city\": \"\\u00e9\\\"\"}}") " done ",
      "add({})get_weather({\"city\": \"\\u00e9\\\"\"})T(done )"},
-    {AG_CALLS_HERMES, false, false, false, "<tool_call>{\"name\":\"add\",\"arguments\":\"{\\\"a\\\": 1}\"}</tool_call>", "add({\"a\": 1})"},
+    {AG_CALLS_HERMES, false, false, false, "<tool_call>{\"name\":\"add\",\"arguments\":\"{\\\"a\\\": 1}\"}</tool_call>",
+     "add({\"a\": 1})"},
     {AG_CALLS_HERMES, false, false, false, "<tool_call>{\"name\":\"add\",\"parameters\":{}}</tool_call>", "add({})"},
-    {AG_CALLS_HERMES, false, false, false, "<tool_call>{\"name\":\"add\",\"arguments\":{\"x\":\"</tool_call>\"}}", "add({\"x\":\"</tool_call>\"})"},
+    {AG_CALLS_HERMES, false, false, false, "<tool_call>{\"name\":\"add\",\"arguments\":{\"x\":\"</tool_call>\"}}",
+     "add({\"x\":\"</tool_call>\"})"},
     {AG_CALLS_HERMES, false, false, false, "<tool_call>{\"name\":\"add\",\"arguments\":{}}\n</tool", "add({})"},
-    {AG_CALLS_HERMES, false, false, false, "<tool_call><tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>", "T(<tool_call>)add({})"},
-    {AG_CALLS_HERMES, false, false, true, "a" HERMES("{\"name\": \"add\", \"arguments\": {}}") HERMES("{\"name\": \"add\", \"arguments\": {}}") "b",
+    {AG_CALLS_HERMES, false, false, false, "<tool_call><tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>",
+     "T(<tool_call>)add({})"},
+    {AG_CALLS_HERMES, false, false, true,
+     "a" HERMES("{\"name\": \"add\", \"arguments\": {}}") HERMES("{\"name\": \"add\", \"arguments\": {}}") "b",
      "T(a)add({})"},
     /* GLM-4.5. */
     {AG_CALLS_GLM45, false, false, false,
@@ -60,24 +67,31 @@ static const case_ cases[] = {
      "<arg_key>x</arg_key><arg_value>{\"y\": [1]}</arg_value><arg_key>z</arg_key><arg_value>not \"json\"</arg_value>\n</tool_call>",
      "get_weather({\"city\":\"42\",\"days\":3,\"x\":{\"y\": [1]},\"z\":\"not \\\"json\\\"\"})"},
     {AG_CALLS_GLM45, false, false, false, "<tool_call>add</tool_call><tool_call>add\n</tool_call>", "add({})add({})"},
-    {AG_CALLS_GLM45, false, false, false, "<tool_call>add\n<arg_key>a</arg_key><arg_value>1</arg_value>", "add({\"a\":1})"},
+    {AG_CALLS_GLM45, false, false, false, "<tool_call>add\n<arg_key>a</arg_key><arg_value>1</arg_value>",
+     "add({\"a\":1})"},
     SAME(AG_CALLS_GLM45, "<tool_call>other\n</tool_call>"),
     SAME(AG_CALLS_GLM45, "<tool_call>add\n<arg_key>a</arg_key><arg_value>1"),
     SAME(AG_CALLS_GLM45, "<tool_call>add\n<arg_key>a</arg_key>1</tool_call>"),
-    SAME(AG_CALLS_GLM45, "<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>a</arg_key><arg_value>2</arg_value></tool_call>"),
+    SAME(AG_CALLS_GLM45,
+         "<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>a</arg_key><arg_value>2</arg_value></tool_call>"),
     /* Mistral. */
-    {AG_CALLS_MISTRAL, false, false, false, "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"get_weather\", \"arguments\": {}}]",
+    {AG_CALLS_MISTRAL, false, false, false,
+     "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"get_weather\", \"arguments\": {}}]",
      "add({\"a\": 1})get_weather({})"},
-    {AG_CALLS_MISTRAL, false, false, false, "ok [TOOL_CALLS]add[ARGS]{\"a\": 1}[TOOL_CALLS]add[CALL_ID]abc123xyz[ARGS]{}[TOOL_CALLS]add{\"b\": 2}",
+    {AG_CALLS_MISTRAL, false, false, false,
+     "ok [TOOL_CALLS]add[ARGS]{\"a\": 1}[TOOL_CALLS]add[CALL_ID]abc123xyz[ARGS]{}[TOOL_CALLS]add{\"b\": 2}",
      "T(ok)add({\"a\": 1})add({})add({\"b\": 2})"},
-    {AG_CALLS_MISTRAL, false, false, true, "[TOOL_CALLS][{\"name\":\"add\",\"arguments\":{}},{\"name\":\"add\",\"arguments\":{}}]", "add({})"},
-    SAME(AG_CALLS_MISTRAL, "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {}}, {\"name\": \"x\", \"arguments\": {}}]"),
+    {AG_CALLS_MISTRAL, false, false, true,
+     "[TOOL_CALLS][{\"name\":\"add\",\"arguments\":{}},{\"name\":\"add\",\"arguments\":{}}]", "add({})"},
+    SAME(AG_CALLS_MISTRAL,
+         "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {}}, {\"name\": \"x\", \"arguments\": {}}]"),
     SAME(AG_CALLS_MISTRAL, "[TOOL_CALLS][]"),
     SAME(AG_CALLS_MISTRAL, "[TOOL_CALLS]none[ARGS]{}"),
     SAME(AG_CALLS_MISTRAL, "[TOOL_CALLS]add[ARGS]{\"a\": }"),
     /* Llama 3. */
     {AG_CALLS_LLAMA3, false, false, false, "{\"name\": \"add\", \"parameters\": {\"a\": 1}}", "add({\"a\": 1})"},
-    {AG_CALLS_LLAMA3, false, false, false, "\n\n<|python_tag|>{\"type\": \"function\", \"name\": \"add\", \"parameters\": {}}; {\"name\":\"add\",\"parameters\":{\"b\":2}}",
+    {AG_CALLS_LLAMA3, false, false, false,
+     "\n\n<|python_tag|>{\"type\": \"function\", \"name\": \"add\", \"parameters\": {}}; {\"name\":\"add\",\"parameters\":{\"b\":2}}",
      "add({})add({\"b\":2})"},
     SAME(AG_CALLS_LLAMA3, "{\"name\": \"nobody\", \"parameters\": {}}"),
     SAME(AG_CALLS_LLAMA3, "Call {\"name\": \"add\", \"parameters\": {}}"),
@@ -101,7 +115,8 @@ static const case_ cases[] = {
     {AG_CALLS_NONE, true, true, false, "</think>\n\nx", "T(x)"},
     {AG_CALLS_NONE, true, false, false, " no <think>x</think>", "T( no <think>x</think>)"},
     {AG_CALLS_NONE, true, false, false, " <thin", "T( <thin)"},
-    {AG_CALLS_HERMES, true, false, false, "<think>\nwhich?\n</think>\n\n" HERMES("{\"name\": \"add\", \"arguments\": {}}"), "R(which?)add({})"},
+    {AG_CALLS_HERMES, true, false, false,
+     "<think>\nwhich?\n</think>\n\n" HERMES("{\"name\": \"add\", \"arguments\": {}}"), "R(which?)add({})"},
     {AG_CALLS_HERMES, true, true, false, "<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call></think>a",
      "R(<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>)T(a)"},
     {AG_CALLS_LLAMA3, true, false, false, "<think>x</think>\n{\"name\":\"add\",\"parameters\":{}}", "R(x)add({})"},
@@ -172,7 +187,8 @@ static void it_does_not_matter_how_a_text_comes(void **state)
             size_t two[2] = {a, a + (n - a) / 2};
             all[a] = a;
             take_apart(&cases[i], two, 2, &got);
-            if (strcmp(got.p, cases[i].want) != 0) fail_msg("cut at %zu and %zu:\n%s\n%s", two[0], two[1], got.p, cases[i].want);
+            if (strcmp(got.p, cases[i].want) != 0)
+                fail_msg("cut at %zu and %zu:\n%s\n%s", two[0], two[1], got.p, cases[i].want);
         }
         take_apart(&cases[i], all, (uint32_t)n, &got);
         assert_string_equal(got.p, cases[i].want);
@@ -255,7 +271,8 @@ static void what_is_too_long_or_too_much_is_text(void **state)
     take_apart(&c, NULL, 0, &got);
     assert_int_equal(got.n, text.n + 3);
     ag_buf_reset(&text);
-    for (uint32_t i = 0; i <= AG_CALLS_MAX; i++) ag_buf_addz(&text, "<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>\n");
+    for (uint32_t i = 0; i <= AG_CALLS_MAX; i++)
+        ag_buf_addz(&text, "<tool_call>{\"name\":\"add\",\"arguments\":{}}</tool_call>\n");
     ag_buf_zterm(&text);
     c.text = text.p;
     take_apart(&c, NULL, 0, &got);
@@ -269,8 +286,7 @@ static void what_is_too_long_or_too_much_is_text(void **state)
 static void forms_are_known_by_their_templates(void **state)
 {
     (void)state;
-    static const struct { const char *name; ag_calls_form calls; bool thinks;
-    } known[] = {
+    static const struct { const char *name; ag_calls_form calls; bool thinks; } known[] = {
         {"Qwen-Qwen2.5-7B-Instruct", AG_CALLS_HERMES, false},
         {"Qwen-Qwen3-0.6B", AG_CALLS_HERMES, true},
         {"NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", AG_CALLS_HERMES, false},

@@ -24,7 +24,7 @@ static void urgency_reaches_the_engine(void **state)
     assert_string_equal(s.tenant, "default");
     assert_float_equal(s.weight, 1, 0);
     assert_int_equal(s.band, 2);
-    assert_false(s.share_prefix);
+    assert_false(s.share_all);
     assert_true(s.deadline_us == 0);
     uint64_t before = ag_now_us();
     told("x-tenant: gold\r\nx-request-priority: 3\r\nx-request-timeout-ms: 60000\r\n", "", 200, NULL);
@@ -46,7 +46,7 @@ static void urgency_reaches_the_engine(void **state)
     told("x-tenant: gold\r\n", "", 200, NULL);
     s = fake_engine_seen();
     assert_float_equal(s.weight, 3, 0);
-    assert_true(s.share_prefix);
+    assert_true(s.share_all);
     assert_int_equal(s.band, 3);
     told("", ",\"priority\":2", 403, "\"param\":\"priority\"");
     told("x-request-priority: 2\r\n", "", 403, "Priority 2 is more urgent than callers may ask for here: 3 to 3.");

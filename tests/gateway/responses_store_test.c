@@ -64,12 +64,15 @@ static void what_is_kept_is_found_by_its_tenant_alone(void **state)
         ag_stored got;
         put(s, "gold", "resp_1", 1000, BODY("{\"a\":\"\0\"}"));
         put(s, "free", "resp_1", 1000, BODY("other"));
-        assert_int_equal(ag_responses_put(s, "gold", "resp_2", 1000, false, AG_STR("begun"), AG_STR("[1]"), &err), AG_OK);
+        assert_int_equal(ag_responses_put(s, "gold", "resp_2", 1000, false, AG_STR("begun"), AG_STR("[1]"), &err),
+                         AG_OK);
         assert_int_equal(ag_responses_get(s, "gold", "resp_1", 1000, &got, &err), AG_OK);
-        assert_true(got.finished && ag_str_eq(ag_buf_str(&got.body), BODY("{\"a\":\"\0\"}")) && ag_str_eqz(ag_buf_str(&got.items), "[]"));
+        assert_true(got.finished && ag_str_eq(ag_buf_str(&got.body), BODY("{\"a\":\"\0\"}")) &&
+                    ag_str_eqz(ag_buf_str(&got.items), "[]"));
         ag_stored_fini(&got);
         assert_int_equal(ag_responses_get(s, "gold", "resp_2", 1000, &got, &err), AG_OK);
-        assert_true(!got.finished && ag_str_eqz(ag_buf_str(&got.body), "begun") && ag_str_eqz(ag_buf_str(&got.items), "[1]"));
+        assert_true(!got.finished && ag_str_eqz(ag_buf_str(&got.body), "begun") &&
+                    ag_str_eqz(ag_buf_str(&got.items), "[1]"));
         ag_stored_fini(&got);
         assert_int_equal(code_of(s, "free", "resp_2", 1000), AG_E_RESPONSE_NOT_FOUND);
         assert_int_equal(code_of(s, "gold", "' OR 1; --", 1000), AG_E_RESPONSE_NOT_FOUND);
@@ -79,7 +82,8 @@ static void what_is_kept_is_found_by_its_tenant_alone(void **state)
         assert_true(has(s, "gold", "resp_1") && !has(s, "free", "resp_1"));
         assert_int_equal(ag_responses_count(s), 2);
         /* The same id twice is nobody's doing but ours. */
-        assert_int_equal(ag_responses_put(s, "gold", "resp_1", 1000, true, AG_STR("x"), AG_STR("[]"), &err), AG_E_RESPONSES);
+        assert_int_equal(ag_responses_put(s, "gold", "resp_1", 1000, true, AG_STR("x"), AG_STR("[]"), &err),
+                         AG_E_RESPONSES);
         assert_int_equal(ag_responses_count(s), 2);
         ag_responses_close(s);
     }
@@ -96,7 +100,8 @@ static void an_end_is_kept_where_the_beginning_still_is(void **state)
     assert_int_equal(ag_responses_finish(s, "t", "a", AG_STR("ended now"), &err), AG_OK);
     assert_int_equal(ag_responses_bytes(s), before + 4);
     assert_int_equal(ag_responses_get(s, "t", "a", 1000, &got, &err), AG_OK);
-    assert_true(got.finished && ag_str_eqz(ag_buf_str(&got.body), "ended now") && ag_str_eqz(ag_buf_str(&got.items), "[1]"));
+    assert_true(got.finished && ag_str_eqz(ag_buf_str(&got.body), "ended now") &&
+                ag_str_eqz(ag_buf_str(&got.items), "[1]"));
     ag_stored_fini(&got);
     assert_int_equal(ag_responses_delete(s, "t", "a", 1000, &err), AG_OK);
     assert_int_equal(ag_responses_finish(s, "t", "a", AG_STR("again"), &err), AG_OK);
@@ -138,8 +143,9 @@ static void the_oldest_of_who_has_most_goes(void **state)
     assert_true(has(s, "small", "s") && has(s, "large", "l9") && !has(s, "large", "l5"));
     ag_err err = {0};
     static char larger[10001];
-    assert_int_equal(ag_responses_put(s, "large", "all", 1000, true, (ag_str){larger, sizeof larger}, AG_STR("[]"), &err),
-                     AG_E_LIMIT);
+    assert_int_equal(
+        ag_responses_put(s, "large", "all", 1000, true, (ag_str){larger, sizeof larger}, AG_STR("[]"), &err),
+        AG_E_LIMIT);
     assert_true(has(s, "large", "l9"));
     ag_responses_close(s);
 }
@@ -225,7 +231,8 @@ static void a_full_disk_is_said(void **state)
     ag_err err = {0};
     put(s, "t", "a", 1000, AG_STR("x"));
     assert_int_equal(sqlite3_exec(s->sql, "PRAGMA max_page_count = 60", NULL, NULL, NULL), SQLITE_OK);
-    assert_int_equal(ag_responses_put(s, "t", "b", 1000, true, (ag_str){large, sizeof large}, AG_STR("[]"), &err), AG_E_RESPONSES);
+    assert_int_equal(ag_responses_put(s, "t", "b", 1000, true, (ag_str){large, sizeof large}, AG_STR("[]"), &err),
+                     AG_E_RESPONSES);
     assert_non_null(strstr(err.text, "the disk is full"));
     assert_null(strstr(err.text, folder));
     ag_err_clear(&err);

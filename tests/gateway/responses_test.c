@@ -129,14 +129,20 @@ static const struct bad_case {
     {IN("{\"role\":\"user\",\"content\":5}"), AG_E_PARAM, "input[0].content", "a string or an array"},
     {IN("{\"role\":\"user\",\"content\":[5]}"), AG_E_PARAM, "input[0].content[0]", "an object"},
     {IN("{\"role\":\"user\",\"content\":[{}]}"), AG_E_PARAM, "input[0].content[0]", "'type'"},
-    {IN("{\"role\":\"user\",\"content\":[{\"type\":\"input_image\"}]}"), AG_E_UNSUPPORTED, "input[0].content[0]", "input_image"},
-    {IN("{\"role\":\"user\",\"content\":[{\"type\":\"input_text\"}]}"), AG_E_PARAM_MISSING, "input[0].content[0]", "'text'"},
-    {IN("{\"type\":\"function_call\",\"name\":\"f\",\"arguments\":\"{}\"}"), AG_E_PARAM_MISSING, "input[0]", "'call_id'"},
-    {IN("{\"type\":\"function_call\",\"call_id\":\"c\",\"arguments\":\"{}\"}"), AG_E_PARAM_MISSING, "input[0]", "'name'"},
-    {IN("{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"f\",\"arguments\":{}}"), AG_E_PARAM, "input[0]", "'arguments'"},
+    {IN("{\"role\":\"user\",\"content\":[{\"type\":\"input_image\"}]}"), AG_E_UNSUPPORTED, "input[0].content[0]",
+     "input_image"},
+    {IN("{\"role\":\"user\",\"content\":[{\"type\":\"input_text\"}]}"), AG_E_PARAM_MISSING, "input[0].content[0]",
+     "'text'"},
+    {IN("{\"type\":\"function_call\",\"name\":\"f\",\"arguments\":\"{}\"}"), AG_E_PARAM_MISSING, "input[0]",
+     "'call_id'"},
+    {IN("{\"type\":\"function_call\",\"call_id\":\"c\",\"arguments\":\"{}\"}"), AG_E_PARAM_MISSING, "input[0]",
+     "'name'"},
+    {IN("{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"f\",\"arguments\":{}}"), AG_E_PARAM, "input[0]",
+     "'arguments'"},
     {IN("{\"type\":\"function_call_output\",\"output\":\"x\"}"), AG_E_PARAM_MISSING, "input[0]", "'call_id'"},
     {IN("{\"type\":\"function_call_output\",\"call_id\":\"c\"}"), AG_E_PARAM_MISSING, "input[0]", "output"},
-    {IN("{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":5}"), AG_E_PARAM, "input[0].output", "a string"},
+    {IN("{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":5}"), AG_E_PARAM, "input[0].output",
+     "a string"},
     {IN("{\"type\":\"reasoning\",\"summary\":5}"), AG_E_PARAM, "input[0].summary", "an array"},
     {IN("{\"type\":\"reasoning\",\"summary\":[]}"), AG_E_PARAM, "input", "reasoning alone"},
     {WITH("\"instructions\":5"), AG_E_PARAM, "instructions", "a string"},
@@ -160,10 +166,13 @@ static const struct bad_case {
     {WITH("\"reasoning\":{\"summary\":\"huge\"}"), AG_E_PARAM, "reasoning", "summary"},
     {WITH("\"text\":5"), AG_E_PARAM, "text", "an object"},
     {WITH("\"text\":{\"format\":{}}"), AG_E_PARAM, "text.format", "'type'"},
-    {WITH("\"text\":{\"format\":{\"type\":\"json_schema\",\"name\":\"x\",\"schema\":{}}}"), AG_E_UNSUPPORTED, "text.format", "json_schema"},
+    {WITH("\"text\":{\"format\":{\"type\":\"json_schema\",\"name\":\"x\",\"schema\":{}}}"), AG_E_UNSUPPORTED,
+     "text.format", "json_schema"},
     {WITH("\"text\":{\"verbosity\":\"x\"}"), AG_E_PARAM, "text", "verbosity"},
-    {WITH("\"text\":{\"format\":{\"type\":\"json_object\"}},\"tools\":[" FN "]"), AG_E_UNSUPPORTED, "text.format", "'tools'"},
-    {WITH("\"text\":{\"format\":{\"type\":\"json_object\"}},\"max_output_tokens\":1"), AG_E_PARAM, "max_output_tokens", "at least 2"},
+    {WITH("\"text\":{\"format\":{\"type\":\"json_object\"}},\"tools\":[" FN "]"), AG_E_UNSUPPORTED, "text.format",
+     "'tools'"},
+    {WITH("\"text\":{\"format\":{\"type\":\"json_object\"}},\"max_output_tokens\":1"), AG_E_PARAM, "max_output_tokens",
+     "at least 2"},
     {WITH("\"max_output_tokens\":0"), AG_E_PARAM, "max_output_tokens", "between 1"},
     {WITH("\"truncation\":\"auto\""), AG_E_UNSUPPORTED, "truncation", "context"},
     {WITH("\"truncation\":5"), AG_E_PARAM, "truncation", "\"disabled\""},
@@ -172,9 +181,12 @@ static const struct bad_case {
     {WITH("\"include\":[\"message.output_text.logprobs\"]"), AG_E_UNSUPPORTED, "include", "chat/completions"},
     {WITH("\"metadata\":5"), AG_E_PARAM, "metadata", "an object"},
     {WITH("\"metadata\":{\"a\":5}"), AG_E_PARAM, "metadata", "metadata.a"},
-    {WITH("\"metadata\":{\"0123456789012345678901234567890123456789012345678901234567890123456789\":\"\"}"), AG_E_PARAM, "metadata", "70 bytes"},
-    {WITH("\"metadata\":{\"a\":\"\",\"b\":\"\",\"c\":\"\",\"d\":\"\",\"e\":\"\",\"f\":\"\",\"g\":\"\",\"h\":\"\",\"i\":\"\",\"j\":\"\","
-          "\"k\":\"\",\"l\":\"\",\"m\":\"\",\"n\":\"\",\"o\":\"\",\"p\":\"\",\"q\":\"\"}"), AG_E_PARAM, "metadata", "17 entries"},
+    {WITH("\"metadata\":{\"0123456789012345678901234567890123456789012345678901234567890123456789\":\"\"}"), AG_E_PARAM,
+     "metadata", "70 bytes"},
+    {WITH(
+         "\"metadata\":{\"a\":\"\",\"b\":\"\",\"c\":\"\",\"d\":\"\",\"e\":\"\",\"f\":\"\",\"g\":\"\",\"h\":\"\",\"i\":\"\",\"j\":\"\","
+         "\"k\":\"\",\"l\":\"\",\"m\":\"\",\"n\":\"\",\"o\":\"\",\"p\":\"\",\"q\":\"\"}"),
+     AG_E_PARAM, "metadata", "17 entries"},
     {WITH("\"background\":true,\"store\":false"), AG_E_PARAM, "background", "'store'"},
     {WITH("\"temperature\":11"), AG_E_PARAM, "temperature", "between 0"},
 };
@@ -196,7 +208,8 @@ static void every_mistake_gets_its_sentence(void **state)
 static void conversations_are_bounded(void **state)
 {
     (void)state;
-    static const char *const one[] = {"{\"type\":\"output_text\",\"text\":\"\"}", "{\"role\":\"user\",\"content\":\"\"}"};
+    static const char *const one[] = {"{\"type\":\"output_text\",\"text\":\"\"}",
+                                      "{\"role\":\"user\",\"content\":\"\"}"};
     static const struct {
         size_t n, what;
         const char *part; /* of the sentence; NULL: it is taken */
@@ -241,8 +254,9 @@ static void a_conversation_goes_on(void **state)
     ag_request r;
     ag_err err = {0};
     assert_int_equal(parse(&r, WITH("\"previous_response_id\":\"resp_0\""), AG_STR(ANSWER), AG_STR(KEPT), &err), AG_OK);
-    same_json(json_object_get(r.vars, "messages"), "[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"},"
-                                                   "{\"role\":\"user\",\"content\":\"x\"}]");
+    same_json(json_object_get(r.vars, "messages"),
+              "[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":\"a\"},"
+              "{\"role\":\"user\",\"content\":\"x\"}]");
     assert_string_equal(json_string_value(json_object_get(json_array_get(r.items, 1), "id")), "msg_0_0");
     assert_string_equal(json_string_value(json_object_get(json_array_get(r.items, 2), "id")), "msg_ab_in2");
     ag_request_fini(&r);
@@ -257,9 +271,11 @@ static void a_conversation_goes_on(void **state)
                  {ANSWER, "{}", AG_E_RESPONSES, "cannot be read"},
                  {ANSWER, "[{\"type\":\"x\"}]", AG_E_RESPONSES, "cannot be read"}};
     for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
-        int rc = parse(&r, WITH("\"previous_response_id\":\"resp_0\""), ag_str_of(cases[i].body), ag_str_of(cases[i].items), &err);
+        int rc = parse(&r, WITH("\"previous_response_id\":\"resp_0\""), ag_str_of(cases[i].body),
+                       ag_str_of(cases[i].items), &err);
         ag_request_fini(&r);
-        if (rc != cases[i].code || strstr(err.text, cases[i].part) == NULL) fail_msg("%s gives %d: %s", cases[i].body, rc, err.text);
+        if (rc != cases[i].code || strstr(err.text, cases[i].part) == NULL)
+            fail_msg("%s gives %d: %s", cases[i].body, rc, err.text);
     }
 }
 
@@ -280,7 +296,11 @@ static void answer_init(answer *w, const char *body)
 {
     parse_ok(&w->q, body);
     ag_response_init(&w->a, &w->q);
-    w->r = (ag_reply){.kind = AG_REQUEST_RESPONSE, .id = AG_STR("resp_ab"), .created = 1700000000, .model = AG_STR("m"), .response = &w->a};
+    w->r = (ag_reply){.kind = AG_REQUEST_RESPONSE,
+                      .id = AG_STR("resp_ab"),
+                      .created = 1700000000,
+                      .model = AG_STR("m"),
+                      .response = &w->a};
     ag_buf_init(&w->out, 1 << 20);
 }
 
@@ -310,7 +330,8 @@ static void answers_read_as_documented(void **state)
     (void)state;
     answer w;
     const ag_dialect *d = &ag_openai_responses;
-    answer_init(&w, WITH("\"instructions\":\"i\",\"metadata\":{\"k\":\"v\"},\"tools\":[" FN "],\"user\":\"u\",\"reasoning\":{\"effort\":"
+    answer_init(&w, WITH("\"instructions\":\"i\",\"metadata\":{\"k\":\"v\"},\"tools\":[" FN
+                         "],\"user\":\"u\",\"reasoning\":{\"effort\":"
                          "\"high\"},\"temperature\":0.5"));
     ag_part parts[] = {THOUGHT("hm"), THOUGHT("m"), TEXT("a\""), TEXT("b"), CALL};
     d->begin(&w.out, &w.r);
@@ -329,7 +350,8 @@ static void answers_read_as_documented(void **state)
                  "\"total_tokens\":15}}");
     json_decref(j);
     answer_fini(&w);
-    answer_init(&w, WITH("\"text\":{\"format\":{\"type\":\"json_object\"},\"verbosity\":\"low\"},\"max_output_tokens\":9"));
+    answer_init(&w,
+                WITH("\"text\":{\"format\":{\"type\":\"json_object\"},\"verbosity\":\"low\"},\"max_output_tokens\":9"));
     parts[0] = TEXT("{");
     d->choice(&w.out, &w.r, 0, parts, 1, NULL, &(ag_reply_end){.reason = AG_END_LENGTH, .timed_out = true});
     d->end(&w.out, &w.r, &(ag_usage){0});
@@ -338,7 +360,8 @@ static void answers_read_as_documented(void **state)
     same_json(json_object_get(j, "incomplete_details"), "{\"reason\":\"max_output_tokens\"}");
     same_json(json_object_get(j, "autoglm"), "{\"stopped_by\":\"timeout\"}");
     same_json(json_object_get(j, "text"), "{\"format\":{\"type\":\"json_object\"},\"verbosity\":\"low\"}");
-    assert_string_equal(json_string_value(json_object_get(json_array_get(json_object_get(j, "output"), 0), "status")), "incomplete");
+    assert_string_equal(json_string_value(json_object_get(json_array_get(json_object_get(j, "output"), 0), "status")),
+                        "incomplete");
     json_decref(j);
     answer_fini(&w);
 }
@@ -387,9 +410,11 @@ static void events_read_as_documented(void **state)
     ag_response_seal(&w.r, &u);
     d->close(&w.out, &w.r, &u);
     json_t *response = events_of(&w.out, types, sizeof types);
-    assert_string_equal(types, "created in_progress " TOLD "reasoning_text.delta reasoning_text.delta reasoning_text.done " ENDED TOLD
-                               "output_text.delta output_text.delta output_text.done " ENDED
-                               "output_item.added function_call_arguments.delta function_call_arguments.done output_item.done completed ");
+    assert_string_equal(
+        types,
+        "created in_progress " TOLD "reasoning_text.delta reasoning_text.delta reasoning_text.done " ENDED TOLD
+        "output_text.delta output_text.delta output_text.done " ENDED
+        "output_item.added function_call_arguments.delta function_call_arguments.done output_item.done completed ");
     same_json(json_object_get(response, "output"), ITEMS);
     json_decref(response);
     response = object_of(&w.a.whole);
@@ -403,7 +428,8 @@ static void events_read_as_documented(void **state)
     d->chunk(&w.out, &w.r, &at, &parts[3], NULL, &(ag_reply_end){.reason = AG_END_LENGTH}, &u);
     d->close(&w.out, &w.r, &u);
     json_decref(events_of(&w.out, types, sizeof types));
-    assert_string_equal(types, "created queued in_progress " TOLD "output_text.delta output_text.done " ENDED "incomplete ");
+    assert_string_equal(types,
+                        "created queued in_progress " TOLD "output_text.delta output_text.done " ENDED "incomplete ");
     answer_fini(&w);
     /* Broken off: what there is stays in the response. */
     for (int cancelled = 0; cancelled < 2; cancelled++) {
@@ -415,7 +441,8 @@ static void events_read_as_documented(void **state)
         response = events_of(&w.out, types, sizeof types);
         assert_string_equal(types, "created in_progress " TOLD "output_text.delta failed ");
         assert_string_equal(json_string_value(json_object_get(response, "status")), cancelled ? "cancelled" : "failed");
-        same_json(json_object_get(response, "error"), cancelled ? "null" : "{\"code\":\"server_error\",\"message\":\"why\"}");
+        same_json(json_object_get(response, "error"),
+                  cancelled ? "null" : "{\"code\":\"server_error\",\"message\":\"why\"}");
         assert_int_equal(json_array_size(json_object_get(response, "output")), 1);
         json_decref(response);
         answer_fini(&w);
@@ -429,8 +456,10 @@ static void what_was_kept_is_told_again(void **state)
     ag_err err = {0};
     bool background = true;
     ag_buf_init(&out, 1 << 16);
-    assert_int_equal(ag_responses_retell(&out, AG_STR("{\"id\":\"r\",\"status\":\"queued\",\"background\":true,\"error\":null}"), "failed",
-                                         &background, &err), AG_OK);
+    assert_int_equal(
+        ag_responses_retell(&out, AG_STR("{\"id\":\"r\",\"status\":\"queued\",\"background\":true,\"error\":null}"),
+                            "failed", &background, &err),
+        AG_OK);
     json_t *j = object_of(&out);
     assert_true(background && json_object_get(json_object_get(j, "error"), "message"));
     assert_string_equal(json_string_value(json_object_get(j, "status")), "failed");
@@ -459,9 +488,12 @@ static void lists_go_both_ways(void **state)
         ag_err err = {0};
         char have[8] = "";
         ag_buf_init(&out, 1 << 16);
-        assert_int_equal(ag_responses_list(&out, AG_STR("[{\"id\":\"a\"},{\"id\":\"b\"},{\"id\":\"c\"}]"), &cases[i].ask, &err), AG_OK);
+        assert_int_equal(
+            ag_responses_list(&out, AG_STR("[{\"id\":\"a\"},{\"id\":\"b\"},{\"id\":\"c\"}]"), &cases[i].ask, &err),
+            AG_OK);
         json_t *j = object_of(&out), *data = json_object_get(j, "data");
-        for (size_t k = 0; k < json_array_size(data); k++) strcat(have, json_string_value(json_object_get(json_array_get(data, k), "id")));
+        for (size_t k = 0; k < json_array_size(data); k++)
+            strcat(have, json_string_value(json_object_get(json_array_get(data, k), "id")));
         size_t n = strlen(have);
         assert_true(n == 0 || (json_string_value(json_object_get(j, "first_id"))[0] == have[0] &&
                                json_string_value(json_object_get(j, "last_id"))[0] == have[n - 1]));
@@ -473,7 +505,9 @@ static void lists_go_both_ways(void **state)
     ag_buf out;
     ag_err err = {0};
     ag_buf_init(&out, 1 << 16);
-    assert_int_equal(ag_responses_list(&out, AG_STR("[{\"id\":\"a\"}]"), &(ag_items_ask){.after = "z", .limit = 1}, &err), AG_E_PARAM);
+    assert_int_equal(
+        ag_responses_list(&out, AG_STR("[{\"id\":\"a\"}]"), &(ag_items_ask){.after = "z", .limit = 1}, &err),
+        AG_E_PARAM);
     assert_string_equal(err.param, "after");
     ag_buf_fini(&out);
 }
@@ -482,10 +516,12 @@ static void no_memory_is_an_error(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    static const char body[] = "{\"instructions\":\"i\",\"previous_response_id\":\"resp_0\",\"tools\":[" FN "],\"input\":[{\"type\":\"reasoning\","
-                               "\"content\":[{\"type\":\"reasoning_text\",\"text\":\"t\"}]},{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":"
-                               "\"f\",\"arguments\":\"{}\"},{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":\"1\"},{\"role\":\"user\","
-                               "\"content\":[{\"type\":\"input_text\",\"text\":\"x\"}]}]}";
+    static const char body[] =
+        "{\"instructions\":\"i\",\"previous_response_id\":\"resp_0\",\"tools\":[" FN
+        "],\"input\":[{\"type\":\"reasoning\","
+        "\"content\":[{\"type\":\"reasoning_text\",\"text\":\"t\"}]},{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":"
+        "\"f\",\"arguments\":\"{}\"},{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":\"1\"},{\"role\":\"user\","
+        "\"content\":[{\"type\":\"input_text\",\"text\":\"x\"}]}]}";
     for (uint32_t n = 1;; n++) {
         ag_request r;
         ag_err err = {0};
@@ -504,7 +540,8 @@ static void no_memory_is_an_error(void **state)
         answer_init(&w, WITH("\"tools\":[" FN "]"));
         ag_fault_arm(AG_FAULT_ALLOC, n);
         ag_openai_responses.open(&w.out, &w.r, &at, &u);
-        for (size_t i = 0; i < AG_ARRAY_LEN(parts); i++) ag_openai_responses.chunk(&w.out, &w.r, &at, &parts[i], NULL, NULL, &u);
+        for (size_t i = 0; i < AG_ARRAY_LEN(parts); i++)
+            ag_openai_responses.chunk(&w.out, &w.r, &at, &parts[i], NULL, NULL, &u);
         ag_openai_responses.chunk(&w.out, &w.r, &at, NULL, NULL, &(ag_reply_end){.reason = AG_END_CALLS}, &u);
         ag_openai_responses.close(&w.out, &w.r, &u);
         bool fired = ag_fault_disarm(AG_FAULT_ALLOC), failed = w.out.failed;

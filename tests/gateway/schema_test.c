@@ -77,8 +77,14 @@ static void varints(void **state)
     uint64_t x;
     assert_false(ag_pb_varint(&over, &x) || ag_pb_varint(&longer, &x));
     ag_pb_item item;
-    static const ag_str bad[] = {{"\0", 1}, {"\x0b", 1}, {"\x0c", 1}, {"\x0e\0", 2}, {"\x0a\x02x", 3}, {"\x0d\1\2\3", 4},
-                                 {"\x09\1\2\3\4\5\6\7", 8}, {"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11}};
+    static const ag_str bad[] = {{"\0", 1},
+                                 {"\x0b", 1},
+                                 {"\x0c", 1},
+                                 {"\x0e\0", 2},
+                                 {"\x0a\x02x", 3},
+                                 {"\x0d\1\2\3", 4},
+                                 {"\x09\1\2\3\4\5\6\7", 8},
+                                 {"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11}};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         ag_str rest = bad[i];
         assert_int_equal(ag_pb_next(&rest, &item), -1);
@@ -217,7 +223,8 @@ static void reflection(void **state)
     (void)state;
     const ag_schema_file *files;
     static const char *const declared[] = {
-        "autoglm.v1.Inference", "autoglm.v1.Inference.Chat", "autoglm.v1.GenerateRequest", "autoglm.v1.GenerateRequest.seed",
+        "autoglm.v1.Inference", "autoglm.v1.Inference.Chat", "autoglm.v1.GenerateRequest",
+        "autoglm.v1.GenerateRequest.seed",
         "autoglm.v1.GenerateRequest.LogitBiasEntry", "inference.ModelInferRequest.InferInputTensor.name",
         "grpc.health.v1.HealthCheckResponse.ServingStatus", "grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING",
         "grpc.reflection.v1alpha.ServerReflection"};
@@ -242,7 +249,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(varints), cmocka_unit_test(strings_are_utf8), cmocka_unit_test(fields_have_their_names),
-        cmocka_unit_test(arrays_and_maps), cmocka_unit_test(messages_and_json), cmocka_unit_test(what_is_wrong_is_named),
+        cmocka_unit_test(arrays_and_maps), cmocka_unit_test(messages_and_json),
+        cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(no_memory), cmocka_unit_test(reflection)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -15,7 +15,8 @@ static void only_what_cannot_be_replaced_on_its_way(void **state)
     static const char *const good[] = {"https://127.0.0.1:1/keys", "https://localhost:1", "http://localhost:1/k",
                                        "http://127.0.0.1:1/k", "http://127.9.9.9:1/k", "http://[::1]:1/k"};
     static const char *const bad[] = {"http://id.example/keys", "http://localhost.example/k", "http://128.0.0.1/k",
-                                      "http://10.0.0.1/k", "http://[::2]/k", "http://me:pw@localhost/k", "https://", "http://"};
+                                      "http://10.0.0.1/k", "http://[::2]/k", "http://me:pw@localhost/k", "https://",
+                                      "http://"};
     ag_jwks_source *s = NULL;
     ag_err err;
     for (size_t i = 0; i < AG_ARRAY_LEN(good); i++) {

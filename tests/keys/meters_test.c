@@ -247,20 +247,28 @@ static void who_is_judged_elsewhere_is_followed(void **state)
     (void)state;
     const char *names[AG_METER_KIND_COUNT] = {"k"};
     ag_limits share[AG_METER_KIND_COUNT] = {{.requests_per_minute = 2, .tokens_per_minute = 60, .concurrent = 1}};
-    uint64_t months[AG_METER_KIND_COUNT] = {500}, used = 0;
-    uint32_t in_flight = 0;
+    uint64_t months[AG_METER_KIND_COUNT] = {500};
+    ag_meter_known known;
     ag_ticket t = {0}, more[4];
     for (uint32_t i = 0; i < 4; i++) assert_int_equal(ag_meters_hold(m, &more[i], names, share, at(1)), AG_OK);
-    ag_meters_known(m, AG_METER_KEY, "k", 1, &in_flight, &used);
-    assert_int_equal(in_flight, 4);
-    assert_int_equal(used, 0);
+    ag_meters_known(m, AG_METER_KEY, "k", 1, &known);
+    assert_int_equal(known.in_flight, 4);
+    assert_int_equal(known.month_tokens, 0);
     assert_string_equal(ag_meter_name(more[0].meter[0]), "k");
     for (uint32_t i = 0; i < 4; i++) ag_meters_took(m, &more[i], months, at(1));
     ag_meters_output(m, &more[0], 1000000, at(1));
-    ag_meters_known(m, AG_METER_KEY, "k", 1, &in_flight, &used);
-    assert_int_equal(used, 1000500);
-    ag_meters_known(m, AG_METER_KEY, "k", 2, &in_flight, &used);
-    assert_int_equal(used, 0);
+    ag_meters_known(m, AG_METER_KEY, "k", 1, &known);
+    assert_int_equal(known.month_tokens, 1000500);
+    assert_int_equal(known.month_told, 500);
+    ag_meters_known(m, AG_METER_KEY, "k", 2, &known);
+    assert_int_equal(known.month_tokens + known.month_told, 0);
+    months[0] = 0; /* nothing is said of it */
+    ag_meters_took(m, &more[0], months, at(1));
+    ag_meters_known(m, AG_METER_KEY, "k", 1, &known);
+    assert_int_equal(known.month_told, 500);
+    assert_true(ag_meters_seed(m, AG_METER_KEY, "k", 1, 7));
+    ag_meters_known(m, AG_METER_KEY, "k", 1, &known);
+    assert_int_equal(known.month_told, 1000507);
     for (uint32_t i = 0; i < 4; i++) ag_meters_leave(m, &more[i]);
     /* More was let in than the share, but nothing is owed for that: a minute later all of it is there again. */
     assert_int_equal(enter(&t, share[0], at(1)), AG_E_RATE_LIMIT);
@@ -268,8 +276,8 @@ static void who_is_judged_elsewhere_is_followed(void **state)
     assert_int_equal(views.requests.left, 1);
     assert_int_equal(views.tokens.left, 60);
     ag_meters_leave(m, &t);
-    ag_meters_known(m, AG_METER_KEY, "nobody", 1, &in_flight, &used);
-    assert_int_equal(in_flight + used, 0);
+    ag_meters_known(m, AG_METER_KEY, "nobody", 1, &known);
+    assert_int_equal(known.in_flight + known.month_tokens, 0);
 #ifdef AG_FAULTS
     names[0] = "another";
     ag_fault_arm(AG_FAULT_ALLOC, 1);

@@ -40,12 +40,12 @@ class Connection:
         except OSError:
             pass  # the server has ended it: what it said first is still there to read
 
-    def ask(self, path, body, headers=()):
+    def ask(self, path, body, headers=(), ends=True):
         at = self.h2.get_next_available_stream_id()
         head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost", "te": "trailers",
                 "content-type": "application/grpc", **dict(headers)}
         self.h2.send_headers(at, list(head.items()))
-        self.h2.send_data(at, body, end_stream=True)
+        self.h2.send_data(at, body, end_stream=ends)
         self.flush()
         return at
 
@@ -84,7 +84,7 @@ class Connection:
                     return int(event.error_code)
 
 
-def call(port, path, body, headers=()):
+def call(port, path, body, headers=(), ends=True):
     """One call on a connection of its own."""
     with Connection(port) as c:
-        return c.answer(c.ask(path, body, headers))
+        return c.answer(c.ask(path, body, headers, ends))

@@ -170,6 +170,46 @@ static void test_body_timeout(void **state)
     stop(&r, &c);
 }
 
+static void expect_call(h2_client *c, int32_t id, const char *why)
+{
+    char want[80];
+    h2_reply *a = h2_wait(c, id);
+    snprintf(want, sizeof want, "x-call: %s|", why);
+    if (a->status != 200 || a->n || strstr(a->head, want) == NULL || strstr(a->head, "x-request-id: rig-id\n") == NULL)
+        fail_msg("%s: %d, %zu bytes\n%s", why, a->status, a->n, a->head);
+}
+
+/* Whoever refuses a call of gRPC's is told that it is one, as far as its head was read. */
+static void test_calls_of_grpc(void **state)
+{
+    (void)state;
+    rig r;
+    h2_client c;
+    char x[8192];
+    ag_http_conf conf = rig_conf();
+    conf.body_bytes_max = 10;
+    conf.body_timeout_ms = 50;
+    conf.target_bytes_max = 20;
+    start(&r, &c, &conf);
+    memset(x, 'x', sizeof x - 1);
+    x[sizeof x - 1] = 0;
+    nghttp2_nv call = h2_nv("content-type", "application/grpc"), wide[] = {h2_nv("x", x), call};
+    expect_call(&c, h2_ask_with(&c, "POST", "/echo", "", 0, false, wide, 2), "headers_size|431");
+    expect_call(&c, h2_ask_with(&c, "POST", "/echo-whose-path-is-too-long", "", 0, false, &call, 1), "target_size|414");
+    nghttp2_nv bad[] = {call, h2_nv("host", "b")},
+               sized[] = {h2_nv("content-type", "Application/gRPC; a=b"), h2_nv("content-length", "11")};
+    expect_call(&c, h2_ask_with(&c, "POST", "/echo", "", 0, false, bad, 2), "parse|400");
+    expect_call(&c, h2_ask_with(&c, "POST", "/echo", "x", 1, true, sized, 2), "body_size|413");
+    call = h2_nv("content-type", "application/grpc+proto");
+    expect_call(&c, h2_ask_with(&c, "POST", "/echo", "hello world", 11, false, &call, 1), "body_size|413");
+    expect_call(&c, h2_ask_with(&c, "POST", "/echo", "part", 4, true, &call, 1), "body_timeout|408");
+    h2_expect_bad(&c, h2_ask_with(&c, "PUT", "/echo", "hello world", 11, false, &call, 1), 413, "body_size|413|");
+    call = h2_nv("content-type", "application/grpcx");
+    h2_expect_bad(&c, h2_ask_with(&c, "POST", "/echo", "hello world", 11, false, &call, 1), 413, "body_size|413|");
+    h2_expect_bad(&c, h2_post(&c, "/echo", "hello world"), 413, "body_size|413|"); /* nothing is left of those before */
+    stop(&r, &c);
+}
+
 /* No SETTINGS after the preface, a frame of headers that does not end, a block that is never closed. */
 static void test_header_timeout(void **state)
 {
@@ -522,6 +562,7 @@ int main(void)
         cmocka_unit_test(test_target_size),
         cmocka_unit_test(test_body_size),
         cmocka_unit_test(test_body_timeout),
+        cmocka_unit_test(test_calls_of_grpc),
         cmocka_unit_test(test_header_timeout),
         cmocka_unit_test(test_idle_timeout),
         cmocka_unit_test(test_idle_ping),

@@ -113,12 +113,26 @@ static void begin(const char *before_host, const char *behind, uint32_t timeout_
     assert_int_equal(listen(listener, 8), 0);
     assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &size), 0);
     snprintf(url, sizeof url, "redis://%slocalhost:%u%s", before_host, ntohs(a.sin_port), behind);
-    ag_http_conf conf = {.host = "127.0.0.1", .loops = 1, .header_bytes_max = 4096, .headers_max = 32, .target_bytes_max = 4096,
-                         .body_bytes_max = 1 << 20, .header_timeout_ms = 20000, .body_timeout_ms = 20000,
-                         .idle_timeout_ms = 20000, .write_timeout_ms = 20000, .connections_max = 20,
-                         .connections_per_address_max = 20, .mailbox_cap = 64, .out_bytes_max = 1 << 16,
-                         .h2_streams_max = 100, .h2_window_bytes = 1 << 18, .h2_connection_window_bytes = 1 << 20,
-                         .tls_handshakes_max = 1000, .h2_resets_max = 1000, .h2_frames_max = 10000};
+    ag_http_conf conf = {.host = "127.0.0.1",
+                         .loops = 1,
+                         .header_bytes_max = 4096,
+                         .headers_max = 32,
+                         .target_bytes_max = 4096,
+                         .body_bytes_max = 1 << 20,
+                         .header_timeout_ms = 20000,
+                         .body_timeout_ms = 20000,
+                         .idle_timeout_ms = 20000,
+                         .write_timeout_ms = 20000,
+                         .connections_max = 20,
+                         .connections_per_address_max = 20,
+                         .mailbox_cap = 64,
+                         .out_bytes_max = 1 << 16,
+                         .h2_streams_max = 100,
+                         .h2_window_bytes = 1 << 18,
+                         .h2_connection_window_bytes = 1 << 20,
+                         .tls_handshakes_max = 1000,
+                         .h2_resets_max = 1000,
+                         .h2_frames_max = 10000};
     ag_http_handler h = {.on_head = on_head, .on_body = on_body, .on_end = on_event, .on_gone = on_event,
                          .done = on_event, .on_message = on_message};
     assert_int_equal(ag_http_server_open(&server, &conf, &h, &err), AG_OK);
@@ -356,8 +370,10 @@ static void urls(void **state)
         {"unix:///run/a%20b?db=4", "", 0, 4, "/run/a b", "", ""},
     };
     static const char *const bad[] = {
-        "", "redis", "redis:/h", "redis://", "redis://:1", "redis://h:", "redis://h:0", "redis://h:65536", "redis://h:-1",
-        "redis://h:1x", "redis://h/x", "redis://h/65536", "redis://h/123456", "redis://@h", "redis://u@h", "redis://u:%0@h",
+        "", "redis", "redis:/h", "redis://", "redis://:1", "redis://h:", "redis://h:0", "redis://h:65536",
+        "redis://h:-1",
+        "redis://h:1x", "redis://h/x", "redis://h/65536", "redis://h/123456", "redis://@h", "redis://u@h",
+        "redis://u:%0@h",
         "redis://u:%zz@h", "redis://u:%00@h", "redis://[::1", "redis://[::1]x", "redis://[]", "rediss://h", "http://h",
         "unix://", "unix://x", "unix:///p?db=", "unix:///p?x=1", "unix:///p?db=1x", "unix:///p?db=99999999999"};
     ag_redis_at at;

@@ -163,7 +163,8 @@ static void rig_inject(rig_req *q)
 /* /trailers: a stream, ?whole: a whole answer, ?bare: one without a body. */
 static void rig_trailers(rig_req *q)
 {
-    static const ag_http_header h[] = {{{"x-end", 5}, {"well", 4}}, {{"x-bad", 5}, {"a\r\nb", 4}}, {{"x-empty", 7}, {"", 0}}};
+    static const ag_http_header h[] = {
+        {{"x-end", 5}, {"well", 4}}, {{"x-bad", 5}, {"a\r\nb", 4}}, {{"x-empty", 7}, {"", 0}}};
     bool whole = ag_str_eqz(q->query, "whole"), bare = ag_str_eqz(q->query, "bare");
     if (!ag_http_takes_trailers(q->s)) ag_http_respond(q->s, 501, NULL, 0, NULL, 0);
     else if (whole || bare) ag_http_trailers(q->s, h, 3), ag_http_respond(q->s, 200, NULL, 0, "whole", whole ? 5 : 0);
@@ -286,11 +287,16 @@ static void rig_done(void *user, ag_http_stream *s)
     rig_note(r, RIG_DONE, 'D');
 }
 
-static void rig_on_bad(void *arg, ag_http_bad why, int err, const char *sentence, ag_buf *body, ag_buf *id)
+static void rig_on_bad(void *arg, ag_http_refusal *f)
 {
     rig *r = arg;
-    ag_buf_addf(body, "%s|%d|%s", ag_http_bad_name(why), ag_err_find(err)->http, sentence);
-    ag_buf_addz(id, "rig-id");
+    ag_buf_addf(&f->body, "%s|%d|%s", ag_http_bad_name(f->why), ag_err_find(f->err)->http, f->sentence);
+    if (f->grpc) {
+        ag_http_refusal_add(f, AG_STR("x-call"), ag_buf_str(&f->body));
+        ag_buf_reset(&f->body);
+        f->status = 200;
+    }
+    ag_http_refusal_add(f, AG_STR("x-request-id"), AG_STR("rig-id"));
     rig_note(r, RIG_BAD, 0);
 }
 

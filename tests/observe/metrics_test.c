@@ -203,7 +203,8 @@ int main(void)
         cmocka_unit_test(every_row_is_described_once),   cmocka_unit_test(counters_and_gauges_show_their_labels),
         cmocka_unit_test(histograms_are_cumulative_and_in_seconds), cmocka_unit_test(label_values_are_escaped),
         cmocka_unit_test(no_metrics_is_fine),            cmocka_unit_test(threads_lose_nothing),
-        cmocka_unit_test(running_out_of_room_or_memory_is_said), cmocka_unit_test(tenants_have_a_bounded_number_of_labels),
+        cmocka_unit_test(running_out_of_room_or_memory_is_said),
+        cmocka_unit_test(tenants_have_a_bounded_number_of_labels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -89,7 +89,9 @@ static void rise(model *m)
     for (entry *due; m->conf.age_us > 0;) {
         due = NULL;
         for (entry *e = m->entries; e < m->entries + ENTRIES; e++) {
-            if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) || m->now - starves_since(m, e) < m->conf.age_us) continue;
+            if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) ||
+                m->now - starves_since(m, e) < m->conf.age_us)
+                continue;
             if (due == NULL || rises_before(m, e, due)) due = e;
         }
         if (due == NULL) return;

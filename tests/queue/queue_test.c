@@ -681,7 +681,8 @@ int main(void)
         cmocka_unit_test(test_idleness), cmocka_unit_test(test_newcomer_beside_a_flood),
         cmocka_unit_test(test_set_back_is_not_idle), cmocka_unit_test(test_extreme_weights),
         cmocka_unit_test(test_order_is_the_calls), cmocka_unit_test(test_ageing),
-        cmocka_unit_test(test_a_flood_does_not_rise), cmocka_unit_test(test_new_tenants_without_end), cmocka_unit_test(test_nobody_starves),
+        cmocka_unit_test(test_a_flood_does_not_rise), cmocka_unit_test(test_new_tenants_without_end),
+        cmocka_unit_test(test_nobody_starves),
         cmocka_unit_test(test_time_runs_backwards),
         cmocka_unit_test(test_expiry), cmocka_unit_test(test_tenants_are_forgotten),
         cmocka_unit_test(test_expectations), cmocka_unit_test(test_no_memory)};

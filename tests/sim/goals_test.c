@@ -196,8 +196,8 @@ static void test_a_long_prompt_beside_streams(void **state)
     assert_true(first > 0);
 }
 
-/* 64 streams of batch work fill the machine, and urgent requests come: one after the other, or at random, some while the
- * answer of the one before, a step of the batch for each of its tokens, is not over. */
+/* 64 streams of batch work fill the machine, and urgent requests come: one after the other, or at random, some while
+ * the answer of the one before, a step of the batch for each of its tokens, is not over. */
 static void full_house(bool at_random)
 {
     double p99[3], step = 0;

@@ -61,7 +61,8 @@ static void test_everything(void **state)
     assert_int_equal(s.seconds_us, 100500000);
     assert_int_equal(s.warmup_us, 1000000);
     assert_int_equal(s.choose, AG_CHOOSE_TWO);
-    assert_true(s.machine.per_key_us == 2e-3 && s.machine.per_read_us == 4e-3 && s.machine.per_out_us == 3 && s.machine.noise == 0.5);
+    assert_true(s.machine.per_key_us == 2e-3 && s.machine.per_read_us == 4e-3 && s.machine.per_out_us == 3 &&
+                s.machine.noise == 0.5);
     assert_int_equal(s.sched.pages, 7);
     assert_int_equal(s.sched.page_tokens, 8);
     assert_int_equal(s.sched.running_max, 9);

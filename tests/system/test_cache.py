@@ -126,6 +126,14 @@ class Apart(unittest.TestCase):
             self.assertEqual([how(r) for r in answers], ["miss", "miss", "hit"])
             self.assertEqual(len({r.headers["x-cache-key"] for r in answers}), 2)
 
+    def test_keys_that_share(self):
+        """What one of a group has had computed the others are told, whosever they are; nobody else is."""
+        with Keyed(*ON) as k:
+            keys = [k.key("--tenant", tenant, *share)["key"] for tenant, share in
+                    (("a", ("--share", "us")), ("b", ("--share", "us")), ("b", ()), ("c", ("--share", "them")))]
+            answers = [k.s.post(PATH, asking(), headers={"Authorization": f"Bearer {key}"}) for key in keys]
+            self.assertEqual([how(r) for r in answers], ["miss", "hit", "miss", "miss"])
+
     def test_models(self):
         """Of servers with one secret, those of another model, or of another cache's numbers, have other keys."""
         keys = []

@@ -1,4 +1,5 @@
 """gRPC with clients of others: Python's grpcio with its health and reflection packages, and grpcurl."""
+import base64
 import gzip
 import json
 import os
@@ -13,6 +14,7 @@ import grpc
 import h2_raw
 import recite
 from google.protobuf import descriptor_pool
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_protos import PROTO, info_of, kserve, kserve_stubs, pb, stubs
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -97,6 +99,24 @@ class Answers(Grpc):
         self.assertEqual("".join(c.message.content for chunk in chunks for c in chunk.choices), streamed)
         self.assertEqual({chunk.id for chunk in chunks}, {chunks[0].id})
         self.assertEqual(chunks[-1].usage.prompt_tokens, whole.usage.prompt_tokens)
+
+    def test_embeddings_same_as_http(self):
+        texts = ["Once upon a time", "The sun", "the little river"]
+        http = self.s.post("/v1/embeddings", {"input": texts, "dimensions": 20}).json()
+        answer = self.stub.Embed(pb.EmbedRequest(input=texts, dimensions=20))
+        self.assertEqual([e.index for e in answer.embeddings], [0, 1, 2])
+        for told, want in zip(answer.embeddings, http["data"]):
+            self.assertEqual([f"{x:.9g}" for x in told.values], [f"{x:.9g}" for x in want["embedding"]])
+        self.assertEqual((answer.usage.prompt_tokens, answer.model), (http["usage"]["prompt_tokens"], http["model"]))
+        whole = self.stub.Embed(pb.EmbedRequest(input=texts[:1]), compression=grpc.Compression.Gzip).embeddings[0].values
+        ids = self.s.post("/tokenize", {"prompt": texts[0]}).json()["tokens"]
+        self.assertEqual(self.stub.Embed(pb.EmbedRequest(input_tokens=ids)).embeddings[0].values, whole)
+        self.assertEqual(list(whole), self.floats(self.s.post("/v1/embeddings", {"input": ids, "encoding_format": "base64"}).json()))
+
+    @staticmethod
+    def floats(answer):
+        raw = base64.b64decode(answer["data"][0]["embedding"])
+        return list(struct.unpack(f"<{len(raw) // 4}f", raw))
 
     def test_tokens(self):
         http = self.s.post("/tokenize", {"prompt": "Once upon a time", "with_pieces": True}).json()
@@ -221,7 +241,7 @@ class Reflection(Grpc):
                 except grpc.RpcError as e:
                     self.assertNotEqual(e.code(), grpc.StatusCode.UNIMPLEMENTED, method.full_name)
                 answered += 1
-        self.assertEqual(answered, 8 + 1 + 6)
+        self.assertEqual(answered, 9 + 1 + 6)
         self.assertEqual(pool.FindMessageTypeByName("autoglm.v1.ChatRequest").fields_by_name["seed"].number, 20)
         with self.assertRaises(KeyError):
             pool.FindMessageTypeByName("autoglm.v1.Nope")
@@ -229,10 +249,10 @@ class Reflection(Grpc):
     def test_fields_are_those_of_http(self):
         """What a request can say over gRPC, fields.def checks."""
         known = {line.split("`")[1] for line in (ROOT / "docs/api.md").read_text().splitlines() if line.startswith("| `")}
-        for message in (pb.GenerateRequest, pb.ChatRequest, pb.TokenizeRequest, pb.DetokenizeRequest):
+        for message in (pb.GenerateRequest, pb.ChatRequest, pb.EmbedRequest, pb.TokenizeRequest, pb.DetokenizeRequest):
             for field in message.DESCRIPTOR.fields:
                 name = field.name.removesuffix("_json")
-                self.assertIn("prompt" if name == "prompt_tokens" else name, known, (message.DESCRIPTOR.name, field.name))
+                self.assertIn({"prompt_tokens": "prompt", "input_tokens": "input"}.get(name, name), known, (message.DESCRIPTOR.name, field.name))
                 default_is_zero = name in ("model", "ignore_eos", "echo", "parse_special", "logprobs", "with_pieces")
                 self.assertTrue(field.is_repeated or field.has_presence or default_is_zero, (message.DESCRIPTOR.name, field.name))
 
@@ -295,6 +315,36 @@ class Refused(Grpc):
             self.assertEqual(answer.body, b"")
         answer = h2_raw.call(self.s.port, path, good, {"grpc-encoding": "br"})
         self.assertEqual(answer.headers["grpc-accept-encoding"], "identity,gzip")
+
+    def test_what_http_refuses_is_told_as_a_status(self):
+        path, good = "/autoglm.v1.Inference/Models", b"\0\0\0\0\0"
+        with Server("--body-bytes", "64KiB", "--body-timeout", "100ms", "--url-bytes", "256") as s:
+            cases = [(path, {"x-long": "x" * 20000}, True, "headers_too_large", 431),
+                     (path + "x" * 300, {}, True, "uri_too_long", 414), (path, {"host": "other"}, True, "bad_request", 400),
+                     (path, {"content-length": "70000"}, False, "request_too_large", 413), (path, {}, False, "request_timeout", 408)]
+            for at, headers, ends, code, http in cases:
+                answer = h2_raw.call(s.port, at, good, headers, ends)
+                self.assertEqual((answer.headers[":status"], answer.headers["content-type"]), ("200", "application/grpc"), code)
+                self.assertEqual(answer.headers["grpc-status"], self.statuses()[code], code)
+                self.assertTrue(answer.headers["grpc-message"] and answer.headers["x-request-id"])
+                self.assertEqual((answer.body, answer.trailers), (b"", {}))
+                told = status_pb2.Status.FromString(base64.b64decode(answer.headers["grpc-status-details-bin"] + "=="))
+                info = error_details_pb2.ErrorInfo()
+                self.assertTrue(told.details[0].Unpack(info))
+                self.assertEqual((info.reason, info.metadata["request_id"]), (code.upper(), answer.headers["x-request-id"]))
+                line = wait_for("the line", lambda: next((e for e in s.lines() if e.get("request_id") == info.metadata["request_id"]), None))
+                self.assertEqual((line["status"], line["code"]), (http, code))
+            with channel_to(s, ("grpc.max_metadata_size", 1 << 20)) as channel:
+                with self.assertRaises(grpc.RpcError) as caught:
+                    stubs.InferenceStub(channel).Models(pb.ModelsRequest(), timeout=LIMIT_S, metadata=[("x-long", "x" * 20000)])
+                self.assertEqual(caught.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED, caught.exception)
+                self.assertEqual(info_of(caught.exception)[0], "HEADERS_TOO_LARGE")
+
+    @staticmethod
+    def statuses():
+        """Of each code of an error, as errors.md has them."""
+        rows = [line.split("|") for line in (ROOT / "docs/errors.md").read_text().splitlines() if line.startswith("| `")]
+        return {row[1].strip(" `"): str(grpc.StatusCode[row[3].strip()].value[0]) for row in rows}
 
     def test_what_is_not_grpc(self):
         url = self.s.url + "/autoglm.v1.Inference/Chat"

@@ -276,6 +276,9 @@ class Http(unittest.TestCase):
             data = post().replace(b"application/json", media)
             self.assertEqual(self.ask(data)[0], want, media)
         self.assertEqual(self.ask(post().replace(b"Content-Type: application/json\r\n", b""))[0], 415)
+        self.assertEqual(self.ask(post(headers=b"Content-Encoding: Identity\r\n"))[0], 200)
+        status, _, body = self.ask(post(headers=b"Content-Encoding: gzip\r\n"))
+        self.assertEqual((status, json.loads(body)["error"]["code"]), (415, "unsupported_encoding"))
 
     def test_every_answer_has_an_id(self):
         self.assertRegex(self.ask(get())[1]["x-request-id"], r"^\S{8,}$")

@@ -56,6 +56,23 @@ class Auth(unittest.TestCase):
                     client.completions.create(model=model, prompt="Once", max_tokens=4)
                 self.assertEqual(caught.exception.param, "model")
 
+    def test_tenants_find_each_others_prompts_in_a_group_of_their_keys_alone(self):
+        prompt = "Once upon a time there was a little dog. " * 12
+        with Keyed() as k:
+            def cached(key):
+                with k.client(key) as client:
+                    model = client.models.list().data[0].id
+                    answer = client.completions.create(model=model, prompt=prompt, max_tokens=4, temperature=0)
+                    return answer.usage.prompt_tokens_details.cached_tokens, answer.choices[0].text
+            gold, free, other, alone = [k.key("--tenant", tenant, *more)["key"] for tenant, *more in (
+                ("gold", "--share", "friends"), ("free", "--share", "friends"), ("gold", "--share", "others"), ("friends",))]
+            first, text = cached(gold)
+            second, same = cached(free)
+            self.assertEqual((first, same), (0, text))
+            self.assertGreaterEqual(second, 64)
+            self.assertEqual([cached(other), cached(alone)], [(0, text)] * 2)
+            self.assertGreaterEqual(cached(alone)[0], 64)
+
     def test_a_file_that_will_not_do_is_told_at_the_start(self):
         with tempfile.TemporaryDirectory(prefix="autoglm-keys-") as folder:
             path = pathlib.Path(folder, "keys.db")

@@ -9,9 +9,9 @@
  *           int32 within a group, then joined in f32 in group order by fused multiply-adds; float products sum in four
  *           interleaved chains in k order; reductions run in 64 lanes, joined pairwise. The scalar table is the
  *           specification; vector tables give the same bits wherever the header of a kernel says "exact", but for the
- *           products of BF16 weights on AMX and avx512bf16: they round the activations to BF16 and sum in another order,
- *           which is off by at most 2^-8 of the sum of |w x|, and denormals count as zero; and attention over a cache of
- *           f16 on avx512bf16, which rounds all that it multiplies to BF16 (attention_avx512bf16.c). */
+ *           products of BF16 weights on AMX and avx512bf16: they round the activations to BF16 and sum in another
+ *           order, which is off by at most 2^-8 of the sum of |w x|, and denormals count as zero; and attention over a
+ *           cache of f16 on avx512bf16, which rounds all that it multiplies to BF16 (attention_avx512bf16.c). */
 #ifndef AG_CPU_H
 #define AG_CPU_H
 
@@ -63,8 +63,8 @@ typedef struct ag_act {
 size_t ag_act_bytes(uint32_t k, uint32_t cols);                  /* memory for b */
 void ag_act_place(ag_act *a, uint32_t k, uint32_t cols, void *mem); /* sets b, b_stride, k (mem 64-byte aligned) */
 bool ag_pack_wants_quantized(ag_quant_type t);                   /* products of this type read b; else x */
-/* How many of `cols` columns, of so many bytes each, a product takes at a time to keep them in a core's cache beside its
- * tiles: even blocks of whole register tiles, at most AG_CPU_COLS_MAX. 16 or more where cols is 0. */
+/* How many of `cols` columns, of so many bytes each, a product takes at a time to keep them in a core's cache beside
+ * its tiles: even blocks of whole register tiles, at most AG_CPU_COLS_MAX. 16 or more where cols is 0. */
 uint32_t ag_cpu_cols_block(uint32_t cols, size_t column_bytes);
 
 typedef struct ag_attn {

@@ -17,8 +17,8 @@
  *   K32   16 i8 scales a group; head: 16 f16 d, 32 bytes unused          w = d sc (u - off)
  *   K16   16 i8 scales of the first 16 k, 16 of the second; head as K32
  *   K16M  as K16, each byte scale + 16 * minimum; head as K32M
- * Float types: F32 and F16 as [k][16 rows]; BF16 as [k / 2][16 rows][2], k filled up with zeros to a multiple of 32: the
- * operand of the instructions that multiply pairs.
+ * Float types: F32 and F16 as [k][16 rows]; BF16 as [k / 2][16 rows][2], k filled up with zeros to a multiple of 32:
+ * the operand of the instructions that multiply pairs.
  * Bytes against the file's: Q2_K, Q5_1, Q4_1, Q8_0, Q4_0, Q5_0, IQ4_NL 1.000; Q6_K 1.010; Q5_K 1.023; Q4_K 1.028;
  * IQ4_XS 1.029; Q3_K 1.055; and up to 32 bytes a tile where the count of groups is odd. */
 #ifndef AG_LAYOUT_H
@@ -53,7 +53,8 @@ ag__matmul_fn ag__matmul_bf16_amx; /* for BF16 weights */
 ag__matmul_fn ag__matmul_avx512bf16, ag__matmul_dotprod, ag__matmul_i8mm;
 ag__attention_fn ag__attention_scalar, ag__attention_avx2, ag__attention_avx512, ag__attention_dotprod;
 ag__attention_fn ag__attention_avx512bf16; /* joined by AVX-512's */
-ag__attention_fn ag__attention_join_scalar, ag__attention_join_avx2, ag__attention_join_avx512, ag__attention_join_dotprod;
+ag__attention_fn ag__attention_join_scalar, ag__attention_join_avx2, ag__attention_join_avx512,
+    ag__attention_join_dotprod;
 /* 32 numbers of a query for keys of q8_0. */
 typedef struct ag__query_block {
     int8_t q[32];
@@ -65,8 +66,8 @@ void ag__query_quantize(ag__query_block *b, const float *x, float by); /* of x[0
 extern const ag_cpu_ops ag__ops_scalar, ag__ops_avx2, ag__ops_avxvnni, ag__ops_avx512, ag__ops_amx;
 extern const ag_cpu_ops ag__ops_avx512bf16, ag__ops_dotprod, ag__ops_i8mm;
 
-/* For the peaks: rounds of the dot product, and of the multiply-add of floats, out of registers, returning the operations
- * done; and reading memory, 64-byte aligned, a multiple of 256 bytes. */
+/* For the peaks: rounds of the dot product, and of the multiply-add of floats, out of registers, returning the
+ * operations done; and reading memory, 64-byte aligned, a multiple of 256 bytes. */
 typedef uint64_t ag__burn_fn(uint64_t rounds);
 typedef void ag__read_fn(const unsigned char *p, size_t bytes, size_t ahead);
 ag__burn_fn ag__burn_scalar, ag__burn_avx2, ag__burn_avxvnni, ag__burn_avx512, ag__burn_amx;
@@ -79,7 +80,8 @@ ag__read_fn ag__read_avx512bf16, ag__read_dotprod, ag__read_i8mm;
 /* AMX is there and this process has leave to use it: asked for here, before the threads that will. */
 bool ag__amx_ready(void);
 
-/* Products of BF16 pairs are faster here than those of float32; measured once in a process, in a millisecond or less. */
+/* Products of BF16 pairs are faster here than those of float32; measured once in a process, in a millisecond or
+ * less. */
 bool ag__bf16_pays(void);
 
 #endif

@@ -23,8 +23,8 @@ bool ag_pack_supported(ag_quant_type t, uint32_t k)
     return row != NULL && k > 0 && k % row->block == 0;
 }
 
-/* Activations of one block of columns should stay in a core's second-level cache beside a tile of weights: half a megabyte
- * is half of the smallest such cache among server cores of the last ten years. */
+/* Activations of one block of columns should stay in a core's second-level cache beside a tile of weights: half a
+ * megabyte is half of the smallest such cache among server cores of the last ten years. */
 #define COLS_BYTES (512u << 10)
 
 uint32_t ag_cpu_cols_block(uint32_t cols, size_t column_bytes)
@@ -259,7 +259,8 @@ uint64_t ag_pack_layout_hash(void)
     unsigned char src[16 * K_MAX * 4];
     _Alignas(64) unsigned char dst[16 * (K_MAX + 32) * 4];
     uint64_t seed = 1;
-    for (size_t i = 0; i < sizeof src; i++) src[i] = (unsigned char)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 56);
+    for (size_t i = 0; i < sizeof src; i++)
+        src[i] = (unsigned char)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 56);
     XXH3_state_t x;
     (void)XXH3_64bits_reset(&x);
     for (const ag_quant_row *q = NULL; (q = ag_quant_next(q));) {

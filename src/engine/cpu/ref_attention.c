@@ -6,8 +6,8 @@
  * part; parts begin anew and are joined in order. Pages and parts that a query does not see at all are left out. Only
  * tokens that the query sees are touched.
  *
- * Keys of q8_0 are multiplied as bytes by the query rounded to bytes, exactly in int32 within 32 dimensions, then joined
- * in f32 in order; values of q8_0 are turned into f32 first. */
+ * Keys of q8_0 are multiplied as bytes by the query rounded to bytes, exactly in int32 within 32 dimensions, then
+ * joined in f32 in order; values of q8_0 are turned into f32 first. */
 #include "engine/cpu/layout.h"
 #include "engine/cpu/ref_math.h"
 

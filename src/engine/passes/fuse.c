@@ -113,7 +113,8 @@ int ag__pass_fuse_qkv(ag_plan *p, ag_err *err)
             ag_node *a = &g->nodes[i], *b = &g->nodes[j];
             if (ag_node_dead(b)) continue;
             if (b->layer != a->layer) break;
-            if (!plain_matmul(b) || b->in[0] != a->in[0] || b->out == g->logits || a->out == g->logits || a->n_w + b->n_w > AG_NODE_WEIGHTS_MAX)
+            if (!plain_matmul(b) || b->in[0] != a->in[0] || b->out == g->logits || a->out == g->logits ||
+                a->n_w + b->n_w > AG_NODE_WEIGHTS_MAX)
                 continue;
             if (!merge_products(g, a, b)) break;
         }
@@ -134,7 +135,9 @@ int ag__pass_fuse_residual(ag_plan *p, ag_err *err)
         for (int j = 0; j < 2; j++) {
             ag_node *m = sole_maker(g, &k, n->in[1 - j]); /* the second term first: families write x + f(x) */
             ag_vid other = n->in[j];
-            bool fits = m && m->residual < 0 && m->qout < 0 && ((m->op == AG_GOP_MATMUL && m->glu == AG_GLU_NONE && m->n_w == 1) || (m->op == AG_GOP_NORM && m->heads == 1));
+            bool fits = m && m->residual < 0 && m->qout < 0 &&
+                        ((m->op == AG_GOP_MATMUL && m->glu == AG_GLU_NONE && m->n_w == 1) ||
+                         (m->op == AG_GOP_NORM && m->heads == 1));
             /* The other term must exist before the product runs. */
             if (!fits || g->values[other].base >= 0 || k.maker[other] < 0 || &g->nodes[k.maker[other]] > m) continue;
             m->residual = other;
@@ -160,7 +163,8 @@ static ag_vid unwrap_heads(ag_graph *g, const ag_links *k, ag_vid v, ag_node **r
         v = n->in[0];
         n = sole_maker(g, k, v);
     }
-    if (*rope && n && n->op == AG_GOP_NORM && n->dim_k == (*rope)->dim_k && n->heads == (*rope)->heads && n->residual < 0) {
+    if (*rope && n && n->op == AG_GOP_NORM && n->dim_k == (*rope)->dim_k && n->heads == (*rope)->heads &&
+        n->residual < 0) {
         *norm = n;
         v = n->in[0];
     }

@@ -8,8 +8,9 @@ static int pack_add(ag_plan *p, ag_weight *w, ag_err *err)
 {
     const ag_quant_row *q = ag_quant_find(w->t->type);
     if (!ag_pack_supported(w->t->type, w->k))
-        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: tensor \"%.*s\": no kernels for %s with rows of %u", ag_gguf_path(p->graph->gguf),
-                          (int)w->t->name.n, w->t->name.p, q ? q->name : "its type", w->k);
+        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: tensor \"%.*s\": no kernels for %s with rows of %u",
+                          ag_gguf_path(p->graph->gguf), (int)w->t->name.n, w->t->name.p, q ? q->name : "its type",
+                          w->k);
     if (p->n_packs == p->cap_packs) {
         uint32_t cap = p->cap_packs ? 2 * p->cap_packs : 256;
         ag_weight *grown = ag_mem_resize(p->packs, cap, sizeof *grown);

@@ -88,7 +88,9 @@ static int check_names(const char *list, ag_err *err)
         size_t len = strcspn(p, ",");
         const ag_pass_row *r = NULL;
         while ((r = ag_pass_next(r)) && !(strlen(r->name) == len && memcmp(r->name, p, len) == 0)) {}
-        if (r == NULL) return ag_err_set(err, AG_E_USAGE, "there is no pass \"%.*s\"; `autoglm compile --passes` lists them", (int)AG_MIN(len, (size_t)60), p);
+        if (r == NULL)
+            return ag_err_set(err, AG_E_USAGE, "there is no pass \"%.*s\"; `autoglm compile --passes` lists them",
+                              (int)AG_MIN(len, (size_t)60), p);
         if (r->needed) return ag_err_set(err, AG_E_USAGE, "pass \"%s\" is needed and cannot be left out", r->name);
         p += len;
     }
@@ -108,7 +110,8 @@ static void report_figures(const ag_plan *p, const char *title, ag_buf *out)
     ag_buf_addc(out, '\n');
 }
 
-int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, const char *no_pass, ag_buf *report, ag_err *err)
+int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, const char *no_pass, ag_buf *report,
+                  ag_err *err)
 {
     AG_ASSERT(g->logits >= 0 && g->states >= 0 && rows_max >= 1 && out_max >= 1 && out_max <= rows_max);
     *p = (ag_plan){.graph = g, .rows_max = rows_max, .out_max = out_max};

@@ -37,9 +37,11 @@ typedef struct ag_pass_row {
 
 const ag_pass_row *ag_pass_next(const ag_pass_row *r); /* walks the table from NULL to NULL */
 
-/* Runs the passes but those named in `no_pass` (comma-separated, or NULL) over g for steps of up to rows_max rows, out_max
- * of them with logits. `report` (or NULL) gets the graph and its figures before the first and after each pass. */
-int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, const char *no_pass, ag_buf *report, ag_err *err);
+/* Runs the passes but those named in `no_pass` (comma-separated, or NULL) over g for steps of up to rows_max rows,
+ * out_max of them with logits. `report` (or NULL) gets the graph and its figures before the first and after each
+ * pass. */
+int ag_passes_run(ag_plan *p, ag_graph *g, uint32_t rows_max, uint32_t out_max, const char *no_pass, ag_buf *report,
+                  ag_err *err);
 void ag_plan_fini(ag_plan *p);
 /* Of a step of one row: stages less those that every worker repeats, and that of states. */
 uint32_t ag_plan_barriers(const ag_plan *p);
@@ -47,7 +49,10 @@ uint32_t ag_plan_barriers(const ag_plan *p);
 /* Floats from one row of a value to the next. */
 static inline size_t ag_value_stride(const ag_value *v) { return AG_ALIGN_UP((size_t)v->width, 16); }
 /* How many rows the memory of v holds. */
-static inline uint32_t ag_value_rows(const ag_plan *p, const ag_value *v) { return v->rows == AG_ROWS_LOGITS ? p->out_max : p->rows_max; }
+static inline uint32_t ag_value_rows(const ag_plan *p, const ag_value *v)
+{
+    return v->rows == AG_ROWS_LOGITS ? p->out_max : p->rows_max;
+}
 
 /* Between passes: producers and uses, nodes removed. */
 typedef struct ag_links {

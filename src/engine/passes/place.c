@@ -20,7 +20,8 @@ int ag__pass_schedule(ag_plan *p, ag_err *err)
         ag_row_set rows = node_rows(g, &g->nodes[i]);
         ag_stage *last = p->n_stages ? &p->stages[p->n_stages - 1] : NULL;
         /* SELECT reads rows that other workers may just have made, so it begins a stage of its own. */
-        bool joins = last && d == AG_DOMAIN_ROWS && last->domain == d && last->rows == rows && g->nodes[i].op != AG_GOP_SELECT;
+        bool joins = last && d == AG_DOMAIN_ROWS && last->domain == d && last->rows == rows &&
+                     g->nodes[i].op != AG_GOP_SELECT;
         if (!joins && last && g->nodes[i].op == AG_GOP_SELECT && g->nodes[i - 1].op == AG_GOP_SELECT) joins = true;
         if (joins) last->n++;
         else p->stages[p->n_stages++] = (ag_stage){.node = i, .n = 1, .domain = d, .rows = rows};
@@ -80,7 +81,8 @@ static void find_lives(const ag_plan *p, life *lives)
     for (uint32_t v = 0; v < g->n_values; v++) {
         const ag_value *x = &g->values[v];
         uint64_t rows = ag_value_rows(p, x);
-        uint64_t bytes = x->quantized ? ag_act_bytes(x->width, (uint32_t)rows) : rows * ag_value_stride(x) * sizeof(float);
+        uint64_t bytes = x->quantized ? ag_act_bytes(x->width, (uint32_t)rows)
+                                      : rows * ag_value_stride(x) * sizeof(float);
         lives[v] = (life){.from = UINT32_MAX, .bytes = AG_ALIGN_UP(bytes, 64)};
     }
     for (uint32_t s = 0; s < p->n_stages; s++)
@@ -103,11 +105,13 @@ static ag_vid in_place_of(const ag_plan *p, const life *lives, uint32_t node, ui
 {
     const ag_graph *g = p->graph;
     const ag_node *n = &g->nodes[node];
-    ag_vid v = n->residual >= 0                                                                                     ? n->residual
-               : n->op == AG_GOP_ADD || n->op == AG_GOP_SCALE || n->op == AG_GOP_BIAS || n->op == AG_GOP_SOFTCAP    ? n->in[0]
-                                                                                                                    : -1;
+    ag_vid v = n->residual >= 0 ? n->residual
+               : n->op == AG_GOP_ADD || n->op == AG_GOP_SCALE || n->op == AG_GOP_BIAS || n->op == AG_GOP_SOFTCAP
+                   ? n->in[0]
+                   : -1;
     if (v < 0 || n->out < 0) return -1;
-    for (int j = 0; v == n->residual && j < AG_NODE_INPUTS_MAX; j++) /* a product reads all of its input for each element */
+    /* a product reads all of its input for each element */
+    for (int j = 0; v == n->residual && j < AG_NODE_INPUTS_MAX; j++)
         if (n->in[j] >= 0 && ag_graph_base(g, n->in[j], NULL) == v) return -1;
     const ag_value *a = &g->values[v], *b = &g->values[n->out];
     for (uint32_t i = node + 1; i < g->n_nodes; i++) /* later nodes of the stage must not read it either */
@@ -115,7 +119,8 @@ static ag_vid in_place_of(const ag_plan *p, const life *lives, uint32_t node, ui
     if (stage > 0 && p->stages[stage - 1].repeat) /* nor those that are repeated beside it */
         for (uint32_t i = p->stages[stage - 1].node; i < p->stages[stage].node; i++)
             if (reads(g, &g->nodes[i], v)) return -1;
-    bool same = a->base < 0 && b->base < 0 && a->width == b->width && a->rows == b->rows && !a->quantized && !b->quantized;
+    bool same = a->base < 0 && b->base < 0 && a->width == b->width && a->rows == b->rows && !a->quantized &&
+                !b->quantized;
     return same && lives[v].to == stage && lives[n->out].from == stage ? v : -1;
 }
 

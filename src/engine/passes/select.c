@@ -1,5 +1,6 @@
-/* Only of some rows something is wanted. Whatever is row-wise and feeds nothing but those rows is computed for them alone:
- * the last layer's output product and feed-forward as well as the norm. What stands behind the selection stays as it is. */
+/* Only of some rows something is wanted. Whatever is row-wise and feeds nothing but those rows is computed for them
+ * alone: the last layer's output product and feed-forward as well as the norm. What stands behind the selection stays
+ * as it is. */
 #include "base/mem.h"
 #include "engine/passes/passes.h"
 

@@ -18,8 +18,9 @@
 
 /* 1 2 3, then four to an octave: 4 5 6 7, 8 10 12 14, 16 20 24 28, ... */
 #define OCTAVE(n) 4u << (n), 5u << (n), 6u << (n), 7u << (n)
-static const uint32_t knot_rows[AG_COST_KNOTS] = {1, 2, 3, OCTAVE(0), OCTAVE(1), OCTAVE(2), OCTAVE(3), OCTAVE(4), OCTAVE(5), OCTAVE(6),
-                                                  OCTAVE(7), OCTAVE(8), OCTAVE(9), OCTAVE(10), OCTAVE(11), OCTAVE(12)};
+static const uint32_t knot_rows[AG_COST_KNOTS] = {1,         2,          3,          OCTAVE(0), OCTAVE(1), OCTAVE(2),
+                                                  OCTAVE(3), OCTAVE(4),  OCTAVE(5),  OCTAVE(6), OCTAVE(7), OCTAVE(8),
+                                                  OCTAVE(9), OCTAVE(10), OCTAVE(11), OCTAVE(12)};
 
 /* The last knot at or below so many rows. */
 static uint32_t knot_below(uint32_t rows)
@@ -91,7 +92,8 @@ static void base_monotone(ag_cost *c)
 void ag_cost_init(ag_cost *c) { *c = (ag_cost){0}; }
 
 /* What the rates count: keys that are read and used by one row; what further rows of the same sequence use of them;
- * rows with logits. In this form decodes say nothing of the second rate, and nothing said of it is held against them. */
+ * rows with logits. In this form decodes say nothing of the second rate, and nothing said of it is held against
+ * them. */
 enum { READ, SHARED, OUTS };
 typedef struct counts { double of[AG_COST_RATES]; } counts;
 

@@ -2,10 +2,10 @@
  * A step's time is, to a good approximation, a function of its rows (flat while weights are read from memory, rising
  * where arithmetic bounds it) plus rates times the keys that it reads, those that its rows attend to, and logits. Keys
  * are counted twice because they cost twice: memory gives those of a sequence once for all of its rows in the step, and
- * each row multiplies each of them; with one rate for both, a few rows of a long prompt looked as cheap as many. The first
- * is a table over rows in steps of about a quarter, read with interpolation and kept monotonic; all are fitted together as
- * by a Kalman filter that takes their errors for independent. All forgets, so that a machine whose neighbours change is
- * followed.
+ * each row multiplies each of them; with one rate for both, a few rows of a long prompt looked as cheap as many. The
+ * first is a table over rows in steps of about a quarter, read with interpolation and kept monotonic; all are fitted
+ * together as by a Kalman filter that takes their errors for independent. All forgets, so that a machine whose
+ * neighbours change is followed.
  * Pure: times come in.
  * Owns    : nothing but itself; a plain value.
  * Threads : one at a time.
@@ -53,8 +53,8 @@ void ag_cost_init(ag_cost *c);
 void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us);
 /* Microseconds; 0: nothing is known yet. */
 double ag_cost_us(const ag_cost *c, const ag_step_shape *s);
-/* The most rows, at most max, of a sequence that has `pos` tokens behind it, that may be added to `with` so that the step
- * stays within limit_us. 0: not one. Unknown costs: max. */
+/* The most rows, at most max, of a sequence that has `pos` tokens behind it, that may be added to `with` so that the
+ * step stays within limit_us. 0: not one. Unknown costs: max. */
 uint32_t ag_cost_rows(const ag_cost *c, const ag_step_shape *with, uint32_t pos, double limit_us, uint32_t max);
 
 #endif

@@ -46,8 +46,8 @@ static void set_back(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *count)
 
 /* ---- prefixes ---- */
 
-/* Tokens whose pages may come from the tree: the last one's logits are wanted, or its state, and so are those of positions
- * that have not been looked at yet. */
+/* Tokens whose pages may come from the tree: the last one's logits are wanted, or its state, and so are those of
+ * positions that have not been looked at yet. */
 static uint32_t reusable(const ag_seq *q)
 {
     uint32_t n = q->n_tokens - 1;

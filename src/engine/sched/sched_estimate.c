@@ -50,8 +50,8 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
 
-/* Units of service a microsecond: as measured, or, while there are places, what everybody who is here would get of steps
- * together. A few who run alone are served more slowly than the machine can. */
+/* Units of service a microsecond: as measured, or, while there are places, what everybody who is here would get of
+ * steps together. A few who run alone are served more slowly than the machine can. */
 static double rate(const ag_sched *s)
 {
     double measured = s->rate_units / s->rate_us;

@@ -113,7 +113,8 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
     AG_CHECK(s, AG_SCHED_MAGIC);
     AG_ASSERT(!s->in_step);
     ag_sched_step *b = &s->step;
-    *b = (ag_sched_step){.tokens = b->tokens, .spans = b->spans, .outs = b->outs, .states = b->states, .budget = UINT32_MAX};
+    *b = (ag_sched_step){
+        .tokens = b->tokens, .spans = b->spans, .outs = b->outs, .states = b->states, .budget = UINT32_MAX};
     s->limit_us = s->long_us = 0;
     s->fair = false;
     s->short_first = !s->short_first;

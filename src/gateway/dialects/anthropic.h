@@ -1,7 +1,7 @@
 /* anthropic.h - Anthropic's form of conversations (POST /v1/messages), their events, counts and errors.
- * Conversations become what chat templates take, which is OpenAI's form: system is a first message, results of tools are
- * messages of their own, and turns of one role that follow each other are one. A last turn of the assistant's is what the
- * answer begins with.
+ * Conversations become what chat templates take, which is OpenAI's form: system is a first message, results of tools
+ * are messages of their own, and turns of one role that follow each other are one. A last turn of the assistant's is
+ * what the answer begins with.
  * Owns, threads, limits, errors: those of dialect.h. */
 #ifndef AG_ANTHROPIC_H
 #define AG_ANTHROPIC_H

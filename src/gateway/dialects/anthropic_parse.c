@@ -194,7 +194,8 @@ static int take_message(ag_request *r, json_t *messages, const json_t *m, size_t
 static int take_prefill(ag_request *r, json_t *messages, ag_err *err)
 {
     json_t *last = last_of(messages), *content = json_object_get(last, "content");
-    if (strcmp(json_string_value(json_object_get(last, "role")), "assistant") != 0 || json_object_get(last, "tool_calls"))
+    if (strcmp(json_string_value(json_object_get(last, "role")), "assistant") != 0 ||
+        json_object_get(last, "tool_calls"))
         return AG_OK;
     char *z = ag_arena_strndup(&r->mem, json_string_value(content), json_string_length(content));
     if (z == NULL) return ag__no_memory(r, err);
@@ -245,7 +246,8 @@ int ag__anthropic_tools(ag_request *r, const json_t *v, ag_err *err)
 {
     json_t *tools = json_array();
     int rc = tools ? AG_OK : ag__no_memory(r, err);
-    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++) rc = take_tool(r, tools, json_array_get(v, i), i, err);
+    for (size_t i = 0; i < json_array_size(v) && rc == AG_OK; i++)
+        rc = take_tool(r, tools, json_array_get(v, i), i, err);
     if (rc == AG_OK) rc = ag__set_tools(r, tools, err); /* which keeps them in the template's variables */
     json_decref(tools);
     return rc;

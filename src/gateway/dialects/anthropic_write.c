@@ -204,5 +204,6 @@ const ag_dialect ag_anthropic = {.reply_id = "msg_", .call_id = "toolu_", .id_he
                                  .reset_is_moment = true,
                                  .type = AG_TYPE_JSON, .stream_type = AG_TYPE_EVENTS,
                                  .parse = ag_anthropic_parse, .begin = begin, .choice = choice, .end = end_all,
-                                 .open = open_choice, .chunk = chunk, .close = close_all, .tokens = tokens, .error = error,
+                                 .open = open_choice, .chunk = chunk, .close = close_all, .tokens = tokens,
+                                 .error = error,
                                  .break_off = break_off};

@@ -42,8 +42,8 @@ typedef struct ag_calls_found {
     size_t bytes; /* of the text that they took */
 } ag_calls_found;
 
-/* What text, which begins with the form's opener where it has one, begins with. MORE: more of it may be a call (never with
- * `last`, after which nothing comes). `tools` are OpenAI's; a call of another name is none. */
+/* What text, which begins with the form's opener where it has one, begins with. MORE: more of it may be a call (never
+ * with `last`, after which nothing comes). `tools` are OpenAI's; a call of another name is none. */
 typedef enum ag_scan { AG_SCAN_NO, AG_SCAN_MORE, AG_SCAN_CALLS } ag_scan;
 ag_scan ag_calls_scan(ag_calls_form form, ag_str text, bool last, const json_t *tools, ag_arena *mem,
                       ag_calls_found *out);

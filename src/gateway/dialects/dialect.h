@@ -1,5 +1,5 @@
-/* dialect.h - what the gateway asks of a dialect: bodies taken apart, answers, events and errors put together. A route's
- * kind says which one is spoken (ag_dialect_of); whoever calls these functions does not know.
+/* dialect.h - what the gateway asks of a dialect: bodies taken apart, answers, events and errors put together. A row of
+ * routes.def or grpc.def says which one is spoken; whoever calls these functions does not know.
  * Owns    : nothing; requests are filled for the caller, answers are appended to the caller's buffer.
  * Threads : any; one at a time per request or buffer.
  * Limits  : those of request.h; a buffer's ceiling shows in its `failed`.
@@ -93,10 +93,11 @@ typedef struct ag_dialect {
                    ag_reply_logprobs *lp, const ag_reply_end *end);
     void (*end)(ag_buf *out, const ag_reply *r, const ag_usage *usage);
 
-    void (*embedding)(ag_buf *out, const ag_reply *r, uint32_t index, const float *v, uint32_t n); /* in place of choice */
+    /* in place of choice */
+    void (*embedding)(ag_buf *out, const ag_reply *r, uint32_t index, const float *v, uint32_t n);
 
-    /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. part NULL: it
-     * has nothing to say but its end, or its tokens' log probabilities. */
+    /* A streamed answer: open for each choice, chunks of each, the last with its end, close for all of them. part NULL:
+     * it has nothing to say but its end, or its tokens' log probabilities. */
     void (*open)(ag_buf *out, const ag_reply *r, ag_place *at, const ag_usage *usage);
     void (*chunk)(ag_buf *out, const ag_reply *r, ag_place *at, const ag_part *part, ag_reply_logprobs *lp,
                   const ag_reply_end *end, const ag_usage *usage);
@@ -108,7 +109,5 @@ typedef struct ag_dialect {
     /* The last event of a stream that broke off. */
     void (*break_off)(ag_buf *out, const ag_reply *r, const ag_err *err, ag_str request_id);
 } ag_dialect;
-
-const ag_dialect *ag_dialect_of(int kind); /* 0, a route without fields: OpenAI's */
 
 #endif

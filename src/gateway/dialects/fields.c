@@ -121,7 +121,8 @@ static int check_unknown(ag_request *r, ag_err *err)
         if (is_known(r, name)) continue;
         if (r->strict)
             return ag_request_fail(err, AG_E_PARAM, name,
-                                   "'%.100s' is not a field of this request, and this server is strict about those.", name);
+                                   "'%.100s' is not a field of this request, and this server is strict about those.",
+                                   name);
         note_ignored(r, name);
     }
     return AG_OK;
@@ -159,7 +160,9 @@ static int check_id(int32_t id, uint32_t vocab, const char *param, ag_err *err)
 
 int ag_request_check(const ag_request *r, uint32_t vocab, ag_err *err)
 {
-    const char *field = r->kind == AG_REQUEST_DETOKENIZE ? "tokens" : r->kind == AG_REQUEST_EMBEDDINGS ? "input" : "prompt";
+    const char *field = r->kind == AG_REQUEST_DETOKENIZE   ? "tokens"
+                        : r->kind == AG_REQUEST_EMBEDDINGS ? "input"
+                                                           : "prompt";
     int rc = AG_OK;
     for (uint32_t i = 0; i < r->n_prompts && rc == AG_OK; i++)
         for (uint32_t k = 0; k < r->prompts[i].n_ids && rc == AG_OK; k++)

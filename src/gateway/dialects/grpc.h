@@ -8,7 +8,7 @@
 #include "gateway/dialects/dialect.h"
 
 /* They differ in what an answer's id begins with, as OpenAI's do. */
-extern const ag_dialect ag_grpc, ag_grpc_completions;
+extern const ag_dialect ag_grpc, ag_grpc_completions, ag_grpc_embeddings;
 
 /* The request's one message as JSON, by the name of its type. */
 int ag_grpc_to_json(const ag_request *r, const char *type, const char *body, size_t n, json_t **out, ag_err *err);

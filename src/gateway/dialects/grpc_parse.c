@@ -8,6 +8,7 @@ static const char *type_of(ag_request_kind kind)
 {
     switch (kind) {
     case AG_REQUEST_COMPLETION: return "autoglm.v1.GenerateRequest";
+    case AG_REQUEST_EMBEDDINGS: return "autoglm.v1.EmbedRequest";
     case AG_REQUEST_TOKENIZE: return "autoglm.v1.TokenizeRequest";
     case AG_REQUEST_DETOKENIZE: return "autoglm.v1.DetokenizeRequest";
     default: return "autoglm.v1.ChatRequest";
@@ -28,12 +29,13 @@ int ag_grpc_to_json(const ag_request *r, const char *type, const char *body, siz
 /* A prompt as ids is another form of the same field. */
 static int take_ids(ag_request *r, ag_err *err)
 {
-    json_t *ids = json_object_get(r->root, "prompt_tokens");
+    bool embeds = r->kind == AG_REQUEST_EMBEDDINGS;
+    const char *texts = embeds ? "input" : "prompt", *tokens = embeds ? "input_tokens" : "prompt_tokens";
+    json_t *ids = json_object_get(r->root, tokens);
     if (ids == NULL) return AG_OK;
-    if (json_object_get(r->root, "prompt"))
-        return ag_request_fail(err, AG_E_PARAM, "prompt_tokens",
-                               "Either 'prompt' or 'prompt_tokens' can be given, not both.");
-    if (json_object_set(r->root, "prompt", ids) != 0 || json_object_del(r->root, "prompt_tokens") != 0)
+    if (json_object_get(r->root, texts))
+        return ag_request_fail(err, AG_E_PARAM, tokens, "Either '%s' or '%s' can be given, not both.", texts, tokens);
+    if (json_object_set(r->root, texts, ids) != 0 || json_object_del(r->root, tokens) != 0)
         return ag__no_memory(r, err);
     return AG_OK;
 }

@@ -12,6 +12,7 @@ enum { REPLY_ID = 1, REPLY_CREATED = 2, REPLY_MODEL = 3, REPLY_CHOICES = 4, REPL
        CALL_ID = 1, CALL_TYPE = 2, CALL_FUNCTION = 3, FUNCTION_NAME = 1, FUNCTION_ARGUMENTS = 2,
        LOGPROB_ID = 1, LOGPROB_BYTES = 2, LOGPROB_LOGPROB = 3, LOGPROB_TOP = 4,
        USAGE_PROMPT = 1, USAGE_COMPLETION = 2, USAGE_CACHED = 3,
+       EMBEDDING_INDEX = 1, EMBEDDING_VALUES = 2,
        TOKENS_TOKENS = 1, TOKENS_PIECES = 2, TOKENS_MODEL_LEN = 3, TEXT_CONTENT = 1 };
 
 static bool is_chat(const ag_reply *r) { return r->kind == AG_REQUEST_CHAT; }
@@ -138,6 +139,15 @@ static void choice(ag_buf *out, const ag_reply *r, uint32_t index, const ag_part
     put_choice(out, r, index, parts, n, lp, end);
 }
 
+/* Packed floats are little-endian, as on every machine that this runs on. */
+static void embedding(ag_buf *out, const ag_reply *r AG_UNUSED, uint32_t index, const float *v, uint32_t n)
+{
+    size_t at = out->n;
+    ag_pb_put(out, EMBEDDING_INDEX, index);
+    ag_pb_put_bytes(out, EMBEDDING_VALUES, (ag_str){(const char *)v, n * sizeof *v});
+    ag_pb_wrap(out, at, REPLY_CHOICES);
+}
+
 static void end_all(ag_buf *out, const ag_reply *r, const ag_usage *usage)
 {
     put_usage(out, usage);
@@ -194,7 +204,10 @@ static void no_break(ag_buf *out AG_UNUSED, const ag_reply *r AG_UNUSED, const a
 }
 
 #define GRPC(id)                                                                                                    \
-    {.reply_id = id, .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_GRPC, .stream_type = AG_TYPE_GRPC, .grpc = true, \
-     .parse = ag__grpc_parse, .begin = begin, .choice = choice, .end = end_all, .open = open_choice, .chunk = chunk,  \
-     .close = close_all, .tokens = tokens, .error = no_error, .break_off = no_break}
+    {.reply_id = id, .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_GRPC, .stream_type = AG_TYPE_GRPC,      \
+     .grpc = true, .parse = ag__grpc_parse, .begin = begin, .choice = choice, .end = end_all, .open = open_choice,  \
+     .chunk = chunk, .close = close_all, .tokens = tokens, .error = no_error, .break_off = no_break}
 const ag_dialect ag_grpc = GRPC("chatcmpl-"), ag_grpc_completions = GRPC("cmpl-");
+const ag_dialect ag_grpc_embeddings = {.reply_id = "embd-", .rates = AG_RATES, .type = AG_TYPE_GRPC, .grpc = true,
+                                       .parse = ag__grpc_parse, .begin = begin, .embedding = embedding, .end = end_all,
+                                       .error = no_error};

@@ -9,8 +9,8 @@
 
 /* Whether memory was refused on this thread while jansson read. It takes some refusals for wrong syntax, others for
  * nothing, and after one in the middle of a string it reads past the string's end. So while it reads it is never
- * refused: memory is asked for once more, ag__json_load having seen that what a body takes at once is there, and the body
- * is given up after. */
+ * refused: memory is asked for once more, ag__json_load having seen that what a body takes at once is there, and the
+ * body is given up after. */
 static _Thread_local bool reading, starved;
 
 static void *json_alloc(size_t n)
@@ -174,8 +174,9 @@ int ag__json_load(const char *p, size_t n, json_t **out, ag_err *err)
     }
     if (*out) return AG_OK;
     if (json_error_code(&e) == json_error_numeric_overflow)
-        return ag_err_set(err, AG_E_PARAM, "A number in the body does not fit into 64 bits: %.300s (line %d, column %d).",
-                          e.text, e.line, e.column);
+        return ag_err_set(err, AG_E_PARAM,
+                          "A number in the body does not fit into 64 bits: %.300s (line %d, column %d).", e.text,
+                          e.line, e.column);
     return ag_err_set(err, AG_E_JSON, "The body is not valid JSON: %.300s (line %d, column %d).", e.text, e.line,
                       e.column);
 }

@@ -261,8 +261,8 @@ static void error(ag_buf *out, const ag_err *err, ag_str request_id AG_UNUSED)
 static void nothing(ag_buf *out AG_UNUSED, const ag_err *err AG_UNUSED, ag_str request_id AG_UNUSED) {}
 
 /* Neither answers in a stream. */
-const ag_dialect ag_kserve = {.reply_id = "infer-", .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_JSON, .parse = parse,
-                              .begin = begin, .choice = choice, .end = end_all, .error = error};
-const ag_dialect ag_kserve_grpc = {.reply_id = "infer-", .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_GRPC, .grpc = true,
-                                   .parse = parse_grpc, .begin = begin_grpc, .choice = choice_grpc, .end = end_grpc,
-                                   .error = nothing};
+const ag_dialect ag_kserve = {.reply_id = "infer-", .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_JSON,
+                              .parse = parse, .begin = begin, .choice = choice, .end = end_all, .error = error};
+const ag_dialect ag_kserve_grpc = {.reply_id = "infer-", .call_id = "call_", .rates = AG_RATES, .type = AG_TYPE_GRPC,
+                                   .grpc = true, .parse = parse_grpc, .begin = begin_grpc, .choice = choice_grpc,
+                                   .end = end_grpc, .error = nothing};

@@ -8,7 +8,8 @@
 extern const ag_dialect ag_openai, ag_openai_completions; /* they differ in what an answer's id begins with */
 extern const ag_dialect ag_openai_embeddings;              /* whose answers are never streamed */
 
-/* Before the first request, and before other threads make JSON: jansson takes its memory from base/mem.h from then on. */
+/* Before the first request, and before other threads make JSON: jansson takes its memory from base/mem.h from then
+ * on. */
 void ag_openai_init(void);
 void ag_json_limit(const ag_json_limits *l); /* likewise */
 int ag_openai_parse(ag_request *r, const char *body, size_t n, ag_err *err);

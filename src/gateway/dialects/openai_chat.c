@@ -144,8 +144,8 @@ int ag__parse_tools(ag_request *r, const json_t *v, ag_err *err)
 {
     if (!json_is_array(v)) return ag__wrong_type(err, "tools", "an array", v);
     if (json_array_size(v) > TOOLS_MAX)
-        return ag_request_fail(err, AG_E_PARAM, "tools", "'tools' has %zu tools; at most %d are taken.", json_array_size(v),
-                               TOOLS_MAX);
+        return ag_request_fail(err, AG_E_PARAM, "tools", "'tools' has %zu tools; at most %d are taken.",
+                               json_array_size(v), TOOLS_MAX);
     if (r->kind & (AG_REQUEST_MESSAGES | AG_REQUEST_COUNT)) return ag__anthropic_tools(r, v, err);
     if (r->kind == AG_REQUEST_RESPONSE) return ag__responses_tools(r, v, err);
     for (size_t i = 0; i < json_array_size(v); i++) {
@@ -166,7 +166,8 @@ int ag__set_tools(ag_request *r, const json_t *tools, ag_err *err)
 int ag__force_tool(ag_request *r, const json_t *name, ag_err *err)
 {
     if (!json_is_string(name))
-        return ag_request_fail(err, AG_E_PARAM, "tool_choice", "'tool_choice' must name the tool that is to be called.");
+        return ag_request_fail(err, AG_E_PARAM, "tool_choice",
+                               "'tool_choice' must name the tool that is to be called.");
     ag_str wanted = {json_string_value(name), json_string_length(name)};
     r->forced_tool = ag_tool_name(r->tools, wanted);
     if (r->forced_tool.p) return AG_OK;

@@ -17,9 +17,11 @@ int ag__set_prompt_end(ag_request *r, ag_err *err)
 int ag__choose_tools(ag_request *r, ag_err *err)
 {
     if (r->any_tool && json_array_size(r->tools) == 0)
-        return ag_request_fail(err, AG_E_PARAM, "tool_choice", "'tool_choice' asks for a call, and there are no 'tools'.");
+        return ag_request_fail(err, AG_E_PARAM, "tool_choice",
+                               "'tool_choice' asks for a call, and there are no 'tools'.");
     if (r->any_tool && json_array_size(r->tools) == 1)
-        return ag__force_tool(r, json_object_get(json_object_get(json_array_get(r->tools, 0), "function"), "name"), err);
+        return ag__force_tool(r, json_object_get(json_object_get(json_array_get(r->tools, 0), "function"), "name"),
+                              err);
     if (!r->no_tools) return AG_OK;
     r->tools = NULL;
     return json_object_set_new(r->vars, "tools", json_null()) == 0 ? AG_OK : ag__no_memory(r, err);
@@ -182,8 +184,8 @@ static int add_stop(ag_request *r, const json_t *v, const char *field, ag_err *e
     ag_str s = {json_string_value(v), json_string_length(v)};
     if (s.n == 0) return ag_request_fail(err, AG_E_PARAM, field, "'%s' must not hold an empty string.", field);
     if (s.n > AG_GEN_STOP_BYTES_MAX)
-        return ag_request_fail(err, AG_E_PARAM, field, "A string in '%s' has %zu bytes; at most %d are taken.", field, s.n,
-                               AG_GEN_STOP_BYTES_MAX);
+        return ag_request_fail(err, AG_E_PARAM, field, "A string in '%s' has %zu bytes; at most %d are taken.", field,
+                               s.n, AG_GEN_STOP_BYTES_MAX);
     r->stops[r->n_stops++] = s;
     return AG_OK;
 }

@@ -1,6 +1,6 @@
 /* parts.h - a model's text taken apart as it comes: its reasoning, what it says, the tools that it calls.
- * A call is told when it is whole and known to be one; what only looks like a call stays text, to the byte. Blanks between
- * the reasoning, the text and the calls are nobody's and go.
+ * A call is told when it is whole and known to be one; what only looks like a call stays text, to the byte. Blanks
+ * between the reasoning, the text and the calls are nobody's and go.
  * Owns    : bytes that cannot be judged yet, and the calls found.
  * Threads : one at a time; pure: no clock, no chance.
  * Limits  : AG_CALL_BYTES_MAX for a call, AG_CALLS_MAX calls and what looked like ones; what is more is text.

@@ -2,7 +2,8 @@
  * messages that gRPC's requests are, and what server reflection tells.
  * Owns    : tables, filled at the first use and constant afterwards; JSON that is made belongs to the caller.
  * Threads : any.
- * Limits  : ag_json_limits, of values in a message and bytes of a string; tables hold what proto/ has, which is asserted.
+ * Limits  : ag_json_limits, of values in a message and bytes of a string; tables hold what proto/ has, which is
+ *           asserted.
  * Errors  : to_json: AG_E_PROTOBUF, AG_E_UTF8, AG_E_PARAM (a number that is none), AG_E_JSON (of a field of JSON text),
  *           AG_E_LIMIT, AG_E_NOMEM, with the field's name in err->param. */
 #ifndef AG_SCHEMA_H

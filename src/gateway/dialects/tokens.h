@@ -1,5 +1,5 @@
-/* tokens.h - POST /tokenize and /detokenize, in the forms of llama.cpp's and vLLM's servers at once: both names of every
- * field are read, and answers have what either of their clients looks for.
+/* tokens.h - POST /tokenize and /detokenize, in the forms of llama.cpp's and vLLM's servers at once: both names of
+ * every field are read, and answers have what either of their clients looks for.
  * Owns    : nothing; answers are appended to the caller's buffer.
  * Threads : any; one at a time per request or buffer.
  * Limits  : those of request.h; a buffer's ceiling shows in its `failed`.

@@ -47,7 +47,8 @@ int ag_arch_f32(const ag_gguf *g, const ag_hparams *hp, const char *rest, bool n
 {
     char key[128];
     int rc = ag_gguf_f32(g, key_of(hp, rest, key), need, out, err);
-    if (rc == AG_OK && !isfinite(*out)) return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" is not a finite number", ag_gguf_path(g), key);
+    if (rc == AG_OK && !isfinite(*out))
+        return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" is not a finite number", ag_gguf_path(g), key);
     return rc;
 }
 
@@ -58,12 +59,16 @@ static int u32_even(const ag_gguf *g, const ag_hparams *hp, const char *rest, ui
     const ag_gguf_value *v = ag_gguf_value_find(g, key_of(hp, rest, key));
     if (v == NULL || v->type != AG_GGUF_ARRAY) return ag_gguf_u32(g, key, false, out, err);
     if (v->n == 0 || v->item == AG_GGUF_STRING || v->item == AG_GGUF_F32 || v->item == AG_GGUF_F64)
-        return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" should be an integer or an array of them", ag_gguf_path(g), key);
+        return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" should be an integer or an array of them", ag_gguf_path(g),
+                          key);
     int64_t first = ag_gguf_int_at(v, 0);
     for (uint64_t i = 1; i < v->n; i++)
         if (ag_gguf_int_at(v, i) != first)
-            return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" differs from layer to layer, which is not supported", ag_gguf_path(g), key);
-    if (first < 0 || first > UINT32_MAX) return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" is out of range", ag_gguf_path(g), key);
+            return ag_err_set(err, AG_E_UNSUPPORTED,
+                              "%s: key \"%s\" differs from layer to layer, which is not supported", ag_gguf_path(g),
+                              key);
+    if (first < 0 || first > UINT32_MAX)
+        return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" is out of range", ag_gguf_path(g), key);
     *out = (uint32_t)first;
     return AG_OK;
 }
@@ -71,7 +76,8 @@ static int u32_even(const ag_gguf *g, const ag_hparams *hp, const char *rest, ui
 static int check_range(const ag_gguf *g, const char *what, uint64_t v, uint64_t min, uint64_t max, ag_err *err)
 {
     if (v >= min && v <= max) return AG_OK;
-    return ag_err_set(err, AG_E_FILE, "%s: %s is %" PRIu64 ", should be %" PRIu64 " to %" PRIu64, ag_gguf_path(g), what, v, min, max);
+    return ag_err_set(err, AG_E_FILE, "%s: %s is %" PRIu64 ", should be %" PRIu64 " to %" PRIu64, ag_gguf_path(g), what,
+                      v, min, max);
 }
 
 static int read_scaling(ag_hparams *hp, const ag_gguf *g, ag_err *err)
@@ -84,14 +90,17 @@ static int read_scaling(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     else if (ag_str_eqz(type, "yarn")) hp->scaling = AG_ROPE_YARN;
     else if (ag_str_eqz(type, "longrope")) hp->scaling = AG_ROPE_LONGROPE;
     else if (!ag_str_eqz(type, "none"))
-        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" is \"%.*s\"; known are none, linear, yarn, longrope", ag_gguf_path(g), key,
-                          (int)AG_MIN(type.n, (size_t)40), type.p);
+        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" is \"%.*s\"; known are none, linear, yarn, longrope",
+                          ag_gguf_path(g), key, (int)AG_MIN(type.n, (size_t)40), type.p);
     hp->scaling_factor = 0;
     if ((rc = ag_arch_f32(g, hp, "rope.scaling.factor", false, &hp->scaling_factor, err))) return rc;
-    if (hp->scaling_factor == 0 && (rc = ag_arch_f32(g, hp, "rope.scale_linear", false, &hp->scaling_factor, err))) return rc;
-    if (hp->scaling == AG_ROPE_NONE && hp->scaling_factor != 0 && type.n == 4 && !ag_gguf_value_find(g, key)) hp->scaling = AG_ROPE_LINEAR;
+    if (hp->scaling_factor == 0 && (rc = ag_arch_f32(g, hp, "rope.scale_linear", false, &hp->scaling_factor, err)))
+        return rc;
+    if (hp->scaling == AG_ROPE_NONE && hp->scaling_factor != 0 && type.n == 4 && !ag_gguf_value_find(g, key))
+        hp->scaling = AG_ROPE_LINEAR;
     if (hp->scaling_factor == 0) hp->scaling_factor = 1;
-    if (!(hp->scaling_factor > 0)) return ag_err_set(err, AG_E_FILE, "%s: the RoPE scaling factor must be above 0", ag_gguf_path(g));
+    if (!(hp->scaling_factor > 0))
+        return ag_err_set(err, AG_E_FILE, "%s: the RoPE scaling factor must be above 0", ag_gguf_path(g));
     hp->attn_factor = 1;
     hp->yarn_ext_factor = 1;
     hp->yarn_beta_fast = 32;
@@ -117,12 +126,14 @@ static int read_shape(ag_hparams *hp, const ag_gguf *g, ag_err *err)
         (rc = check_range(g, "the number of heads", hp->heads, 1, AG_HP_HEADS_MAX, err)))
         return rc;
     hp->kv_heads = hp->heads;
-    if ((rc = u32_even(g, hp, "attention.head_count_kv", &hp->kv_heads, err)) || (rc = u32_even(g, hp, "feed_forward_length", &hp->ffn, err)) ||
+    if ((rc = u32_even(g, hp, "attention.head_count_kv", &hp->kv_heads, err)) ||
+        (rc = u32_even(g, hp, "feed_forward_length", &hp->ffn, err)) ||
         (rc = check_range(g, "the number of KV heads", hp->kv_heads, 1, hp->heads, err)) ||
         (rc = check_range(g, "the feed-forward length", hp->ffn, 1, AG_HP_WIDTH_MAX, err)))
         return rc;
     if (hp->heads % hp->kv_heads != 0)
-        return ag_err_set(err, AG_E_FILE, "%s: %u heads cannot share %u KV heads evenly", ag_gguf_path(g), hp->heads, hp->kv_heads);
+        return ag_err_set(err, AG_E_FILE, "%s: %u heads cannot share %u KV heads evenly", ag_gguf_path(g), hp->heads,
+                          hp->kv_heads);
     hp->head_dim = hp->width / hp->heads;
     if ((rc = ag_arch_u32(g, hp, "attention.key_length", false, &hp->head_dim, err))) return rc;
     hp->head_dim_v = hp->head_dim;
@@ -131,13 +142,15 @@ static int read_shape(ag_hparams *hp, const ag_gguf *g, ag_err *err)
         (rc = check_range(g, "the value head length", hp->head_dim_v, 1, AG_HP_HEAD_DIM_MAX, err)))
         return rc;
     if (hp->head_dim % 8 || hp->head_dim_v % 8)
-        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: heads of %u and %u dimensions; only multiples of 8 are supported", ag_gguf_path(g), hp->head_dim,
-                          hp->head_dim_v);
+        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: heads of %u and %u dimensions; only multiples of 8 are supported",
+                          ag_gguf_path(g), hp->head_dim, hp->head_dim_v);
     if ((uint64_t)hp->heads * AG_MAX(hp->head_dim, hp->head_dim_v) > AG_HP_WIDTH_MAX)
-        return ag_err_set(err, AG_E_FILE, "%s: %u heads of %u dimensions are wider than %u", ag_gguf_path(g), hp->heads, hp->head_dim, AG_HP_WIDTH_MAX);
+        return ag_err_set(err, AG_E_FILE, "%s: %u heads of %u dimensions are wider than %u", ag_gguf_path(g), hp->heads,
+                          hp->head_dim, AG_HP_WIDTH_MAX);
     const ag_gguf_tensor *e = ag_gguf_tensor_find(g, "token_embd.weight");
     if (e == NULL) return ag_err_set(err, AG_E_FILE, "%s: tensor \"token_embd.weight\" is missing", ag_gguf_path(g));
-    if ((rc = check_range(g, "the vocabulary (rows of token_embd.weight)", e->dim[1], 1, AG_HP_VOCAB_MAX, err))) return rc;
+    if ((rc = check_range(g, "the vocabulary (rows of token_embd.weight)", e->dim[1], 1, AG_HP_VOCAB_MAX, err)))
+        return rc;
     hp->vocab = (uint32_t)e->dim[1];
     return AG_OK;
 }
@@ -150,28 +163,33 @@ static int refuse_unbuilt(const ag_hparams *hp, const ag_gguf *g, ag_err *err)
         uint32_t n = 0;
         int rc = ag_arch_u32(g, hp, keys[i], false, &n, err);
         if (rc) return rc;
-        if (n) return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s.%s\" is %u; such models are not supported", ag_gguf_path(g), hp->family->name, keys[i], n);
+        if (n)
+            return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s.%s\" is %u; such models are not supported",
+                              ag_gguf_path(g), hp->family->name, keys[i], n);
     }
     char key[128];
     const ag_gguf_value *v = ag_gguf_value_find(g, key_of(hp, "rope.dimension_sections", key));
     if (v && v->type == AG_GGUF_ARRAY && (v->item == AG_GGUF_I32 || v->item == AG_GGUF_U32))
         for (uint64_t i = 0; i < v->n; i++)
             if (ag_gguf_int_at(v, i) != 0)
-                return ag_err_set(err, AG_E_UNSUPPORTED, "%s: RoPE in sections (key \"%s\") is not supported", ag_gguf_path(g), key);
+                return ag_err_set(err, AG_E_UNSUPPORTED, "%s: RoPE in sections (key \"%s\") is not supported",
+                                  ag_gguf_path(g), key);
     return AG_OK;
 }
 
 int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
 {
-    *hp = (ag_hparams){.eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1, .pooling = AG_POOLING_MEAN};
+    *hp = (ag_hparams){
+        .eps = 1e-5f, .rope_base = 10000, .rope_base_local = 10000, .embed_scale = 1, .pooling = AG_POOLING_MEAN};
     ag_str arch = {0};
     int rc = ag_gguf_string(g, "general.architecture", true, &arch, err);
     if (rc) return rc;
     hp->family = ag_family_find(arch);
     if (hp->family == NULL)
-        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: model family \"%.*s\" is not known; known are %s", ag_gguf_path(g),
-                          (int)AG_MIN(arch.n, (size_t)60), arch.p, ag_family_list());
-    if ((rc = refuse_unbuilt(hp, g, err)) || (rc = read_shape(hp, g, err)) || (rc = ag_arch_u32(g, hp, "context_length", true, &hp->ctx_train, err)) ||
+        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: model family \"%.*s\" is not known; known are %s",
+                          ag_gguf_path(g), (int)AG_MIN(arch.n, (size_t)60), arch.p, ag_family_list());
+    if ((rc = refuse_unbuilt(hp, g, err)) || (rc = read_shape(hp, g, err)) ||
+        (rc = ag_arch_u32(g, hp, "context_length", true, &hp->ctx_train, err)) ||
         (rc = check_range(g, "the context length", hp->ctx_train, 1, AG_HP_CTX_MAX, err)) ||
         (rc = ag_arch_f32(g, hp, "attention.layer_norm_rms_epsilon", true, &hp->eps, err)))
         return rc;
@@ -183,7 +201,8 @@ int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
         (rc = ag_arch_u32(g, hp, "attention.sliding_window", false, &hp->window, err)) ||
         (rc = ag_arch_u32(g, hp, "pooling_type", false, &hp->pooling, err)))
         return rc;
-    if (hp->n_rot % 2) return ag_err_set(err, AG_E_FILE, "%s: an odd rotary dimension count, %u", ag_gguf_path(g), hp->n_rot);
+    if (hp->n_rot % 2)
+        return ag_err_set(err, AG_E_FILE, "%s: an odd rotary dimension count, %u", ag_gguf_path(g), hp->n_rot);
     if (!(hp->rope_base > 0)) return ag_err_set(err, AG_E_FILE, "%s: the RoPE base must be above 0", ag_gguf_path(g));
     return hp->family->keys ? hp->family->keys(hp, g, err) : AG_OK;
 }
@@ -230,6 +249,7 @@ ag_vid ag_arch_ffn(ag_graph *g, const ag_hparams *hp, ag_vid x, ag_glu_fn f)
 ag_vid ag_arch_attend(ag_graph *g, const ag_hparams *hp, ag_qkv h, uint32_t window)
 {
     float scale = hp->attn_scale != 0 ? hp->attn_scale : 1.0f / sqrtf((float)hp->head_dim);
-    ag_vid y = ag_graph_attention(g, h.q, h.k, h.v, hp->heads, hp->kv_heads, hp->head_dim, hp->head_dim_v, scale, window, 0);
+    ag_vid y = ag_graph_attention(g, h.q, h.k, h.v, hp->heads, hp->kv_heads, hp->head_dim, hp->head_dim_v, scale,
+                                  window, 0);
     return ag_graph_linear(g, y, "attn_output", hp->width);
 }

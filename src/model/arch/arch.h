@@ -47,7 +47,8 @@ typedef struct ag_hparams {
 
 struct ag_family {
     const char *name;                                     /* general.architecture */
-    int (*keys)(ag_hparams *hp, const ag_gguf *g, ag_err *err); /* what this family adds to the common keys; may be NULL */
+    /* what this family adds to the common keys; may be NULL */
+    int (*keys)(ag_hparams *hp, const ag_gguf *g, ag_err *err);
     void (*build)(ag_graph *g, const ag_hparams *hp); /* failures stay in g */
 };
 

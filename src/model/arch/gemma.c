@@ -4,20 +4,23 @@
 
 #include "model/arch/arch.h"
 
-/* The period of layers that see everything: a number, or an array with a bool for each layer (true: it has a window). */
+/* The period of layers that see everything: a number, or an array with a bool for each layer (true: it has a
+ * window). */
 static int read_pattern(ag_hparams *hp, const ag_gguf *g, ag_err *err)
 {
     const char *key = "gemma3.attention.sliding_window_pattern";
     const ag_gguf_value *v = ag_gguf_value_find(g, key);
     if (v == NULL || v->type != AG_GGUF_ARRAY) return ag_gguf_u32(g, key, false, &hp->window_every, err);
     if (v->item != AG_GGUF_BOOL || v->n < hp->layers)
-        return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" should be a number or %u bools", ag_gguf_path(g), key, hp->layers);
+        return ag_err_set(err, AG_E_FILE, "%s: key \"%s\" should be a number or %u bools", ag_gguf_path(g), key,
+                          hp->layers);
     uint32_t every = 0;
     for (uint32_t l = 0; l < hp->layers && every == 0; l++)
         if (!ag_gguf_int_at(v, l)) every = l + 1;
     for (uint32_t l = 0; l < hp->layers; l++)
         if ((ag_gguf_int_at(v, l) != 0) != (every == 0 || (l + 1) % every != 0))
-            return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" has no period, which is not supported", ag_gguf_path(g), key);
+            return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" has no period, which is not supported",
+                              ag_gguf_path(g), key);
     hp->window_every = every;
     return AG_OK;
 }
@@ -30,7 +33,8 @@ static int keys(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     if (rc || (rc = ag_arch_f32(g, hp, "final_logit_softcapping", false, &hp->logit_softcap, err)) ||
         (rc = ag_arch_f32(g, hp, "rope.freq_base_swa", false, &hp->rope_base_local, err)))
         return rc;
-    if (!(hp->rope_base_local > 0)) return ag_err_set(err, AG_E_FILE, "%s: the local RoPE base must be above 0", ag_gguf_path(g));
+    if (!(hp->rope_base_local > 0))
+        return ag_err_set(err, AG_E_FILE, "%s: the local RoPE base must be above 0", ag_gguf_path(g));
     /* The 27B model divides by its width per head instead of the head's length. */
     if (hp->layers == 62) hp->attn_scale = 1.0f / sqrtf((float)hp->width / (float)hp->heads);
     return AG_OK;

@@ -43,9 +43,13 @@ void ag_graph_fail(ag_graph *g, int code, const char *fmt, ...)
     ag_err_set(&g->err, code, "%s", text);
 }
 
-static void fail_nomem(ag_graph *g) { ag_graph_fail(g, AG_E_NOMEM, "no memory for the graph of %s", ag_gguf_path(g->gguf)); }
+static void fail_nomem(ag_graph *g)
+{
+    ag_graph_fail(g, AG_E_NOMEM, "no memory for the graph of %s", ag_gguf_path(g->gguf));
+}
 
-/* A place to write to when the real one could not be had; what lands there is never read, since the graph has failed. */
+/* A place to write to when the real one could not be had; what lands there is never read, since the graph has
+ * failed. */
 static ag_node *node_nowhere(void)
 {
     static _Thread_local ag_node n;
@@ -65,7 +69,14 @@ ag_node *ag_graph_node_add(ag_graph *g, ag_gop op)
         g->cap_nodes = cap;
     }
     ag_node *n = &g->nodes[g->n_nodes++];
-    *n = (ag_node){.op = op, .in = {-1, -1, -1}, .out = -1, .residual = -1, .qout = -1, .rope = -1, .rope_k = -1, .layer = g->layer};
+    *n = (ag_node){.op = op,
+                   .in = {-1, -1, -1},
+                   .out = -1,
+                   .residual = -1,
+                   .qout = -1,
+                   .rope = -1,
+                   .rope_k = -1,
+                   .layer = g->layer};
     return n;
 }
 
@@ -125,7 +136,8 @@ static const ag_gguf_tensor *tensor_need(ag_graph *g, const char *name, const ch
     }
     if (t->dim[0] != k || t->dim[1] != rows || t->dim[2] != 1 || t->dim[3] != 1) {
         ag_graph_fail(g, AG_E_FILE,
-                      "%s: tensor \"%s\" is %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64 ", where the model's keys ask for %" PRIu64 " x %" PRIu64,
+                      "%s: tensor \"%s\" is %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64
+                      ", where the model's keys ask for %" PRIu64 " x %" PRIu64,
                       ag_gguf_path(g->gguf), full, t->dim[0], t->dim[1], t->dim[2], t->dim[3], k, rows);
         return NULL;
     }
@@ -155,7 +167,10 @@ void ag_graph_layer(ag_graph *g, int32_t layer)
     if (layer >= 0 && (uint32_t)layer >= g->layers) g->layers = (uint32_t)layer + 1;
 }
 
-static uint32_t width_of(const ag_graph *g, ag_vid v) { return v >= 0 && (uint32_t)v < g->n_values ? g->values[v].width : 0; }
+static uint32_t width_of(const ag_graph *g, ag_vid v)
+{
+    return v >= 0 && (uint32_t)v < g->n_values ? g->values[v].width : 0;
+}
 
 static ag_vid in_rows(ag_graph *g, ag_vid v, ag_row_set rows)
 {
@@ -265,8 +280,8 @@ ag_vid ag_graph_rope(ag_graph *g, ag_vid x, uint32_t heads, uint32_t dim, int32_
     return n->out;
 }
 
-ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t heads, uint32_t kv_heads, uint32_t dim_k, uint32_t dim_v,
-                          float scale, uint32_t window, float softcap)
+ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t heads, uint32_t kv_heads, uint32_t dim_k,
+                          uint32_t dim_v, float scale, uint32_t window, float softcap)
 {
     g->kv_heads = kv_heads;
     g->dim_k = dim_k;
@@ -290,7 +305,8 @@ ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t he
 }
 
 /* The states are normed once more for themselves, since a norm that only feeds a product need not be waited for. */
-void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight, uint32_t vocab, float eps, float scale, float softcap)
+void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight, uint32_t vocab, float eps,
+                     float scale, float softcap)
 {
     ag_graph_layer(g, -1);
     ag_vid out = in_rows(g, node_unary(g, AG_GOP_SELECT, x, width_of(g, x))->out, AG_ROWS_OUT);
@@ -299,7 +315,8 @@ void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight
         x = ag_graph_linear(g, x, weight, vocab);
     } else { /* tied: the embedding table */
         ag_node *n = node_unary(g, AG_GOP_MATMUL, x, vocab);
-        n->w[0] = (ag_weight){.t = g->embedding, .rows = vocab, .k = g->embedding ? (uint32_t)g->embedding->dim[0] : 0, .pack = -1};
+        n->w[0] = (ag_weight){
+            .t = g->embedding, .rows = vocab, .k = g->embedding ? (uint32_t)g->embedding->dim[0] : 0, .pack = -1};
         n->n_w = 1;
         x = n->out;
     }
@@ -316,14 +333,16 @@ int32_t ag_graph_rope_add(ag_graph *g, uint32_t n_rot, bool interleaved, float m
         return -1;
     }
     AG_ASSERT(g->n_ropes < AG_ARRAY_LEN(g->ropes));
-    g->ropes[g->n_ropes] = (ag_rope){.n_rot = n_rot, .interleaved = interleaved, .mscale = mscale, .inv_freq = inv_freq};
+    g->ropes[g->n_ropes] =
+        (ag_rope){.n_rot = n_rot, .interleaved = interleaved, .mscale = mscale, .inv_freq = inv_freq};
     return (int32_t)g->n_ropes++;
 }
 
 static void print_value(const ag_graph *g, ag_vid v, ag_buf *out)
 {
     if (v < 0) return;
-    static const char *const rows[] = {[AG_ROWS_ALL] = "", [AG_ROWS_OUT] = "out x ", [AG_ROWS_LOGITS] = "logits x ", [AG_ROWS_STATES] = "states x "};
+    static const char *const rows[] = {
+        [AG_ROWS_ALL] = "", [AG_ROWS_OUT] = "out x ", [AG_ROWS_LOGITS] = "logits x ", [AG_ROWS_STATES] = "states x "};
     const ag_value *x = &g->values[v];
     if (x->base >= 0)
         ag_buf_addf(out, "%%%d=%%%d[%u:%u]", v, x->base, x->offset, x->offset + x->width);

@@ -1,12 +1,13 @@
 /* graph.h - a model family as a list of plain operations on rows; what passes rewrite and plans run.
- * Owns    : nodes, values, converted vectors and RoPE tables live in the graph's arena; weights point into the GGUF file.
+ * Owns    : nodes, values, converted vectors and RoPE tables live in the graph's arena; weights point into the GGUF
+ *           file.
  * Threads : built and rewritten by one thread; read-only afterwards.
  * Limits  : AG_GRAPH_BYTES_MAX of arena; nodes and values by it.
  * Errors  : builder calls never fail one by one: the first failure (a tensor missing, of the wrong shape or type, no
  *           memory) is kept in the graph and ag_graph_check returns it; later calls are harmless.
  * Words   : a value is [rows][width] float32, rows being the tokens of a step, or those of which something is wanted
- *           (ag_row_set). A state is what the last layer leaves, normed. A view is part of the columns of another value.
- *           Nothing here knows of threads or instruction sets. Nodes stand in execution order. */
+ *           (ag_row_set). A state is what the last layer leaves, normed. A view is part of the columns of another
+ *           value. Nothing here knows of threads or instruction sets. Nodes stand in execution order. */
 #ifndef AG_GRAPH_H
 #define AG_GRAPH_H
 
@@ -53,7 +54,8 @@ typedef struct ag_weight { /* rows [row0, row0+rows) of a matrix in the file, an
     int32_t pack;           /* index of its packed form, set by the layout pass; -1 before */
 } ag_weight;
 
-/* Rows of a step that something is wanted of come together: first those whose logits are, then those whose states are. */
+/* Rows of a step that something is wanted of come together: first those whose logits are, then those whose states
+ * are. */
 typedef enum ag_row_set {
     AG_ROWS_ALL,
     AG_ROWS_OUT,            /* those that something is wanted of */
@@ -111,8 +113,8 @@ void ag_graph_fini(ag_graph *g);
 int ag_graph_check(const ag_graph *g, ag_err *err); /* 0, or the first failure */
 void ag_graph_fail(ag_graph *g, int code, const char *fmt, ...) AG_PRINTF(3, 4);
 
-/* Tensors by name; in a layer "blk.<layer>." is put in front of `name`. A tensor that is missing or not of the given shape
- * fails the graph; ag_graph_has asks first. */
+/* Tensors by name; in a layer "blk.<layer>." is put in front of `name`. A tensor that is missing or not of the given
+ * shape fails the graph; ag_graph_has asks first. */
 bool ag_graph_has(const ag_graph *g, const char *name);
 const float *ag_graph_vector(ag_graph *g, const char *name, uint32_t n); /* converted to f32 */
 
@@ -129,11 +131,13 @@ ag_vid ag_graph_glu(ag_graph *g, ag_vid gate, ag_vid up, ag_glu_fn f);
 ag_vid ag_graph_view(ag_graph *g, ag_vid x, uint32_t offset, uint32_t width);
 ag_vid ag_graph_rope(ag_graph *g, ag_vid x, uint32_t heads, uint32_t dim, int32_t rope);
 /* Stores k and v of this layer and attends with q. */
-ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t heads, uint32_t kv_heads, uint32_t dim_k, uint32_t dim_v,
-                          float scale, uint32_t window, float softcap);
+ag_vid ag_graph_attention(ag_graph *g, ag_vid q, ag_vid k, ag_vid v, uint32_t heads, uint32_t kv_heads, uint32_t dim_k,
+                          uint32_t dim_v, float scale, uint32_t window, float softcap);
 /* The wanted rows, norm, output weights (`weight`, or the embedding table where the file has no such tensor). */
-void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight, uint32_t vocab, float eps, float scale, float softcap);
-int32_t ag_graph_rope_add(ag_graph *g, uint32_t n_rot, bool interleaved, float mscale, double *inv_freq); /* arena memory */
+void ag_graph_output(ag_graph *g, ag_vid x, const char *norm, const char *weight, uint32_t vocab, float eps,
+                     float scale, float softcap);
+/* arena memory */
+int32_t ag_graph_rope_add(ag_graph *g, uint32_t n_rot, bool interleaved, float mscale, double *inv_freq);
 
 /* For passes. */
 ag_node *ag_graph_node_add(ag_graph *g, ag_gop op);

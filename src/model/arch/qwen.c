@@ -1,5 +1,5 @@
-/* Qwen 2 (biases on q, k, v) and Qwen 3 (norms on the heads of q and k). Neither has layers with a window: their files say
- * so by a key of their own, and a sliding_window that is there all the same is not in use. */
+/* Qwen 2 (biases on q, k, v) and Qwen 3 (norms on the heads of q and k). Neither has layers with a window: their files
+ * say so by a key of their own, and a sliding_window that is there all the same is not in use. */
 #include "model/arch/arch.h"
 
 static int keys(ag_hparams *hp, const ag_gguf *g, ag_err *err)

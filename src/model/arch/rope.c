@@ -13,7 +13,10 @@ int32_t ag_arch_rope_plain(ag_graph *g, uint32_t n_rot, bool interleaved, float 
 }
 
 /* The dimension whose wave turns `turns` times over the original context. */
-static double yarn_dim(uint32_t n_rot, double ctx, double turns, double base) { return n_rot * log(ctx / (turns * 2 * M_PI)) / (2 * log(base)); }
+static double yarn_dim(uint32_t n_rot, double ctx, double turns, double base)
+{
+    return n_rot * log(ctx / (turns * 2 * M_PI)) / (2 * log(base));
+}
 
 static float yarn_apply(double *f, const ag_hparams *hp)
 {
@@ -43,12 +46,15 @@ int32_t ag_arch_rope(ag_graph *g, const ag_hparams *hp, bool interleaved)
     if (ag_graph_has(g, "rope_freqs.weight")) {
         factors = ag_graph_vector(g, "rope_freqs.weight", half);
     } else if (ag_graph_has(g, "rope_factors_long.weight") && ag_graph_has(g, "rope_factors_short.weight")) {
-        /* By what the model is made for, not by what this cache holds: the same tokens give the same result anywhere. */
-        factors = ag_graph_vector(g, hp->ctx_train > hp->ctx_orig ? "rope_factors_long.weight" : "rope_factors_short.weight", half);
+        /* By what the model is made for, not by what this cache holds: the same tokens give the same result
+         * anywhere. */
+        factors = ag_graph_vector(
+            g, hp->ctx_train > hp->ctx_orig ? "rope_factors_long.weight" : "rope_factors_short.weight", half);
     }
     if (factors)
         for (uint32_t i = 0; i < half; i++) {
-            if (!(factors[i] > 0)) ag_graph_fail(g, AG_E_FILE, "%s: a RoPE frequency factor is not above 0", ag_gguf_path(g->gguf));
+            if (!(factors[i] > 0))
+                ag_graph_fail(g, AG_E_FILE, "%s: a RoPE frequency factor is not above 0", ag_gguf_path(g->gguf));
             f[i] /= factors[i];
         }
     if (hp->scaling == AG_ROPE_YARN) {

@@ -84,7 +84,8 @@ int ag__gguf_place(const ag__gguf_part *part, uint64_t infos_end, uint32_t align
         uint64_t end;
         if (!ag_add_ok(offset[i], t[i].bytes, &end) || !ag_add_ok(end, start, &end) || end > part->n)
             return ag_err_set(err, AG_E_FILE, "%s: the data of tensor %s (%llu bytes at offset %llu) go past the "
-                              "end of the file; it may be truncated", part->path, ag_gguf_show(name, sizeof name, t[i].name),
+                              "end of the file; it may be truncated", part->path,
+                              ag_gguf_show(name, sizeof name, t[i].name),
                               (unsigned long long)t[i].bytes, (unsigned long long)offset[i]);
         t[i].data = part->bytes + start + offset[i];
     }

@@ -21,8 +21,8 @@ int ag__text_map_init(ag__text_map *m, const ag_str *texts, uint32_t n);
 void ag__text_map_fini(ag__text_map *m);
 int32_t ag__text_map_add(ag__text_map *m, int32_t id);             /* -1, or the id that has this text already */
 int32_t ag__text_map_find(const ag__text_map *m, const char *s, size_t n); /* -1: none */
-/* Large vocabularies are far larger than the caches, and filling the tables would mostly wait for memory. So texts to be
- * added are asked for before, and those to be found are found many at a time. */
+/* Large vocabularies are far larger than the caches, and filling the tables would mostly wait for memory. So texts to
+ * be added are asked for before, and those to be found are found many at a time. */
 #define AG__TEXTS_MANY 96u
 void ag__text_map_ask(const ag__text_map *m, const char *s, size_t n);
 void ag__text_map_find_many(const ag__text_map *m, const ag_str *s, uint32_t n, int32_t *ids); /* up to so many */

@@ -55,7 +55,8 @@ int32_t ag_tokenizer_bos(const ag_tokenizer *t); /* -1: none */
 int32_t ag_tokenizer_eos(const ag_tokenizer *t); /* -1: none */
 bool ag_tokenizer_adds_bos(const ag_tokenizer *t);
 bool ag_tokenizer_strips_space(const ag_tokenizer *t); /* decode takes a leading space off */
-/* Tokens that end an answer: EOS, EOT, EOM and the families' own (<|im_end|>, <|eot_id|>, <|user|>, <end_of_turn>, …). */
+/* Tokens that end an answer: EOS, EOT, EOM and the families' own (<|im_end|>, <|eot_id|>, <|user|>, <end_of_turn>,
+ * …). */
 bool ag_tokenizer_ends(const ag_tokenizer *t, int32_t id);
 
 #endif

@@ -217,7 +217,8 @@ static void test_absurd(void **state)
     const ag_step_shape good = {1, 1, 800, 800};
     assert_true(ag_cost_us(&c, &good) == 0);
     const struct { ag_step_shape s; uint64_t us; } left_out[] = {
-        {{0, 0, 0, 0}, 100}, {{8, 9, 800, 800}, 100}, {{8, 8, 3, 3}, 100}, {{8, 8, 800, 801}, 100}, {{8, 8, 800, 800}, 0}, {{8, 8, 800, 800}, UINT64_MAX},
+        {{0, 0, 0, 0}, 100},     {{8, 9, 800, 800}, 100}, {{8, 8, 3, 3}, 100},
+        {{8, 8, 800, 801}, 100}, {{8, 8, 800, 800}, 0},   {{8, 8, 800, 800}, UINT64_MAX},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(left_out); i++) ag_cost_add(&c, &left_out[i].s, left_out[i].us);
     assert_int_equal(c.steps, 0);
@@ -242,7 +243,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fits), cmocka_unit_test(test_follows_change), cmocka_unit_test(test_outliers),
-        cmocka_unit_test(test_finds_its_budget), cmocka_unit_test(test_rows_agree_with_us), cmocka_unit_test(test_absurd),
+        cmocka_unit_test(test_finds_its_budget), cmocka_unit_test(test_rows_agree_with_us),
+        cmocka_unit_test(test_absurd),
         cmocka_unit_test(test_a_bad_moment_is_forgotten),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

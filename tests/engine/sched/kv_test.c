@@ -1,5 +1,5 @@
-/* Pages and their tree, step by step beside a model that is as plain as can be: a list of all pages ever made known, each
- * with its whole prefix. */
+/* Pages and their tree, step by step beside a model that is as plain as can be: a list of all pages ever made known,
+ * each with its whole prefix. */
 #include "engine/sched/kv.h"
 
 #include "base/fault.h"
@@ -9,7 +9,13 @@
 #define P 4u      /* tokens of a page */
 #define CAP 16u   /* pages of a sequence */
 
-typedef struct seq { ag_kv_seq kv; uint32_t pages[CAP]; int32_t tokens[CAP * P]; uint32_t len, computed; bool live; } seq;
+typedef struct seq {
+    ag_kv_seq kv;
+    uint32_t pages[CAP];
+    int32_t tokens[CAP * P];
+    uint32_t len, computed;
+    bool live;
+} seq;
 
 static void seq_init(seq *s, uint64_t salt)
 {
@@ -308,7 +314,13 @@ static void test_forget(void **state)
 #define SEQS 8u
 #define KNOWN_MAX (2 * PAGES)
 
-typedef struct known { uint64_t salt; int32_t tokens[CAP * P]; uint32_t n; uint32_t page, users, owner; uint64_t used; } known;
+typedef struct known {
+    uint64_t salt;
+    int32_t tokens[CAP * P];
+    uint32_t n;
+    uint32_t page, users, owner;
+    uint64_t used;
+} known;
 
 typedef struct world {
     known k[KNOWN_MAX]; /* n tokens: a prefix, its last page is `page`; owner: 1 + the sequence that promised it */
@@ -370,7 +382,8 @@ static void model_reclaim(world *w, uint32_t pages)
         known *oldest = NULL;
         for (uint32_t i = 0; i < w->n; i++) {
             known *k = &w->k[i];
-            if (k->owner == 0 && k->users == 0 && !has_longer(w, k) && (oldest == NULL || k->used < oldest->used)) oldest = k;
+            if (k->owner == 0 && k->users == 0 && !has_longer(w, k) && (oldest == NULL || k->used < oldest->used))
+                oldest = k;
         }
         assert_non_null(oldest);
         model_remove(w, oldest);
@@ -391,7 +404,8 @@ static void do_start(world *w, uint32_t i, uint64_t *x)
     seq_init(s, salts[rnd(x, 6) == 0 ? 0 : 1 + rnd(x, 2)]);
     s->live = true;
     s->len = 1 + rnd(x, CAP * P / 2);
-    for (uint32_t t = 0; t < s->len; t++) s->tokens[t] = t % P == 0 ? (int32_t)rnd(x, 2) : 1; /* few tokens: much is alike */
+    /* few tokens: much is alike */
+    for (uint32_t t = 0; t < s->len; t++) s->tokens[t] = t % P == 0 ? (int32_t)rnd(x, 2) : 1;
 }
 
 static void do_match(world *w, ag_kv *kv, uint32_t i)
@@ -507,7 +521,8 @@ static void test_against_model(void **state)
             ag_kv_verify(kv);
             ag_kv_stats st = stats(kv);
             if (st.kept != model_kept(w) || st.free != model_free(w) || st.reclaimed != w->reclaimed)
-                fail_msg("seed %u turn %u: %u kept of %u, %u free of %u", (unsigned)seed, turn, st.kept, model_kept(w), st.free, model_free(w));
+                fail_msg("seed %u turn %u: %u kept of %u, %u free of %u", (unsigned)seed, turn, st.kept, model_kept(w),
+                         st.free, model_free(w));
         }
         for (uint32_t i = 0; i < SEQS; i++) do_drop(w, kv, i);
         ag_mem_free(w);
@@ -536,8 +551,10 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reuse_at_pages), cmocka_unit_test(test_salts_never_share), cmocka_unit_test(test_promises),
-        cmocka_unit_test(test_promise_kept_by_another), cmocka_unit_test(test_chain), cmocka_unit_test(test_reclaim_order),
+        cmocka_unit_test(test_reuse_at_pages), cmocka_unit_test(test_salts_never_share),
+        cmocka_unit_test(test_promises),
+        cmocka_unit_test(test_promise_kept_by_another), cmocka_unit_test(test_chain),
+        cmocka_unit_test(test_reclaim_order),
         cmocka_unit_test(test_all_or_none), cmocka_unit_test(test_forget), cmocka_unit_test(test_against_model),
         cmocka_unit_test(test_no_memory),
     };

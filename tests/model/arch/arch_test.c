@@ -30,7 +30,8 @@ static int build(const gb *b, ag_err *err)
 static void keys_with(gb *b, const char *family, const char *key, double value)
 {
     static const struct { const char *key; double value; bool real; } keys[] = {
-        {"block_count", 1, 0}, {"embedding_length", 64, 0}, {"feed_forward_length", 96, 0}, {"attention.head_count", 4, 0},
+        {"block_count", 1, 0}, {"embedding_length", 64, 0}, {"feed_forward_length", 96, 0},
+        {"attention.head_count", 4, 0},
         {"attention.head_count_kv", 2, 0}, {"context_length", 512, 0}, {"attention.layer_norm_rms_epsilon", 1e-5, 1},
     };
     char name[128];
@@ -59,18 +60,21 @@ static void test_keys(void **state)
     static const struct { const char *key; double value; int code; const char *says; } bad[] = {
         {"block_count", 0, AG_E_FILE, "t.gguf: the number of layers is 0, should be 1 to 512"},
         {"block_count", 513, AG_E_FILE, "t.gguf: the number of layers is 513, should be 1 to 512"},
-        {"embedding_length", 4294967295.0, AG_E_FILE, "t.gguf: the embedding length is 4294967295, should be 1 to 131072"},
+        {"embedding_length", 4294967295.0, AG_E_FILE,
+         "t.gguf: the embedding length is 4294967295, should be 1 to 131072"},
         {"attention.head_count", 0, AG_E_FILE, "t.gguf: the number of heads is 0, should be 1 to 1024"},
         {"attention.head_count_kv", 3, AG_E_FILE, "t.gguf: 4 heads cannot share 3 KV heads evenly"},
         {"attention.head_count_kv", 0, AG_E_FILE, "t.gguf: the number of KV heads is 0, should be 1 to 4"},
         {"attention.key_length", 1024, AG_E_FILE, "t.gguf: the head length is 1024, should be 1 to 512"},
-        {"attention.key_length", 12, AG_E_UNSUPPORTED, "t.gguf: heads of 12 and 12 dimensions; only multiples of 8 are supported"},
+        {"attention.key_length", 12, AG_E_UNSUPPORTED,
+         "t.gguf: heads of 12 and 12 dimensions; only multiples of 8 are supported"},
         {"context_length", 0, AG_E_FILE, "t.gguf: the context length is 0, should be 1 to 16777216"},
         {"rope.dimension_count", 17, AG_E_FILE, "t.gguf: the rotary dimension count is 17, should be 0 to 16"},
         {"rope.dimension_count", 7, AG_E_FILE, "t.gguf: an odd rotary dimension count, 7"},
         {"rope.freq_base", -5, AG_E_FILE, "t.gguf: the RoPE base must be above 0"},
         {"rope.scaling.factor", -2, AG_E_FILE, "t.gguf: the RoPE scaling factor must be above 0"},
-        {"rope.scaling.original_context_length", 0, AG_E_FILE, "t.gguf: the original context length is 0, should be 1 to 16777216"},
+        {"rope.scaling.original_context_length", 0, AG_E_FILE,
+         "t.gguf: the original context length is 0, should be 1 to 16777216"},
         {"expert_count", 8, AG_E_UNSUPPORTED, "t.gguf: key \"llama.expert_count\" is 8; such models are not supported"},
     };
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
@@ -82,7 +86,8 @@ static void test_keys(void **state)
         assert_string_equal(err.text, bad[i].says);
         gb_free(&b);
     }
-    static const char *const needed[] = {"block_count", "embedding_length", "attention.head_count", "context_length", "attention.layer_norm_rms_epsilon"};
+    static const char *const needed[] = {"block_count", "embedding_length", "attention.head_count", "context_length",
+                                         "attention.layer_norm_rms_epsilon"};
     for (size_t i = 0; i < AG_ARRAY_LEN(needed); i++) {
         gb b;
         ag_err err = {0};
@@ -115,14 +120,18 @@ static void test_unknown_scaling(void **state)
     keys_with(&b, "qwen2", NULL, 0);
     gb_str(&b, "qwen2.rope.scaling.type", "ntk");
     assert_int_equal(build(&b, &err), AG_E_UNSUPPORTED);
-    assert_string_equal(err.text, "t.gguf: key \"qwen2.rope.scaling.type\" is \"ntk\"; known are none, linear, yarn, longrope");
+    assert_string_equal(err.text,
+                        "t.gguf: key \"qwen2.rope.scaling.type\" is \"ntk\"; known are none, linear, yarn, longrope");
     gb_free(&b);
 }
 
 static void test_gemma_pattern(void **state)
 {
     (void)state;
-    static const struct { uint8_t pattern[6]; int code; } cases[] = {{{1, 1, 0, 1, 1, 0}, AG_E_FILE /* tensors are missing */}, {{1, 0, 0, 1, 1, 0}, AG_E_UNSUPPORTED}};
+    static const struct {
+        uint8_t pattern[6];
+        int code;
+    } cases[] = {{{1, 1, 0, 1, 1, 0}, AG_E_FILE /* tensors are missing */}, {{1, 0, 0, 1, 1, 0}, AG_E_UNSUPPORTED}};
     for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++) {
         gb b;
         ag_err err = {0};
@@ -182,7 +191,7 @@ static void test_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keys),          cmocka_unit_test(test_unknown_family), cmocka_unit_test(test_unknown_scaling),
+        cmocka_unit_test(test_keys), cmocka_unit_test(test_unknown_family), cmocka_unit_test(test_unknown_scaling),
         cmocka_unit_test(test_gemma_pattern), cmocka_unit_test(test_tensors),        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

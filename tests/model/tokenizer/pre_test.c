@@ -59,7 +59,8 @@ static void llama3(void **state)
     check("qwen2", "e\xcc\x81x", "e|\xcc\x81x");           /* a mark leads a word ... */
     check("qwen35", "e\xcc\x81x", "e\xcc\x81x");           /* ... or is part of it */
     check("seed-coder", "!!\n\nx", "!!|\n\n|x");
-    check("glm4", "\xe4\xbd\xa0\xe5\xa5\xbd\xef\xbc\x8c\xe4\xb8\x96", "\xe4\xbd\xa0\xe5\xa5\xbd|\xef\xbc\x8c\xe4\xb8\x96");
+    check("glm4", "\xe4\xbd\xa0\xe5\xa5\xbd\xef\xbc\x8c\xe4\xb8\x96",
+          "\xe4\xbd\xa0\xe5\xa5\xbd|\xef\xbc\x8c\xe4\xb8\x96");
     check("minicpm5", "\t 1.", "\t |1|.");
 }
 

@@ -86,7 +86,8 @@ static inline void tiny_bpe(tiny *v, const char *pre)
 static inline void tiny_spm(tiny *v)
 {
     static const char *const pieces[] = {TINY_MARK, "h", "e", "l", "o", "w", "r", "d", "a", "<", ">", "s", "/",
-                                         "\xc3\xa9", "he", "ll", "hell", "hello", TINY_MARK "hello", TINY_MARK "w", "or",
+                                         "\xc3\xa9", "he", "ll", "hell", "hello", TINY_MARK "hello", TINY_MARK "w",
+                                         "or",
                                          "ld", TINY_MARK TINY_MARK, "aa", "aaaa", "s>", "<s"};
     tiny_init(v);
     v->model = "llama";

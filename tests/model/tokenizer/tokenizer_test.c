@@ -51,7 +51,8 @@ static void plain_places_begin_no_control_token(void **state)
     for (size_t i = 0; i < sizeof text - 1; i++)
         assert_int_equal(ag_tokenizer_control_at(o.t, text, i, sizeof text - 1), i == 0 || i == 7);
     assert_false(ag_tokenizer_control_at(o.t, text, 7, 13)); /* cut off */
-    assert_int_equal(ag_tokenizer_encode_prompt(o.t, text, sizeof text - 1, (uint32_t[]){3, 7, 14}, 3, &ids, &n, NULL), AG_OK);
+    assert_int_equal(ag_tokenizer_encode_prompt(o.t, text, sizeof text - 1, (uint32_t[]){3, 7, 14}, 3, &ids, &n, NULL),
+                     AG_OK);
     assert_int_equal(n, 9);
     assert_int_equal(ids[0], id_of(o.t, "<|bos|>"));
     assert_int_equal(ids[1], '<');
