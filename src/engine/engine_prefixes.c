@@ -49,8 +49,11 @@ void ag__engine_prefixes_save(ag_engine *e)
     uint32_t pages;
     if (!prefix_of(e, &p)) return;
     ag__door_shut(&e->door);
-    e->lm->ops->settle(e->lm->backend);
     e->lm->ops->weights(e->lm->backend, &info);
+    if (info.from_image && !info.moved) { /* stored ones, not yet checked */
+        e->lm->ops->settle(e->lm->backend);
+        e->lm->ops->weights(e->lm->backend, &info);
+    }
     ag__engine_heed(e, info.damage);
     uint64_t from = ag_now_us();
     int rc = ag_prefix_save(&p, &pages, &err);

@@ -485,7 +485,7 @@ static int first_open(ag_history *h, ag_err *err)
 {
     struct stat st;
     h->fd = open_file(h);
-    if (h->fd < 0 && errno != ENOSPC && errno != EDQUOT && errno != EMFILE)
+    if (h->fd < 0 && errno != ENOSPC && errno != EDQUOT)
         return ag_err_set(err, AG_E_IO, "The access log '%s' cannot be opened: %s.", h->path, strerror(errno));
     if (h->fd >= 0 && (fstat(h->fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid() ||
                        fchmod(h->fd, 0600) != 0))
