@@ -16,14 +16,16 @@
 int ag_caching_open(ag_caching *c, const ag_caching_conf *conf, ag_err *err)
 {
     if (conf->bytes_max == 0) return AG_OK;
-    const char *secret = conf->secret ? conf->secret : "";
-    if (secret[0]) crypto_generichash(c->secret, sizeof c->secret, (const unsigned char *)secret, strlen(secret), NULL, 0);
+    const unsigned char *secret = (const unsigned char *)conf->secret;
+    size_t n = conf->secret ? strlen(conf->secret) : 0;
+    if (n) crypto_generichash(c->secret, sizeof c->secret, secret, n, NULL, 0);
     else randombytes_buf(c->secret, sizeof c->secret);
     c->ttl_ms = (uint64_t)conf->ttl_s * 1000;
     c->stale_ms = (uint64_t)conf->stale_s * 1000;
     c->jitter = conf->jitter;
     c->pace = conf->pace;
-    if (ag_flights_open(&c->flights) != AG_OK) return ag_err_set(err, AG_E_NOMEM, "There is no memory for the response cache.");
+    if (ag_flights_open(&c->flights) != AG_OK)
+        return ag_err_set(err, AG_E_NOMEM, "There is no memory for the response cache.");
     return ag_cache_open(&c->cache, &(ag_cache_conf){.policy = conf->policy, .bytes_max = conf->bytes_max}, err);
 }
 
@@ -47,12 +49,13 @@ static bool is_blank(char c) { return c == ' ' || c == '\t'; }
 
 void ag__caching_head(ag_req *r)
 {
+    ag_caching_mode *mode = &r->caching.head;
     ag_str list = ag_http_head_get(r->head, "cache-control"), one;
     while (ag_str_next(&list, &one)) {
         while (one.n && is_blank(one.p[0])) one = (ag_str){one.p + 1, one.n - 1};
         while (one.n && is_blank(one.p[one.n - 1])) one.n--;
-        if (ag_str_ieq(one, AG_STR("no-store"))) r->caching.head = AG_CACHING_OFF;
-        else if (ag_str_ieq(one, AG_STR("no-cache")) && r->caching.head == AG_CACHING_UNSAID) r->caching.head = AG_CACHING_REFRESH;
+        if (ag_str_ieq(one, AG_STR("no-store"))) *mode = AG_CACHING_OFF;
+        else if (ag_str_ieq(one, AG_STR("no-cache")) && *mode == AG_CACHING_UNSAID) *mode = AG_CACHING_REFRESH;
     }
 }
 
@@ -251,7 +254,8 @@ void ag__caching_item(const ag_req *r, ag_caching_item *out)
     const ag_request *q = &r->request;
     ag_str group = ag__req_share(r);
     uint32_t n = 0;
-    *out = (ag_caching_item){.key = r->caching.key, .ttl_ms = q->cache.ttl_s ? q->cache.ttl_s * 1000ull : r->gw->caching.ttl_ms};
+    *out = (ag_caching_item){.key = r->caching.key, .ttl_ms = r->gw->caching.ttl_ms};
+    if (q->cache.ttl_s) out->ttl_ms = q->cache.ttl_s * 1000ull;
     out->labels[n++] = r->gw->caching.model_label;
     out->labels[n++] = ag_cache_label("tenant", ag_str_of(r->tenant));
     if (group.n) out->labels[n++] = ag_cache_label("share", group);
@@ -263,7 +267,8 @@ void ag__caching_put(ag_gw_loop *l, const ag_caching_item *item, ag_cache_value 
 {
     const ag_caching *c = &l->gw->caching;
     uint64_t now_ms = ag_wall_us() / 1000, ttl_ms = ag_cache_jitter(item->ttl_ms, c->jitter, &item->key);
-    ag_cache_meta meta = {.made_ms = now_ms, .fresh_until_ms = now_ms + ttl_ms, .stale_until_ms = now_ms + ttl_ms + c->stale_ms};
+    ag_cache_meta meta = {.made_ms = now_ms, .fresh_until_ms = now_ms + ttl_ms};
+    meta.stale_until_ms = meta.fresh_until_ms + c->stale_ms;
     memcpy(meta.labels, item->labels, sizeof meta.labels);
     ag_cache_put(c->cache, &item->key, value, &meta, now_ms); /* what it does not keep it counts */
 }
@@ -294,7 +299,8 @@ void ag__caching_keep(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
     bool good = c->keeps;
-    for (uint32_t i = 0; i < r->n_choices && good; i++) good = !r->choices[i].unbegun && ag__caching_good(r->choices[i].gen);
+    for (uint32_t i = 0; i < r->n_choices && good; i++)
+        good = !r->choices[i].unbegun && ag__caching_good(r->choices[i].gen);
     c->keeps = false;
     if (!good || (c->flight && atomic_exchange(&c->flight->kept, true))) return;
     ag_gen **gens = ag_mem_array(r->n_choices, sizeof *gens);

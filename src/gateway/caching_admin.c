@@ -1,5 +1,5 @@
-/* caching_admin.c - /admin/v1/cache: what the response cache holds, one of its answers, and forgetting them by key, tenant,
- * group, model or tag. Forgetting walks through all of them, so a worker does it. */
+/* caching_admin.c - /admin/v1/cache: what the response cache holds, one of its answers, and forgetting them by key,
+ * tenant, group, model or tag. Forgetting walks through all of them, so a worker does it. */
 #include <sodium.h>
 
 #include "base/mem.h"
@@ -31,7 +31,8 @@ static int take_pair(struct ag_cache_ask *a, ag_str name, ag_str value, ag_err *
     for (size_t i = 0; i < AG_ARRAY_LEN(kinds); i++) {
         if (!ag_str_eqz(name, kinds[i])) continue;
         if (value.n == 0 || !ag__percent_decode(value, a->name, sizeof a->name))
-            return ag_request_fail(err, AG_E_PARAM, kinds[i], "'%s' in the query is not a value that it can have.", kinds[i]);
+            return ag_request_fail(err, AG_E_PARAM, kinds[i], "'%s' in the query is not a value that it can have.",
+                                   kinds[i]);
         a->kind = kinds[i];
         return AG_OK;
     }
@@ -63,7 +64,8 @@ int ag__cache_look(ag_req *r)
     for (ag_str name, value; rc == AG_OK && a->forget && ag__query_next(&query, &name, &value);)
         rc = take_pair(a, name, value, &r->err);
     if (rc == AG_OK && a->forget && !a->kind && !a->all)
-        rc = ag_err_set(&r->err, AG_E_PARAM_MISSING, "What is to be forgotten? Say tenant, share, model or tag in the query, or all=1.");
+        rc = ag_err_set(&r->err, AG_E_PARAM_MISSING,
+                        "What is to be forgotten? Say tenant, share, model or tag in the query, or all=1.");
     return rc;
 }
 
@@ -115,9 +117,10 @@ static ag_next answer_entry(ag_req *r)
     ag_buf_init(&body, ANSWER_BYTES_MAX);
     ag_buf_addz(&body, "{\"object\":\"cache.entry\",\"key\":");
     ag_buf_add_json(&body, r->asked_id, strlen(r->asked_id));
-    ag_buf_addf(&body, ",\"bytes\":%zu,\"hits\":%u,\"age_s\":%lld,\"fresh_s\":%lld,\"stale_s\":%lld}", ag_cache_value_size(value),
-                meta.hits, -seconds_until(meta.made_ms, now_ms), AG_MAX(seconds_until(meta.fresh_until_ms, now_ms), 0ll),
-                AG_MAX(seconds_until(meta.stale_until_ms, now_ms), 0ll));
+    long long age = -seconds_until(meta.made_ms, now_ms), fresh = seconds_until(meta.fresh_until_ms, now_ms),
+              stale = seconds_until(meta.stale_until_ms, now_ms);
+    ag_buf_addf(&body, ",\"bytes\":%zu,\"hits\":%u,\"age_s\":%lld,\"fresh_s\":%lld,\"stale_s\":%lld}",
+                ag_cache_value_size(value), meta.hits, age, AG_MAX(fresh, 0ll), AG_MAX(stale, 0ll));
     ag_cache_value_drop(value);
     return ag__req_answer_buf(r, AG_TYPE_JSON, &body, NULL, 0);
 }

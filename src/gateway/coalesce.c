@@ -1,5 +1,5 @@
-/* coalesce.c - generations that are not one request's alone: those that several follow who asked the same, and those that
- * renew a stale answer for nobody. */
+/* coalesce.c - generations that are not one request's alone: those that several follow who asked the same, and those
+ * that renew a stale answer for nobody. */
 #include "base/mem.h"
 #include "gateway/req.h"
 
@@ -13,6 +13,8 @@ struct ag_renewal {
     ag_record_form form;
     ag_record_prompt prompts[AG_REQUEST_PROMPTS_MAX]; /* their lengths */
 };
+
+static const char no_memory[] = "The server has no memory left for this request.";
 
 bool ag__caching_coalesces(const ag_req *r) { return r->caching.keeps && r->request.kind != AG_REQUEST_EMBEDDINGS; }
 
@@ -56,12 +58,13 @@ static int follow(ag_req *r, ag_flight *f)
     AG_ASSERT(f->n == r->n_choices);
     ag_gen_spec mine;
     ag__gen_spec(r, 0, &mine);
-    ag_gen_follow_spec spec = {.notify = ag_http_loop_mbox(r->loop->loop), .band = mine.band, .deadline_us = mine.deadline_us};
+    ag_gen_follow_spec spec = {.band = mine.band, .deadline_us = mine.deadline_us};
+    spec.notify = ag_http_loop_mbox(r->loop->loop);
     int rc = AG_OK;
     for (uint32_t i = 0; i < f->n && rc == AG_OK; i++) {
         ag_choice *c = &r->choices[i];
         spec.msg = c->number = ag_slots_add(&r->loop->slots, r, i);
-        if (c->number == NULL) rc = ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this request.");
+        if (c->number == NULL) rc = ag_err_set(&r->err, AG_E_NOMEM, "%s", no_memory);
         else rc = ag_gen_follow(&c->gen, f->gens[i], &spec, &r->err);
     }
     if (rc != AG_OK) {
@@ -119,7 +122,7 @@ static int launch(ag_req *r, ag_flight **out)
     if (rc == AG_OK) rc = ag_flights_add(r->gw->caching.flights, &r->caching.key, gens, n, out);
     if (rc != AG_OK) {
         give_up(gens, gens ? n : 0);
-        return ag_err_set(&r->err, rc, "The server has no memory left for this request."); /* where nobody said it better */
+        return ag_err_set(&r->err, rc, "%s", no_memory); /* where nobody said it better */
     }
     ag_mem_free((void *)gens);
     rc = follow(r, *out);

@@ -1,5 +1,5 @@
-/* flights.h - generations that are under way, by the key of what they answer: whoever asks the same meanwhile follows them
- * in place of having it computed again.
+/* flights.h - generations that are under way, by the key of what they answer: whoever asks the same meanwhile follows
+ * them in place of having it computed again.
  * Owns    : flights, and in them a reference to each generation. A flight is found while it is listed, and lives until
  *           nobody holds it.
  * Threads : any; a flight's fields belong to whoever has entered at its key, but for the atomic ones.
