@@ -137,13 +137,14 @@ int ag_cmd_cache(int argc, char **argv)
         {"no-wait", 0, AG_OPT_FLAG, &j.no_wait, 0, 0, "warm: begin it, and leave"},
         {"json", 0, AG_OPT_FLAG, &j.json, 0, 0, "the answer as JSON, as the admin API gives it"},
     };
-    ag_cli cli = {.usage = "cache stats|get KEY|purge [KEY]|warm --url URL [OPTIONS]",
-                  .about = "Looks into the response cache of a running server, forgets answers that it holds, or asks again\n"
-                           "what its access log (--history full) says is asked for most, and waits until that is over.",
-                  .opts = opts,
-                  .n_opts = AG_ARRAY_LEN(opts),
-                  .args_min = 1,
-                  .args_max = 2};
+    ag_cli cli = {
+        .usage = "cache stats|get KEY|purge [KEY]|warm --url URL [OPTIONS]",
+        .about = "Looks into the response cache of a running server, forgets answers that it holds, or asks again what its\n"
+                 "access log (--history full) says is asked for most, and waits until that is over.",
+        .opts = opts,
+        .n_opts = AG_ARRAY_LEN(opts),
+        .args_min = 1,
+        .args_max = 2};
     int status;
     if (ag_cli_parse(&cli, argc, argv, &status)) {
         ag_err err = {0};

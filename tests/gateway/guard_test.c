@@ -171,7 +171,7 @@ static void stale_numbers_are_unknown(void **state)
     (void)state;
     ag_slots s;
     ag_slots_init(&s);
-    void *r = &s; /* any address */
+    void *r = &s;
     void *a = ag_slots_add(&s, r, 3), *b = ag_slots_add(&s, r, 4);
     assert_non_null(a);
     assert_int_equal(ag_slots_find(&s, a)->choice, 3);
