@@ -173,15 +173,20 @@ bool ag__caching_take(ag_req *r)
     ag_flight *f = ag_flights_enter(flights, &c->key);
     int rc = f && flies(f) ? follow(r, f) : AG_E_CANCELLED;
     ag_flights_leave(flights, &c->key);
-    if (rc == AG_OK) coalesced(r);
-    else ag_err_clear(&r->err);
-    return rc == AG_OK;
+    if (rc != AG_OK) {
+        ag_err_clear(&r->err);
+        return false;
+    }
+    coalesced(r);
+    ag__sharing_launched(r);
+    return true;
 }
 
 void ag__caching_leave(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
     ag__sharing_leave(r);
+    if (c->found && c->renews) ag_cache_renew_failed(r->gw->caching.cache, &c->key); /* it was refused first */
     for (uint32_t i = 0; c->found && i < c->n_found; i++) ag_gen_put(c->found[i]);
     ag_mem_free((void *)c->found);
     c->found = NULL;

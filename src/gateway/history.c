@@ -203,17 +203,6 @@ static bool rotate(ag_history *h)
     return true;
 }
 
-/* false: it cannot be written now, errno says why. */
-static bool file_ready(ag_history *h)
-{
-    if (h->fd < 0) h->fd = open_file(h);
-    if (h->fd < 0) return false;
-    uint64_t size = atomic_load(&h->size);
-    if (size == 0 || size + h->batch.n <= h->bytes_max) return true;
-    if (!rotate(h)) return false;
-    return (h->fd = open_file(h)) >= 0;
-}
-
 /* Where the last whole line ends: what is torn behind it goes. */
 static uint64_t whole_size(int fd)
 {
@@ -237,6 +226,19 @@ static void cut_torn(ag_history *h)
     if (ftruncate(h->fd, (off_t)whole) != 0)
         AG_LOG(h->log, AG_LOG_WARN, NULL, "the access log ends in a torn line", AG_LOG_Z("file", h->path),
                AG_LOG_Z("error", strerror(errno)));
+}
+
+/* false: it cannot be written now, errno says why. */
+static bool file_ready(ag_history *h)
+{
+    if (h->fd < 0) {
+        if ((h->fd = open_file(h)) < 0) return false;
+        cut_torn(h); /* it may have been there before it could be opened */
+    }
+    uint64_t size = atomic_load(&h->size);
+    if (size == 0 || size + h->batch.n <= h->bytes_max) return true;
+    if (!rotate(h)) return false;
+    return (h->fd = open_file(h)) >= 0;
 }
 
 static void count_lines(ag_history *h, uint64_t at)

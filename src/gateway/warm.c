@@ -19,6 +19,7 @@ struct ag_warm_job {
     ag_warm_job *next, **at; /* in the queue, or among those under way */
     ag_req *r;
     bool idle;               /* it gives way to whoever comes */
+    bool told;               /* to end, which may take until what works for it is done */
     ag_history_record rec;
     ag_buf text;
 };
@@ -108,9 +109,12 @@ void ag_warm_message(ag_warm *w)
         if (cancel || (yields && j->idle)) job_end(j, AG_WARMED_YIELDED);
         else begin(w, j);
     }
-    for (j = w->active; j; j = next) {
-        next = j->next;
-        if (cancel || (yields && j->idle)) ag__req_break_off(j->r);
+    if (!cancel && !yields) return;
+    for (j = w->active; j;) {
+        bool now = !j->told && (cancel || j->idle);
+        j->told = j->told || now;
+        if (now) ag__req_break_off(j->r); /* with it may go others, who waited for what it looks for */
+        j = now ? w->active : j->next;
     }
 }
 

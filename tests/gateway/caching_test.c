@@ -332,6 +332,34 @@ static int64_t number_of(const char *method, const char *path, const char *name)
     return n;
 }
 
+static void who_is_refused_leaves_the_renewal_to_others(void **state)
+{
+    (void)state;
+    static const char body[] = "{\"prompt\":\"say:hello\"," CERTAIN "}";
+    char key[80], path[120], head[256];
+    uint32_t before = fake_engine_made();
+    char *reply = told(PATH, "", body, 200, "miss");
+    header_of(reply, "x-cache-key", key);
+    free(reply);
+    snprintf(path, sizeof path, "/admin/v1/cache/%s", key);
+    while (number_of("GET", path, "age_s") < 1) usleep(10000);
+    snprintf(head, sizeof head,
+             "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+             "x-request-timeout-ms: 1\r\nContent-Length: %zu\r\n\r\n", sizeof body - 1);
+    do { /* until it comes too late */
+        int fd = dial();
+        send_text(fd, head);
+        usleep(2000);
+        send_text(fd, body);
+        reply = read_all(fd);
+        if (status_of(reply) == 504) break;
+        free(reply);
+    } while (fake_engine_made() - before < 2);
+    free(reply);
+    tell("", body, 200, "stale");
+    assert_int_equal(fake_engine_made() - before, 2);
+}
+
 static void administrators_see_and_forget(void **state)
 {
     (void)state;
@@ -497,6 +525,7 @@ int main(void)
         CACHED(each_has_its_own_deadline),
         CACHED(a_failure_is_everybodys),
         cmocka_unit_test_setup_teardown(stale_ones_are_renewed, setup_stale, teardown),
+        cmocka_unit_test_setup_teardown(who_is_refused_leaves_the_renewal_to_others, setup_stale, teardown),
         CACHED(administrators_see_and_forget),
         SERVED(without_a_cache_there_is_none),
         CACHED(damaged_records_are_none),

@@ -411,6 +411,35 @@ static void test_slow_disk(void **state)
     ag_history_close(h);
 }
 
+/* What could not be opened at the start and can be later goes on where it ended. */
+static void test_opened_later(void **state)
+{
+    (void)state;
+#ifdef AG_FAULTS
+    ag_hot_key top[8];
+    ag_history_stats s;
+    ag_history_conf c = conf_of(AG_HISTORY_FULL);
+    clear();
+    ag_history *h = open_history(&c);
+    for (uint32_t i = 0; i < 5; i++) add(h, i, "{\"prompt\": \"some text\"}");
+    wait_for(h, 5);
+    ag_history_close(h);
+    ag_fault_arm(AG_FAULT_OPEN, 2); /* the first is its secret */
+    h = open_history(&c);
+    assert_true(ag_fault_disarm(AG_FAULT_OPEN));
+    add(h, 5, "{}");
+    wait_for(h, 1);
+    ag_history_close(h);
+    h = open_history(&c);
+    ag_history_stats_get(h, &s);
+    assert_int_equal(s.damaged, 0);
+    assert_int_equal(ag_history_top(h, top, 8), 6);
+    ag_history_close(h);
+#else
+    check_skipped(1, "built without fault points");
+#endif
+}
+
 static void test_faults(void **state)
 {
     (void)state;
@@ -455,7 +484,7 @@ int main(void)
         cmocka_unit_test(test_lines), cmocka_unit_test(test_full), cmocka_unit_test(test_hashes),
         cmocka_unit_test(test_rotation),
         cmocka_unit_test(test_torn_and_damaged), cmocka_unit_test(test_not_ours), cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_slow_disk), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_slow_disk), cmocka_unit_test(test_opened_later), cmocka_unit_test(test_faults),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     clear();
