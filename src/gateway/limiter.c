@@ -1,13 +1,9 @@
 #include "gateway/limiter.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <sodium.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <unistd.h>
 
-#include "base/fault.h"
 #include "base/mem.h"
 #include "gateway/guard.h"
 
@@ -393,6 +389,13 @@ static void charge(ag_limiter_loop *on)
     on->n_owed = 0;
 }
 
+/* Requests that outlive it, on their way out, owe it nothing. */
+static void on_gone(void *arg)
+{
+    ag_limiter_loop *on = arg;
+    on->redis = NULL;
+}
+
 static void on_tick(void *arg)
 {
     ag_limiter_loop *on = arg;
@@ -464,23 +467,6 @@ void ag_limiter_leave(ag_limiter_call *c)
 
 static bool is_set(const char *text) { return text && text[0]; }
 
-static int read_password(const char *path, char out[], size_t size, ag_err *err)
-{
-    ssize_t n = -1;
-    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EACCES, -1) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd >= 0) n = ag_fault_hit(AG_FAULT_READ) ? (errno = EIO, -1) : read(fd, out, size);
-    int why = errno;
-    if (fd >= 0) close(fd);
-    if (n < 0) return ag_err_set(err, AG_E_IO, "The password file '%s' cannot be read: %s.", path, strerror(why));
-    size_t len = 0;
-    while (len < (size_t)n && out[len] != '\n' && out[len] != '\r' && out[len] != 0) len++;
-    if (len == 0 || len == size)
-        return ag_err_set(err, AG_E_USAGE, "The first line of the password file '%s' must have 1 to %zu bytes.", path,
-                          size - 1);
-    out[len] = 0;
-    return AG_OK;
-}
-
 static int share_open(ag_limiter *l, const ag_limiter_conf *conf, ag_err *err)
 {
     ag_redis_at *at = &l->redis.at;
@@ -488,11 +474,7 @@ static int share_open(ag_limiter *l, const ag_limiter_conf *conf, ag_err *err)
     if (rc != AG_OK) return rc;
     if (strlen(conf->prefix) > AG_LIMITER_PREFIX_MAX)
         return ag_err_set(err, AG_E_USAGE, "The prefix of the keys in Redis may have %d bytes.", AG_LIMITER_PREFIX_MAX);
-    if (is_set(conf->password) && strlen(conf->password) >= sizeof at->password)
-        return ag_err_set(err, AG_E_USAGE, "The password of Redis may have %zu bytes.", sizeof at->password - 1);
-    if (is_set(conf->password)) memcpy(at->password, conf->password, strlen(conf->password) + 1);
-    else if (is_set(conf->password_file))
-        rc = read_password(conf->password_file, at->password, sizeof at->password, err);
+    rc = ag_redis_at_password(at, conf->password, conf->password_file, err);
     if (rc != AG_OK) return rc;
     ag_str text = {ag__limits_lua, (size_t)(ag__limits_lua_end - ag__limits_lua)};
     if (ag_redis_script_init(&l->script, text) != AG_OK)
@@ -513,6 +495,7 @@ static int share_open(ag_limiter *l, const ag_limiter_conf *conf, ag_err *err)
     l->redis.n_probe_args = AG_ARRAY_LEN(l->probe);
     l->redis.state = on_state;
     l->redis.tick = on_tick;
+    l->redis.gone = on_gone;
     l->redis.tick_ms = AG_LIMITER_TICK_MS;
     l->shared = true;
     return AG_OK;

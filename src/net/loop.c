@@ -63,7 +63,7 @@ static void stop(ag_http_loop *l)
     /* A killed connection stays in the list until its handles are closed, so the walk is safe. */
     for (ag__link *i = l->conns.next; i != &l->conns; i = i->next)
         ag__conn_kill((ag__conn *)((char *)i - offsetof(ag__conn, all)));
-    if (l->redis) ag__redis_stop(l->redis);
+    ag__redis_stop(l);
     /* Others may post until the server is closed, so the handle stays; it no longer keeps the loop running. */
     uv_unref((uv_handle_t *)&l->wake);
 }
@@ -222,7 +222,7 @@ void ag__loop_close(ag_http_loop *l)
     for (void *msg; l->mbox && (msg = ag_mbox_take(l->mbox)) != NULL;) h->on_message(h->arg, l, msg);
     ag_mbox_close(l->mbox);
     ag_mbox_close(l->handoff);
-    if (l->redis) ag__redis_stop(l->redis); /* the thread never ran */
+    ag__redis_stop(l); /* the thread never ran */
     if (l->has_wake) uv_close((uv_handle_t *)&l->wake, NULL);
     if (l->has_turn) {
         uv_close((uv_handle_t *)&l->turn, NULL);

@@ -151,7 +151,7 @@ struct ag_http_loop {
     _Atomic uint64_t states[AG_HTTP_STATE_COUNT]; /* written by the loop's thread */
     ag_http_header *slots;
     char *read_bytes;
-    struct ag_redis *redis; /* NULL: none */
+    struct ag_redis *redis; /* the last of its clients; NULL: none */
     time_t date_at;
     char date[32];
 };
@@ -211,7 +211,7 @@ const char *ag__loop_date(ag_http_loop *l);
 void ag__loop_end_visits(ag_http_loop *l);      /* its thread has ended */
 
 /* redis.c */
-void ag__redis_stop(struct ag_redis *r);        /* answers all that wait; closed when the loop has run once more */
+void ag__redis_stop(ag_http_loop *l);           /* answers all that wait; closed when the loop has run once more */
 
 /* accept.c */
 int ag__accept_open(ag_http_server *s, ag_err *err);

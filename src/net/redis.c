@@ -57,10 +57,13 @@ typedef struct line { /* a connection; lives on until libuv has closed it */
 struct ag_redis {
     uint32_t magic;
     ag_http_loop *loop;
+    ag_redis *next; /* on the loop */
     ag_redis_conf conf;
     state state;
     line *line; /* while GREETING or THERE */
-    uv_timer_t clock, again, tick;
+    uv_timer_t clock, again, tick, alarm;
+    uv_check_t look;    /* after the loop has waited, when a call is late; */
+    uv_idle_t awake;    /* then it waits for nothing */
     uv_prepare_t flush; /* runs before the loop waits, when something is to be sent */
     uv_getaddrinfo_t lookup;
     bool looking;
@@ -195,10 +198,12 @@ static void failed(ag_redis *r, const char *why)
     if (++r->fails >= AG_REDIS_FAILS || r->state == GREETING) drop(r, why);
 }
 
-static void on_clock(uv_timer_t *t)
+static void on_look(uv_check_t *check)
 {
-    ag_redis *r = t->data;
+    ag_redis *r = check->data;
     ag_http_loop *loop = r->loop;
+    uv_check_stop(check);
+    uv_idle_stop(&r->awake);
     uint64_t now = uv_now(&loop->uv);
     uint32_t late = 0;
     ag__link due; /* those that become due while callers are told wait for the next time */
@@ -215,6 +220,17 @@ static void on_clock(uv_timer_t *t)
     ag__loop_leave(loop);
 }
 
+static void stay_awake(uv_idle_t *i AG_UNUSED) {}
+
+/* An answer that came while this loop did other things is not late: the socket is read once more before anybody is
+ * told. */
+static void on_clock(uv_timer_t *t)
+{
+    ag_redis *r = t->data;
+    uv_check_start(&r->look, on_look);
+    uv_idle_start(&r->awake, stay_awake);
+}
+
 /* What a script finds of another kind under its key is that key's trouble; it is ours when nothing works without. */
 static bool is_failure(const ag_redis *r, const redisReply *reply)
 {
@@ -227,6 +243,19 @@ static bool not_known(const redisReply *reply)
     return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, "NOSCRIPT", 8) == 0;
 }
 
+/* What a further try would not change is told in words that say what would. NULL: it is something else. */
+static const char *no_server(const ag_redis *r, const redisReply *reply)
+{
+    static const char *const cluster[] = {"MOVED ", "ASK ", "CROSSSLOT", "CLUSTERDOWN"};
+    if (reply->type != REDIS_REPLY_ERROR) return NULL;
+    for (size_t i = 0; i < AG_ARRAY_LEN(cluster); i++)
+        if (strncmp(reply->str, cluster[i], strlen(cluster[i])) == 0)
+            return "it is a node of a Redis Cluster, which is not followed; name a single server";
+    if (r->state == GREETING && strncmp(reply->str, "ERR unknown command", 19) == 0)
+        return "it runs no scripts, as a Redis Sentinel, which is not followed; name the server itself";
+    return NULL;
+}
+
 /* The answer to the first call of the line. false: nobody asked. */
 static bool take_reply(ag_redis *r, line *l, const redisReply *reply)
 {
@@ -236,10 +265,14 @@ static bool take_reply(ag_redis *r, line *l, const redisReply *reply)
     if (l->first == NULL) l->last = NULL;
     if (c->fn && c->script && not_known(reply) && put(r, c, true)) return true;
     bool waited = c->fn != NULL, bad = waited && is_failure(r, reply);
-    if (bad) take_why(r, reply->str);
+    const char *never = no_server(r, reply);
+    char why[AG_REDIS_WHY_MAX] = "";
+    if (never) snprintf(why, sizeof why, "%s (%.40s)", never, reply->str);
+    else if (bad) snprintf(why, sizeof why, "%s", reply->str);
     tell(c, reply);
     call_free(r, c);
-    if (bad && r->line == l) failed(r, r->why);
+    if (never && r->line == l) drop(r, why);
+    else if (bad && r->line == l) failed(r, why);
     else if (waited && !bad && r->state == THERE) r->fails = r->tries = 0;
     return true;
 }
@@ -485,6 +518,8 @@ static void give_up(ag_redis *r)
     r->line = NULL;
     uv_timer_stop(&r->clock);
     uv_timer_stop(&r->tick);
+    uv_check_stop(&r->look);
+    uv_idle_stop(&r->awake);
     if (l == NULL) return;
     l->r = NULL;
     uv_close(&l->uv.handle, on_line_closed);
@@ -509,23 +544,45 @@ static void drop(ag_redis *r, const char *why)
     r->conf.state(r->conf.arg, false, r->why);
 }
 
+static void on_alarm(uv_timer_t *t)
+{
+    ag_redis *r = t->data;
+    r->conf.alarm(r->conf.arg);
+    ag__loop_leave(r->loop);
+}
+
+void ag_redis_alarm(ag_redis *r, uint32_t ms)
+{
+    AG_CHECK(r, REDIS_MAGIC);
+    uv_timer_start(&r->alarm, on_alarm, ms, 0);
+}
+
+#define HANDLES(r)                                                                                                     \
+    {                                                                                                                  \
+        (uv_handle_t *)&(r)->clock, (uv_handle_t *)&(r)->again, (uv_handle_t *)&(r)->tick, (uv_handle_t *)&(r)->alarm, \
+            (uv_handle_t *)&(r)->look, (uv_handle_t *)&(r)->awake, (uv_handle_t *)&(r)->flush                          \
+    }
+
 int ag_redis_open(ag_redis **out, ag_http_loop *l, const ag_redis_conf *conf)
 {
-    AG_ASSERT(l->redis == NULL && conf->state);
+    AG_ASSERT(conf->state);
     ag_redis *r = ag_mem_zalloc(sizeof *r);
     if (r == NULL) return AG_E_NOMEM;
-    *r = (ag_redis){.magic = REDIS_MAGIC, .loop = l, .conf = *conf, .handles = 4};
+    *r = (ag_redis){.magic = REDIS_MAGIC, .loop = l, .next = l->redis, .conf = *conf};
     ag__link_init(&r->waiting);
     uv_timer_init(&l->uv, &r->clock);
     uv_timer_init(&l->uv, &r->again);
     uv_timer_init(&l->uv, &r->tick);
+    uv_timer_init(&l->uv, &r->alarm);
+    uv_check_init(&l->uv, &r->look);
+    uv_idle_init(&l->uv, &r->awake);
     uv_prepare_init(&l->uv, &r->flush);
-    uv_handle_t *all[] = {(uv_handle_t *)&r->clock, (uv_handle_t *)&r->again, (uv_handle_t *)&r->tick,
-                          (uv_handle_t *)&r->flush};
+    uv_handle_t *all[] = HANDLES(r);
     for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) {
         all[i]->data = r;
         uv_unref(all[i]); /* connections of clients keep a loop running, this does not */
     }
+    r->handles = (int)AG_ARRAY_LEN(all);
     uv_timer_start(&r->again, on_again, 0, 0);
     *out = l->redis = r;
     return AG_OK;
@@ -538,15 +595,16 @@ static void on_closed(uv_handle_t *h)
     free_when_closed(r);
 }
 
-void ag__redis_stop(ag_redis *r)
+void ag__redis_stop(ag_http_loop *l)
 {
-    AG_CHECK(r, REDIS_MAGIC);
-    r->loop->redis = NULL;
-    r->state = CLOSED;
-    give_up(r);
-    if (r->looking) uv_cancel((uv_req_t *)&r->lookup);
-    uv_close((uv_handle_t *)&r->clock, on_closed);
-    uv_close((uv_handle_t *)&r->again, on_closed);
-    uv_close((uv_handle_t *)&r->tick, on_closed);
-    uv_close((uv_handle_t *)&r->flush, on_closed);
+    for (ag_redis *r; (r = l->redis) != NULL;) {
+        AG_CHECK(r, REDIS_MAGIC);
+        l->redis = r->next;
+        r->state = CLOSED;
+        give_up(r);
+        if (r->looking) uv_cancel((uv_req_t *)&r->lookup);
+        uv_handle_t *all[] = HANDLES(r);
+        for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) uv_close(all[i], on_closed);
+        if (r->conf.gone) r->conf.gone(r->conf.arg);
+    }
 }

@@ -1,11 +1,12 @@
 /* redis.h - one connection to a Redis server on one event loop: commands go out as they are asked for, many in one
  * write, and their answers come back in that order.
- * Owns    : the connection and the commands that wait. A loop has one client at most, and closes it when it stops.
+ * Owns    : the connection and the commands that wait. A loop closes its clients when it stops.
  * Threads : open before the loop's thread starts; everything else, and every call back, on the loop.
  * Limits  : AG_REDIS_CALLS_MAX commands without an answer, AG_REDIS_OUT_BYTES of them unsent, AG_REDIS_ITEMS_MAX items
  *           in an array of an answer, and reply_bytes_max in all.
  * Errors  : whoever asked gets NULL when there is no answer within timeout_ms, or when the connection ends; never
- *           later, and only once. A server that answers late, or what is no answer, costs nobody more than that.
+ *           later, and only once. A server that answers late, or what is no answer, costs nobody more than that. What
+ *           has come while the loop was busy is not late. A Redis Cluster or Sentinel is away, and state says why.
  * Breaker : after AG_REDIS_FAILS failures on end (no answer in time, or an error that is the server's: LOADING,
  *           READONLY, OOM, ...) or when the connection ends it is away: calls are refused at once. It is tried again
  *           after 0.1 s, 0.2 s ... 5 s, and is there when AUTH, SELECT and the probe have succeeded.
@@ -37,6 +38,8 @@ typedef struct ag_redis_at { /* where a URL points */
 
 /* redis://[USER[:PASSWORD]@]HOST[:PORT][/DB] or unix://PATH[?db=N]. Sentences do not repeat what may be a password. */
 int ag_redis_at_parse(ag_redis_at *out, const char *url, ag_err *err);
+/* In place of the URL's: a password, or the first line of a file. NULL and "": none. AG_E_USAGE, AG_E_IO. */
+int ag_redis_at_password(ag_redis_at *at, const char *password, const char *file, ag_err *err);
 
 typedef struct ag_redis_script {
     ag_str text; /* the caller's; outlives the clients that run it */
@@ -59,6 +62,8 @@ typedef struct ag_redis_conf {
     void (*state)(void *arg, bool there, const char *why);
     void (*tick)(void *arg); /* every tick_ms while it is there; NULL: never */
     uint32_t tick_ms;
+    void (*alarm)(void *arg); /* of ag_redis_alarm; NULL where that is not used */
+    void (*gone)(void *arg);  /* the loop ends, all were answered, and it is used no more; NULL: nobody */
     void *arg;
 } ag_redis_conf;
 
@@ -68,5 +73,7 @@ bool ag_redis_there(const ag_redis *r);
 bool ag_redis_call(ag_redis *r, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg);
 /* By its hash, and whole where the server does not know it. args: the number of keys, the keys, the arguments. */
 bool ag_redis_eval(ag_redis *r, const ag_redis_script *s, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg);
+/* conf.alarm in so many ms, there or not; in place of the last one that did not come yet. */
+void ag_redis_alarm(ag_redis *r, uint32_t ms);
 
 #endif

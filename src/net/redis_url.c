@@ -1,5 +1,9 @@
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 
+#include "base/fault.h"
 #include "net/redis.h"
 
 /* A piece of a URL, decoded. false: it does not fit, or is not well formed. */
@@ -109,5 +113,36 @@ int ag_redis_at_parse(ag_redis_at *out, const char *url, ag_err *err)
     if (ag_str_starts(text, AG_STR("unix://"))) return parse_unix(out, (ag_str){text.p + 7, text.n - 7}, err);
     if (ag_str_starts(text, AG_STR("rediss://")))
         return refuse(err, "Redis over TLS (rediss://) is not spoken; use a Unix socket or a tunnel");
+    if (ag_str_starts(text, AG_STR("redis-sentinel")) || ag_str_starts(text, AG_STR("redis+sentinel")) ||
+        ag_str_starts(text, AG_STR("rediss+sentinel")))
+        return refuse(err, "Redis Sentinel is not followed; name the server itself, or a proxy before it");
     return refuse(err, "The Redis URL has another scheme");
+}
+
+static bool is_set(const char *text) { return text && text[0]; }
+
+static int read_password(const char *path, char out[], size_t size, ag_err *err)
+{
+    ssize_t n = -1;
+    int fd = ag_fault_hit(AG_FAULT_OPEN) ? (errno = EACCES, -1) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd >= 0) n = ag_fault_hit(AG_FAULT_READ) ? (errno = EIO, -1) : read(fd, out, size);
+    int why = errno;
+    if (fd >= 0) close(fd);
+    if (n < 0) return ag_err_set(err, AG_E_IO, "The password file '%s' cannot be read: %s.", path, strerror(why));
+    size_t len = 0;
+    while (len < (size_t)n && out[len] != '\n' && out[len] != '\r' && out[len] != 0) len++;
+    if (len == 0 || len == size)
+        return ag_err_set(err, AG_E_USAGE, "The first line of the password file '%s' must have 1 to %zu bytes.", path,
+                          size - 1);
+    out[len] = 0;
+    return AG_OK;
+}
+
+int ag_redis_at_password(ag_redis_at *at, const char *password, const char *file, ag_err *err)
+{
+    if (!is_set(password)) return is_set(file) ? read_password(file, at->password, sizeof at->password, err) : AG_OK;
+    if (strlen(password) >= sizeof at->password)
+        return ag_err_set(err, AG_E_USAGE, "The password of Redis may have %zu bytes.", sizeof at->password - 1);
+    memcpy(at->password, password, strlen(password) + 1);
+    return AG_OK;
 }
