@@ -92,7 +92,11 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
                                 .ttl_s = c->cache_ttl_ms / 1000,
                                 .jitter = c->cache_ttl_jitter,
                                 .stale_s = c->cache_stale_ms / 1000,
-                                .pace = c->cache_pace};
+                                .pace = c->cache_pace,
+                                .redis = c->cache_redis,
+                                .redis_timeout_ms = c->cache_redis_timeout_ms,
+                                .redis_lock_ms = c->cache_redis_lock_ms,
+                                .redis_queue_bytes = c->cache_redis_queue};
     g.responses_db = c->responses_db;
     g.responses_max = c->responses_max;
     g.responses_bytes_max = c->responses_bytes;

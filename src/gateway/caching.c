@@ -234,13 +234,34 @@ static void find(ag_req *r, uint64_t now_ms)
     ag__caching_count(r, how == AG_CACHE_FRESH ? AG_CACHED_HIT : AG_CACHED_STALE);
 }
 
+/* What another server has computed is looked at like one of ours. */
+static void find_shared(ag_req *r, uint64_t now_ms)
+{
+    ag_req_caching *c = &r->caching;
+    ag_tier_call *call = &c->sharing.call;
+    if (ag_cache_put(r->gw->caching.cache, &c->key, call->value, &call->meta, now_ms) == AG_OK) find(r, now_ms);
+}
+
+/* false: it is being looked for. */
+static bool look(ag_req *r)
+{
+    ag_req_caching *c = &r->caching;
+    uint64_t now_ms = ag_wall_us() / 1000;
+    if (c->sharing.state == AG_SHARING_IDLE) find(r, now_ms);
+    if (c->found) return true;
+    if (!ag__sharing_look(r)) return false;
+    if (c->sharing.call.value) find_shared(r, now_ms);
+    ag__sharing_looked(r);
+    return true;
+}
+
 ag_next ag__step_lookup(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
+    if (c->keeps && c->finds && !look(r)) return AG_PARKED;
     r->step = AG_STEP_ADMIT;
-    if (!c->keeps) return AG_MORE;
-    c->told = AG_TOLD_MISS;
-    if (c->finds) find(r, ag_wall_us() / 1000);
+    if (!c->keeps && !c->found) return AG_MORE;
+    if (!c->found) c->told = AG_TOLD_MISS;
     if (c->keeps && !ag__caching_coalesces(r)) ag__caching_count(r, c->finds ? AG_CACHED_MISS : AG_CACHED_REFRESH);
     return AG_MORE;
 }
@@ -269,6 +290,7 @@ void ag__caching_put(ag_gw_loop *l, const ag_caching_item *item, ag_cache_value 
     meta.stale_until_ms = meta.fresh_until_ms + c->stale_ms;
     memcpy(meta.labels, item->labels, sizeof meta.labels);
     ag_cache_put(c->cache, &item->key, value, &meta, now_ms); /* what it does not keep it counts */
+    ag_tier_put(c->tier, ag_http_loop_index(l->loop), &item->key, value, &meta);
 }
 
 ag_record_form ag__caching_form(const ag_req *r, ag_record_prompt *prompts) { return form_of(r, prompts); }
@@ -290,6 +312,7 @@ static void keep(ag_req *r, ag_gen **gens)
     if (ag_record_make(&value, r->engine, &form, gens) != AG_OK) return;
     ag__caching_item(r, &item);
     ag__caching_put(r->loop, &item, value);
+    ag__sharing_launched(r);
     ag_cache_value_drop(value);
 }
 

@@ -10,7 +10,7 @@
 #define NAME_MAX_BYTES 127u /* a model's; tenants, groups and tags have less */
 
 struct ag_cache_ask {
-    bool forget, all;
+    bool forget, all, told; /* told: the servers that share them */
     const char *kind; /* of a label; NULL: by key, or all */
     char name[NAME_MAX_BYTES + 1];
     ag_cache_key key;
@@ -88,10 +88,14 @@ static ag_next not_there(ag_req *r)
 
 static ag_next answer_forget(ag_req *r)
 {
-    const struct ag_cache_ask *a = r->cache_ask;
+    struct ag_cache_ask *a = r->cache_ask;
+    if (!a->told) /* first, so that nothing comes back from there */
+        ag_tier_purge(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), names_key(r) ? &a->key : NULL,
+                      a->kind ? ag_cache_label(a->kind, ag_str_of(a->name)) : 0);
+    a->told = true;
     if (!ag__req_work(r, names_key(r), forget)) return AG_PARKED;
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
-    if (names_key(r) && a->forgotten == 0) return not_there(r);
+    if (names_key(r) && a->forgotten == 0 && r->gw->caching.tier == NULL) return not_there(r);
     AG_LOG(r->gw->log, AG_LOG_INFO, NULL, "cache purged", AG_LOG_Z("by", ag__key_name(r)),
            AG_LOG_Z("what", a->all ? "all" : a->kind ? a->kind : "key"), AG_LOG_Z("name", a->name),
            AG_LOG_U("answers", a->forgotten), AG_LOG_Z("request_id", r->id));

@@ -146,6 +146,7 @@ int ag__caching_begin(ag_req *r)
     }
     ag_flights_leave(flights, &c->key);
     if (made) ag_flights_drop(flights, made);
+    if (rc == AG_OK) ag__sharing_launched(r);
     if (followed) {
         coalesced(r);
         ag__meter_forgive(r);
@@ -180,13 +181,15 @@ bool ag__caching_take(ag_req *r)
 void ag__caching_leave(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
+    ag__sharing_leave(r);
     for (uint32_t i = 0; c->found && i < c->n_found; i++) ag_gen_put(c->found[i]);
     ag_mem_free((void *)c->found);
     c->found = NULL;
     if (c->flight == NULL) return;
     void *me = r;
     atomic_compare_exchange_strong(&c->flight->payer, &me, NULL);
-    ag_flights_drop(r->gw->caching.flights, c->flight);
+    bool wasted = ag_flights_drop(r->gw->caching.flights, c->flight);
+    if (wasted) ag_tier_give_up(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), &c->key);
     c->flight = NULL;
 }
 

@@ -76,16 +76,18 @@ int ag_flights_add(ag_flights *t, const ag_cache_key *k, ag_gen *const *gens, ui
 
 void ag_flights_hold(ag_flight *f) { f->holders++; }
 
-void ag_flights_drop(ag_flights *t, ag_flight *f)
+bool ag_flights_drop(ag_flights *t, ag_flight *f)
 {
     ag_cache_key key = f->key;
     ag_flights_enter(t, &key);
     bool last = --f->holders == 0;
     if (last) ag_flights_unlist(t, f);
     ag_flights_leave(t, &key);
-    if (!last) return;
+    if (!last) return false;
+    bool kept = atomic_load(&f->kept);
     for (uint32_t i = 0; i < f->n; i++) ag_gen_put(f->gens[i]);
     ag_mem_free(f);
+    return !kept;
 }
 
 void ag_flights_landed(ag_flights *t, ag_flight *f)

@@ -38,7 +38,8 @@ int ag_flights_add(ag_flights *t, const ag_cache_key *k, ag_gen *const *gens, ui
 void ag_flights_hold(ag_flight *f);                  /* [entered] */
 void ag_flights_unlist(ag_flights *t, ag_flight *f); /* [entered] fine when it is not listed */
 
-void ag_flights_drop(ag_flights *t, ag_flight *f);   /* [not entered] */
+/* [not entered] true: nobody holds it any more, and nothing that came of it was kept. */
+bool ag_flights_drop(ag_flights *t, ag_flight *f);
 void ag_flights_landed(ag_flights *t, ag_flight *f); /* [not entered] it is no longer to be found */
 
 #endif

@@ -174,6 +174,7 @@ static void gateway_free(ag_gateway *gw)
     ag_jwks_source_close(gw->jwks);
     ag_keyring_close(gw->ring);
     ag_responses_close(gw->responses);
+    ag_tier_close(gw->caching.tier);
     ag_caching_close(&gw->caching);
     ag_ids_close(gw->background.ids);
     ag_ids_close(gw->ids);
@@ -272,6 +273,7 @@ int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *m
         ag_slots_init(&gw->loops[i].slots);
     }
     if (gw->limiter && (rc = ag_limiter_join(gw->limiter, gw->http, err)) != AG_OK) goto undo;
+    if ((rc = ag__sharing_open(gw, conf, err)) != AG_OK) goto undo;
     ag__routes_name(metrics);
     *out = gw;
     return AG_OK;

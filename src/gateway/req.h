@@ -74,11 +74,14 @@ typedef struct ag_live { /* what a reload replaces; old ones stay until close, s
     char *jwt_texts[4]; /* what the rules point to */
 } ag_live;
 
+#define AG_LOOKERS_CHAINS 64u
+
 typedef struct ag_gw_loop {
     ag_gateway *gw;
     ag_http_loop *loop;
     ag_slots slots;
     ag_renewal *renewals;
+    struct ag_req *lookers[AG_LOOKERS_CHAINS]; /* requests that ask the tier, by their keys */
 } ag_gw_loop;
 
 /* Responses that go on without their client. */
@@ -307,6 +310,13 @@ uint32_t ag__caching_headers(const ag_req *r, ag_http_header *out); /* at most 3
 uint32_t ag__caching_pace(ag_req *r, const ag_choice *c, uint32_t most);
 void ag__caching_tick(ag_req *r);
 void ag__caching_metrics(ag_gateway *gw);
+
+/* sharing.c: what servers share of it */
+int ag__sharing_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err);
+bool ag__sharing_look(ag_req *r);     /* LOOKUP: false: it is under way, park; else call.value says what was found */
+void ag__sharing_looked(ag_req *r);   /* that was taken */
+void ag__sharing_launched(ag_req *r); /* whoever asks the same now follows */
+void ag__sharing_leave(ag_req *r);
 
 /* coalesce.c: generations with more readers than one, or with none */
 bool ag__caching_take(ag_req *r);    /* ADMIT: its choices are there already, found or computed for another */

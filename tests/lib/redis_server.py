@@ -49,6 +49,13 @@ class Redis:
             line = f.readline().decode().rstrip("\r\n")
             return f.readline().decode().rstrip("\r\n") if line.startswith("$") and line != "$-1" else line
 
+    def list(self, *words):
+        """The strings of an array."""
+        with socket.create_connection(("127.0.0.1", self.port), LIMIT_S) as s:
+            s.sendall((" ".join(words) + "\r\n").encode())
+            f = s.makefile("rb")
+            return [f.read(int(f.readline()[1:]) + 2)[:-2].decode() for _ in range(int(f.readline()[1:]))]
+
     def url(self, password=""):
         return f"redis://{':' + password + '@' if password else ''}127.0.0.1:{self.port}"
 
