@@ -38,8 +38,11 @@ int ag__sharing_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     const ag_caching_conf *c = &conf->cache;
     bool own = c->redis && c->redis[0], secret = c->secret && c->secret[0];
     const char *url = own ? c->redis : conf->redis;
-    if (gw->caching.cache == NULL || url == NULL || url[0] == 0 || strcmp(url, "off") == 0) return AG_OK;
-    if (!secret && !own) return AG_OK;
+    if (url == NULL || url[0] == 0 || strcmp(url, "off") == 0) return AG_OK;
+    if (!own && (gw->caching.cache == NULL || !secret)) return AG_OK;
+    if (gw->caching.cache == NULL)
+        return ag_err_set(err, AG_E_USAGE, "Without a response cache (--cache-bytes 0) there is nothing that --cache-redis "
+                                           "could share.");
     if (!secret)
         return ag_err_set(err, AG_E_USAGE,
                           "Servers that share cached answers need the same secret; AUTOGLM_CACHE_SECRET gives it to them.");

@@ -8,9 +8,10 @@ import unittest
 import requests
 
 from redis_server import Redis, is_there
-from server import LIMIT_S, PLAIN, Server, wait_for
+from server import LIMIT_S, PLAIN, Server, long_model, wait_for
 
 PATH = "/v1/completions"
+ON = ("--cache-bytes", "16MiB")
 SECRET = {"AUTOGLM_CACHE_SECRET": "of both"}
 AWAY, AGAIN = "Redis cannot be used: answers are looked for in this server alone.", "Answers are looked for in Redis again."
 
@@ -27,11 +28,11 @@ def text(r):
 class Pair:
     """Two servers with one Redis, which is patient unless a test says otherwise."""
 
-    def __init__(self, redis, *flags, url=None, timeout="1s", env=SECRET):
-        flags = ("--cache-redis", url or redis.url(), "--cache-redis-timeout", timeout, *flags)
+    def __init__(self, redis, *flags, url=None, timeout="1s", env=SECRET, model=None):
+        flags = (*ON, "--cache-redis", url or redis.url(), "--cache-redis-timeout", timeout, *flags)
         self.stack = contextlib.ExitStack()
         self.redis = redis
-        self.servers = [self.stack.enter_context(Server(*flags, env=env)) for _ in range(2)]
+        self.servers = [self.stack.enter_context(Server(*flags, env=env, model=model)) for _ in range(2)]
 
     def __enter__(self):
         return self
@@ -93,17 +94,18 @@ class Shared(unittest.TestCase):
             self.assertGreaterEqual(pair.metric("autoglm_cache_redis_waited_total"), 1)
 
     def test_one_who_gives_up_leaves_it_to_the_others(self):
-        with Redis() as redis, Pair(redis, "--cache-redis-lock", "10m") as pair:
+        with Redis() as redis, Pair(redis, "--cache-redis-lock", "10m", model=long_model()) as pair:
             pair.wait_there()
             a, b = pair.servers
-            body = asking("It goes on", max_tokens=300, logit_bias=PLAIN, stream=True)
+            body = asking("It goes on", max_tokens=1000000, logit_bias=PLAIN, stream=True)
             first = requests.post(a.url + PATH, json=body, stream=True, timeout=LIMIT_S)
             next(first.iter_content(1))
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                other = pool.submit(lambda: b.post(PATH, {**body, "stream": False}))
+                other = pool.submit(lambda: requests.post(b.url + PATH, json=body, stream=True, timeout=LIMIT_S))
                 wait_for("the other to wait", lambda: b.metric("autoglm_cache_redis_waited_total") == 1)
                 first.close()
                 self.assertEqual(other.result().headers["x-cache"], "miss")
+                other.result().close()
 
     def test_purges_reach_both(self):
         with Redis() as redis, Pair(redis) as pair:
@@ -125,12 +127,14 @@ class Shared(unittest.TestCase):
 
     def test_who_has_no_secret_shares_nothing(self):
         with Redis() as redis:
+            with self.assertRaisesRegex(AssertionError, "nothing that --cache-redis could share"):
+                Server("--cache-bytes", "0", "--cache-redis", redis.url(), env=SECRET)
             with self.assertRaisesRegex(AssertionError, "AUTOGLM_CACHE_SECRET"):
-                Server("--cache-redis", redis.url())
-            with Server("--redis", redis.url()) as s:
+                Server(*ON, "--cache-redis", redis.url())
+            with Server(*ON, "--redis", redis.url()) as s:
                 text(s.post(PATH, asking()))
                 self.assertEqual(s.metric("autoglm_cache_redis_misses_total"), 0)
-            with Server("--redis", redis.url(), "--cache-redis", "off", env=SECRET) as s:
+            with Server(*ON, "--redis", redis.url(), "--cache-redis", "off", env=SECRET) as s:
                 text(s.post(PATH, asking()))
                 self.assertEqual(s.metric("autoglm_cache_redis_misses_total"), 0)
 
@@ -270,7 +274,7 @@ class Harm(unittest.TestCase):
     def test_addresses_that_are_not_followed(self):
         for url, why in (("rediss://127.0.0.1", "TLS"), ("redis-sentinel://127.0.0.1/m", "Sentinel"), ("memcached://h", "scheme")):
             with self.assertRaisesRegex(AssertionError, why):
-                Server("--cache-redis", url, env=SECRET)
+                Server(*ON, "--cache-redis", url, env=SECRET)
         with Redis("--cluster-enabled", "yes") as redis, Pair(redis) as pair:
             line = pair.servers[0].wait_line("cache")
             self.assertIn("a node of a Redis Cluster, which is not followed", line["reason"])
