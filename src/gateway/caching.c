@@ -296,14 +296,14 @@ bool ag__caching_good(ag_gen *g)
     return (state == AG_GEN_STOPPED || state == AG_GEN_LENGTH) && !ag_gen_timed_out(g);
 }
 
-static void keep(ag_req *r, ag_gen **gens)
+static bool keep(ag_req *r, ag_gen **gens)
 {
     ag_record_prompt prompts[AG_REQUEST_PROMPTS_MAX];
     ag_record_form form = form_of(r, prompts);
     ag_cache_value *value = NULL;
     ag_caching_item item;
     for (uint32_t i = 0; i < r->n_choices; i++) gens[i] = r->choices[i].gen;
-    if (ag_record_make(&value, r->engine, &form, gens) != AG_OK) return;
+    if (ag_record_make(&value, r->engine, &form, gens) != AG_OK) return false;
     ag__caching_item(r, &item);
     ag__caching_put(r->loop, &item, value);
     ag__sharing_launched(r);
@@ -318,8 +318,9 @@ void ag__caching_keep(ag_req *r)
     c->keeps = false;
     if (!good || (c->flight && atomic_exchange(&c->flight->kept, true))) return;
     ag_gen **gens = ag_mem_array(r->n_choices, sizeof *gens);
-    if (gens) keep(r, gens);
+    bool kept = gens && keep(r, gens);
     ag_mem_free((void *)gens);
+    if (!kept) ag_tier_give_up(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), &c->key);
     if (c->flight) ag_flights_landed(r->gw->caching.flights, c->flight);
 }
 
