@@ -147,6 +147,7 @@ static void make_key(ag_req *r)
     ag_cache_hash_begin(&h, r->gw->caching.secret);
     ag_cache_hash_u64(&h, KEY_VERSION);
     ag_cache_hash_u64(&h, r->gw->caching.model);
+    ag_cache_hash_u64(&h, c->damage = ag_engine_damage(r->engine));
     hash_whose(&h, r);
     hash_request(&h, r);
     ag_cache_hash_end(&h, &c->key);
@@ -249,9 +250,23 @@ static bool look(ag_req *r)
     return true;
 }
 
+/* Damaged weights give wrong answers. What is here of theirs has keys that nobody asks for any more; other servers have
+ * to be told. */
+static void heed_damage(const ag_req *r)
+{
+    ag_caching *c = &r->gw->caching;
+    uint32_t now = r->caching.damage, known = atomic_load(&c->damage);
+    while (now > known)
+        if (atomic_compare_exchange_weak(&c->damage, &known, now)) {
+            ag_tier_purge(c->tier, ag_http_loop_index(r->loop->loop), NULL, c->model_label);
+            return;
+        }
+}
+
 ag_next ag__step_lookup(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
+    if (c->keeps) heed_damage(r);
     if (c->keeps && c->finds && !look(r)) return AG_PARKED;
     r->step = AG_STEP_ADMIT;
     if (!c->keeps && !c->found && r->warm) return ag__req_refuse(r, AG_E_PARAM, "Its answer is not one to be kept.");
@@ -269,7 +284,9 @@ void ag__caching_item(const ag_req *r, ag_caching_item *out)
     const ag_request *q = &r->request;
     ag_str group = ag__req_share(r);
     uint32_t n = 0;
-    *out = (ag_caching_item){.key = r->caching.key, .ttl_ms = q->cache.ttl_s ? q->cache.ttl_s * 1000ull : r->gw->caching.ttl_ms};
+    *out = (ag_caching_item){.key = r->caching.key,
+                             .damage = r->caching.damage,
+                             .ttl_ms = q->cache.ttl_s ? q->cache.ttl_s * 1000ull : r->gw->caching.ttl_ms};
     out->labels[n++] = r->gw->caching.model_label;
     out->labels[n++] = ag_cache_label("tenant", ag_str_of(r->tenant));
     if (group.n) out->labels[n++] = ag_cache_label("share", group);
@@ -280,6 +297,10 @@ void ag__caching_item(const ag_req *r, ag_caching_item *out)
 void ag__caching_put(ag_gw_loop *l, const ag_caching_item *item, ag_cache_value *value)
 {
     const ag_caching *c = &l->gw->caching;
+    if (ag_engine_damage(atomic_load(&l->gw->engine)) != item->damage) { /* it may be wrong */
+        ag_tier_give_up(c->tier, ag_http_loop_index(l->loop), &item->key);
+        return;
+    }
     uint64_t now_ms = ag_wall_us() / 1000, ttl_ms = ag_cache_jitter(item->ttl_ms, c->jitter, &item->key);
     ag_cache_meta meta = {.made_ms = now_ms, .fresh_until_ms = now_ms + ttl_ms, .stale_until_ms = now_ms + ttl_ms + c->stale_ms};
     memcpy(meta.labels, item->labels, sizeof meta.labels);
@@ -308,6 +329,7 @@ static bool keep(ag_req *r, ag_gen **gens)
     ag__caching_put(r->loop, &item, value);
     ag__sharing_launched(r);
     ag_cache_value_drop(value);
+    return true;
 }
 
 void ag__caching_keep(ag_req *r)
