@@ -527,6 +527,13 @@ uint64_t ag_engine_identity(const ag_engine *e)
     return XXH3_64bits(parts, sizeof parts);
 }
 
+uint32_t ag_engine_damage(const ag_engine *e)
+{
+    ag_weights_info info;
+    e->lm->ops->weights(e->lm->backend, &info);
+    return info.damage;
+}
+
 const char *ag_engine_isa(const ag_engine *e) { return e->lm->ops->isa(e->lm->backend); }
 
 void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)

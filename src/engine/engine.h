@@ -87,5 +87,8 @@ const char *ag_engine_isa(const ag_engine *e);
 /* What all its answers depend on: the model's file, by ag_gguf_digest, and the numbers of the KV cache. The same in
  * every process that serves the same. */
 uint64_t ag_engine_identity(const ag_engine *e);
+/* Another number than before: stored weights were found damaged, and what was computed until then may be wrong. Any
+ * thread. */
+uint32_t ag_engine_damage(const ag_engine *e);
 
 #endif

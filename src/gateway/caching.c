@@ -153,6 +153,7 @@ static void make_key(ag_req *r)
     ag_cache_hash_begin(&h, r->gw->caching.secret);
     ag_cache_hash_u64(&h, KEY_VERSION);
     ag_cache_hash_u64(&h, r->gw->caching.model);
+    ag_cache_hash_u64(&h, c->damage = ag_engine_damage(r->engine));
     hash_whose(&h, r);
     hash_request(&h, r);
     ag_cache_hash_end(&h, &c->key);
@@ -255,9 +256,23 @@ static bool look(ag_req *r)
     return true;
 }
 
+/* Damaged weights give wrong answers. What is here of theirs has keys that nobody asks for any more; other servers have
+ * to be told. */
+static void heed_damage(const ag_req *r)
+{
+    ag_caching *c = &r->gw->caching;
+    uint32_t now = r->caching.damage, known = atomic_load(&c->damage);
+    while (now > known)
+        if (atomic_compare_exchange_weak(&c->damage, &known, now)) {
+            ag_tier_purge(c->tier, ag_http_loop_index(r->loop->loop), NULL, c->model_label);
+            return;
+        }
+}
+
 ag_next ag__step_lookup(ag_req *r)
 {
     ag_req_caching *c = &r->caching;
+    if (c->keeps) heed_damage(r);
     if (c->keeps && c->finds && !look(r)) return AG_PARKED;
     r->step = AG_STEP_ADMIT;
     if (!c->keeps && !c->found && r->warm) return ag__req_refuse(r, AG_E_PARAM, "Its answer is not one to be kept.");
@@ -275,7 +290,8 @@ void ag__caching_item(const ag_req *r, ag_caching_item *out)
     const ag_request *q = &r->request;
     ag_str group = ag__req_share(r);
     uint32_t n = 0;
-    *out = (ag_caching_item){.key = r->caching.key, .ttl_ms = r->gw->caching.ttl_ms};
+    *out = (ag_caching_item){.key = r->caching.key, .damage = r->caching.damage,
+                             .ttl_ms = r->gw->caching.ttl_ms};
     if (q->cache.ttl_s) out->ttl_ms = q->cache.ttl_s * 1000ull;
     out->labels[n++] = r->gw->caching.model_label;
     out->labels[n++] = ag_cache_label("tenant", ag_str_of(r->tenant));
@@ -287,6 +303,10 @@ void ag__caching_item(const ag_req *r, ag_caching_item *out)
 void ag__caching_put(ag_gw_loop *l, const ag_caching_item *item, ag_cache_value *value)
 {
     const ag_caching *c = &l->gw->caching;
+    if (ag_engine_damage(atomic_load(&l->gw->engine)) != item->damage) { /* it may be wrong */
+        ag_tier_give_up(c->tier, ag_http_loop_index(l->loop), &item->key);
+        return;
+    }
     uint64_t now_ms = ag_wall_us() / 1000, ttl_ms = ag_cache_jitter(item->ttl_ms, c->jitter, &item->key);
     ag_cache_meta meta = {.made_ms = now_ms, .fresh_until_ms = now_ms + ttl_ms};
     meta.stale_until_ms = meta.fresh_until_ms + c->stale_ms;
@@ -304,18 +324,19 @@ bool ag__caching_good(ag_gen *g)
     return (state == AG_GEN_STOPPED || state == AG_GEN_LENGTH) && !ag_gen_timed_out(g);
 }
 
-static void keep(ag_req *r, ag_gen **gens)
+static bool keep(ag_req *r, ag_gen **gens)
 {
     ag_record_prompt prompts[AG_REQUEST_PROMPTS_MAX];
     ag_record_form form = form_of(r, prompts);
     ag_cache_value *value = NULL;
     ag_caching_item item;
     for (uint32_t i = 0; i < r->n_choices; i++) gens[i] = r->choices[i].gen;
-    if (ag_record_make(&value, r->engine, &form, gens) != AG_OK) return;
+    if (ag_record_make(&value, r->engine, &form, gens) != AG_OK) return false;
     ag__caching_item(r, &item);
     ag__caching_put(r->loop, &item, value);
     ag__sharing_launched(r);
     ag_cache_value_drop(value);
+    return true;
 }
 
 void ag__caching_keep(ag_req *r)
@@ -327,8 +348,9 @@ void ag__caching_keep(ag_req *r)
     c->keeps = false;
     if (!good || (c->flight && atomic_exchange(&c->flight->kept, true))) return;
     ag_gen **gens = ag_mem_array(r->n_choices, sizeof *gens);
-    if (gens) keep(r, gens);
+    bool kept = gens && keep(r, gens);
     ag_mem_free((void *)gens);
+    if (!kept) ag_tier_give_up(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), &c->key);
     if (c->flight) ag_flights_landed(r->gw->caching.flights, c->flight);
 }
 

@@ -37,6 +37,7 @@ typedef struct ag_caching {
     uint8_t secret[32];
     uint64_t model;         /* what its answers depend on; written before engine is published */
     uint64_t model_label;
+    _Atomic uint32_t damage; /* of its weights (engine.h), as far as those who share its answers were told */
     uint64_t ttl_ms, stale_ms;
     uint32_t jitter, pace;
     _Atomic uint32_t renewals;
@@ -61,6 +62,7 @@ typedef struct ag_req_caching {
     ag_caching_mode head;   /* what Cache-Control says */
     bool finds, keeps;      /* it is looked up; what comes of it is kept */
     ag_caching_told told;
+    uint32_t damage;        /* of the weights when its key was made, which it is in */
     bool renews;            /* what was found is stale, and nobody computes it anew yet */
     ag_cache_key key;
     char key_text[2 * AG_CACHE_KEY_BYTES + 1], age[24];

@@ -284,9 +284,13 @@ static void renewal_end(ag_renewal *n, bool good)
 {
     ag_cache_value *value = NULL;
     if (!atomic_exchange(&n->flight->kept, true)) {
-        if (good && ag_record_make(&value, n->engine, &n->form, n->flight->gens) == AG_OK)
+        if (good && ag_record_make(&value, n->engine, &n->form, n->flight->gens) == AG_OK) {
             ag__caching_put(n->loop, &n->item, value);
-        else ag_cache_renew_failed(n->loop->gw->caching.cache, &n->item.key);
+        } else {
+            const ag_caching *c = &n->loop->gw->caching;
+            ag_cache_renew_failed(c->cache, &n->item.key);
+            ag_tier_give_up(c->tier, ag_http_loop_index(n->loop->loop), &n->item.key); /* of one who followed it */
+        }
         ag_cache_value_drop(value);
     }
     ag_flights_landed(n->loop->gw->caching.flights, n->flight);

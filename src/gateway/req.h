@@ -301,6 +301,7 @@ void ag__reply_name(ag_req *r); /* the answer's id */
 /* caching.c: the response cache, and LOOKUP */
 typedef struct ag_caching_item { /* under what an answer is kept; of a request that may have gone */
     ag_cache_key key;
+    uint32_t damage; /* as of the request */
     uint64_t ttl_ms, labels[AG_CACHE_LABELS_MAX];
 } ag_caching_item;
 

@@ -82,10 +82,18 @@ static void unlist(ag_req *r)
 
 static ag_req **chain_of(ag_req *r) { return &r->loop->lookers[r->caching.key.b[2] % AG_LOOKERS_CHAINS]; }
 
+/* Whether it may be waiting still when the time of r is over. */
+static bool waits_longer(const ag_req *l, const ag_req *r)
+{
+    uint64_t deadline = ag__deadline_of(r), until = l->caching.sharing.call.until_us;
+    return deadline && (until == 0 || until >= deadline);
+}
+
 static ag_req *looker_of(ag_req *r)
 {
     ag_req *l = *chain_of(r);
-    while (l && memcmp(&l->caching.key, &r->caching.key, sizeof l->caching.key) != 0) l = l->caching.sharing.next;
+    while (l && (memcmp(&l->caching.key, &r->caching.key, sizeof l->caching.key) != 0 || waits_longer(l, r)))
+        l = l->caching.sharing.next;
     return l;
 }
 
@@ -128,7 +136,8 @@ static bool ask(ag_req *r)
     s->listed = true;
     s->state = AG_SHARING_ASKS;
     s->call = (ag_tier_call){.done = on_told, .arg = r};
-    if (deadline > now) s->call.until_us = now + (deadline - now) / 2; /* then there is time to compute it */
+    /* Half of its time is for computing it. */
+    if (deadline) s->call.until_us = deadline > now ? now + (deadline - now) / 2 : now;
     bool told = ag_tier_find(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), &r->caching.key,
                              ag_wall_us() / 1000, &s->call);
     if (told) s->state = AG_SHARING_TOLD;

@@ -332,6 +332,25 @@ static int64_t number_of(const char *method, const char *path, const char *name)
     return n;
 }
 
+/* What weights have computed that were found damaged since is neither told nor kept. */
+static void damage_is_not_told(void **state)
+{
+    (void)state;
+    static const char body[] = "{\"prompt\":\"say:hello\"," CERTAIN "}";
+    static const char slow[] = "{\"prompt\":\"wait say:hello\"," CERTAIN "}";
+    tell("", body, 200, "miss");
+    tell("", body, 200, "hit");
+    fake_engine_damage();
+    tell("", body, 200, "miss");
+    tell("", body, 200, "hit");
+    int64_t kept = number_of("GET", "/admin/v1/cache", "puts");
+    int first = begin(slow, missed);
+    fake_engine_damage();
+    fake_engine_release();
+    expect_reply(first, 200, "hello");
+    assert_int_equal(number_of("GET", "/admin/v1/cache", "puts"), kept);
+}
+
 static void who_is_refused_leaves_the_renewal_to_others(void **state)
 {
     (void)state;
@@ -525,6 +544,7 @@ int main(void)
         CACHED(each_has_its_own_deadline),
         CACHED(a_failure_is_everybodys),
         cmocka_unit_test_setup_teardown(stale_ones_are_renewed, setup_stale, teardown),
+        CACHED(damage_is_not_told),
         cmocka_unit_test_setup_teardown(who_is_refused_leaves_the_renewal_to_others, setup_stale, teardown),
         CACHED(administrators_see_and_forget),
         SERVED(without_a_cache_there_is_none),

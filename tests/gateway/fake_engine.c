@@ -46,6 +46,7 @@ static uint32_t n_made;
 static fake_spec newest;
 static ag_model model;
 static uint64_t identity = 1;
+static _Atomic uint32_t damage;
 static const ag_gen_top tops[2] = {{'t', -0.25f}, {'u', -2}};
 
 static bool post(ag_gen *g)
@@ -245,6 +246,8 @@ const ag_model *ag_engine_model(const ag_engine *e AG_UNUSED) { return &model; }
 uint32_t ag_engine_ctx_max(const ag_engine *e AG_UNUSED) { return CTX; }
 const char *ag_engine_isa(const ag_engine *e AG_UNUSED) { return "fake"; }
 uint64_t ag_engine_identity(const ag_engine *e AG_UNUSED) { return identity; }
+uint32_t ag_engine_damage(const ag_engine *e AG_UNUSED) { return atomic_load(&damage); }
+void fake_engine_damage(void) { atomic_fetch_add(&damage, 2); }
 bool ag_engine_turn(ag_engine *e AG_UNUSED) { return false; }
 void ag_engine_stats_get(ag_engine *e AG_UNUSED, ag_engine_stats *out)
 {

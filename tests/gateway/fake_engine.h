@@ -19,6 +19,7 @@ void fake_engine_close(void);
 uint32_t fake_engine_live(void);      /* generations not yet freed */
 void fake_engine_release(void);       /* those that wait run */
 void fake_engine_identify(uint64_t as); /* ag_engine_identity; before the gateway has the engine */
+void fake_engine_damage(void);        /* its weights are found damaged, and mended */
 uint32_t fake_engine_made(void);      /* generations created so far, in this process; followers and replays are none */
 typedef struct fake_spec {
     char tenant[80];

@@ -8,7 +8,7 @@ import unittest
 import requests
 
 from redis_server import Redis, is_there
-from server import LIMIT_S, PLAIN, Server, wait_for
+from server import LIMIT_S, PLAIN, Server, long_model, wait_for
 
 PATH = "/v1/completions"
 ON = ("--cache-bytes", "16MiB")
@@ -106,6 +106,49 @@ class Shared(unittest.TestCase):
                 first.close()
                 self.assertEqual(other.result().headers["x-cache"], "miss")  # not a hit: nothing of it was kept
                 other.result().close()
+
+    def alone(self, redis, **more):
+        """A server beside one that never ends what it computes."""
+        return Server("--cache-bytes", "16MiB", "--loops", "1", "--cache-redis", redis.url(), "--cache-redis-timeout", "1s",
+                      "--cache-redis-lock", "10m", env=SECRET, **more)
+
+    def lock(self, redis, s, body):
+        """Takes the lock of what is asked, as another server does."""
+        wait_for("Redis to be there", lambda: s.metric("autoglm_cache_redis_ratio") == 1)
+        with requests.post(s.url + PATH, json={**body, "stream": True, "cache": {"mode": "refresh"}}, stream=True, timeout=LIMIT_S) as r:
+            name = "autoglm:l:{" + r.headers["x-cache-key"] + "}"
+        wait_for("it to end", s.idle)
+        redis.say("FLUSHALL")
+        s.session.delete(s.url + "/admin/v1/cache?all=1", timeout=LIMIT_S)
+        self.assertEqual(redis.say("SET", name, "another", "PX", 600000), "+OK")
+        return name
+
+    def test_nobody_waits_for_longer_than_there_is_time(self):
+        with Redis() as redis, self.alone(redis) as s, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            body = asking("Who has no time", max_tokens=8)
+            self.lock(redis, s, body)
+            patient = pool.submit(requests.post, s.url + PATH, json=body, timeout=LIMIT_S)
+            wait_for("one to wait", lambda: s.metric("autoglm_cache_redis_waited_total") == 1)
+            hurried = s.post(PATH, {**body, "timeout_ms": 4000})
+            self.assertEqual((hurried.status_code, hurried.headers["x-cache"]), (200, "miss"))
+            self.assertEqual(text(patient.result()), text(hurried))
+
+    def test_all_who_wait_follow_what_is_under_way(self):
+        with Redis() as redis, self.alone(redis, model=long_model()) as s, concurrent.futures.ThreadPoolExecutor(2) as pool:
+            body = asking("It goes on", max_tokens=100000, logit_bias=PLAIN, stream=True)
+            name = self.lock(redis, s, body)
+            asked = [pool.submit(requests.post, s.url + PATH, json=body, stream=True, timeout=LIMIT_S) for _ in range(2)]
+            wait_for("both to wait", lambda: s.metric("autoglm_cache_redis_waited_total") == 1 and
+                     s.metric("autoglm_connections", state="active") >= 2)
+            leader = requests.post(s.url + PATH, json={**body, "cache": {"mode": "refresh"}}, stream=True, timeout=LIMIT_S)
+            self.assertTrue(next(leader.iter_content(1)))
+            redis.say("DEL", name)
+            for one in asked:
+                self.assertEqual(one.result(LIMIT_S).headers["x-cache"], "coalesced")
+            for one in asked:
+                one.result().close()
+            leader.close()
+            wait_for("all of it to end", s.idle)
 
     def test_purges_reach_both(self):
         with Redis() as redis, Pair(redis) as pair:
