@@ -3,7 +3,7 @@ import dataclasses
 
 from results import table, warnings
 
-OURS, NGINX, LITELLM, SYNC = "autoglm", "nginx", "LiteLLM", "gunicorn"
+OURS, NGINX, REDIS, LITELLM, SYNC = "autoglm", "nginx", "nginx and Redis", "LiteLLM", "gunicorn"
 DEFAULTS, TUNED, BATCHING = "as it is", "tuned", "tuned, batching"
 
 
@@ -25,6 +25,7 @@ ROWS = (
     Row("added", "added time at half load, p50", lambda s: s[OURS]["p50_us"], "µs", 100, False),
     Row("added", "added time at half load, p99", lambda s: s[OURS]["p99_us"], "µs", 500, False),
     Row("short", "requests/s against nginx sending the same bytes", lambda s: 100 * ratio(s, "rate", NGINX), "%", 70, True),
+    Row("hit", "cached answers/s against nginx with a lookup in Redis", lambda s: 100 * ratio(s, "rate", REDIS), "%", 100, True),
     Row("stream", "streamed tokens/s over HTTP/1.1, one loop", lambda s: s[OURS]["tokens_rate"], "", 150000, True),
     Row("stream2", "the same over HTTP/2, 100 streams a connection", lambda s: s[OURS]["tokens_rate"], "", 500000, True),
     Row("proxy", "requests/s against LiteLLM", lambda s: ratio(s, "rate", LITELLM), "x", 30, True),

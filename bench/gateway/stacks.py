@@ -1,5 +1,6 @@
 """The servers that bench/gateway/run compares, each on a port of its own and, where it says so, on a core of its own."""
 import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(ROOT / "bench/serving"))
@@ -100,10 +102,10 @@ TUNED = ("--log-level", "warn", "--requests-per-connection", 0)
 
 
 @contextlib.contextmanager
-def ours(binary, model, core=None, key=True, flags=TUNED):
+def ours(binary, model, core=None, key=True, flags=TUNED, cache=NO_CACHE):
     """(address, process) of the gateway with the model without weights."""
     port = m.free_port()
-    command = [binary, "serve", "-m", model, "--port", port, "--loops", 1, *NO_CACHE, *flags]
+    command = [binary, "serve", "-m", model, "--port", port, "--loops", 1, *cache, *flags]
     url = f"http://127.0.0.1:{port}"
     with running(pinned(core, command), url + "/readyz", {"AUTOGLM_API_KEY": KEY} if key else {}) as process:
         yield url, process
@@ -132,6 +134,59 @@ http {{
         command = pinned(core, [program, "-p", folder, "-c", home / "nginx.conf"])
         with running(command, f"http://127.0.0.1:{port}/answer.json") as process:
             yield f"http://127.0.0.1:{port}", process
+
+
+LOOKUP = """
+    ngx.req.read_body()
+    local red = require("nginx.redis"):new()
+    assert(red:connect("unix:" .. ngx.var.redis))
+    local answer = red:get(ngx.md5(ngx.req.get_body_data() or ""))
+    red:set_keepalive(60000, 16)
+    if answer == ngx.null then return ngx.exit(404) end
+    ngx.header.content_type = "application/json"
+    ngx.header.content_length = #answer
+    ngx.print(answer)
+"""
+
+
+@contextlib.contextmanager
+def nginx_redis(asked, answer, core=None):
+    """A cache as it is put in front of a model: nginx's Lua looks in Redis for the hash of a request's body. Both on that core."""
+    program, port, modules = tool("nginx", "nginx"), m.free_port(), pathlib.Path("/usr/lib/nginx/modules")
+    wanted = modules / "ndk_http_module.so", modules / "ngx_http_lua_module.so"
+    if not all(x.exists() for x in wanted) or not pathlib.Path("/usr/share/lua/5.1/nginx/redis.lua").exists():
+        raise Missing("nginx has no Lua or no Redis (packages libnginx-mod-http-lua, lua-nginx-redis)")
+    with tempfile.TemporaryDirectory(prefix="autoglm-nginx-") as folder:
+        home = pathlib.Path(folder)
+        home.chmod(0o755)
+        socket = home / "redis.sock"
+        loads = " ".join(f"load_module {x};" for x in wanted)
+        (home / "nginx.conf").write_text(f"""
+{loads} user root; worker_processes 1; daemon off; pid {home}/pid; error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off; keepalive_requests 1000000000; client_body_buffer_size 64k;
+    client_body_temp_path {home}/t1; proxy_temp_path {home}/t2; fastcgi_temp_path {home}/t3;
+    uwsgi_temp_path {home}/t4; scgi_temp_path {home}/t5;
+    server {{
+        listen 127.0.0.1:{port};
+        location = /ready {{ return 200; }}
+        location / {{ set $redis {socket}; content_by_lua_block {{ {LOOKUP} }} }}
+    }}
+}}
+""")
+        redis = [tool("redis-server", "redis-server"), "--port", 0, "--unixsocket", socket, "--save", "", "--dir", home]
+        key = hashlib.md5(asked.encode()).hexdigest()
+        with subprocess.Popen(pinned(core, redis), stdout=subprocess.DEVNULL) as process:
+            try:
+                while subprocess.run(["redis-cli", "-s", socket, "-x", "set", key], input=answer, capture_output=True).stdout != b"OK\n":
+                    if process.poll() is not None:
+                        raise Missing("redis-server does not start")
+                    time.sleep(0.05)
+                with running(pinned(core, [program, "-p", folder, "-c", home / "nginx.conf"]), f"http://127.0.0.1:{port}/ready") as front:
+                    yield f"http://127.0.0.1:{port}", front
+            finally:
+                process.terminate()
 
 
 @contextlib.contextmanager
