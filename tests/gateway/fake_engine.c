@@ -42,7 +42,7 @@ static bool closing;
 static ag_gen *running;
 static uint32_t live;
 static uint64_t cancelled;
-static uint32_t made;
+static uint32_t n_made;
 static fake_spec newest;
 static ag_model model;
 static uint64_t identity = 1;
@@ -217,7 +217,7 @@ void fake_engine_identify(uint64_t as) { identity = as; }
 uint32_t fake_engine_made(void)
 {
     pthread_mutex_lock(&lock);
-    uint32_t n = made;
+    uint32_t n = n_made;
     pthread_mutex_unlock(&lock);
     return n;
 }
@@ -317,7 +317,7 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     ag_mem_free(z);
     pthread_mutex_lock(&lock);
     live++;
-    made++;
+    n_made++;
     newest = (fake_spec){.weight = s->weight, .band = s->band, .share_all = s->share_all,
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
