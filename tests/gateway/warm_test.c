@@ -110,6 +110,7 @@ static void it_is_its_tenants_and_nobodys(void **state)
     check_told("say:hello", "hit");
     warm_up(); /* it is there: nothing is computed */
     assert_int_equal(fake_engine_made() - before, 1);
+    wait_for("records", 2);
     assert_int_equal(number("records"), 2); /* those who ask are logged, and not who asks again */
 }
 
@@ -176,8 +177,7 @@ static void its_time_is_over(void **state)
     uint64_t before = fake_engine_cancelled();
     warm_up();
     assert_int_equal(number("yielded"), 1);
-    assert_true(fake_engine_cancelled() > before);
-    assert_int_equal(fake_engine_live(), 0);
+    while (fake_engine_cancelled() == before || fake_engine_live()) sched_yield();
 }
 
 static void stopping_breaks_it_off(void **state)
