@@ -400,6 +400,7 @@ void ag__caching_metrics(ag_gateway *gw)
     ag_cache_stats s;
     ag_metrics *m = gw->metrics;
     if (gw->caching.cache == NULL) return;
+    ag_tier_metrics(gw->caching.tier);
     ag_cache_stats_get(gw->caching.cache, &s);
     ag_metric_set(m, AG_M_CACHE_ENTRIES, 0, (double)s.entries);
     ag_metric_set(m, AG_M_CACHE_BYTES, 0, (double)s.bytes);

@@ -285,9 +285,7 @@ static void note_state(ag__tier_line *line, bool there, const char *why)
 static void on_reader_state(void *arg, bool there, const char *why)
 {
     ag__tier_line *line = arg;
-    ag_tier *t = line->on->tier;
     note_state(line, there, why);
-    ag_metric_set(t->metrics, AG_M_TIER_THERE, 0, (double)atomic_load(&t->readers.n_there) / t->n_loops);
     if (there) tell_purges(line->on, NULL);
     else wake_waits(line->on, true);
 }
@@ -299,6 +297,13 @@ static void on_gone(void *arg)
     ag__tier_line *line = arg;
     line->redis = NULL;
     wake_waits(line->on, true);
+}
+
+void ag_tier_metrics(ag_tier *t)
+{
+    if (t == NULL) return;
+    ag_metric_set(t->metrics, AG_M_TIER_THERE, 0, (double)atomic_load(&t->readers.n_there) / t->n_loops);
+    ag_metric_set(t->metrics, AG_M_TIER_QUEUE, 0, (double)atomic_load(&t->queued));
 }
 
 /* Opening. */
@@ -413,6 +418,7 @@ void ag_tier_close(ag_tier *t)
         ag_buf_fini(&on->packed);
         ag_mem_free(on);
     }
+    AG_ASSERT(atomic_load(&t->queued) == 0);
     ag_mem_free(t->loops);
     ag_tier_purges_close(t->purges);
     sodium_memzero(t, sizeof *t);

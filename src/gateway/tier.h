@@ -70,6 +70,7 @@ void ag_tier_leave(ag_tier_call *c); /* nobody waits for it any more; fine when 
 void ag_tier_put(ag_tier *t, uint32_t loop, const ag_cache_key *k, ag_cache_value *v, const ag_cache_meta *meta);
 /* After OURS, or a miss that may have come too late to say so: nothing came of it, others compute. */
 void ag_tier_give_up(ag_tier *t, uint32_t loop, const ag_cache_key *k);
+void ag_tier_metrics(ag_tier *t); /* sets the gauges; before each scrape, by any thread */
 /* A key; or a label; or all (NULL and 0). */
 void ag_tier_purge(ag_tier *t, uint32_t loop, const ag_cache_key *k, uint64_t label);
 

@@ -33,8 +33,7 @@ static ag__tier_put *take(ag__tier_queue *q)
 
 static void put_free(ag_tier *t, ag__tier_put *p)
 {
-    uint64_t before = atomic_fetch_sub(&t->queued, weight(p));
-    ag_metric_set(t->metrics, AG_M_TIER_QUEUE, 0, (double)(before - weight(p)));
+    atomic_fetch_sub(&t->queued, weight(p));
     ag_cache_value_drop(p->value);
     ag_mem_free(p);
 }
@@ -163,7 +162,6 @@ void ag_tier_put(ag_tier *t, uint32_t loop, const ag_cache_key *k, ag_cache_valu
     }
     *p = (ag__tier_put){.key = *k, .value = ag_cache_value_hold(v), .meta = *meta};
     append(&on->queue, p);
-    uint64_t before = atomic_fetch_add(&t->queued, weight(p));
-    ag_metric_set(t->metrics, AG_M_TIER_QUEUE, 0, (double)(before + weight(p)));
+    atomic_fetch_add(&t->queued, weight(p));
     begin_lot(on);
 }

@@ -14,7 +14,7 @@
 enum { ANSWERS = 16, TEXT = 4096 };
 
 static ag_http_server *server;
-static ag_redis *client;
+static ag_redis *client, *second; /* on one loop; the second in its test alone */
 static int listener, line = -1; /* of the server that we play */
 static char heard[1 << 16];
 static size_t n_heard;
@@ -23,7 +23,8 @@ static size_t n_heard;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static char answers[ANSWERS][64];
-static uint32_t n_answers, n_ticks, n_there, n_away, n_refused;
+static uint32_t n_answers, n_ticks, n_there, n_away, n_refused, n_held, n_gone;
+static bool released;
 static char why[AG_REDIS_WHY_MAX];
 
 static void until(const uint32_t *n, uint32_t least)
@@ -70,28 +71,45 @@ static void on_answer(void *arg, const redisReply *reply)
 /* Jobs for the loop. */
 
 typedef struct job {
-    const char *word; /* an argument of GET, or "script" */
+    const char *word; /* an argument of GET; "script", or "hold", which keeps the loop busy until it is released */
     uintptr_t number;
+    ag_redis *client;
 } job;
 
 static ag_redis_script script;
 
+static void hold(void)
+{
+    pthread_mutex_lock(&lock);
+    n_held++;
+    pthread_cond_broadcast(&changed);
+    while (!released) pthread_cond_wait(&changed, &lock);
+    pthread_mutex_unlock(&lock);
+}
+
 static void on_message(void *arg AG_UNUSED, ag_http_loop *l AG_UNUSED, void *msg)
 {
     job *j = msg;
+    if (strcmp(j->word, "hold") == 0) {
+        hold();
+        free(j);
+        return;
+    }
     ag_str get[] = {AG_STR("GET"), ag_str_of(j->word)}, args[] = {AG_STR("0"), AG_STR("x")};
-    bool sent = strcmp(j->word, "script") == 0 ? ag_redis_eval(client, &script, args, 2, on_answer, (void *)j->number)
-                                               : ag_redis_call(client, get, 2, on_answer, (void *)j->number);
+    bool sent = strcmp(j->word, "script") == 0 ? ag_redis_eval(j->client, &script, args, 2, on_answer, (void *)j->number)
+                                               : ag_redis_call(j->client, get, 2, on_answer, (void *)j->number);
     free(j);
     if (!sent) NOTE(n_refused++);
 }
 
-static void post(const char *word, uint32_t number)
+static void post_to(ag_redis *to, const char *word, uint32_t number)
 {
     job *j = malloc(sizeof *j);
-    *j = (job){word, number};
+    *j = (job){word, number, to};
     while (!ag_mbox_post(ag_http_loop_mbox(ag_http_server_loop(server, 0)), j)) usleep(1000);
 }
+
+static void post(const char *word, uint32_t number) { post_to(client, word, number); }
 
 /* Nobody sends requests in these tests. */
 static void on_head(void *arg AG_UNUSED, ag_http_stream *s AG_UNUSED, const ag_http_head *h AG_UNUSED,
@@ -99,13 +117,16 @@ static void on_head(void *arg AG_UNUSED, ag_http_stream *s AG_UNUSED, const ag_h
 static void on_body(void *user AG_UNUSED, ag_http_stream *s AG_UNUSED, const char *p AG_UNUSED, size_t n AG_UNUSED) {}
 static void on_event(void *user AG_UNUSED, ag_http_stream *s AG_UNUSED) {}
 
-static void begin(const char *before_host, const char *behind, uint32_t timeout_ms)
+static void on_gone(void *arg AG_UNUSED) { NOTE(n_gone++); }
+
+static void begin_with(const char *before_host, const char *behind, uint32_t timeout_ms, bool two)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof a;
     char url[256];
     ag_err err = {0};
-    n_answers = n_ticks = n_there = n_away = n_refused = 0;
+    n_answers = n_ticks = n_there = n_away = n_refused = n_held = n_gone = 0;
+    released = false;
     n_heard = 0;
     memset(answers, 0, sizeof answers);
     listener = socket(AF_INET, SOCK_STREAM, 0);
@@ -137,11 +158,18 @@ static void begin(const char *before_host, const char *behind, uint32_t timeout_
                          .done = on_event, .on_message = on_message};
     assert_int_equal(ag_http_server_open(&server, &conf, &h, &err), AG_OK);
     ag_redis_conf c = {.timeout_ms = timeout_ms, .reply_bytes_max = TEXT, .state = on_state, .tick = on_tick,
-                       .tick_ms = 5, .arg = &client};
+                       .tick_ms = 5, .gone = on_gone, .arg = &client};
     assert_int_equal(ag_redis_at_parse(&c.at, url, &err), AG_OK);
     assert_int_equal(ag_redis_script_init(&script, AG_STR("return 5")), AG_OK);
     assert_int_equal(ag_redis_open(&client, ag_http_server_loop(server, 0), &c), AG_OK);
+    c.at.db = 2;
+    if (two) assert_int_equal(ag_redis_open(&second, ag_http_server_loop(server, 0), &c), AG_OK);
     assert_int_equal(ag_http_server_start(server, &err), AG_OK);
+}
+
+static void begin(const char *before_host, const char *behind, uint32_t timeout_ms)
+{
+    begin_with(before_host, behind, timeout_ms, false);
 }
 
 static void end(void)
@@ -228,6 +256,76 @@ static void an_answer_that_is_late_is_for_nobody(void **state)
     until(&n_refused, refused + 1);
     greet(); /* it comes back by itself */
     end();
+}
+
+static void what_came_while_the_loop_was_busy_is_not_late(void **state)
+{
+    (void)state;
+    enum { TIMEOUT_MS = 200 };
+    begin("", "", TIMEOUT_MS);
+    greet();
+    post("a", 0);
+    hear("$1\r\na\r\n");
+    post("hold", 0);
+    until(&n_held, 1);
+    bool late = count(&n_answers) > 0; /* on a busy machine, before the loop was held */
+    say("+soon\r\n");
+    usleep((TIMEOUT_MS + 50) * 1000);
+    NOTE(released = true);
+    until(&n_answers, 1);
+    assert_string_equal(answers[0], late ? "none" : "soon");
+    end();
+}
+
+static void a_loop_has_several_clients(void **state)
+{
+    (void)state;
+    int lines[2] = {-1, -1};
+    begin_with("", "", 20000, true);
+    for (int i = 0; i < 2; i++) {
+        line = -1;
+        take();
+        memset(heard, 0, sizeof heard);
+        hear("PING\r\n");
+        bool of_second = strstr(heard, "SELECT") != NULL;
+        lines[of_second] = line;
+        say(of_second ? "+OK\r\n+PONG\r\n" : "+PONG\r\n");
+    }
+    assert_true(lines[0] >= 0 && lines[1] >= 0);
+    until(&n_there, 2);
+    post_to(client, "a", 0);
+    post_to(second, "b", 1);
+    line = lines[1];
+    hear("$1\r\nb\r\n");
+    say("+B\r\n");
+    until(&n_answers, 1); /* the other's is owed still */
+    line = lines[0];
+    hear("$1\r\na\r\n");
+    say("+A\r\n");
+    until(&n_answers, 2);
+    assert_string_equal(answers[0], "A");
+    assert_string_equal(answers[1], "B");
+    /* One that is lost takes nothing of the other's with it. */
+    post_to(second, "b", 1);
+    line = lines[1];
+    hear("$1\r\nb\r\n");
+    close(lines[0]);
+    until(&n_away, 1);
+    say("+still\r\n");
+    until(&n_answers, 3);
+    assert_string_equal(answers[1], "still");
+    /* The end answers both's, and takes both. */
+    line = -1;
+    greet();
+    post_to(client, "a", 0);
+    post_to(second, "b", 1);
+    hear("$1\r\na\r\n");
+    end();
+    assert_int_equal(n_answers, 5);
+    assert_int_equal(n_gone, 2);
+    assert_string_equal(answers[0], "none");
+    assert_string_equal(answers[1], "none");
+    close(lines[1]);
 }
 
 static void nonsense_ends_the_connection_and_nothing_else(void **state)
@@ -407,6 +505,8 @@ int main(void)
         cmocka_unit_test(urls),
         cmocka_unit_test(commands_are_answered_in_their_order),
         cmocka_unit_test(an_answer_that_is_late_is_for_nobody),
+        cmocka_unit_test(what_came_while_the_loop_was_busy_is_not_late),
+        cmocka_unit_test(a_loop_has_several_clients),
         cmocka_unit_test(nonsense_ends_the_connection_and_nothing_else),
         cmocka_unit_test(a_greeting_that_fails_is_told_and_tried_again),
         cmocka_unit_test(the_end_answers_those_who_wait),

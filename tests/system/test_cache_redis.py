@@ -185,7 +185,7 @@ class Shared(unittest.TestCase):
 class Load:
     """Requests to both servers from many threads, each answer compared with what was said before any harm was done."""
 
-    def __init__(self, pair, threads=4, prompts=24):
+    def __init__(self, pair, threads=4, prompts=25):  # an odd number: each is asked of both servers
         self.pair, self.stop = pair, threading.Event()
         self.bodies = [asking(f"{i} days", max_tokens=6) for i in range(prompts)]
         off = {"cache": {"mode": "off"}}
@@ -229,7 +229,7 @@ class Harm(unittest.TestCase):
 
     def test_no_answer_suffers(self):
         # Answers that are old soon, so that Redis is asked all the time.
-        with Redis() as redis, Pair(redis, "--cache-ttl", "1s", "--cache-stale", "0s", timeout="20ms") as pair:
+        with Redis() as redis, Pair(redis, "--cache-ttl", "1s", "--cache-stale", "0s", timeout="100ms") as pair:
             pair.wait_there()
             load = Load(pair)
             try:
@@ -287,16 +287,14 @@ class Harm(unittest.TestCase):
             hit_again()
         with self.subTest("values of others, and of other kinds"):
             for harm in (lambda k: redis.say("SET", k, "x" * 500), lambda k: redis.say("SETRANGE", k, 130, "~"),
-                         lambda k: (redis.say("DEL", k), redis.say("RPUSH", k, "x")),
-                         lambda k: redis.say("SET", k, "")):
+                         lambda k: (redis.say("DEL", k), redis.say("RPUSH", k, "x"))):
                 before = pair.metric("autoglm_cache_redis_foreign_total")
 
                 def noticed():
                     for k in self.values(redis):
                         harm(k)
                     return pair.metric("autoglm_cache_redis_foreign_total") > before
-                if harm.__code__.co_consts[-1] != "":
-                    wait_for("it to be noticed", noticed)
+                wait_for("it to be noticed", noticed)
                 load.more()
             redis.say("FLUSHALL")
             hit_again()
