@@ -138,7 +138,7 @@ static void take(ag_http_server *s, int fd, const struct sockaddr *peer)
 {
     ag_http_loop *here = &s->loops[0], *l = choose_loop(s);
     ag__tls *tls = NULL;
-    if (s->tls && (tls = begin_tls(s)) == NULL) {
+    if (s->secure && (tls = begin_tls(s)) == NULL) {
         close(fd);
         return;
     }

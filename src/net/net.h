@@ -177,6 +177,7 @@ struct ag_http_server {
     uint16_t port;
     ag__trust trust;
     ag__tls_conf *tls;    /* under `lock`; NULL: cleartext */
+    bool secure;          /* constant: whether there is one, whichever it is by now */
     time_t tls_second;    /* loop 0: the second in which so many handshakes began */
     uint32_t tls_begun;
     ag__accept accept;

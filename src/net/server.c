@@ -113,6 +113,7 @@ int ag_http_server_open(ag_http_server **out, const ag_http_conf *conf, const ag
     rc = ag__addrs_open(&s->addrs, conf->connections_max);
     int said = rc == AG_OK ? ag__trust_parse(&s->trust, conf->trusted_proxies, err) : AG_OK;
     if (said == AG_OK && rc == AG_OK) said = open_tls(&s->tls, &conf->tls, err);
+    s->secure = s->tls != NULL;
     if (said != AG_OK) {
         free_server(s);
         return said;
