@@ -99,8 +99,8 @@ class Shared(unittest.TestCase):
             a, b = pair.servers
             body = asking("It goes on", max_tokens=400, stream=True)
             first = requests.post(a.url + PATH, json=body, stream=True, timeout=LIMIT_S)
-            chunks = first.iter_content(1)  # which ends its connection when it goes
-            next(chunks)
+            begun = first.iter_content(1)  # kept: the connection would be closed with it
+            next(begun)
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 other = pool.submit(lambda: requests.post(b.url + PATH, json=body, stream=True, timeout=LIMIT_S))
                 wait_for("the other to wait", lambda: b.metric("autoglm_cache_redis_waited_total") == 1)
