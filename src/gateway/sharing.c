@@ -41,11 +41,12 @@ int ag__sharing_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     if (url == NULL || url[0] == 0 || strcmp(url, "off") == 0) return AG_OK;
     if (!own && (gw->caching.cache == NULL || !secret)) return AG_OK;
     if (gw->caching.cache == NULL)
-        return ag_err_set(err, AG_E_USAGE, "Without a response cache (--cache-bytes 0) there is nothing that --cache-redis "
-                                           "could share.");
+        return ag_err_set(err, AG_E_USAGE,
+                          "Without a response cache (--cache-bytes 0) there is nothing that --cache-redis could share.");
     if (!secret)
         return ag_err_set(err, AG_E_USAGE,
-                          "Servers that share cached answers need the same secret; AUTOGLM_CACHE_SECRET gives it to them.");
+                          "Servers that share cached answers need the same secret; AUTOGLM_CACHE_SECRET gives it to "
+                          "them.");
     ag_tier_conf t = {.redis = url,
                       .password = own ? NULL : conf->redis_password,
                       .password_file = own ? NULL : conf->redis_password_file,

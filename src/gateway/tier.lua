@@ -1,7 +1,8 @@
 -- tier.lua - the cache's second tier, run by Redis, one call at a time. tier.c says what is asked.
--- find   : KEYS value, lock; ARGV who asks, ms of a lock (0: none is wanted), bytes of a value at most. The answer is the
---          value, or what came of the lock; FOREIGN is added where what is there is no value of ours.
--- put    : KEYS value, lock; ARGV who, ms to live, the value. The lock goes, if it is theirs, whatever becomes of the value.
+-- find   : KEYS value, lock; ARGV who asks, ms of a lock (0: none is wanted), bytes of a value at most. The answer is
+--          the value, or what came of the lock; FOREIGN is added where what is there is no value of ours.
+-- put    : KEYS value, lock; ARGV who, ms to live, the value. The lock goes, if it is theirs, whatever becomes of the
+--          value.
 -- leave  : KEYS value, lock; ARGV who. The lock alone.
 -- purges : KEYS the hash of purges, and a value to be deleted or none; ARGV who, now (ms), ms that values live at most,
 --          purges that are kept, then names and times to be added. The answer is all of them.

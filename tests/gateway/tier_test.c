@@ -250,7 +250,8 @@ static void on_event(void *user AG_UNUSED, ag_http_stream *s AG_UNUSED) {}
 static int open_server(void)
 {
     ag_err err = {0};
-    ag_http_conf conf = {.host = "127.0.0.1", .loops = 2, .header_bytes_max = 4096, .headers_max = 32, .target_bytes_max = 4096,
+    ag_http_conf conf = {.host = "127.0.0.1", .loops = 2, .header_bytes_max = 4096, .headers_max = 32,
+                         .target_bytes_max = 4096,
                          .body_bytes_max = 1 << 20, .header_timeout_ms = 20000, .body_timeout_ms = 20000,
                          .idle_timeout_ms = 20000, .write_timeout_ms = 20000, .connections_max = 20,
                          .connections_per_address_max = 20, .mailbox_cap = 64, .out_bytes_max = 1 << 16,
@@ -263,8 +264,9 @@ static int open_server(void)
 
 static ag_tier_conf conf_of(uint32_t tier, const char *url)
 {
-    return (ag_tier_conf){.redis = url, .prefix = "t:", .secret = secret, .timeout_ms = PATIENT_MS, .lock_ms = PATIENT_MS,
-                          .queue_bytes = 16 << 20, .purged = on_purged, .purged_arg = purged[tier]};
+    return (ag_tier_conf){.redis = url, .prefix = "t:", .secret = secret, .timeout_ms = PATIENT_MS,
+                          .lock_ms = PATIENT_MS, .queue_bytes = 16 << 20, .purged = on_purged,
+                          .purged_arg = purged[tier]};
 }
 
 static void begin_with(ag_tier_conf conf)
@@ -367,7 +369,8 @@ static void while_one_computes_the_other_waits(void **state)
 {
     (void)state;
     expect_find(0, 1, "ours");
-    job waits = {.op = FIND, .tier = 1, .loop = 1, .key = key_of(1)}, leaves = {.op = FIND, .tier = 1, .key = key_of(1)};
+    job waits = {.op = FIND, .tier = 1, .loop = 1, .key = key_of(1)};
+    job leaves = {.op = FIND, .tier = 1, .key = key_of(1)};
     post(&waits);
     post(&leaves);
     UNTIL(count(1, AG_M_TIER_WAITED) == 2);

@@ -13,9 +13,13 @@ def is_there():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that leaves room for a Cluster's node, which listens 10,000 higher as well."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port + 10000 < 1 << 16:
+            return port
 
 
 class Redis:

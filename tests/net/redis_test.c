@@ -96,8 +96,9 @@ static void on_message(void *arg AG_UNUSED, ag_http_loop *l AG_UNUSED, void *msg
         return;
     }
     ag_str get[] = {AG_STR("GET"), ag_str_of(j->word)}, args[] = {AG_STR("0"), AG_STR("x")};
-    bool sent = strcmp(j->word, "script") == 0 ? ag_redis_eval(j->client, &script, args, 2, on_answer, (void *)j->number)
-                                               : ag_redis_call(j->client, get, 2, on_answer, (void *)j->number);
+    void *number = (void *)j->number;
+    bool sent = strcmp(j->word, "script") == 0 ? ag_redis_eval(j->client, &script, args, 2, on_answer, number)
+                                               : ag_redis_call(j->client, get, 2, on_answer, number);
     free(j);
     if (!sent) NOTE(n_refused++);
 }
