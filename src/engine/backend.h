@@ -2,10 +2,10 @@
  * Owns    : everything on the device. The plan and the model that it was opened with must outlive it.
  * Threads : open, run and close from one thread, the engine's; a backend has workers of its own.
  * Limits  : rows_max and out_max of the plan; KV pages given at open.
- * Errors  : open: AG_E_NOMEM, AG_E_USAGE (an instruction set that does not run here, a cache of q8_0 for heads that it does not fit), AG_E_INTERNAL (threads). A run of
- *           a valid batch cannot fail on the CPU.
- * Numerics: logits and state of a row depend on the tokens of its own sequence alone, bit for bit: not on the batch, nor on
- *           how the prompt was cut into steps. */
+ * Errors  : open: AG_E_NOMEM, AG_E_USAGE (an instruction set that does not run here, a cache of q8_0 for heads that it
+ *           does not fit), AG_E_INTERNAL (threads). A run of a valid batch cannot fail on the CPU.
+ * Numerics: logits and state of a row depend on the tokens of its own sequence alone, bit for bit: not on the batch,
+ *           nor on how the prompt was cut into steps. */
 #ifndef AG_BACKEND_H
 #define AG_BACKEND_H
 
@@ -32,8 +32,8 @@ typedef struct ag_batch {
 
 typedef struct ag_backend ag_backend;
 
-/* Whether repacked weights are kept in a file beside the model (image.h). AUTO: a stored one is used, and renewed when it
- * is stale; a new one is written for a model of a size where it pays, into a folder with plenty of room. */
+/* Whether repacked weights are kept in a file beside the model (image.h). AUTO: a stored one is used, and renewed when
+ * it is stale; a new one is written for a model of a size where it pays, into a folder with plenty of room. */
 typedef enum ag_image_mode { AG_IMAGE_OFF, AG_IMAGE_READ, AG_IMAGE_AUTO, AG_IMAGE_ON } ag_image_mode;
 
 typedef struct ag_backend_conf {
@@ -47,7 +47,8 @@ typedef struct ag_backend_conf {
     const char *image_dir; /* NULL: beside the model */
     void (*note)(void *arg, bool bad, const char *text); /* a sentence for the log; from any thread; NULL: silent */
     void *note_arg;
-    uint32_t null_vocab, null_width, null_rate; /* of the null backend: tokens, numbers of a state, tokens a second; 0: no pace */
+    /* of the null backend: tokens, numbers of a state, tokens a second; 0: no pace */
+    uint32_t null_vocab, null_width, null_rate;
 } ag_backend_conf;
 
 typedef struct ag_weights_info {
@@ -70,7 +71,8 @@ typedef struct ag_backend_ops {
     void (*parallel)(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items);
     uint32_t (*threads)(const ag_backend *b);
     const char *(*isa)(const ag_backend *b);
-    /* Time that its threads have computed in steps so far, added up; waiting for each other is none. From any thread. */
+    /* Time that its threads have computed in steps so far, added up; waiting for each other is none. From any
+     * thread. */
     uint64_t (*busy_us)(const ag_backend *b);
     uint64_t (*weight_bytes)(const ag_backend *b); /* packed weights, as read by a step of one row */
     void (*weights)(const ag_backend *b, ag_weights_info *out); /* from any thread */

@@ -20,7 +20,8 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     b->v_page = g->kv_heads * ag_kv_head_bytes(conf->kv, g->dim_v);
     b->page_stride = g->layers * (b->k_page + b->v_page);
     uint64_t bytes;
-    if (!ag_mul_ok(ag_backend_page_bytes(g, conf->kv), conf->pages, &bytes)) return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
+    if (!ag_mul_ok(ag_backend_page_bytes(g, conf->kv), conf->pages, &bytes))
+        return ag_err_set(err, AG_E_NOMEM, "a KV cache of %u pages is too large", conf->pages);
     b->kv_bytes = bytes;
     b->kv = ag_mem_map(b->kv_bytes);
     b->arena_bytes = p->arena_bytes + 64;
@@ -32,10 +33,14 @@ static int open_memory(ag_backend *b, const ag_backend_conf *conf, ag_err *err)
     bool ok = b->kv && b->arena && b->scratch && b->row_span;
     for (uint32_t i = 0; i < g->n_ropes && ok; i++)
         ok = (b->rope[i] = ag_mem_array((size_t)p->rows_max * g->ropes[i].n_rot + 1, sizeof(float))) != NULL;
-    if (!ok) return ag_err_set(err, AG_E_NOMEM, "no memory for activations (%zu bytes) and KV cache (%zu bytes); a smaller --ctx takes less", b->arena_bytes, b->kv_bytes);
+    if (!ok)
+        return ag_err_set(err, AG_E_NOMEM,
+                          "no memory for activations (%zu bytes) and KV cache (%zu bytes); a smaller --ctx takes less",
+                          b->arena_bytes, b->kv_bytes);
     int rc = ag_attn_shares_open(&b->shares, p, b->pages, ag_pool_threads(b->pool), err);
     if (rc != AG_OK) return rc;
-    memset(b->arena, 0, b->arena_bytes); /* touched now, so that the first request does not wait for the kernel to clear pages */
+    /* touched now, so that the first request does not wait for the kernel to clear pages */
+    memset(b->arena, 0, b->arena_bytes);
     return AG_OK;
 }
 
@@ -68,8 +73,11 @@ static int cpu_open(ag_backend **out, const ag_plan *plan, const ag_backend_conf
     if (b->isa == NULL) {
         char known[128] = "";
         for (const ag_cpu_isa *i = NULL; (i = ag_cpu_isa_next(i));)
-            if (i->runs()) snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", known[0] ? ", " : "", i->name);
-        rc = ag_err_set(err, AG_E_USAGE, "instruction set \"%.40s\" is not known or does not run here; this machine has %s", conf->isa, known);
+            if (i->runs())
+                snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", known[0] ? ", " : "", i->name);
+        rc = ag_err_set(err, AG_E_USAGE,
+                        "instruction set \"%.40s\" is not known or does not run here; this machine has %s", conf->isa,
+                        known);
     } else {
         b->ops = b->isa->ops;
         rc = ag_pool_open(&b->pool, conf->threads ? conf->threads : ag_pool_cores(), err);
@@ -87,7 +95,8 @@ static int cpu_open(ag_backend **out, const ag_plan *plan, const ag_backend_conf
 
 static void check_batch(const ag_backend *b, const ag_batch *s)
 {
-    AG_ASSERT(s->n_rows >= 1 && s->n_rows <= b->plan->rows_max && s->n_out <= b->plan->out_max && s->n_states <= s->n_rows - s->n_out);
+    AG_ASSERT(s->n_rows >= 1 && s->n_rows <= b->plan->rows_max && s->n_out <= b->plan->out_max &&
+              s->n_states <= s->n_rows - s->n_out);
     uint32_t row = 0;
     for (uint32_t i = 0; i < s->n_spans; i++) {
         AG_ASSERT(s->spans[i].row == row && s->spans[i].n >= 1);
@@ -107,8 +116,8 @@ static void lay_out_step(ag_backend *b, const ag_batch *s)
     ag_attn_shares_lay_out(&b->shares, s);
 }
 
-/* Rows of the embedding table are read from the mapped file, and each may map 64 KiB around it. Given back every so many,
- * a long run does not come to hold a second copy of a large table. */
+/* Rows of the embedding table are read from the mapped file, and each may map 64 KiB around it. Given back every so
+ * many, a long run does not come to hold a second copy of a large table. */
 #define EMBED_ROWS 256u
 #define EMBED_BYTES_MIN (64u << 20)
 
@@ -142,10 +151,16 @@ static const float *cpu_states(const ag_backend *b, size_t *stride)
     return ag__exec_row(b, b->g->states, b->states_from);
 }
 
-static void cpu_parallel(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items) { ag_pool_run(b->pool, fn, arg, items, 1); }
+static void cpu_parallel(ag_backend *b, ag_backend_fn *fn, void *arg, uint32_t items)
+{
+    ag_pool_run(b->pool, fn, arg, items, 1);
+}
 static uint32_t cpu_threads(const ag_backend *b) { return ag_pool_threads(b->pool); }
 static const char *cpu_isa(const ag_backend *b) { return b->isa->name; }
-static uint64_t cpu_busy_us(const ag_backend *b) { return atomic_load_explicit(&b->busy_ns, memory_order_relaxed) / 1000; }
+static uint64_t cpu_busy_us(const ag_backend *b)
+{
+    return atomic_load_explicit(&b->busy_ns, memory_order_relaxed) / 1000;
+}
 static uint64_t cpu_weight_bytes(const ag_backend *b) { return b->weights.n_bytes; }
 
 static void cpu_weights(const ag_backend *b, ag_weights_info *out) { ag_weights_info_get(&b->weights, out); }
@@ -158,5 +173,6 @@ static unsigned char *cpu_page(ag_backend *b, uint32_t page)
     return b->kv + page * b->page_stride;
 }
 
-const ag_backend_ops ag_backend_cpu = {"cpu", cpu_open, cpu_close, cpu_run, cpu_states, cpu_parallel, cpu_threads, cpu_isa, cpu_busy_us,
-                                       cpu_weight_bytes, cpu_weights, cpu_settle, cpu_clear, cpu_page};
+const ag_backend_ops ag_backend_cpu = {"cpu",        cpu_open,    cpu_close, cpu_run,     cpu_states,
+                                       cpu_parallel, cpu_threads, cpu_isa,   cpu_busy_us, cpu_weight_bytes,
+                                       cpu_weights,  cpu_settle,  cpu_clear, cpu_page};

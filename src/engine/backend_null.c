@@ -1,6 +1,6 @@
 /* The backend of the model without weights (model/null.h): logits that leave no doubt about the next byte, at the pace
- * that was asked for. A step takes its time however many rows it has; prompts take none. A state is 1 at the place of its
- * token, so that the mean of a text's counts its bytes. */
+ * that was asked for. A step takes its time however many rows it has; prompts take none. A state is 1 at the place of
+ * its token, so that the mean of a text's counts its bytes. */
 #include <errno.h>
 #include <time.h>
 
@@ -102,5 +102,6 @@ static void null_settle(ag_backend *b AG_UNUSED) {}
 static void null_clear(ag_backend *b AG_UNUSED) {}
 static unsigned char *null_page(ag_backend *b AG_UNUSED, uint32_t page AG_UNUSED) { return NULL; }
 
-const ag_backend_ops ag_backend_null = {"null", null_open, null_close, null_run, null_states, null_parallel, null_threads, null_isa,
-                                        null_busy_us, null_weight_bytes, null_weights, null_settle, null_clear, null_page};
+const ag_backend_ops ag_backend_null = {"null",        null_open,    null_close, null_run,     null_states,
+                                        null_parallel, null_threads, null_isa,   null_busy_us, null_weight_bytes,
+                                        null_weights,  null_settle,  null_clear, null_page};

@@ -1,7 +1,7 @@
-/* door.h - the one lock between those who ask and the engine that computes: everything that has to do with the scheduler
- * happens behind it, at once and on the thread of whoever asks. It is held for microseconds: by callers while a generation
- * is submitted, cancelled or moved, by the clock while it puts out those who waited too long, by the engine while it
- * chooses a step and while it books one, never while it computes.
+/* door.h - the one lock between those who ask and the engine that computes: everything that has to do with the
+ * scheduler happens behind it, at once and on the thread of whoever asks. It is held for microseconds: by callers while
+ * a generation is submitted, cancelled or moved, by the clock while it puts out those who waited too long, by the
+ * engine while it chooses a step and while it books one, never while it computes.
  * Whoever takes a generation out of the scheduler, ends it, in the same breath: no two can. Readers are told through
  * mailboxes; their owners are woken after the lock was given back.
  * Owns    : scheduler, lists of generations, the clock's thread.
@@ -32,7 +32,8 @@ typedef struct ag_door {
     ag_gen *cancels;         /* those that ran when they were cancelled */
     ag_gen *begun;
     ag_gen *led;             /* those with followers */
-    uint64_t led_due;        /* not after the first deadline of a follower that is before its leader's; UINT64_MAX: none is */
+    /* not after the first deadline of a follower that is before its leader's; UINT64_MAX: none is */
+    uint64_t led_due;
     uint64_t led_waiting_due; /* the same of those whose leader does not run, which are the clock's */
     ag_mbox *wakes[AG_DOOR_WAKES];
     uint32_t n_wakes;
@@ -72,8 +73,8 @@ void ag__follower_move(ag_door *d, ag_gen *f, uint8_t band);
 void ag__followers_expire(ag_door *d, uint64_t now, bool all);
 
 ag_door *ag__door_of(ag_engine *e);
-/* Under which salt pages are known to those who share them. Each kind has names of its own, so a tenant that is called as
- * a group does not meet it; nobody outside of this process can make two alike. */
+/* Under which salt pages are known to those who share them. Each kind has names of its own, so a tenant that is called
+ * as a group does not meet it; nobody outside of this process can make two alike. */
 typedef enum ag_salt_kind { AG_SALT_TENANT = 't', AG_SALT_GROUP = 'g', AG_SALT_ALL = 's' } ag_salt_kind;
 uint64_t ag__door_salt(const ag_door *d, ag_salt_kind kind, ag_str name); /* name: AG_TENANT_NAME_MAX at most */
 

@@ -9,8 +9,8 @@
 #include "base/mem.h"
 #include "engine/engine_inner.h"
 
-/* Rows of a step while nobody decodes: large enough that the weights, unpacked once a block of columns, cost little, small
- * enough that a newcomer waits for a fraction of a second. */
+/* Rows of a step while nobody decodes: large enough that the weights, unpacked once a block of columns, cost little,
+ * small enough that a newcomer waits for a fraction of a second. */
 #define STEP_ROWS 512u
 
 ag_door *ag__door_of(ag_engine *e)
@@ -36,14 +36,25 @@ static void sample_rows(void *arg, uint32_t worker, uint32_t from, uint32_t to)
         const float *x = e->logits + i * e->logits_stride;
         uint32_t at = e->step->outs[i].index;
         if (at + 1 < g->seq.n_tokens) { /* a prompt token's score */
-            e->sample_rc[i] = ag_sampler_score(e->samplers[worker], x, g->tokens[at + 1], AG_MAX(g->top_logprobs, 0), &e->samples[i]);
+            e->sample_rc[i] = ag_sampler_score(e->samplers[worker], x, g->tokens[at + 1], AG_MAX(g->top_logprobs, 0),
+                                               &e->samples[i]);
             continue;
         }
         uint32_t n_out = atomic_load_explicit(&g->n_out, memory_order_relaxed);
         bool no_end = g->ignore_eos || n_out < g->min_tokens || g->json; /* some are spelled like text */
-        ag_sample_in in = {.logits = x, .sampling = &g->sampling, .position = n_out, .bias = g->bias, .n_bias = g->n_bias, .counts = g->counts,
-                           .in_prompt = g->in_prompt, .banned = e->banned, .n_banned = no_end ? e->n_banned : 0, .json = g->json, .json_at = &g->json_at,
-                           .left = g->seq.max_tokens - n_out, .top_logprobs = g->top_logprobs};
+        ag_sample_in in = {.logits = x,
+                           .sampling = &g->sampling,
+                           .position = n_out,
+                           .bias = g->bias,
+                           .n_bias = g->n_bias,
+                           .counts = g->counts,
+                           .in_prompt = g->in_prompt,
+                           .banned = e->banned,
+                           .n_banned = no_end ? e->n_banned : 0,
+                           .json = g->json,
+                           .json_at = &g->json_at,
+                           .left = g->seq.max_tokens - n_out,
+                           .top_logprobs = g->top_logprobs};
         e->sample_rc[i] = ag_sampler_sample(e->samplers[worker], &in, &e->samples[i]);
     }
 }
@@ -114,7 +125,8 @@ static void take_token(ag_engine *e, ag_gen *g, const ag_sample *s, uint64_t now
     g->last_safe = AG_MAX(g->last_safe, safe);
     ag_gen_token t = {.id = s->id, .logprob = s->logprob, .top = s->top, .n_top = s->n_top, .text_safe = g->last_safe};
     atomic_store(&g->text_bytes, g->last_safe);
-    if (!ok || !keep_token(g, s->id) || ag__gen_append(g, &t) != AG_OK) ag__door_fail(&e->door, g, AG_E_NOMEM, "out of memory in the middle of the answer");
+    if (!ok || !keep_token(g, s->id) || ag__gen_append(g, &t) != AG_OK)
+        ag__door_fail(&e->door, g, AG_E_NOMEM, "out of memory in the middle of the answer");
     else if (found) ag__door_end(&e->door, g, AG_GEN_STOPPED);
     else if (whole && !g->json_closing) ag__door_end(&e->door, g, AG_GEN_STOPPED);
     else if (whole || n_out + 1 == g->seq.max_tokens) ag__door_end(&e->door, g, AG_GEN_LENGTH);
@@ -135,7 +147,8 @@ static void take_samples(ag_engine *e)
     for (uint32_t i = 0; i < e->step->n_out; i++) {
         ag_gen *g = ag__gen_of(e->step->outs[i].seq);
         uint32_t at = e->step->outs[i].index;
-        if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) continue; /* an earlier row of it failed; still held below */
+        /* an earlier row of it failed; still held below */
+        if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) continue;
         if (e->sample_rc[i] != AG_OK) ag__door_fail(&e->door, g, e->sample_rc[i], why_unsampled(e->sample_rc[i]));
         else if (at + 1 < g->seq.n_tokens) take_score(g, at, &e->samples[i]);
         else take_token(e, g, &e->samples[i], now);
@@ -206,8 +219,8 @@ static uint32_t damage_settled(ag_engine *e)
     }
 }
 
-/* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. What is
- * kept of prompts goes with them. */
+/* Answers that weights with a wrong checksum had a part in are not continued: their readers are told to ask again. What
+ * is kept of prompts goes with them. */
 void ag__engine_heed(ag_engine *e, uint32_t damage)
 {
     if (damage == e->damage_seen) return;
@@ -230,10 +243,16 @@ static void compute(ag_engine *e, const ag_sched_step *step)
     uint32_t n_states = 0;
     for (uint32_t i = 0; i < step->n_states; i++) {
         e->states_at[i] = n_states;
-        for (uint32_t r = 0; r < step->states[i].n; r++) e->out_rows[step->n_out + n_states++] = step->states[i].row + r;
+        for (uint32_t r = 0; r < step->states[i].n; r++)
+            e->out_rows[step->n_out + n_states++] = step->states[i].row + r;
     }
-    const ag_batch batch = {.n_rows = step->n_rows, .n_spans = step->n_spans, .n_out = step->n_out, .n_states = n_states, .tokens = step->tokens,
-                            .spans = e->spans, .out_rows = e->out_rows};
+    const ag_batch batch = {.n_rows = step->n_rows,
+                            .n_spans = step->n_spans,
+                            .n_out = step->n_out,
+                            .n_states = n_states,
+                            .tokens = step->tokens,
+                            .spans = e->spans,
+                            .out_rows = e->out_rows};
     ag_lm_run(e->lm, &batch, &e->logits, &e->logits_stride);
     e->step = step;
     if (step->n_out) e->lm->ops->parallel(e->lm->backend, sample_rows, e, step->n_out);
@@ -290,20 +309,32 @@ int ag__engine_json(ag_engine *e, const ag_json_vocab **out, ag_err *err)
 static ag_sched_conf sched_conf(const ag_engine *e, uint32_t rows_max, uint32_t out_max)
 {
     const ag_engine_conf *c = &e->conf;
-    return (ag_sched_conf){.queue = {.entries_max = c->queue_max, .tokens_max = c->queue_tokens, .bytes_max = c->queue_bytes,
-                                     .tenants_max = AG_QUEUE_CONF_DEFAULT.tenants_max, .prompt_weight = c->prompt_weight,
-                                     .output_weight = c->output_weight, .age_us = c->band_age_us},
-                           .pages = e->lm->pages, .page_tokens = AG_KV_PAGE, .running_max = c->running_max, .rows_max = rows_max,
-                           .out_max = out_max, .step_ratio = c->step_ratio, .gap_us = c->step_gap_us,
-                           .short_us = c->step_short_us, .rows_min = c->step_rows_min,
-                           .reuse = !c->no_reuse, .refuse_late = c->refuse_late};
+    return (ag_sched_conf){.queue = {.entries_max = c->queue_max,
+                                     .tokens_max = c->queue_tokens,
+                                     .bytes_max = c->queue_bytes,
+                                     .tenants_max = AG_QUEUE_CONF_DEFAULT.tenants_max,
+                                     .prompt_weight = c->prompt_weight,
+                                     .output_weight = c->output_weight,
+                                     .age_us = c->band_age_us},
+                           .pages = e->lm->pages,
+                           .page_tokens = AG_KV_PAGE,
+                           .running_max = c->running_max,
+                           .rows_max = rows_max,
+                           .out_max = out_max,
+                           .step_ratio = c->step_ratio,
+                           .gap_us = c->step_gap_us,
+                           .short_us = c->step_short_us,
+                           .rows_min = c->step_rows_min,
+                           .reuse = !c->no_reuse,
+                           .refuse_late = c->refuse_late};
 }
 
 static int samplers_open(ag_engine *e, ag_err *err)
 {
     const ag_cpu_isa *isa = ag_cpu_isa_find(e->lm->ops->isa(e->lm->backend));
     int rc = AG_OK;
-    for (uint32_t i = 0; i < e->n_samplers && rc == AG_OK; i++) rc = ag_sampler_open(&e->samplers[i], isa->ops, e->model->hp.vocab, err);
+    for (uint32_t i = 0; i < e->n_samplers && rc == AG_OK; i++)
+        rc = ag_sampler_open(&e->samplers[i], isa->ops, e->model->hp.vocab, err);
     for (uint32_t id = 0; id < ag_tokenizer_size(e->model->tokenizer) && e->n_banned < AG_ENGINE_BANNED; id++)
         if (ag_tokenizer_ends(e->model->tokenizer, (int32_t)id)) e->banned[e->n_banned++] = (int32_t)id;
     return rc;
@@ -312,9 +343,19 @@ static int samplers_open(ag_engine *e, ag_err *err)
 static int thread_open(ag_engine *e, ag_err *err)
 {
     uint32_t rows_max = AG_MAX(STEP_ROWS, e->conf.running_max), out_max = AG_MAX(e->conf.running_max, 32u);
-    ag_lm_conf lc = {.threads = e->conf.threads, .isa = e->conf.isa, .no_pass = e->conf.no_pass, .kv = e->conf.kv, .rows_max = rows_max, .out_max = out_max,
-                     .ctx_tokens = e->conf.ctx_tokens, .ctx_sequences = e->conf.running_max, .progress = e->conf.progress,
-                     .progress_arg = e->conf.progress_arg, .image = e->conf.image, .image_dir = e->conf.image_dir, .note = e->conf.note,
+    ag_lm_conf lc = {.threads = e->conf.threads,
+                     .isa = e->conf.isa,
+                     .no_pass = e->conf.no_pass,
+                     .kv = e->conf.kv,
+                     .rows_max = rows_max,
+                     .out_max = out_max,
+                     .ctx_tokens = e->conf.ctx_tokens,
+                     .ctx_sequences = e->conf.running_max,
+                     .progress = e->conf.progress,
+                     .progress_arg = e->conf.progress_arg,
+                     .image = e->conf.image,
+                     .image_dir = e->conf.image_dir,
+                     .note = e->conf.note,
                      .note_arg = e->conf.note_arg};
     int rc = ag_lm_open(&e->lm, e->model, &lc, err);
     if (rc != AG_OK) return rc;
@@ -355,8 +396,10 @@ static void end_everything(ag_engine *e)
     ag_door *d = &e->door;
     d->draining = true;
     ag__door_drop_cancelled(d);
-    for (uint32_t n; (n = ag_sched_running(d->sched)) > 0;) ag__door_end(d, ag__gen_of(ag_sched_running_at(d->sched, n - 1)), AG_GEN_CANCELLED);
-    for (ag_qent *q; (q = ag_queue_head(ag_sched_queue(d->sched), ag_now_us()));) ag__door_end(d, ag__gen_of((ag_seq *)q), AG_GEN_CANCELLED);
+    for (uint32_t n; (n = ag_sched_running(d->sched)) > 0;)
+        ag__door_end(d, ag__gen_of(ag_sched_running_at(d->sched, n - 1)), AG_GEN_CANCELLED);
+    for (ag_qent *q; (q = ag_queue_head(ag_sched_queue(d->sched), ag_now_us()));)
+        ag__door_end(d, ag__gen_of((ag_seq *)q), AG_GEN_CANCELLED);
     ag__door_tell_late(d);
 }
 
@@ -523,7 +566,8 @@ uint32_t ag_engine_ctx_max(const ag_engine *e) { return e->lm->ctx_max; }
 uint64_t ag_engine_identity(const ag_engine *e)
 {
     const ag_model *m = e->model;
-    uint64_t parts[] = {m->null ? XXH3_64bits(m->name, strlen(m->name)) : ag_gguf_digest(m->gguf), m->null_rate, e->conf.kv};
+    uint64_t parts[] = {m->null ? XXH3_64bits(m->name, strlen(m->name)) : ag_gguf_digest(m->gguf), m->null_rate,
+                        e->conf.kv};
     return XXH3_64bits(parts, sizeof parts);
 }
 
@@ -544,15 +588,35 @@ void ag_engine_stats_get(ag_engine *e, ag_engine_stats *out)
     ag_sched_stats_get(e->door.sched, &s);
     uint64_t cancelled = e->door.cancelled, asked = e->door.asked_tokens, reused = e->door.reused_tokens;
     ag__door_leave(&e->door);
-    *out = (ag_engine_stats){.waiting = s.queue.entries, .running = s.running, .queue_tokens = s.queue.tokens, .queue_bytes = s.queue.bytes,
-                             .kv_pages = s.kv.pages, .kv_pages_used = s.kv.used, .kv_pages_kept = s.kv.kept, .kv_pages_free = s.kv.free,
+    *out = (ag_engine_stats){.waiting = s.queue.entries,
+                             .running = s.running,
+                             .queue_tokens = s.queue.tokens,
+                             .queue_bytes = s.queue.bytes,
+                             .kv_pages = s.kv.pages,
+                             .kv_pages_used = s.kv.used,
+                             .kv_pages_kept = s.kv.kept,
+                             .kv_pages_free = s.kv.free,
                              .kv_pages_reclaimed = s.kv.reclaimed,
-                             .kv_pages_restored = e->restored, .steps = atomic_load(&e->steps), .prompt_tokens = s.prompt_rows,
-                             .again_tokens = s.again_rows, .output_tokens = atomic_load(&e->output_tokens), .reused_tokens = reused,
-                             .asked_tokens = asked, .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
-                             .set_back_pages = s.set_back_pages, .set_back_urgent = s.set_back_urgent, .set_back_share = s.set_back_share,
-                             .displaced = s.displaced, .expired = s.expired, .timed_out = s.timed_out, .refused_full = s.refused_full,
-                             .refused_late = s.refused_late, .cancelled = cancelled, .step_error = s.cost_error, .service_rate = s.service_rate,
-                             .threads = e->lm->ops->threads(e->lm->backend), .busy_us = e->lm->ops->busy_us(e->lm->backend)};
+                             .kv_pages_restored = e->restored,
+                             .steps = atomic_load(&e->steps),
+                             .prompt_tokens = s.prompt_rows,
+                             .again_tokens = s.again_rows,
+                             .output_tokens = atomic_load(&e->output_tokens),
+                             .reused_tokens = reused,
+                             .asked_tokens = asked,
+                             .preemptions = s.set_back_pages + s.set_back_urgent + s.set_back_share,
+                             .set_back_pages = s.set_back_pages,
+                             .set_back_urgent = s.set_back_urgent,
+                             .set_back_share = s.set_back_share,
+                             .displaced = s.displaced,
+                             .expired = s.expired,
+                             .timed_out = s.timed_out,
+                             .refused_full = s.refused_full,
+                             .refused_late = s.refused_late,
+                             .cancelled = cancelled,
+                             .step_error = s.cost_error,
+                             .service_rate = s.service_rate,
+                             .threads = e->lm->ops->threads(e->lm->backend),
+                             .busy_us = e->lm->ops->busy_us(e->lm->backend)};
     memcpy(out->waiting_by_band, s.queue.by_band, sizeof out->waiting_by_band);
 }

@@ -48,14 +48,23 @@ typedef struct ag_engine_conf {
     uint64_t prefix_bytes;
     void (*prefix_note)(void *arg, bool bad, const char *text);
 } ag_engine_conf;
-#define AG_ENGINE_CONF_DEFAULT \
-    ((ag_engine_conf){.running_max = 64, .queue_max = 1024, .band_age_us = 30000000, .prompt_weight = 1, .output_weight = 4, \
-                      .step_ratio = 1.3, .step_gap_us = 50000, .step_short_us = 200000, .step_rows_min = 16, .refuse_late = true})
+#define AG_ENGINE_CONF_DEFAULT                                                                                         \
+    ((ag_engine_conf){.running_max = 64,                                                                               \
+                      .queue_max = 1024,                                                                               \
+                      .band_age_us = 30000000,                                                                         \
+                      .prompt_weight = 1,                                                                              \
+                      .output_weight = 4,                                                                              \
+                      .step_ratio = 1.3,                                                                               \
+                      .step_gap_us = 50000,                                                                            \
+                      .step_short_us = 200000,                                                                         \
+                      .step_rows_min = 16,                                                                             \
+                      .refuse_late = true})
 
 typedef struct ag_engine_stats { /* a snapshot; what has no present tense only grows */
     uint32_t waiting, running, waiting_by_band[AG_BANDS];
     uint64_t queue_tokens, queue_bytes;
-    uint64_t kv_pages, kv_pages_used /* by those who run */, kv_pages_kept /* for reuse */, kv_pages_free, kv_pages_reclaimed;
+    uint64_t kv_pages, kv_pages_used /* by those who run */, kv_pages_kept /* for reuse */, kv_pages_free,
+        kv_pages_reclaimed;
     uint64_t kv_pages_restored; /* taken from prefix_path when it was opened */
     uint64_t steps;
     uint64_t prompt_tokens, output_tokens; /* computed for the first time */

@@ -53,7 +53,8 @@ struct ag_engine {
     uint32_t damage_seen;     /* of ag_weights_info */
 };
 
-/* What weights that were found damaged had a part in ends, and is not kept. Inside of the door, or when nobody is there. */
+/* What weights that were found damaged had a part in ends, and is not kept. Inside of the door, or when nobody is
+ * there. */
 void ag__engine_heed(ag_engine *e, uint32_t damage);
 void ag__engine_prefixes_load(ag_engine *e); /* before the first step */
 void ag__engine_prefixes_save(ag_engine *e); /* after the last */

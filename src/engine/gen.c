@@ -9,14 +9,17 @@
 static int check_number(ag_err *err, const char *name, double v, double min, double max, bool min_open)
 {
     if (v >= min && v <= max && !(min_open && v == min)) return AG_OK; /* NAN fails */
-    return ag_err_set(err, AG_E_PARAM, "%s is %g; it should be %s %g and at most %g", name, v, min_open ? "above" : "at least", min, max);
+    return ag_err_set(err, AG_E_PARAM, "%s is %g; it should be %s %g and at most %g", name, v,
+                      min_open ? "above" : "at least", min, max);
 }
 
 static int check_sampling(const ag_sampling *s, ag_err *err)
 {
     int rc;
-    if ((rc = check_number(err, "temperature", s->temperature, 0, 10, false)) || (rc = check_number(err, "top_p", s->top_p, 0, 1, true)) ||
-        (rc = check_number(err, "min_p", s->min_p, 0, 1, false)) || (rc = check_number(err, "typical_p", s->typical_p, 0, 1, true)) ||
+    if ((rc = check_number(err, "temperature", s->temperature, 0, 10, false)) ||
+        (rc = check_number(err, "top_p", s->top_p, 0, 1, true)) ||
+        (rc = check_number(err, "min_p", s->min_p, 0, 1, false)) ||
+        (rc = check_number(err, "typical_p", s->typical_p, 0, 1, true)) ||
         (rc = check_number(err, "repetition_penalty", s->repetition_penalty, 0, 10, true)) ||
         (rc = check_number(err, "frequency_penalty", s->frequency_penalty, -2, 2, false)) ||
         (rc = check_number(err, "presence_penalty", s->presence_penalty, -2, 2, false)))
@@ -48,7 +51,8 @@ static int check_embed(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
 {
     const ag_hparams *hp = &ag_engine_model(e)->hp;
     if (s->max_tokens > 0 || s->prompt_logprobs)
-        return ag_err_set(err, AG_E_PARAM, "an embedding has no answer and no log probabilities: max_tokens should be 0");
+        return ag_err_set(err, AG_E_PARAM,
+                          "an embedding has no answer and no log probabilities: max_tokens should be 0");
     if (hp->pooling == AG_POOLING_MEAN || hp->pooling == AG_POOLING_LAST) return AG_OK;
     return ag_err_set(err, AG_E_UNSUPPORTED,
                       "the model's file asks for embeddings of pooling_type %u; known are %d, the mean of the tokens, and %d, the last "
@@ -59,32 +63,44 @@ static int check_spec(const ag_engine *e, const ag_gen_spec *s, ag_err *err)
 {
     uint32_t ctx = ag_engine_ctx_max(e), vocab = ag_engine_model(e)->hp.vocab;
     if (s->n_prompt == 0) return ag_err_set(err, AG_E_PARAM, "the prompt is empty; it needs at least one token");
-    if (s->max_tokens == 0 && !s->prompt_logprobs && !s->embed) return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
+    if (s->max_tokens == 0 && !s->prompt_logprobs && !s->embed)
+        return ag_err_set(err, AG_E_PARAM, "max_tokens is 0; it should be at least 1");
     if (s->json && s->max_tokens < json_cost(s))
         return ag_err_set(err, AG_E_PARAM, "max_tokens is %u; %s takes at least %u", s->max_tokens,
                           s->json_heads ? "such a call" : "a JSON object", json_cost(s));
     if (s->n_prompt > ctx || s->max_tokens > ctx - s->n_prompt)
-        return ag_err_set(err, AG_E_CTX_LENGTH, "%u prompt tokens and %u to answer do not fit the context of %u tokens", s->n_prompt, s->max_tokens, ctx);
+        return ag_err_set(err, AG_E_CTX_LENGTH, "%u prompt tokens and %u to answer do not fit the context of %u tokens",
+                          s->n_prompt, s->max_tokens, ctx);
     for (uint32_t i = 0; i < s->n_prompt; i++)
         if ((uint32_t)s->prompt[i] >= vocab)
-            return ag_err_set(err, AG_E_PARAM, "prompt token %d at position %u is not in the vocabulary of %u", s->prompt[i], i, vocab);
-    if (s->n_stop_tokens > AG_GEN_STOPS_MAX) return ag_err_set(err, AG_E_PARAM, "%u stop tokens; at most %u are taken", s->n_stop_tokens, AG_GEN_STOPS_MAX);
-    if (s->n_shown > AG_GEN_SHOWN_MAX) return ag_err_set(err, AG_E_PARAM, "%u tokens to show; at most %u are taken", s->n_shown, AG_GEN_SHOWN_MAX);
-    if (s->n_bias > AG_GEN_BIAS_MAX) return ag_err_set(err, AG_E_PARAM, "%u logit biases; at most %u are taken", s->n_bias, AG_GEN_BIAS_MAX);
+            return ag_err_set(err, AG_E_PARAM, "prompt token %d at position %u is not in the vocabulary of %u",
+                              s->prompt[i], i, vocab);
+    if (s->n_stop_tokens > AG_GEN_STOPS_MAX)
+        return ag_err_set(err, AG_E_PARAM, "%u stop tokens; at most %u are taken", s->n_stop_tokens, AG_GEN_STOPS_MAX);
+    if (s->n_shown > AG_GEN_SHOWN_MAX)
+        return ag_err_set(err, AG_E_PARAM, "%u tokens to show; at most %u are taken", s->n_shown, AG_GEN_SHOWN_MAX);
+    if (s->n_bias > AG_GEN_BIAS_MAX)
+        return ag_err_set(err, AG_E_PARAM, "%u logit biases; at most %u are taken", s->n_bias, AG_GEN_BIAS_MAX);
     for (uint32_t i = 0; i < s->n_bias; i++) {
         if ((uint32_t)s->bias[i].id >= vocab)
-            return ag_err_set(err, AG_E_PARAM, "logit_bias names token %d, which is not in the vocabulary of %u", s->bias[i].id, vocab);
+            return ag_err_set(err, AG_E_PARAM, "logit_bias names token %d, which is not in the vocabulary of %u",
+                              s->bias[i].id, vocab);
         int rc = check_number(err, "logit_bias", s->bias[i].bias, -100, 100, false);
         if (rc) return rc;
     }
-    if (s->band >= AG_BANDS) return ag_err_set(err, AG_E_PARAM, "priority is %u; it should be 0 to %d", s->band, AG_BANDS - 1);
+    if (s->band >= AG_BANDS)
+        return ag_err_set(err, AG_E_PARAM, "priority is %u; it should be 0 to %d", s->band, AG_BANDS - 1);
     if (s->tenant.n > AG_TENANT_NAME_MAX)
-        return ag_err_set(err, AG_E_PARAM, "a tenant's name of %zu bytes; at most %d are taken", s->tenant.n, AG_TENANT_NAME_MAX);
+        return ag_err_set(err, AG_E_PARAM, "a tenant's name of %zu bytes; at most %d are taken", s->tenant.n,
+                          AG_TENANT_NAME_MAX);
     if (s->share_group.n > AG_TENANT_NAME_MAX)
         return ag_err_set(err, AG_E_PARAM, "a group's name of %zu bytes; at most %d are taken", s->share_group.n,
                           AG_TENANT_NAME_MAX);
-    if (!(s->weight >= 0 && isfinite(s->weight))) return ag_err_set(err, AG_E_PARAM, "weight is %g; it should be above 0", (double)s->weight);
-    if (s->top_logprobs > AG_GEN_TOP_MAX) return ag_err_set(err, AG_E_PARAM, "%d log probabilities; at most %d are given", s->top_logprobs, AG_GEN_TOP_MAX);
+    if (!(s->weight >= 0 && isfinite(s->weight)))
+        return ag_err_set(err, AG_E_PARAM, "weight is %g; it should be above 0", (double)s->weight);
+    if (s->top_logprobs > AG_GEN_TOP_MAX)
+        return ag_err_set(err, AG_E_PARAM, "%d log probabilities; at most %d are given", s->top_logprobs,
+                          AG_GEN_TOP_MAX);
     return s->embed ? check_embed(e, s, err) : check_sampling(&s->sampling, err);
 }
 
@@ -103,9 +119,14 @@ static void copy_place(ag_gen *g, const ag_gen_spec *s)
     memcpy(g->tenant, tenant.p, tenant.n);
     g->weight = s->weight > 0 ? (double)s->weight : 1;
     g->tenant_label = ag_metrics_tenant(g->engine->conf.metrics, g->tenant);
-    g->seq = (ag_seq){.n_tokens = s->n_prompt, .n_prompt = s->n_prompt, .max_tokens = s->max_tokens, .all_logits = s->prompt_logprobs,
-                      .n_scored = s->prompt_logprobs, .salt = salt_of(g, s)};
-    if (s->embed) g->seq.states = ag_engine_model(g->engine)->hp.pooling == AG_POOLING_LAST ? AG_STATES_LAST : AG_STATES_ALL;
+    g->seq = (ag_seq){.n_tokens = s->n_prompt,
+                      .n_prompt = s->n_prompt,
+                      .max_tokens = s->max_tokens,
+                      .all_logits = s->prompt_logprobs,
+                      .n_scored = s->prompt_logprobs,
+                      .salt = salt_of(g, s)};
+    if (s->embed)
+        g->seq.states = ag_engine_model(g->engine)->hp.pooling == AG_POOLING_LAST ? AG_STATES_LAST : AG_STATES_ALL;
     g->seq.q.band = s->band;
     g->seq.q.deadline_us = s->deadline_us;
 }
@@ -141,7 +162,8 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
     }
     if (ok && s->prompt_logprobs) {
         g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
-        g->prompt_tops = ag_mem_array((size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0) + 1, sizeof *g->prompt_tops);
+        g->prompt_tops = ag_mem_array((size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0) + 1,
+                                      sizeof *g->prompt_tops);
         ok = g->prompt_tokens && g->prompt_tops;
     }
     if (ok && s->embed) {
@@ -211,7 +233,8 @@ int ag_gen_create(ag_gen **out, ag_engine *e, const ag_gen_spec *s, ag_err *err)
     g->notify = s->notify;
     g->msg = s->msg;
     rc = ag_stops_init(&g->stops, s->stops, s->n_stops, err);
-    if (rc == AG_OK && !copy_spec(g, s, ag_engine_model(e)->hp.vocab)) rc = ag_err_set(err, AG_E_NOMEM, "no memory for a prompt of %u tokens", s->n_prompt);
+    if (rc == AG_OK && !copy_spec(g, s, ag_engine_model(e)->hp.vocab))
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory for a prompt of %u tokens", s->n_prompt);
     if (rc != AG_OK) {
         gen_free(g);
         return rc;
@@ -280,7 +303,8 @@ uint32_t ag_gen_read(ag_gen *g, uint32_t from, ag_gen_token *out, uint32_t max, 
     if (state) *state = now;
     const ag_gen *computed = g->leader ? g->leader : g;
     uint32_t n = ag_gen_count(g), got = 0;
-    for (; from < n && got < max; from++, got++) out[got] = computed->chunks[from / AG_GEN_CHUNK]->token[from % AG_GEN_CHUNK];
+    for (; from < n && got < max; from++, got++)
+        out[got] = computed->chunks[from / AG_GEN_CHUNK]->token[from % AG_GEN_CHUNK];
     return got;
 }
 
@@ -318,8 +342,8 @@ uint64_t ag_gen_retry_us(ag_gen *g) { return atomic_load(&g->retry_us); }
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {
     const ag_gen *computed = g->leader ? g->leader : g;
-    *out = (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&computed->admit_us), atomic_load(&computed->first_us),
-                          atomic_load(&computed->last_us), atomic_load(&g->end_us)};
+    *out = (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&computed->admit_us),
+                          atomic_load(&computed->first_us), atomic_load(&computed->last_us), atomic_load(&g->end_us)};
     uint64_t *seen[] = {&out->admit_us, &out->first_us, &out->last_us};
     for (uint32_t i = 0; g->leader && i < AG_ARRAY_LEN(seen); i++)
         if (*seen[i]) *seen[i] = AG_MAX(*seen[i], out->submit_us);

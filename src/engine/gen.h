@@ -1,6 +1,6 @@
 /* gen.h - a generation: one prompt, how to sample, and the tokens that come of it; or one prompt and its embedding. Or
- * what reads like one: a follower shares another's tokens, with a reader, an end and a deadline of its own; a replay has
- * an answer that was computed before.
+ * what reads like one: a follower shares another's tokens, with a reader, an end and a deadline of its own; a replay
+ * has an answer that was computed before.
  * Owns    : its copy of everything in the spec; reference-counted (get/put), freed by the last put.
  * Threads : created and read by the gateway's side, run by the engine's. The engine appends tokens and publishes their
  *           count; readers on any thread see a prefix that never changes. The reader's progress never holds the engine.
@@ -48,7 +48,8 @@ typedef struct ag_gen_spec {
     uint32_t n_prompt;         /* at least 1 */
     uint32_t max_tokens;       /* 0: only the prompt is computed (echo with logprobs, embed) */
     bool embed;                /* no answer, but what the model makes of the prompt: its states, or the last one, as one
-                                * vector of length 1; then max_tokens is 0, and only what says whose it is counts below */
+                                * vector of length 1; then max_tokens is 0, and only what says whose it is counts
+                                * below */
     uint32_t min_tokens;       /* end tokens and stops are ignored before */
     bool ignore_eos;
     const int32_t *stop_tokens;
@@ -62,11 +63,13 @@ typedef struct ag_gen_spec {
     ag_sampling sampling;
     bool json;                 /* the answer is one JSON object, whole also when max_tokens, 2 at least, ends it */
     const char *json_heads;    /* it stands behind one of these, as ag_json_init_behind has them; NULL: it is all */
-    int32_t top_logprobs;      /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
+    /* -1: no log probabilities; 0..AG_GEN_TOP_MAX: the token's own and so many of the best */
+    int32_t top_logprobs;
     bool prompt_logprobs;      /* of the prompt's tokens as well (echo) */
-    /* After each step that appended tokens or ended it, `msg` is posted to `notify`, unless ag_gen_read has not been called
-     * since an earlier post. A full mailbox is tried again at the next step. A message may come after its reader has let
-     * go of the generation: let msg be a number that is looked up, not a pointer. NULL: nobody is told, read at will. */
+    /* After each step that appended tokens or ended it, `msg` is posted to `notify`, unless ag_gen_read has not been
+     * called since an earlier post. A full mailbox is tried again at the next step. A message may come after its reader
+     * has let go of the generation: let msg be a number that is looked up, not a pointer. NULL: nobody is told, read at
+     * will. */
     ag_mbox *notify;
     void *msg;
     ag_str tenant;             /* whose share of the engine it is; empty: "default" */
@@ -78,14 +81,21 @@ typedef struct ag_gen_spec {
     uint64_t deadline_us;      /* ag_now_us; 0: none */
 } ag_gen_spec;
 
-typedef enum ag_gen_state { AG_GEN_WAITING, AG_GEN_RUNNING, AG_GEN_STOPPED /* end token, stop token or string, end of json, embed done */,
-    AG_GEN_LENGTH /* max_tokens or context */, AG_GEN_CANCELLED, AG_GEN_FAILED } ag_gen_state;
+typedef enum ag_gen_state {
+    AG_GEN_WAITING,
+    AG_GEN_RUNNING,
+    AG_GEN_STOPPED /* end token, stop token or string, end of json, embed done */,
+    AG_GEN_LENGTH /* max_tokens or context */,
+    AG_GEN_CANCELLED,
+    AG_GEN_FAILED
+} ag_gen_state;
 
 typedef struct ag_gen_top { int32_t id; float logprob; } ag_gen_top;
 
 typedef struct ag_gen_token {
     int32_t id;
-    float logprob;             /* of the distribution before temperature and filters; NAN when not asked for or unknown */
+    /* of the distribution before temperature and filters; NAN when not asked for or unknown */
+    float logprob;
     const ag_gen_top *top;     /* n_top of them, best first; lives as long as the generation */
     uint32_t n_top;
     /* Bytes of the answer's text (ag_gen_piece of each token, put together) that are known to be outside any stop
@@ -98,10 +108,11 @@ ag_gen *ag_gen_get(ag_gen *g);
 void ag_gen_put(ag_gen *g);
 
 /* Hands it to the engine, which takes a reference until it has ended. AG_E_QUEUE_FULL, AG_E_DRAINING, AG_E_DEADLINE (it
- * cannot be ready in time), AG_E_PARAM (it could never fit the cache), AG_E_LIMIT (nor the queue); *retry_us (optional) is then when there may be room, 0:
- * unknown. Any thread; decided at once, the engine's step is not waited for. A generation that was taken may yet be
- * displaced by a more urgent one (AG_GEN_FAILED with AG_E_QUEUE_FULL) or meet its deadline: before its first step it
- * ends AG_GEN_FAILED with AG_E_DEADLINE, later AG_GEN_LENGTH with ag_gen_timed_out. */
+ * cannot be ready in time), AG_E_PARAM (it could never fit the cache), AG_E_LIMIT (nor the queue); *retry_us (optional)
+ * is then when there may be room, 0: unknown. Any thread; decided at once, the engine's step is not waited for. A
+ * generation that was taken may yet be displaced by a more urgent one (AG_GEN_FAILED with AG_E_QUEUE_FULL) or meet its
+ * deadline: before its first step it ends AG_GEN_FAILED with AG_E_DEADLINE, later AG_GEN_LENGTH with
+ * ag_gen_timed_out. */
 int ag_gen_submit(ag_gen *g, uint64_t *retry_us, ag_err *err);
 /* The same for the answers of one request, of one tenant and band: all of them or none. */
 int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_err *err);
@@ -133,8 +144,8 @@ void ag_gen_replay_prompt(ag_gen *g, uint32_t i, const ag_gen_token *t);
 float *ag_gen_replay_embedding(ag_gen *g); /* as many numbers as the model is wide */
 void ag_gen_replay_end(ag_gen *g, ag_gen_state state, uint64_t text_bytes, uint32_t reused);
 
-/* Ends it: at once while it waits, before the engine's next step while it runs. Any thread, any number of times; harmless
- * after the end. */
+/* Ends it: at once while it waits, before the engine's next step while it runs. Any thread, any number of times;
+ * harmless after the end. */
 void ag_gen_cancel(ag_gen *g);
 
 /* Copies up to `max` tokens from position `from` into out; returns how many. *state (optional) is read before the
@@ -169,7 +180,8 @@ typedef struct ag_gen_wait {
 } ag_gen_wait;
 void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out); /* any thread */
 
-typedef struct ag_gen_times { uint64_t submit_us, admit_us, first_us, last_us, end_us; } ag_gen_times; /* ag_now_us; 0: not yet */
+/* ag_now_us; 0: not yet */
+typedef struct ag_gen_times { uint64_t submit_us, admit_us, first_us, last_us, end_us; } ag_gen_times;
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out);
 
 #endif

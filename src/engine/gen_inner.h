@@ -37,7 +37,8 @@ struct ag_gen {
     ag_sampling sampling;
     ag_mbox *notify;
     void *msg;
-    ag_gen *leader;          /* of a follower: whose tokens it shows. Its seq has a band and a deadline, and is in no schedule */
+    /* of a follower: whose tokens it shows. Its seq has a band and a deadline, and is in no schedule */
+    ag_gen *leader;
     /* door */
     ag_seq seq;              /* how many tokens, of which prompt, at most; what is computed; its place */
     ag_gen *next_late;       /* in the list of those to be told again */
@@ -59,7 +60,8 @@ struct ag_gen {
     ag_json json_at;
     bool json_closing;       /* the length was so near that it could only be closed */
     uint64_t last_safe;
-    double *sum;             /* embed: of its states so far; in the order of the prompt, whatever steps it is cut into */
+    /* embed: of its states so far; in the order of the prompt, whatever steps it is cut into */
+    double *sum;
     /* shared */
     ag__gen_chunk *_Atomic *chunks; /* answer; max_tokens / AG_GEN_CHUNK + 1 of them, made as tokens come */
     ag_gen_token *prompt_tokens; /* n_prompt of them, with log probabilities of the prompt */

@@ -36,7 +36,8 @@ static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
     }
     uint64_t pages = (tokens + AG_KV_PAGE - 1) / AG_KV_PAGE;
     if (pages > UINT32_MAX / 2)
-        return ag_err_set(err, AG_E_USAGE, "a KV cache of %" PRIu64 " tokens is more than the %u that can be addressed", tokens, UINT32_MAX / 2 * AG_KV_PAGE);
+        return ag_err_set(err, AG_E_USAGE, "a KV cache of %" PRIu64 " tokens is more than the %u that can be addressed",
+                          tokens, UINT32_MAX / 2 * AG_KV_PAGE);
     lm->pages = (uint32_t)pages;
     lm->ctx_max = (uint32_t)AG_MIN(train, pages * AG_KV_PAGE);
     return AG_OK;
@@ -65,7 +66,9 @@ static int check_memory(const ag_lm *lm, ag_err *err)
 {
     uint64_t have = ag_lm_memory_free();
     if (have == 0 || lm->plan.arena_bytes < have) return AG_OK;
-    return ag_err_set(err, AG_E_NOMEM, "steps of %u rows take %" PRIu64 " bytes of activations, and %" PRIu64 " are free; a smaller --max-running takes less",
+    return ag_err_set(err, AG_E_NOMEM,
+                      "steps of %u rows take %" PRIu64 " bytes of activations, and %" PRIu64
+                      " are free; a smaller --max-running takes less",
                       lm->plan.rows_max, lm->plan.arena_bytes, have);
 }
 
@@ -79,9 +82,19 @@ int ag_lm_open(ag_lm **out, const ag_model *m, const ag_lm_conf *conf, ag_err *e
     int rc = m->null ? build_null(lm, conf, err) : build(lm, conf, err);
     if (rc == AG_OK) rc = check_memory(lm, err);
     if (rc == AG_OK) {
-        ag_backend_conf bc = {.threads = conf->threads, .isa = conf->isa, .pages = lm->pages, .kv = conf->kv, .progress = conf->progress,
-                              .progress_arg = conf->progress_arg, .image = conf->image, .image_dir = conf->image_dir, .note = conf->note,
-                              .note_arg = conf->note_arg, .null_vocab = m->hp.vocab, .null_width = m->hp.width, .null_rate = m->null_rate};
+        ag_backend_conf bc = {.threads = conf->threads,
+                              .isa = conf->isa,
+                              .pages = lm->pages,
+                              .kv = conf->kv,
+                              .progress = conf->progress,
+                              .progress_arg = conf->progress_arg,
+                              .image = conf->image,
+                              .image_dir = conf->image_dir,
+                              .note = conf->note,
+                              .note_arg = conf->note_arg,
+                              .null_vocab = m->hp.vocab,
+                              .null_width = m->hp.width,
+                              .null_rate = m->null_rate};
         if (conf->no_pass && bc.image == AG_IMAGE_AUTO) bc.image = AG_IMAGE_READ;
         rc = lm->ops->open(&lm->backend, &lm->plan, &bc, err);
     }
@@ -102,4 +115,7 @@ void ag_lm_close(ag_lm *lm)
     ag_mem_free(lm);
 }
 
-void ag_lm_run(ag_lm *lm, const ag_batch *batch, const float **logits, size_t *stride) { lm->ops->run(lm->backend, batch, logits, stride); }
+void ag_lm_run(ag_lm *lm, const ag_batch *batch, const float **logits, size_t *stride)
+{
+    lm->ops->run(lm->backend, batch, logits, stride);
+}

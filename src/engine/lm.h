@@ -14,12 +14,14 @@ typedef struct ag_lm_conf {
     const char *isa, *no_pass;
     ag_kv_type kv;        /* see backend.h */
     uint32_t rows_max, out_max;
-    uint64_t ctx_tokens;  /* of KV cache in all; 0: what fits half of the free memory, at most ctx_sequences times the model's context */
+    /* of KV cache in all; 0: what fits half of the free memory, at most ctx_sequences times the model's context */
+    uint64_t ctx_tokens;
     uint32_t ctx_sequences;
     ag_buf *report;       /* what the passes did, or NULL */
     void (*progress)(void *arg, uint64_t done, uint64_t all);
     void *progress_arg;
-    ag_image_mode image;  /* with passes left out, AUTO only reads: measuring should not take the image from those who serve */
+    /* with passes left out, AUTO only reads: measuring should not take the image from those who serve */
+    ag_image_mode image;
     const char *image_dir;
     void (*note)(void *arg, bool bad, const char *text);
     void *note_arg;

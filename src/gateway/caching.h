@@ -1,6 +1,6 @@
 /* caching.h - the response cache as the gateway uses it: which requests are looked up, under which key, what is kept of
- * their answers and what callers are told. The cache itself is cache/cache.h; generations under way that others may follow,
- * flights.h; what is kept of an answer, record.h; what servers share, tier.h.
+ * their answers and what callers are told. The cache itself is cache/cache.h; generations under way that others may
+ * follow, flights.h; what is kept of an answer, record.h; what servers share, tier.h.
  * Owns    : the cache and the flights; of a request the answers that were found for it, until they are its choices'.
  * Threads : a gateway's is constant once it has an engine, but for what its parts say; a request's belongs to its loop.
  * Limits  : ag_caching_conf; AG_RENEWALS_MAX stale answers are computed anew at once, others stay stale.
@@ -47,7 +47,13 @@ typedef struct ag_caching {
 int ag_caching_open(ag_caching *c, const ag_caching_conf *conf, ag_err *err);
 void ag_caching_close(ag_caching *c); /* fine when it was never opened */
 
-typedef enum ag_caching_told { AG_TOLD_NOTHING, AG_TOLD_MISS, AG_TOLD_HIT, AG_TOLD_COALESCED, AG_TOLD_STALE } ag_caching_told;
+typedef enum ag_caching_told {
+    AG_TOLD_NOTHING,
+    AG_TOLD_MISS,
+    AG_TOLD_HIT,
+    AG_TOLD_COALESCED,
+    AG_TOLD_STALE
+} ag_caching_told;
 
 typedef struct ag_sharing { /* a request's lookup in what servers share */
     enum { AG_SHARING_IDLE, AG_SHARING_ASKS, AG_SHARING_JOINED, AG_SHARING_TOLD } state;

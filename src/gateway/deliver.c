@@ -59,7 +59,10 @@ void ag__count_end(ag_req *r, ag_choice *c)
     ag_metrics *m = r->gw->metrics;
     static const ag_metric_finish finish[] = {[AG_GEN_STOPPED] = AG_FINISH_STOP, [AG_GEN_LENGTH] = AG_FINISH_LENGTH,
                                               [AG_GEN_CANCELLED] = AG_FINISH_ABORT, [AG_GEN_FAILED] = AG_FINISH_ERROR};
-    r->finish = c->timed_out ? "timeout" : c->state == AG_GEN_LENGTH ? "length" : c->parts.n_calls ? "tool_calls" : "stop";
+    r->finish = c->timed_out                ? "timeout"
+                : c->state == AG_GEN_LENGTH ? "length"
+                : c->parts.n_calls          ? "tool_calls"
+                                            : "stop";
     take_reused(r, c);
     ag_metric_add(m, AG_M_FINISHED, finish[c->state], 1);
     if (!ag__caching_pays(r)) ag_metric_add(m, AG_M_CACHE_TOKENS, 0, c->read);
@@ -295,7 +298,8 @@ static void begin_stream(ag_req *r)
     headers[n++] = (ag_http_header){AG_STR("content-type"), ag_str_of(r->dialect->stream_type)};
     if (!r->dialect->grpc) {
         headers[n++] = (ag_http_header){AG_STR("cache-control"), AG_STR("no-cache")};
-        headers[n++] = (ag_http_header){AG_STR("x-accel-buffering"), AG_STR("no")}; /* proxies must not collect tokens */
+        /* proxies must not collect tokens */
+        headers[n++] = (ag_http_header){AG_STR("x-accel-buffering"), AG_STR("no")};
     }
     r->answered = r->streaming = true;
     r->status = 200;
@@ -344,7 +348,8 @@ static void stream_choice(ag_req *r, ag_choice *c)
         ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this answer.");
         return;
     }
-    ag_reply_logprobs lp = logprobs_of(r, c, tokens, k, false), *told = r->request.top_logprobs >= 0 && k > 0 ? &lp : NULL;
+    ag_reply_logprobs lp = logprobs_of(r, c, tokens, k, false),
+                      *told = r->request.top_logprobs >= 0 && k > 0 ? &lp : NULL;
     for (ag_part part; next_part(r, c, last, &part); told = NULL)
         r->dialect->chunk(&r->out, &r->reply, &c->place, &part, told, NULL, &r->usage);
     ag_reply_end end = end_of(r, c, (ag_str){text.p + text.n, c->text.held.n - text.n});

@@ -33,7 +33,8 @@ void ag_flights_close(ag_flights *t); /* asserts that none is left; NULL is fine
 /* From enter to leave nobody else enters at this key. The flight that is listed under it; NULL: none. */
 ag_flight *ag_flights_enter(ag_flights *t, const ag_cache_key *k);
 void ag_flights_leave(ag_flights *t, const ag_cache_key *k);
-/* [entered] Lists a new one, held once by the caller, in the place of one that is. It takes over the references to gens. */
+/* [entered] Lists a new one, held once by the caller, in the place of one that is. It takes over the references to
+ * gens. */
 int ag_flights_add(ag_flights *t, const ag_cache_key *k, ag_gen *const *gens, uint32_t n, ag_flight **out);
 void ag_flights_hold(ag_flight *f);                  /* [entered] */
 void ag_flights_unlist(ag_flights *t, ag_flight *f); /* [entered] fine when it is not listed */

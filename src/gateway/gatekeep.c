@@ -176,7 +176,8 @@ static ag_next look_at_head(ag_req *r)
     if (!(method_of(r) & (AG_POST | AG_PATCH)) || (bodyless && empty)) return AG_MORE;
     r->body_max = r->route->answer ? AG_MOVE_BYTES_MAX : AG_BODY_BYTES_MAX;
     bool grpc = r->dialect->grpc;
-    if (!grpc && (r->route->dialect->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type")))) return refuse_type(r);
+    if (!grpc && (r->route->dialect->grpc || !ag_media_is_json(ag_http_head_get(r->head, "content-type"))))
+        return refuse_type(r);
     if (!grpc && check_encoding(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     if (grpc && ag__grpc_limits(r) != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");
     r->counts = r->route->auth == AG_ROLE_INFERENCE && method_of(r) == AG_POST && !(grpc && r->route->answer);

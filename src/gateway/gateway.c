@@ -49,7 +49,8 @@ static int copy_aliases(ag_live *l, const char *aliases, ag_err *err)
         return ag_err_set(err, AG_E_NOMEM, "There is no memory for the gateway's settings.");
     for (uint32_t n = 1; ag_str_next(&rest, &name); n++) {
         if (name.n == 0 || name.n > AG_ALIAS_BYTES_MAX)
-            return ag_err_set(err, AG_E_USAGE, "An alias must have 1 to %d bytes, not %zu.", AG_ALIAS_BYTES_MAX, name.n);
+            return ag_err_set(err, AG_E_USAGE, "An alias must have 1 to %d bytes, not %zu.", AG_ALIAS_BYTES_MAX,
+                              name.n);
         if (n > AG_ALIASES_MAX) return ag_err_set(err, AG_E_USAGE, "There may be %d aliases at most.", AG_ALIASES_MAX);
     }
     return AG_OK;

@@ -28,7 +28,8 @@ typedef struct ag_gateway_conf {
     const char *api_key; /* NULL or "": no keys, any bearer token is accepted, loopback only */
     const char *keys_db; /* a file of keys (keys/keys_db.h), made if need be; NULL or "": none */
     const char *keys_secret; /* what they are hashed under; NULL or "": KEYS_DB.secret */
-    const char *jwt_jwks; /* tokens signed by a key of this file, or URL, will do; NULL or "": none. reload reads it again */
+    /* tokens signed by a key of this file, or URL, will do; NULL or "": none. reload reads it again */
+    const char *jwt_jwks;
     uint32_t jwt_refresh_ms; /* of a URL */
     /* Limits are shared with other servers (limiter.h); redis NULL or "": they are not. */
     const char *redis, *redis_prefix, *redis_password, *redis_password_file;
@@ -72,18 +73,39 @@ typedef struct ag_gateway_conf {
     bool share_prefixes;        /* prompts' prefixes may be found in the cache by other tenants too */
 } ag_gateway_conf;
 
-#define AG_GATEWAY_CONF_DEFAULT                                                                                     \
-    ((ag_gateway_conf){.host = "127.0.0.1", .port = 8080, .header_bytes_max = 16u << 10, .headers_max = 100,        \
-                       .target_bytes_max = 8u << 10, .json = AG_JSON_LIMITS_DEFAULT,                                \
-                       .body_bytes_max = 16u << 20, .header_timeout_ms = 10000, .body_timeout_ms = 30000,           \
-                       .idle_timeout_ms = 75000, .write_timeout_ms = 30000, .connections_max = 4096,                \
-                       .connections_per_address_max = 1024, .out_bytes_max = 1u << 20, .tls_handshakes_max = 1000,  \
-                       .redis_prefix = "autoglm:", .redis_timeout_ms = 50, .jwt_refresh_ms = 300000,                \
-                       .total_timeout_ms = 3600000, .h2_streams_max = 100, .h2_bodies_max = 64u << 20,              \
-                       .h2_window_bytes = 256u << 10, .h2_connection_window_bytes = 1u << 20,                       \
-                       .h2_resets_max = 500, .h2_frames_max = 1000, .generations_max = 128, .retry_after_s = 1,           \
-                       .responses_max = 10000, .responses_bytes_max = 256u << 20, .responses_keep_s = 86400,        \
-                       .background_max = 256, .cache = {.ttl_s = 3600}})
+#define AG_GATEWAY_CONF_DEFAULT                                                                                        \
+    ((ag_gateway_conf){.host = "127.0.0.1",                                                                            \
+                       .port = 8080,                                                                                   \
+                       .header_bytes_max = 16u << 10,                                                                  \
+                       .headers_max = 100,                                                                             \
+                       .target_bytes_max = 8u << 10,                                                                   \
+                       .json = AG_JSON_LIMITS_DEFAULT,                                                                 \
+                       .body_bytes_max = 16u << 20,                                                                    \
+                       .header_timeout_ms = 10000,                                                                     \
+                       .body_timeout_ms = 30000,                                                                       \
+                       .idle_timeout_ms = 75000,                                                                       \
+                       .write_timeout_ms = 30000,                                                                      \
+                       .connections_max = 4096,                                                                        \
+                       .connections_per_address_max = 1024,                                                            \
+                       .out_bytes_max = 1u << 20,                                                                      \
+                       .tls_handshakes_max = 1000,                                                                     \
+                       .redis_prefix = "autoglm:",                                                                     \
+                       .redis_timeout_ms = 50,                                                                         \
+                       .jwt_refresh_ms = 300000,                                                                       \
+                       .total_timeout_ms = 3600000,                                                                    \
+                       .h2_streams_max = 100,                                                                          \
+                       .h2_bodies_max = 64u << 20,                                                                     \
+                       .h2_window_bytes = 256u << 10,                                                                  \
+                       .h2_connection_window_bytes = 1u << 20,                                                         \
+                       .h2_resets_max = 500,                                                                           \
+                       .h2_frames_max = 1000,                                                                          \
+                       .generations_max = 128,                                                                         \
+                       .retry_after_s = 1,                                                                             \
+                       .responses_max = 10000,                                                                         \
+                       .responses_bytes_max = 256u << 20,                                                              \
+                       .responses_keep_s = 86400,                                                                      \
+                       .background_max = 256,                                                                          \
+                       .cache = {.ttl_s = 3600}})
 
 /* Binds and listens. `log` and `metrics` may be NULL. */
 int ag_gateway_open(ag_gateway **out, const ag_gateway_conf *conf, ag_metrics *metrics, ag_log *log, ag_err *err);

@@ -54,7 +54,8 @@ static int add_heads(ag_req *r, const char *tail)
         const json_t *v = json_object_get(json_object_get(json_array_get(tools, i), "function"), "name");
         ag_str name = {json_string_value(v), json_string_length(v)};
         bool plain = name.n >= 1 && name.n <= AG_TOOL_NAME_MAX;
-        for (size_t k = 0; k < name.n && plain; k++) plain = name.p[k] > ' ' && name.p[k] != '"' && name.p[k] != '\\' && name.p[k] != 127;
+        for (size_t k = 0; k < name.n && plain; k++)
+            plain = name.p[k] > ' ' && name.p[k] != '"' && name.p[k] != '\\' && name.p[k] != 127;
         if (!plain)
             return ag_request_fail(&r->err, AG_E_PARAM, "tools",
                                    "That some tool is called can be enforced where each has a name of 1 to %u printable ASCII "
@@ -66,8 +67,9 @@ static int add_heads(ag_req *r, const char *tail)
     return ag_buf_addc(&r->heads, 0) && !r->heads.failed ? AG_OK : no_memory(&r->err);
 }
 
-/* What the prompt ends with beyond the template's own: a call up to its arguments, or, where the model may choose, its name;
- * ahead of it, as of any JSON object, reasoning that the template has begun is ended, as templates themselves do it. */
+/* What the prompt ends with beyond the template's own: a call up to its arguments, or, where the model may choose, its
+ * name; ahead of it, as of any JSON object, reasoning that the template has begun is ended, as templates themselves do
+ * it. */
 static int add_tail(ag_req *r, ag_buf *tail)
 {
     const ag_request *q = &r->request;
@@ -195,7 +197,8 @@ static ag_str piece_of(const void *tokenizer, int32_t id, bool special)
     return ag_tokenizer_piece(tokenizer, id, special);
 }
 
-/* What needs no generation is answered by what was prepared: written here, perhaps by a worker, since it may be long. */
+/* What needs no generation is answered by what was prepared: written here, perhaps by a worker, since it may be
+ * long. */
 static int write_answer(ag_req *r, const ag_model *m)
 {
     const ag_req_prompt *p = &r->prompts[0];

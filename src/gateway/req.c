@@ -222,7 +222,8 @@ static void on_head(void *arg, ag_http_stream *s, const ag_http_head *head, void
     r->s = s;
     r->head = head;
     ag_str client = ag_http_stream_peer(s);
-    snprintf(r->client, sizeof r->client, "%.*s", (int)client.n, client.p); /* the stream may be gone when it is asked for */
+    /* the stream may be gone when it is asked for */
+    snprintf(r->client, sizeof r->client, "%.*s", (int)client.n, client.p);
     ag__req_run(r);
     r->head = NULL;
 }

@@ -2,7 +2,8 @@
  * A request is a state machine. Callbacks of the HTTP room and of the mailbox write down what came in and call
  * ag__req_run; steps decide; only ag__req_run frees.
  * Owns    : ag_req owns everything it points to but the gateway, loop, stream, engine and conf.
- * Threads : its loop's; while `working` is set a worker thread has request, body, prompts, out and err, and nobody else.
+ * Threads : its loop's; while `working` is set a worker thread has request, body, prompts, out and err, and nobody
+ *           else.
  * Limits  : ag_gateway_conf; AG_REPLY_BYTES_MAX of an answer that is not streamed, or of one choice's echo that is.
  * Errors  : err, told to the client in DELIVER's place when set before the answer has begun. */
 #ifndef AG_REQ_H
@@ -243,7 +244,8 @@ ag_next ag__req_refuse(ag_req *r, int code, const char *fmt, ...) AG_PRINTF(3, 4
 /* A request of the access log's, for the warm-up: to be run, on its loop. NULL: no memory, or it is not known here. */
 ag_req *ag__req_of_record(ag_gateway *gw, ag_gw_loop *l, const ag_history_record *rec, ag_warm_job *job);
 void ag__req_break_off(ag_req *r); /* such a one; it may be gone after this */
-/* Has `work` done, here or by a worker: what takes long would hold up the loop. false: it is under way; park, and call again. */
+/* Has `work` done, here or by a worker: what takes long would hold up the loop. false: it is under way; park, and call
+ * again. */
 bool ag__req_work(ag_req *r, bool here, void (*work)(void *r));
 void ag__req_worked(void *r); /* what a worker, or another loop, was asked for has been done: the step runs again */
 ag_next ag__req_answer(ag_req *r, int status, const char *type, ag_str body, const ag_http_header *more, uint32_t n);
@@ -273,8 +275,8 @@ bool ag__model_allowed(const ag_req *r); /* the key's list has its name or one o
 float ag__weight_of(const ag_req *r);
 ag_str ag__req_share(const ag_req *r); /* the group that its key shares caches with; n 0: none. Lives as long as r */
 
-/* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. Where `asking` is set
- * afterwards the answer is yet to come: the step parks, and calls again when it runs the next time. */
+/* metering.c: limits of keys, tenants, models and addresses. Without a file of keys there are none. Where `asking` is
+ * set afterwards the answer is yet to come: the step parks, and calls again when it runs the next time. */
 int ag__meter_enter(ag_req *r);                    /* LIMITS: counts a request; err says why not */
 int ag__meter_prompt(ag_req *r, uint64_t tokens);  /* ADMIT: counts its prompts; err says why not */
 void ag__meter_output(ag_req *r);                  /* counts what its generations did since the last time */

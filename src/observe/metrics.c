@@ -67,7 +67,8 @@ static const char *const cached_names[AG_CACHED_COUNT] = {"hit",     "stale", "c
                                                           "refresh", "off",   "uncertain", "damaged"};
 static const char *const warmed_names[AG_WARMED_COUNT] = {"computed", "there", "failed", "yielded"};
 static const char *const cache_gone_names[AG_CACHE_GONE_COUNT] = {"evicted", "expired", "purged", "refused"};
-static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full", "refused_late"};
+static const char *const evicted_names[AG_EVICTED_COUNT] = {"displaced", "expired", "timed_out", "refused_full",
+                                                            "refused_late"};
 
 typedef struct values {
     const char *const *names;

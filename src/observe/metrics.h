@@ -4,7 +4,8 @@
  * Threads : add, set and observe from any thread, at any time: relaxed atomics, no lock. ag_metrics_write from any;
  *           it may see one thread's figures a moment before another's. Every call takes m == NULL and then does
  *           nothing.
- * Limits  : AG_METRICS_VALUES_MAX values of a label that is filled in later, AG_METRICS_TENANTS tenants by name; a label index out of range is asserted.
+ * Limits  : AG_METRICS_VALUES_MAX values of a label that is filled in later, AG_METRICS_TENANTS tenants by name; a
+ *           label index out of range is asserted.
  * Errors  : AG_E_NOMEM from open only. */
 #ifndef AG_METRICS_H
 #define AG_METRICS_H
@@ -50,7 +51,12 @@ typedef enum ag_metric_finish {
     AG_FINISH_COUNT
 } ag_metric_finish;
 
-typedef enum ag_metric_set_back { AG_SET_BACK_PAGES, AG_SET_BACK_URGENT, AG_SET_BACK_SHARE, AG_SET_BACK_COUNT } ag_metric_set_back;
+typedef enum ag_metric_set_back {
+    AG_SET_BACK_PAGES,
+    AG_SET_BACK_URGENT,
+    AG_SET_BACK_SHARE,
+    AG_SET_BACK_COUNT
+} ag_metric_set_back;
 
 typedef enum ag_metric_evicted {
     AG_EVICTED_DISPLACED,

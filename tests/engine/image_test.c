@@ -525,12 +525,14 @@ int main(void)
     snprintf(image_path, sizeof image_path, "%s/tiny.gguf-%08x" AG_IMAGE_SUFFIX, dir,
              (uint32_t)XXH3_64bits("tiny.gguf", 9));
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_gives_way), cmocka_unit_test(test_steps_while_it_moves), cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_gives_way),
+        cmocka_unit_test(test_steps_while_it_moves), cmocka_unit_test(test_modes),
             cmocka_unit_test(test_every_byte_of_the_head),
         cmocka_unit_test(test_forged_heads),  cmocka_unit_test(test_every_length), cmocka_unit_test(test_another_model),
         cmocka_unit_test(test_a_byte_of_each_pack), cmocka_unit_test(test_one_writes),
             cmocka_unit_test(test_not_a_file_of_ours),
-        cmocka_unit_test(test_no_folder), cmocka_unit_test(test_a_folder_without_room_or_leave),     cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_no_folder), cmocka_unit_test(test_a_folder_without_room_or_leave),
+        cmocka_unit_test(test_faults),
     };
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     unlink(image_path);

@@ -1,5 +1,5 @@
-/* What a Redis may hold under our names: bytes that somebody else wrote, such as one who has the secret but errs (the first
- * byte 's': they are sealed before they are read), and what others say was purged ('p'). */
+/* What a Redis may hold under our names: bytes that somebody else wrote, such as one who has the secret but errs (the
+ * first byte 's': they are sealed before they are read), and what others say was purged ('p'). */
 #include <stdlib.h>
 
 #include "gateway/tier_purges.h"

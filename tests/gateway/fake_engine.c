@@ -128,7 +128,8 @@ static void await_work(void)
         for (ag_gen *g = running; g; g = g->next) {
             if (g->deadline_us) next = AG_MIN(next, g->deadline_us);
             if (g->leader) idle = idle && !follows_news(g);
-            else if (g->cancel || g->displace || g->give_up || !(g->wait || (g->hold && g->n == g->n_answer))) idle = false;
+            else if (g->cancel || g->displace || g->give_up || !(g->wait || (g->hold && g->n == g->n_answer)))
+                idle = false;
         }
         if (!idle || next <= now) return;
         struct timespec at;
@@ -324,7 +325,8 @@ int ag_gen_create(ag_gen **out, ag_engine *e AG_UNUSED, const ag_gen_spec *s, ag
     newest = (fake_spec){.weight = s->weight, .band = s->band, .share_all = s->share_all,
                          .deadline_us = s->deadline_us};
     memcpy(newest.tenant, s->tenant.p, AG_MIN(s->tenant.n, sizeof newest.tenant - 1));
-    if (s->share_group.n) memcpy(newest.share_group, s->share_group.p, AG_MIN(s->share_group.n, sizeof newest.share_group - 1));
+    if (s->share_group.n)
+        memcpy(newest.share_group, s->share_group.p, AG_MIN(s->share_group.n, sizeof newest.share_group - 1));
     pthread_mutex_unlock(&lock);
     if (z == NULL || g->prompt_tokens == NULL || g->answer == NULL || (s->embed && g->embedding == NULL)) {
         ag_gen_put(g);

@@ -12,7 +12,7 @@
 #include "gateway/dialects/parts.h"
 #include "check.h"
 
-#define TOOLS                                                                                                           \
+#define TOOLS                                                                                                             \
     "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{\"type\":\"object\",\"properties\":{" \
     "\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\"}}}}},{\"type\":\"function\",\"function\":{\"name\":\"add\"}}, 5, {}]"
 

@@ -1,4 +1,5 @@
-/* Warm-up with the fake engine: whose work it is, who follows it, what breaks it off, and what want of memory comes to. */
+/* Warm-up with the fake engine: whose work it is, who follows it, what breaks it off, and what want of memory comes
+ * to. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

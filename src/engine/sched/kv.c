@@ -491,8 +491,13 @@ uint32_t ag_kv_kept_add(ag_kv *kv, uint32_t before, uint64_t salt, const int32_t
 void ag_kv_stats_get(const ag_kv *kv, ag_kv_stats *out)
 {
     AG_CHECK(kv, KV_MAGIC);
-    *out = (ag_kv_stats){.pages = kv->pages, .free = kv->n_free, .used = kv->pages - kv->n_free - kv->n_kept,
-                         .kept = kv->n_kept, .hit_tokens = kv->hit_tokens, .asked_tokens = kv->asked_tokens, .reclaimed = kv->reclaimed};
+    *out = (ag_kv_stats){.pages = kv->pages,
+                         .free = kv->n_free,
+                         .used = kv->pages - kv->n_free - kv->n_kept,
+                         .kept = kv->n_kept,
+                         .hit_tokens = kv->hit_tokens,
+                         .asked_tokens = kv->asked_tokens,
+                         .reclaimed = kv->reclaimed};
 }
 
 static void verify_node(const ag_kv *kv, uint32_t i)

@@ -1,8 +1,9 @@
-/* kv.h - pages of the KV cache: which are free, which are shared, which are kept because somebody may ask for them again.
- * Pages hold a fixed number of tokens. A page that is full and belongs to a known prefix is a node of a radix tree whose
- * edges are whole pages: (salt, tokens of this page, and all pages before it) say what it holds, and sequences with the
- * same beginning under the same salt use the same pages. A node counts the sequences that use it. One that nobody uses
- * stays until its page is needed: leaves only, least recently used first. Found by a keyed hash, compared in full.
+/* kv.h - pages of the KV cache: which are free, which are shared, which are kept because somebody may ask for them
+ * again. Pages hold a fixed number of tokens. A page that is full and belongs to a known prefix is a node of a radix
+ * tree whose edges are whole pages: (salt, tokens of this page, and all pages before it) say what it holds, and
+ * sequences with the same beginning under the same salt use the same pages. A node counts the sequences that use it.
+ * One that nobody uses stays until its page is needed: leaves only, least recently used first. Found by a keyed hash,
+ *                                                      compared in full.
  * A node may also be promised: one sequence is about to compute it, others with the same prefix wait for it in place of
  * computing it as well.
  * Pure: no clock, no thread; the memory of the pages is the backend's.
@@ -37,10 +38,10 @@ typedef struct ag_kv_seq {
 int ag_kv_open(ag_kv **out, uint32_t pages, uint32_t page_tokens, ag_err *err);
 void ag_kv_close(ag_kv *kv); /* asserts that no sequence has a page or a promise left */
 
-/* Extends s by pages whose tokens are known and computed: tokens[0..n) are the sequence's; it has s->n pages, all shared
- * (else nothing is done). Only whole pages within the first `n_reusable` tokens count (the last token of a prompt must be
- * computed in any case). Returns the tokens that its pages now hold. When the next page is promised by another sequence,
- * s->waits is set, else cleared. Needs s->cap for n tokens. */
+/* Extends s by pages whose tokens are known and computed: tokens[0..n) are the sequence's; it has s->n pages, all
+ * shared (else nothing is done). Only whole pages within the first `n_reusable` tokens count (the last token of a
+ * prompt must be computed in any case). Returns the tokens that its pages now hold. When the next page is promised by
+ * another sequence, s->waits is set, else cleared. Needs s->cap for n tokens. */
 uint32_t ag_kv_match(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n_reusable);
 /* How many of these tokens are there to be reused, without taking anything (estimates at the door). */
 uint32_t ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint32_t n_reusable);
@@ -51,9 +52,9 @@ void ag_kv_promise(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n);
 ag_kv_seq *ag_kv_waits_for(const ag_kv *kv, const ag_kv_seq *s);
 /* Pages for positions below `to`, reclaiming kept ones. false: too few; then none are taken. */
 bool ag_kv_reserve(ag_kv *kv, ag_kv_seq *s, uint32_t to);
-/* Positions below `computed` are in the cache: full pages of s become nodes that others may use; promises are kept. For a
- * page that somebody else made known first (equal tokens after equal tokens give equal bits) s gives back its own: its table
- * changes, so not while a step reads it. */
+/* Positions below `computed` are in the cache: full pages of s become nodes that others may use; promises are kept. For
+ * a page that somebody else made known first (equal tokens after equal tokens give equal bits) s gives back its own:
+ * its table changes, so not while a step reads it. */
 void ag_kv_publish(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t computed);
 /* Gives everything back: private pages are free, shared ones stay while they last, promises are void (who waited for
  * them computes for itself). */

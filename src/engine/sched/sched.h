@@ -38,7 +38,11 @@
 #include "queue/queue.h"
 
 /* States that are wanted of a prompt, in place of logits. */
-typedef enum ag_seq_states { AG_STATES_NONE, AG_STATES_LAST /* the last token's */, AG_STATES_ALL /* every token's */ } ag_seq_states;
+typedef enum ag_seq_states {
+    AG_STATES_NONE,
+    AG_STATES_LAST /* the last token's */,
+    AG_STATES_ALL /* every token's */
+} ag_seq_states;
 
 typedef struct ag_seq {
     ag_qent q;              /* first: the queue gives these back */
@@ -65,7 +69,8 @@ typedef struct ag_seq {
     bool yields;            /* in this step: sits out for a tenant under its share of the places */
     uint64_t order;         /* of admission */
     bool running, started;  /* has a place in the batch now; had one ever */
-    bool sure;              /* not refused by an estimate: nobody else was there, or the first of those it came with was taken */
+    /* not refused by an estimate: nobody else was there, or the first of those it came with was taken */
+    bool sure;
 } ag_seq;
 
 typedef enum ag_sched_why {

@@ -47,10 +47,10 @@ static double full_us(const ag_sched *s)
     return ag_cost_us(&s->cost, &shape);
 }
 
-/* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well would
- * spare those who decode a pause that they may have, and cost it ten times as much. Where decodes alone nearly fill the gap
- * it may take so many of their steps: the rest of the gap would let a burst of prompts in one by one, and the machine would
- * spend its time on small steps. */
+/* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
+ * would spare those who decode a pause that they may have, and cost it ten times as much. Where decodes alone nearly
+ * fill the gap it may take so many of their steps: the rest of the gap would let a burst of prompts in one by one, and
+ * the machine would spend its time on small steps. */
 #define SHORT_STEPS 3
 static bool is_short(const ag_sched *s, const ag_seq *p)
 {
@@ -109,7 +109,8 @@ uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q)
 
 bool ag__sched_fits(const ag_sched *s, const ag_seq *q)
 {
-    if (s->step.n_rows == s->conf.rows_max || (s->step.n_out == s->conf.out_max && q->states == AG_STATES_NONE)) return false;
+    if (s->step.n_rows == s->conf.rows_max || (s->step.n_out == s->conf.out_max && q->states == AG_STATES_NONE))
+        return false;
     ag_step_shape with = s->step.shape;
     with.outs++;
     ag_step_shape_add(&with, q->computed, 1);

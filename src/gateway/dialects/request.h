@@ -1,8 +1,8 @@
 /* request.h - what a caller wants, whatever dialect it was said in.
  * Owns    : the parsed JSON and an arena; every string and array in it points into these. init/fini by the holder.
  * Threads : one at a time.
- * Limits  : ag_json_limits (the process's, set before the first request), AG_REQUEST_PROMPTS_MAX, AG_REQUEST_INPUTS_MAX,
- *           those of gen.h and of fields.def.
+ * Limits  : ag_json_limits (the process's, set before the first request), AG_REQUEST_PROMPTS_MAX,
+ *           AG_REQUEST_INPUTS_MAX, those of gen.h and of fields.def.
  * Errors  : ag_request_check: AG_E_PARAM (a token id that the vocabulary does not have). */
 #ifndef AG_REQUEST_H
 #define AG_REQUEST_H
