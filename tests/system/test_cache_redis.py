@@ -98,8 +98,7 @@ class Shared(unittest.TestCase):
             a, b = pair.servers
             body = asking("It goes on", max_tokens=300, logit_bias=PLAIN, stream=True)
             first = requests.post(a.url + PATH, json=body, stream=True, timeout=LIMIT_S)
-            chunks = first.iter_content(1)  # which ends its connection when it goes
-            next(chunks)
+            next(first.iter_content(1))
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 other = pool.submit(lambda: b.post(PATH, {**body, "stream": False}))
                 wait_for("the other to wait", lambda: b.metric("autoglm_cache_redis_waited_total") == 1)
