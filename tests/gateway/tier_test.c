@@ -568,6 +568,30 @@ static void a_redis_that_stands_still_is_a_miss(void **state)
     expect_find(1, 1, "one");
 }
 
+/* Who left, and whose answer came too late for anybody, holds no lock. */
+static void a_lock_that_comes_late_is_given_back(void **state)
+{
+    (void)state;
+    enum { LEFT = 2, NEXT = 4, LAST = 6 }; /* keys of one loop */
+    job left = {.op = FIND, .tier = 0, .key = key_of(LEFT)};
+    kill(redis_pid, SIGSTOP);
+    post(&left);
+    run(&(job){.op = LOOP_DONE});
+    left.op = LEAVE;
+    run(&left);
+    expect_find(0, NEXT, "miss"); /* its time was over later */
+    kill(redis_pid, SIGCONT);
+    UNTIL(all_there());
+    store(0, LAST, "behind it on one connection");
+    uint64_t hits = count(0, AG_M_TIER_HITS);
+    while (count(0, AG_M_TIER_HITS) == hits) { /* and on the other */
+        job j = {.op = FIND, .tier = 0, .key = key_of(LAST)};
+        run(&j);
+        job_end(&j);
+    }
+    assert_string_equal(say("EXISTS %s", name('l', LEFT)), "0");
+}
+
 static void one_that_takes_nothing_is_read(void **state)
 {
     (void)state;
@@ -745,6 +769,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_is_not_ours_is_a_miss, begin, end),
         cmocka_unit_test_setup_teardown(purges_reach_the_others, begin, end),
         cmocka_unit_test_setup_teardown(a_redis_that_stands_still_is_a_miss, begin_hasty, end),
+        cmocka_unit_test_setup_teardown(a_lock_that_comes_late_is_given_back, begin_hasty, end),
         cmocka_unit_test_setup_teardown(one_that_takes_nothing_is_read, begin, end),
         cmocka_unit_test_setup_teardown(one_that_is_busy_is_a_miss, begin_hasty, end),
         cmocka_unit_test(who_is_not_let_in_or_is_no_server_says_why),
