@@ -102,8 +102,8 @@ static void on_found(void *arg, const redisReply *reply)
     ag_tier *t = f->on->tier;
     bool number = reply && reply->type == REDIS_REPLY_INTEGER;
     long long fate = number ? reply->integer & ~(long long)FOREIGN : NONE;
-    if (f->call == NULL) {
-        if (number && fate == OURS) ag__tier_unlock(f->on, &f->key);
+    if (f->call == NULL) { /* without an answer in time the lock may be ours yet */
+        if (reply == NULL || (number && fate == OURS)) ag__tier_unlock(f->on, &f->key);
         ag_mem_free(f);
         return;
     }
