@@ -203,7 +203,8 @@ bool ag__caching_pays(ag_req *r)
 {
     const ag_req_caching *c = &r->caching;
     void *nobody = NULL;
-    if (c->told == AG_TOLD_HIT || c->told == AG_TOLD_STALE) return false;
+    if (c->told == AG_TOLD_HIT) return false;
+    if (c->told == AG_TOLD_STALE) return c->renews; /* as much as it is told, for what is computed anew */
     if (c->flight == NULL) return true;
     return atomic_load(&c->flight->payer) == r || atomic_compare_exchange_strong(&c->flight->payer, &nobody, r);
 }

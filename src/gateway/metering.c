@@ -239,7 +239,8 @@ void ag__meter_output(ag_req *r)
     uint64_t made = 0;
     if (!r->metered || r->choices == NULL) return;
     bool pays = ag__caching_pays(r);
-    if (!r->prompt_used && (!pays || any_admitted(r))) {
+    bool kept = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE;
+    if (!r->prompt_used && (kept || !pays || any_admitted(r))) {
         r->prompt_used = true;
         use(r, 1, r->prompt_charged, 0);
     }

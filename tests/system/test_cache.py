@@ -159,6 +159,19 @@ class Apart(unittest.TestCase):
             row = wait_for("usage", lambda: [r for r in usage() if r["requests"] == 3])[0]
             self.assertEqual((row["prompt_tokens"], row["output_tokens"]), (5, 24))
 
+    def test_who_has_a_stale_answer_renewed_pays_for_it(self):
+        with Keyed(*ON, "--cache-ttl", "1s", "--cache-ttl-jitter", "0", "--cache-stale", "1h") as k:
+            made = k.key("--tenant", "t", "--limit-tokens-per-minute", "1000")
+            of_admin = {"Authorization": f"Bearer {k.key('--tenant', 'ops', '--roles', 'inference,admin')['key']}"}
+            ask = lambda: how(k.s.post(PATH, asking(), headers={"Authorization": f"Bearer {made['key']}"}))
+            told = [ask()]
+            while told[-1] != "stale":
+                told.append(ask())
+            self.assertEqual(told, ["miss", *["hit"] * (len(told) - 2), "stale"])
+            usage = lambda: k.s.get("/admin/v1/usage?key=" + made["id"], headers=of_admin).json()["data"]
+            row = wait_for("usage", lambda: [r for r in usage() if r["requests"] == len(told)])[0]
+            self.assertEqual((row["prompt_tokens"], row["output_tokens"]), (5, 48))
+
 
 class Together(unittest.TestCase):
     def test_a_hundred_at_once(self):
