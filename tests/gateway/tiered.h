@@ -113,11 +113,19 @@ static uint64_t count(uint32_t tier, ag_metric_id id)
 static void on_purged(void *arg, uint32_t loop AG_UNUSED, const ag_cache_key *k, uint64_t label)
 {
     char *to = arg;
-    size_t n = strlen(to);
     pthread_mutex_lock(&lock);
+    size_t n = strlen(to);
     if (k) snprintf(to + n, 200 - n, "k%u ", k->b[0]);
     else snprintf(to + n, 200 - n, "%s%u ", label ? "l" : "all", (unsigned)label);
     pthread_mutex_unlock(&lock);
+}
+
+static bool heard(uint32_t tier, const char *word)
+{
+    pthread_mutex_lock(&lock);
+    bool yes = strstr(purged[tier], word) != NULL;
+    pthread_mutex_unlock(&lock);
+    return yes;
 }
 
 typedef enum op { FIND, PUT, GIVE_UP, PURGE, PURGE_LABEL, LEAVE, LOOP_DONE } op;
@@ -130,6 +138,7 @@ typedef struct job {
     ag_cache_value *value;
     ag_cache_meta meta;
     ag_tier_call call;
+    struct job *whom; /* LEAVE */
     bool done;
 } job;
 
@@ -156,7 +165,7 @@ static void on_message(void *arg AG_UNUSED, ag_http_loop *l AG_UNUSED, void *msg
     case GIVE_UP: ag_tier_give_up(t, j->loop, &j->key); break;
     case PURGE: ag_tier_purge(t, j->loop, &j->key, 0); break;
     case PURGE_LABEL: ag_tier_purge(t, j->loop, NULL, j->label); break;
-    case LEAVE: ag_tier_leave(&j->call); break;
+    case LEAVE: ag_tier_leave(&j->whom->call); break;
     case LOOP_DONE: break;
     }
     job_done(j);
