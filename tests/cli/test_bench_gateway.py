@@ -31,6 +31,7 @@ def result(**more):
         return {"clients": 16, "answers": 10 * rate, "rate": rate, "p50_us": p50, "p99_us": p99, **figures}
     samples = {"added": {page.OURS: sample(9000, 80, 400), page.NGINX: sample(9000, 30, 90)},
                "short": {page.OURS: sample(18000, 800, 900), page.NGINX: sample(20000, 700, 800)},
+               "hit": {page.OURS: sample(30000, 300, 400), page.REDIS: sample(20000, 700, 800)},
                "stream": {page.OURS: sample(1500, 60000, 70000, tokens_rate=192000)},
                "stream2": {page.OURS: sample(5000, 60000, 70000, tokens_rate=640000)},
                "tuning": {page.DEFAULTS: sample(8000, 90000, 128000), page.TUNED: sample(12000, 80000, 90000),
