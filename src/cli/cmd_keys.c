@@ -12,7 +12,7 @@
 typedef struct keys_job {
     const char *command; /* argv[0] */
     const char *db, *secret, *url;
-    const char *tenant, *share, *name, *roles, *models, *expires;
+    const char *tenant, *share, *cache, *name, *roles, *models, *expires;
     uint32_t band;
     float weight;
     uint64_t limits[AG_LIMIT_COUNT]; /* AG_LIMIT_UNSET: not given */
@@ -85,6 +85,7 @@ static int create_body(const keys_job *j, ag_buf *b, ag_err *err)
     ag_buf_addc(b, '{');
     add_text(b, "tenant", j->tenant);
     add_text(b, "share", j->share);
+    add_text(b, "cache", j->cache);
     add_text(b, "name", j->name);
     add_list(b, "roles", j->roles);
     add_list(b, "models", j->models);
@@ -133,8 +134,8 @@ static void print_key(const json_t *k)
     json_array_foreach(json_object_get(k, "roles"), i, role)
         snprintf(roles + strlen(roles), sizeof roles - strlen(roles), "%s%s", i ? "," : "", json_string_value(role));
     bool revoked = json_is_integer(json_object_get(k, "revoked_at"));
-    printf("%-12s  %-16s  %-16s  %-16s  %-15s  %-10s  %-10s  ", text_at(k, "id"), text_at(k, "tenant"),
-           text_at(k, "share"), text_at(k, "name"), roles, day_at(k, "created_at", made),
+    printf("%-12s  %-16s  %-16s  %-5s  %-16s  %-15s  %-10s  %-10s  ", text_at(k, "id"), text_at(k, "tenant"),
+           text_at(k, "share"), text_at(k, "cache"), text_at(k, "name"), roles, day_at(k, "created_at", made),
            revoked ? "revoked" : day_at(k, "expires_at", ends));
     print_limits(json_object_get(k, "limits"));
 }
@@ -151,8 +152,8 @@ static void print_answer(const keys_job *j, ag_keys_verb verb, const json_t *o)
         fprintf(stderr, "autoglm %s: the key %s of tenant '%s' is revoked\n", j->command, text_at(o, "id"),
                 text_at(o, "tenant"));
     } else if (verb == AG_KEYS_LIST) {
-        printf("%-12s  %-16s  %-16s  %-16s  %-15s  %-10s  %-10s  %s\n", "id", "tenant", "shares", "name", "roles",
-               "made", "expires", "limits");
+        printf("%-12s  %-16s  %-16s  %-5s  %-16s  %-15s  %-10s  %-10s  %s\n", "id", "tenant", "shares", "cache",
+               "name", "roles", "made", "expires", "limits");
         json_array_foreach(data, i, one) print_key(one);
     } else if (verb == AG_KEYS_LIMITS_LIST) {
         json_array_foreach(data, i, one)
@@ -225,7 +226,7 @@ int ag_cmd_keys(int argc, char **argv)
 {
     keys_job j = {.command = argv[0], .db = getenv("AUTOGLM_KEYS_DB"), .secret = getenv("AUTOGLM_KEYS_SECRET")};
     for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) j.limits[i] = AG_LIMIT_UNSET;
-    ag_opt opts[12 + AG_LIMIT_COUNT] = {
+    ag_opt opts[13 + AG_LIMIT_COUNT] = {
         {"db", 0, AG_OPT_TEXT, &j.db, 0, 0, "the file of keys, the server's --keys-db (also AUTOGLM_KEYS_DB)"},
         {"url", 0, AG_OPT_TEXT, &j.url, 0, 0,
          "a running server's address in its place; AUTOGLM_API_KEY is an admin's key"},
@@ -235,6 +236,8 @@ int ag_cmd_keys(int argc, char **argv)
         {"tenant", 0, AG_OPT_TEXT, &j.tenant, 0, 0, "create: whose key it is"},
         {"share", 0, AG_OPT_TEXT, &j.share, 0, 0,
          "create: a group whose tenants find each other's prompts in the caches; none where not said"},
+        {"cache", 0, AG_OPT_TEXT, &j.cache, 0, 0,
+         "create: use or off: whether its answers are cached where a request says nothing; as each is where not said"},
         {"name", 0, AG_OPT_TEXT, &j.name, 0, 0, "create: what people call it"},
         {"roles", 0, AG_OPT_TEXT, &j.roles, 0, 0, "create: inference (the default), admin, or both with a comma"},
         {"models", 0, AG_OPT_TEXT, &j.models, 0, 0, "create: the models it may use, with commas; all where not said"},
@@ -244,7 +247,7 @@ int ag_cmd_keys(int argc, char **argv)
         {"expires", 0, AG_OPT_TEXT, &j.expires, 0, 0,
          "create: 12h, 30d or a day such as 2026-12-31; never where not said"},
     };
-    uint32_t n = 12;
+    uint32_t n = 13;
     for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++)
         opts[n++] = (ag_opt){ag_limit_rows[i].flag, 0, AG_OPT_U64, &j.limits[i], 0, (double)ag_limit_rows[i].max,
                              ag_limit_rows[i].what};

@@ -160,13 +160,23 @@ static void make_key(ag_req *r)
     sodium_bin2hex(c->key_text, sizeof c->key_text, c->key.b, sizeof c->key.b);
 }
 
+static bool key_says(const ag_req *r, const char *mode) { return r->key && strcmp(r->key->cache, mode) == 0; }
+
+/* A warm-up has no key; what it asks again was one to be kept when it was asked, if only because a key said so. */
+static ag_caching_mode mode_of(const ag_req *r)
+{
+    if (r->request.cache.mode != AG_CACHING_UNSAID) return r->request.cache.mode;
+    if (r->caching.head != AG_CACHING_UNSAID) return r->caching.head;
+    if (r->warm || key_says(r, "use")) return AG_CACHING_USE;
+    return key_says(r, "off") ? AG_CACHING_OFF : AG_CACHING_UNSAID;
+}
+
 void ag__caching_key(ag_req *r)
 {
-    const ag_request *q = &r->request;
     ag_req_caching *c = &r->caching;
-    ag_caching_mode mode = q->cache.mode != AG_CACHING_UNSAID ? q->cache.mode : c->head;
+    ag_caching_mode mode = mode_of(r);
     if (r->gw->caching.cache == NULL) return;
-    if (mode == AG_CACHING_OFF || (mode == AG_CACHING_UNSAID && !is_certain(q))) {
+    if (mode == AG_CACHING_OFF || (mode == AG_CACHING_UNSAID && !is_certain(&r->request))) {
         ag__caching_count(r, mode == AG_CACHING_OFF ? AG_CACHED_OFF : AG_CACHED_UNCERTAIN);
         return;
     }

@@ -15,6 +15,14 @@ static void add_text(ag_buf *out, const char *name, const char *z)
     ag_buf_add_json(out, z, strlen(z));
 }
 
+/* Empty: null. */
+static void add_word(ag_buf *out, const char *name, const char *z)
+{
+    ag_buf_addc(out, ',');
+    if (z[0]) add_text(out, name, z);
+    else ag_buf_addf(out, "\"%s\":null", name);
+}
+
 static void add_time(ag_buf *out, const char *name, uint64_t s)
 {
     if (s) ag_buf_addf(out, ",\"%s\":%llu", name, (unsigned long long)s);
@@ -60,9 +68,8 @@ static void add_key(ag_buf *out, const ag_key *k, const char *text)
     add_text(out, "name", k->name);
     ag_buf_addc(out, ',');
     add_text(out, "tenant", k->tenant);
-    ag_buf_addz(out, ",\"share\":");
-    if (k->share[0]) ag_buf_add_json(out, k->share, strlen(k->share));
-    else ag_buf_addz(out, "null");
+    add_word(out, "share", k->share);
+    add_word(out, "cache", k->cache);
     ag_buf_addf(out, ",\"roles\":[%s%s%s]", k->roles & AG_ROLE_INFERENCE ? "\"inference\"" : "", both ? "," : "",
                 k->roles & AG_ROLE_ADMIN ? "\"admin\"" : "");
     add_models(out, k->models);
@@ -243,8 +250,8 @@ static int take_limits(json_t *o, ag_limits *l, ag_err *err)
     return rc;
 }
 
-static const char *const create_fields[] = {"tenant", "name",   "roles",  "models",    "most_urgent_band",
-                                            "weight", "limits", "share",  "expires_at"};
+static const char *const create_fields[] = {"tenant", "name",   "roles",  "models", "most_urgent_band",
+                                            "weight", "limits", "share",  "cache",  "expires_at"};
 static const char name_form[] = "1 to 64 printable ASCII letters without blanks and commas";
 
 static int check_fields(json_t *o, ag_err *err)
@@ -291,6 +298,9 @@ static int take_key(json_t *o, ag_key *k, ag_err *err)
     }
     if (rc == AG_OK)
         rc = take_text(json_object_get(o, "share"), "share", k->share, sizeof k->share, ag_key_name_ok, name_form, err);
+    if (rc == AG_OK)
+        rc = take_text(json_object_get(o, "cache"), "cache", k->cache, sizeof k->cache, ag_key_cache_ok,
+                       "'use' or 'off'; 'refresh' is for one request at a time", err);
     if (rc == AG_OK)
         rc = take_text(json_object_get(o, "name"), "name", k->name, sizeof k->name, title_ok,
                        "at most 64 bytes without control characters", err);

@@ -136,6 +136,8 @@ bool ag_key_name_ok(ag_str name)
     return ok;
 }
 
+bool ag_key_cache_ok(ag_str mode) { return ag_str_eqz(mode, "use") || ag_str_eqz(mode, "off"); }
+
 bool ag_key_models_ok(ag_str models)
 {
     if (models.n == 0) return true;

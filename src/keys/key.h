@@ -62,6 +62,7 @@ typedef struct ag_key {
     char name[AG_KEY_NAME_MAX + 1]; /* for people; may be empty */
     char tenant[AG_KEY_NAME_MAX + 1];
     char share[AG_KEY_NAME_MAX + 1]; /* the group that its tenant shares caches with; empty: none */
+    char cache[sizeof "use"]; /* "use", "off": of all its answers; empty: as each of them is */
     char models[AG_KEY_MODELS_MAX + 1]; /* comma-separated; empty: all */
     uint8_t hash[32];
     uint32_t roles; /* AG_ROLE_… */
@@ -85,6 +86,7 @@ bool ag_key_text_id(ag_str text, char id[AG_KEY_ID_BYTES + 1]); /* false: this i
 void ag_key_hash(const ag_key_secret *s, ag_str text, uint8_t out[32]);
 
 bool ag_key_name_ok(ag_str name); /* 1 to AG_KEY_NAME_MAX printable ASCII letters without blanks and commas */
+bool ag_key_cache_ok(ag_str mode);
 bool ag_key_models_ok(ag_str models);
 uint32_t ag_key_roles_of(ag_str list); /* "inference,admin"; 0: not a list of roles, each once */
 

@@ -10,7 +10,7 @@
 #include "keys/keys_db_inner.h"
 
 #define APPLICATION_ID 0x41474b31 /* "AGK1", in the file's header */
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 #define BUSY_MS 2000
 
 #define AG_LIMIT(field, words, flag, max, what) ", " #field " INTEGER NOT NULL DEFAULT 0"
@@ -20,7 +20,7 @@ static const char schema[] =
     "INTEGER NOT NULL,"
     " models TEXT NOT NULL, band_min INTEGER NOT NULL, weight REAL NOT NULL, created INTEGER NOT NULL,"
     " rotated INTEGER NOT NULL, expires INTEGER NOT NULL, revoked INTEGER NOT NULL,"
-    " share TEXT NOT NULL DEFAULT '') WITHOUT ROWID;"
+    " share TEXT NOT NULL DEFAULT '', cache TEXT NOT NULL DEFAULT '') WITHOUT ROWID;"
     "CREATE TABLE limits(subject TEXT PRIMARY KEY"
 #include "keys/limits.def"
     ") WITHOUT ROWID;"
@@ -91,6 +91,7 @@ int ag__db_end(ag_keys_db *db, int rc, bool keys_changed, ag_err *err)
 /* What leads from each version to the next, for files that older programs made. Newer tables are good for these too. */
 static const char *const steps[SCHEMA_VERSION] = {
     [1] = "ALTER TABLE keys ADD COLUMN share TEXT NOT NULL DEFAULT ''",
+    [2] = "ALTER TABLE keys ADD COLUMN cache TEXT NOT NULL DEFAULT ''",
 };
 
 static int set_version(ag_keys_db *db, ag_err *err)

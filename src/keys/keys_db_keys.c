@@ -3,7 +3,8 @@
 
 #include "keys/keys_db_inner.h"
 
-#define KEY_COLUMNS "id, hash, name, tenant, roles, models, band_min, weight, created, rotated, expires, revoked, share"
+#define KEY_COLUMNS \
+    "id, hash, name, tenant, roles, models, band_min, weight, created, rotated, expires, revoked, share, cache"
 
 #define AG_LIMIT(field, words, flag, max, what) ", " #field
 static const char limit_columns[] = "subject"
@@ -16,7 +17,7 @@ static const char select_key[] = "SELECT " KEY_COLUMNS
 #include "keys/limits.def"
 #undef AG_LIMIT
                                  " FROM keys LEFT JOIN limits ON subject = 'key:' || id ";
-#define COLUMN_LIMITS 13
+#define COLUMN_LIMITS 14
 
 #define AG_LIMIT(field, words, flag, max, what) ", ?"
 static const char limit_places[] = "?1"
@@ -80,7 +81,9 @@ static bool take_key(sqlite3_stmt *st, ag_key *k)
               take_text(st, 5, k->models, sizeof k->models) && take_u64(st, 6, AG_KEY_BANDS - 1, &band) &&
               take_u64(st, 8, INT64_MAX, &k->created_s) && take_u64(st, 9, INT64_MAX, &k->rotated_s) &&
               take_u64(st, 10, INT64_MAX, &k->expires_s) && take_u64(st, 11, INT64_MAX, &k->revoked_s) &&
-              take_text(st, 12, k->share, sizeof k->share) && (k->share[0] == 0 || ag_key_name_ok(ag_str_of(k->share)));
+              take_text(st, 12, k->share, sizeof k->share) && take_text(st, 13, k->cache, sizeof k->cache) &&
+              (k->share[0] == 0 || ag_key_name_ok(ag_str_of(k->share))) &&
+              (k->cache[0] == 0 || ag_key_cache_ok(ag_str_of(k->cache)));
     if (!ok) return false;
     memcpy(k->hash, sqlite3_column_blob(st, 1), sizeof k->hash);
     k->roles = (uint32_t)roles;
@@ -218,14 +221,14 @@ int ag_keys_db_list(ag_keys_db *db, bool (*each)(void *arg, const ag_key *k), vo
 
 static int key_insert(ag_keys_db *db, const ag_key *k, ag_err *err)
 {
-    sqlite3_stmt *st = ag__db_prepare(db, "INSERT INTO keys(" KEY_COLUMNS ") VALUES(?,?,?,?,?,?,?,?,?,0,?,0,?)", err);
+    sqlite3_stmt *st = ag__db_prepare(db, "INSERT INTO keys(" KEY_COLUMNS ") VALUES(?,?,?,?,?,?,?,?,?,0,?,0,?,?)", err);
     if (st == NULL) return ag__db_fail(db, err);
     bool bound = bind_text(st, 1, k->id) &&
                  sqlite3_bind_blob(st, 2, k->hash, sizeof k->hash, SQLITE_STATIC) == SQLITE_OK &&
                  bind_text(st, 3, k->name) && bind_text(st, 4, k->tenant) && bind_u64(st, 5, k->roles) &&
                  bind_text(st, 6, k->models) && bind_u64(st, 7, k->band_min) &&
                  sqlite3_bind_double(st, 8, k->weight) == SQLITE_OK && bind_u64(st, 9, k->created_s) &&
-                 bind_u64(st, 10, k->expires_s) && bind_text(st, 11, k->share);
+                 bind_u64(st, 10, k->expires_s) && bind_text(st, 11, k->share) && bind_text(st, 12, k->cache);
     return run_once(db, st, bound, err);
 }
 

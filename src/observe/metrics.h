@@ -83,7 +83,7 @@ typedef enum ag_metric_cached {
     AG_CACHED_COALESCED,
     AG_CACHED_MISS,
     AG_CACHED_REFRESH,   /* it was to be computed anew */
-    AG_CACHED_OFF,       /* its caller wanted nothing of it */
+    AG_CACHED_OFF,       /* its caller, or the key, wanted nothing of it */
     AG_CACHED_UNCERTAIN, /* its answer is another one each time */
     AG_CACHED_DAMAGED,   /* what was found was no answer; it counts as a miss too */
     AG_CACHED_COUNT

@@ -46,15 +46,15 @@ class Keys(unittest.TestCase):
         self.assertEqual(len((self.dir / "keys.db.secret").read_bytes()), 32)
 
     def test_all_that_a_key_can_have(self):
-        made = self.json("create", "--tenant", "gold", "--share", "friends", "--name", "der Schlüssel", "--roles", "inference,admin", "--models", "a,b",
+        made = self.json("create", "--tenant", "gold", "--share", "friends", "--cache", "use", "--name", "der Schlüssel", "--roles", "inference,admin", "--models", "a,b",
                          "--band", 1, "--weight", 2.5, "--expires", "2100-01-01", "--limit-requests-per-second", 10, "--limit-burst", 20,
                          "--limit-tokens-per-minute", 5000)
         self.assertRegex(made.pop("key"), KEY)
         self.assertEqual(made["limits"], {"requests_per_second": 10, "burst": 20, "tokens_per_minute": 5000})
         self.assertEqual((made["roles"], made["models"], made["most_urgent_band"]), (["inference", "admin"], ["a", "b"], 1))
         self.assertEqual((made["weight"], made["expires_at"], made["name"]), (2.5, 4102444800, "der Schlüssel"))
-        self.assertEqual(made["share"], "friends")
-        self.assertRegex(self.keys("list")[1], r"gold +friends +der")
+        self.assertEqual((made["share"], made["cache"]), ("friends", "use"))
+        self.assertRegex(self.keys("list")[1], r"gold +friends +use +der")
         self.assertEqual(self.json("list")["data"], [made])
 
     def test_rotate_revoke_and_limits(self):
@@ -82,7 +82,8 @@ class Keys(unittest.TestCase):
         code, out, err = self.keys("list", db=False)
         self.assertEqual(code, 2)
         self.assertIn("--db", err)
-        for args, part in ((("create", "--tenant", "a b"), "'tenant'"), (("revoke", "0123456789ab"), "no key"), (("limits", "planet:x"), "tenant:NAME")):
+        for args, part in ((("create", "--tenant", "a b"), "'tenant'"), (("create", "--tenant", "g", "--cache", "refresh"), "'use' or 'off'"),
+                           (("revoke", "0123456789ab"), "no key"), (("limits", "planet:x"), "tenant:NAME")):
             code, out, err = self.keys(*args)
             self.assertEqual((code, out), (1, ""), args)
             self.assertIn(part, err)

@@ -136,6 +136,44 @@ static void a_band_that_is_not_allowed_is_not_the_default(void **state)
     assert_int_equal(fake_engine_seen().band, 3);
 }
 
+/* how: what x-cache says; "" where it is not there. */
+static void check_told(const char *more, const char *fields, const char *how)
+{
+    char body[200], want[40];
+    snprintf(body, sizeof body, "{\"prompt\":\"say:hi\",\"max_tokens\":9%s}", fields);
+    snprintf(want, sizeof want, "x-cache: %s", how);
+    char *reply = ask("POST", PATH, bearer(text, more), body);
+    if (status_of(reply) != 200 || (strstr(reply, *how ? want : "x-cache") != NULL) != (*how != 0))
+        fail_msg("wanted '%s' of %s: %s", how, fields, reply);
+    free(reply);
+}
+
+static void a_key_says_what_is_cached_where_nobody_else_does(void **state)
+{
+    open_keys(state);
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.cache = (ag_caching_conf){.bytes_max = 8u << 20, .ttl_s = 3600};
+    serve_keys(conf);
+    ag_key none = {0}, use = {.cache = "use"}, off = {.cache = "off"};
+    make(&none, "gold");
+    check_told("", "", "");
+    check_told("", ",\"seed\":1", "miss");
+    make(&use, "gold");
+    check_told("", ",\"seed\":1", "hit"); /* what a key says is no part of what is kept under */
+    check_told("", "", "miss");
+    check_told("", ",\"cache\":{\"ttl_s\":60}", "hit");
+    check_told("", ",\"cache\":{\"mode\":\"off\"}", "");
+    check_told("Cache-Control: no-store\r\n", "", "");
+    check_told("Cache-Control: no-cache\r\n", "", "miss");
+    make(&off, "gold");
+    check_told("", "", "");
+    check_told("", ",\"seed\":1", "");
+    check_told("", ",\"cache\":{\"ttl_s\":60},\"seed\":1", "");
+    check_told("", ",\"cache\":{\"mode\":\"use\"},\"seed\":1", "hit");
+    check_told("Cache-Control: no-cache\r\n", ",\"seed\":1", "miss");
+    teardown_keys(state);
+}
+
 static void keys_that_cannot_be_checked_let_nobody_in(void **state)
 {
     (void)state;
@@ -291,6 +329,7 @@ int main(void)
         WEIGHED(nobody_is_told_whether_a_key_is_there),
         WEIGHED(a_key_may_what_it_may),
         WEIGHED(a_band_that_is_not_allowed_is_not_the_default),
+        cmocka_unit_test(a_key_says_what_is_cached_where_nobody_else_does),
         WEIGHED(keys_that_cannot_be_checked_let_nobody_in),
         cmocka_unit_test(the_static_key_stays_one),
         cmocka_unit_test(tokens_are_keys_for_a_while),

@@ -7,6 +7,7 @@
 
 #include "gateway/req.h"
 #include "gateway/served.h"
+#include "keys/store.h"
 
 #define PATH "/v1/completions"
 #define WARM "/admin/v1/cache/warm"
@@ -21,16 +22,19 @@ static void clear(void)
     unlink(key);
 }
 
-static int serve_warm(ag_warm_conf warm)
+static int serve_keyed(ag_warm_conf warm, const char *keys_db)
 {
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
     conf.cache = (ag_caching_conf){.bytes_max = 8u << 20, .ttl_s = 3600};
     conf.history = (ag_history_conf){.mode = AG_HISTORY_FULL, .path = path, .bytes_max = AG_HISTORY_BYTES_MIN,
                                      .files_max = 2};
     conf.warm = warm;
+    conf.keys_db = keys_db;
     serve(conf, true);
     return 0;
 }
+
+static int serve_warm(ag_warm_conf warm) { return serve_keyed(warm, NULL); }
 
 static const ag_warm_conf asked_for = {.top = 100, .concurrency = 4, .time_ms = 60000};
 
@@ -113,6 +117,28 @@ static void it_is_its_tenants_and_nobodys(void **state)
     assert_int_equal(fake_engine_made() - before, 1);
     wait_for("records", 2);
     assert_int_equal(number("records"), 2); /* those who ask are logged, and not who asks again */
+}
+
+static void what_a_key_had_kept_is_too(void **state)
+{
+    char text[AG_KEY_TEXT_BYTES + 1], header[120];
+    ag_key k = {.cache = "use"};
+    store_setup(state);
+    ag_keys_db *db = store_open();
+    store_key(db, "acme", &k, text);
+    ag_keys_db_close(db);
+    clear();
+    serve_keyed(asked_for, store_path);
+    snprintf(header, sizeof header, "Authorization: Bearer %s\r\n", text);
+    expect(200, "POST", PATH, header, "{\"prompt\":\"say:hello\"}", "x-cache: miss");
+    teardown(state);
+    serve_warm(asked_for);
+    warm_up();
+    assert_int_equal(number("computed"), 1);
+    expect(200, "POST", PATH, "x-tenant: acme\r\n", "{\"prompt\":\"say:hello\",\"cache\":{\"mode\":\"use\"}}",
+           "x-cache: hit");
+    teardown(state);
+    store_teardown(state);
 }
 
 static void what_fails_is_counted(void **state)
@@ -278,6 +304,7 @@ int main(void)
     snprintf(path, sizeof path, "%s/asked", dir);
     const struct CMUnitTest tests[] = {
         WARMED(it_is_its_tenants_and_nobodys),
+        cmocka_unit_test(what_a_key_had_kept_is_too),
         WARMED(what_fails_is_counted),
         WARMED(somebody_follows_it),
         cmocka_unit_test_setup_teardown(its_time_is_over, setup_short, teardown),

@@ -51,11 +51,13 @@ static void a_key_comes_with_its_text_once(void **state)
     (void)state;
     json_t *made = ask(
         AG_KEYS_CREATE, NULL,
-        "{\"tenant\":\"gold\",\"share\":\"friends\",\"name\":\"a \\\"b\\\"\",\"roles\":[\"admin\",\"inference\"],\"models\":[\"m\",\"n\"],"
+        "{\"tenant\":\"gold\",\"share\":\"friends\",\"cache\":\"off\",\"name\":\"a \\\"b\\\"\","
+        "\"roles\":[\"admin\",\"inference\"],\"models\":[\"m\",\"n\"],"
         "\"most_urgent_band\":2,\"weight\":1.5,\"expires_at\":4000000000,\"limits\":{\"burst\":3,\"concurrent\":0}}");
     assert_int_equal(strlen(text_at(made, "key")), AG_KEY_TEXT_BYTES);
     assert_string_equal(text_at(made, "name"), "a \"b\"");
     assert_string_equal(text_at(made, "share"), "friends");
+    assert_string_equal(text_at(made, "cache"), "off");
     assert_int_equal(json_array_size(json_object_get(made, "roles")), 2);
     assert_int_equal(json_array_size(json_object_get(made, "models")), 2);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(made, "limits"), "burst")), 3);
@@ -76,7 +78,7 @@ static void a_key_comes_with_its_text_once(void **state)
     made = ask(AG_KEYS_CREATE, NULL,
                "{\"tenant\":\"gold\",\"most_urgent_band\":1.0,\"models\":null,\"roles\":[\"inference\"]}");
     assert_true(json_is_null(json_object_get(made, "models")) && json_is_null(json_object_get(made, "weight")));
-    assert_true(json_is_null(json_object_get(made, "share")));
+    assert_true(json_is_null(json_object_get(made, "share")) && json_is_null(json_object_get(made, "cache")));
     json_decref(made);
 }
 
@@ -89,6 +91,9 @@ static void wrong_fields_are_named(void **state)
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a b\"}", AG_E_PARAM, "tenant", "without blanks");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"share\":\"b c\"}", AG_E_PARAM, "share", "without blanks");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"share\":[]}", AG_E_PARAM, "share", "printable");
+    refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"cache\":\"refresh\"}", AG_E_PARAM, "cache", "'use' or 'off'");
+    refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"cache\":\"us\"}", AG_E_PARAM, "cache", "'use' or 'off'");
+    refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"cache\":true}", AG_E_PARAM, "cache", "'use' or 'off'");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":7}", AG_E_PARAM, "tenant", "printable");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"wieght\":1}", AG_E_PARAM, "", "did you mean 'weight'?");
     refused(AG_KEYS_CREATE, NULL, "{\"tenant\":\"a\",\"weight\":0}", AG_E_PARAM, "weight", "0.001 to 1000");

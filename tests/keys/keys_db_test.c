@@ -28,6 +28,7 @@ static void keys_are_made_listed_and_ended(void **state)
                 .weight = 2.5,
                 .expires_s = 99,
                 .share = "friends",
+                .cache = "use",
                 .roles = AG_ROLE_ADMIN,
                 .limits = {.burst = 7, .tokens_per_month = 1000000}},
            b = {0}, got;
@@ -40,6 +41,7 @@ static void keys_are_made_listed_and_ended(void **state)
     assert_string_equal(got.name, "a key");
     assert_string_equal(got.tenant, "gold");
     assert_string_equal(got.share, "friends");
+    assert_string_equal(got.cache, "use");
     assert_string_equal(got.models, "m1,m2");
     assert_true(got.band_min == 1 && got.weight == 2.5 && got.expires_s == 99 && got.roles == AG_ROLE_ADMIN);
     assert_true(got.limits.burst == 7 && got.limits.tokens_per_month == 1000000 && got.limits.concurrent == 0);
@@ -191,31 +193,37 @@ static void files_that_are_no_databases_are_told(void **state)
     sqlite3_close(sql);
 }
 
-static void a_file_of_the_first_version_is_brought_up(void **state)
+static void change_file(const char *statements)
+{
+    sqlite3 *sql = NULL;
+    assert_int_equal(sqlite3_open(store_path, &sql), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(sql, statements, NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(sql);
+}
+
+static void files_of_older_versions_are_brought_up(void **state)
 {
     (void)state;
     char text[AG_KEY_TEXT_BYTES + 1];
-    ag_key k = {.limits = {.burst = 3}}, got, friend = {.share = "friends"};
+    static const char *const older[] = {
+        "ALTER TABLE keys DROP COLUMN cache; PRAGMA user_version = 2",
+        "ALTER TABLE keys DROP COLUMN cache; ALTER TABLE keys DROP COLUMN share; PRAGMA user_version = 1"};
+    ag_key k = {.limits = {.burst = 3}}, got, friend = {.share = "friends", .cache = "off"};
     ag_keys_db *db = store_open();
-    sqlite3 *sql = NULL;
     store_key(db, "gold", &k, text);
     ag_keys_db_close(db);
-    assert_int_equal(sqlite3_open(store_path, &sql), SQLITE_OK);
-    assert_int_equal(sqlite3_exec(sql, "ALTER TABLE keys DROP COLUMN share; PRAGMA user_version = 1", NULL, NULL, NULL),
-                     SQLITE_OK);
-    for (int again = 0; again < 2; again++) {
+    for (size_t i = 0; i < 2 * AG_ARRAY_LEN(older); i++) { /* each is opened again when it has been */
+        if (i % 2 == 0) change_file(older[i / 2]);
         db = store_open();
         assert_int_equal(ag_keys_db_get(db, k.id, &got, NULL), AG_OK);
-        assert_true(got.share[0] == 0 && got.limits.burst == 3);
+        assert_true(got.share[0] == 0 && got.cache[0] == 0 && got.limits.burst == 3);
         ag_keys_db_close(db);
     }
     db = store_open();
     store_key(db, "free", &friend, text);
     assert_int_equal(ag_keys_db_get(db, friend.id, &got, NULL), AG_OK);
     assert_string_equal(got.share, "friends");
-    assert_int_equal(sqlite3_exec(sql, "UPDATE keys SET share = 'two words'", NULL, NULL, NULL), SQLITE_OK);
-    assert_int_equal(ag_keys_db_get(db, k.id, &got, NULL), AG_E_KEYS);
-    sqlite3_close(sql);
+    assert_string_equal(got.cache, "off");
     ag_keys_db_close(db);
 }
 
@@ -240,7 +248,8 @@ static void rows_that_make_no_sense_are_told(void **state)
     (void)state;
     static const char *const bad[] = {
         "band_min = 7", "hash = 'x'",    "tenant = ''",  "roles = 99",
-        "weight = -1",  "models = NULL", "created = -1", "tenant = printf('%.*c', 500, 'x')"};
+        "weight = -1",  "models = NULL", "created = -1", "tenant = printf('%.*c', 500, 'x')",
+        "cache = 'us'", "cache = 'refresh'", "share = 'two words'"};
     char text[AG_KEY_TEXT_BYTES + 1], sql[200];
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         ag_keys_db *db = store_open();
@@ -330,7 +339,7 @@ int main(void)
         STORED(the_version_moves_with_keys_and_not_with_usage),
         STORED(usage_adds_up),
         STORED(files_that_are_no_databases_are_told),
-        STORED(a_file_of_the_first_version_is_brought_up),
+        STORED(files_of_older_versions_are_brought_up),
         STORED(a_secret_that_is_not_the_databases_is_told),
         STORED(rows_that_make_no_sense_are_told),
         STORED(a_damaged_page_is_told),

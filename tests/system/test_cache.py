@@ -134,6 +134,20 @@ class Apart(unittest.TestCase):
             answers = [k.s.post(PATH, asking(), headers={"Authorization": f"Bearer {key}"}) for key in keys]
             self.assertEqual([how(r) for r in answers], ["miss", "hit", "miss", "miss"])
 
+    def test_what_a_key_says_of_caching(self):
+        """It goes for what its requests leave open, and for nothing that they say."""
+        with Keyed(*ON) as k:
+            use, off = (k.key("--tenant", "t", "--cache", mode)["key"] for mode in ("use", "off"))
+            def asked(key, headers={}, **more):
+                return how(k.s.post(PATH, asking(**more), headers={"Authorization": f"Bearer {key}", **headers}))
+            mode = lambda word: {"cache": {"mode": word}}
+            self.assertEqual([asked(use, temperature=1) for _ in range(2)], ["miss", "hit"])
+            self.assertEqual([asked(use, temperature=1, **mode(word)) for word in ("off", "refresh")], [None, "miss"])
+            self.assertIsNone(asked(use, {"Cache-Control": "no-store"}, temperature=1))
+            self.assertEqual([asked(off) for _ in range(2)], [None, None])
+            self.assertEqual([asked(off, **mode("use")) for _ in range(2)], ["miss", "hit"])
+            self.assertEqual(asked(off, temperature=1, **mode("use")), "hit")  # it was the other key's
+
     def test_models(self):
         """Of servers with one secret, those of another model, or of another cache's numbers, have other keys."""
         keys = []
