@@ -476,6 +476,21 @@ static void damaged_records_are_none(void **state)
 
 /* Memory. */
 
+/* A reply's texts one after the other: where a stream is cut is up to how fast who is. */
+AG_UNUSED static void texts_of(const char *reply, char out[200])
+{
+    static const char name[] = "\"text\":\"";
+    size_t n = 0;
+    for (const char *at = reply; (at = strstr(at, name)) != NULL;) {
+        at += sizeof name - 1;
+        size_t more = strcspn(at, "\"");
+        assert_true(n + more < 200);
+        memcpy(out + n, at, more);
+        n += more;
+    }
+    out[n] = 0;
+}
+
 static void want_of_memory_is_no_wrong_answer(void **state)
 {
     (void)state;
@@ -487,7 +502,7 @@ static void want_of_memory_is_no_wrong_answer(void **state)
         if (i % 2) free(ask("POST", PATH, "", bodies[i / 2])); /* then hits, else misses */
         for (uint32_t n = 1; fired; n++) {
             if (i % 2 == 0) json_decref(admin("DELETE", "/admin/v1/cache?all=1", 200));
-            char request[512];
+            char request[512], texts[200];
             int fd = dial();
             snprintf(request, sizeof request,
                      "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -501,7 +516,8 @@ static void want_of_memory_is_no_wrong_answer(void **state)
             int status = status_of(reply);
             if (!(status == 200 || (fired && (status == 503 || status == 0)))) fail_msg("n=%u: %s", n, reply);
             bool whole = has(reply, i / 2 ? "[DONE]" : "\"usage\""); /* else it was broken off */
-            if (status == 200 && whole && !has(reply, "abc") && !has(reply, "memory")) fail_msg("n=%u: %s", n, reply);
+            texts_of(reply, texts);
+            if (status == 200 && whole && !has(texts, "abc") && !has(reply, "memory")) fail_msg("n=%u: %s", n, reply);
             free(reply);
         }
     }
