@@ -376,6 +376,7 @@ class Figures(unittest.TestCase):
             self.assertGreater(of("kv_pages_used"), 0)
             first = h.ask("first", priority=0)  # displaces
             refused = h.s.post(PATH, {**SHORT, "priority": 3})
+            wait_for("who was displaced to be told", lambda: out.answer is not None)
             self.assertEqual((out.answer.status_code, refused.status_code), (503, 503))
             h.release()
             self.assertEqual([a.answer.status_code for a in (kept, waits, first)], [200] * 3)

@@ -147,7 +147,7 @@ class History(Logged):
     def test_settings_that_do_not_go_together(self):
         for flags, word in ((["--history", "full"], "--history-file"), (["--warm", "full"], "--history"),
                             (["--warm", "idle", "--history", "hashes", "--history-file", str(self.folder / "x")], "--history full"),
-                            (["--history", "some"], "full|hashes|off"), (["--history", "full", "--history-file", "/none/x"], "/none/x")):
+                            (["--history", "some"], "off|hashes|full"), (["--history", "full", "--history-file", "/none/x"], "/none/x")):
             done = subprocess.run([binary(), "serve", "-m", "null", "--port", "0", *flags], capture_output=True, text=True, timeout=60)
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(word, done.stderr)
