@@ -130,11 +130,10 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
     uint32_t full = AG_MIN(s->n_running + q.entries + r->late, r->conf.sched.running_max);
     if (alone.rows == 0) {
         limit = 2 * gap;
-    } else if (r->conf.sched.short_us) {
-        limit = AG_MAX(us >= gap ? limit : gap, 3 * us);
     } else if (us < gap) {
         ag_step_shape filled = ag_step_shape_scaled(&alone, full);
-        limit = AG_MIN(AG_MAX(limit, ag_cost_us(&s->cost, &filled)), gap);
+        limit = AG_MAX(limit, ag_cost_us(&s->cost, &filled));
+        limit = r->conf.sched.short_us ? gap : AG_MIN(limit, gap);
     }
     all.outs = 0; /* the limit knows no logits of prompts */
     for (uint32_t i = 0; i < b->n_spans; i++)

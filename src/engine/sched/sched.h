@@ -2,9 +2,9 @@
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then
  * prompts under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within
  * `step_ratio` of the same step without them, or within the step that everybody who is here and finds a place will
- * make when they decode, and under gap_us; for prompts that take at most short_us alone, within gap_us or three times
- * the same step without them. At least one; where the gap cannot be kept anyway, rows_min; without limit while nobody
- * decodes. Equal prompts go in the order of admission, but in every other step a much shorter one passes a longer.
+ * make when they decode, and under gap_us; for prompts that take at most short_us alone, gap_us only. At least one;
+ * where the gap cannot be kept anyway, rows_min and what the ratio gives; without limit while nobody decodes. Equal
+ * prompts go in the order of admission, but in every other step a much shorter one passes a longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
  * urgent sit the step out. So do, for two gaps at most, decodes of a tenant that has more than its share for the prompt
  * of one that has much less: a flood may fill the machine, but not slow down who comes to it. Urgency is the band, less

@@ -48,10 +48,7 @@ static double full_us(const ag_sched *s)
 }
 
 /* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
- * would spare those who decode a pause that they may have, and cost it ten times as much. Where decodes alone nearly
- * fill the gap it may take so many of their steps: the rest of the gap would let a burst of prompts in one by one, and
- * the machine would spend its time on small steps. */
-#define SHORT_STEPS 3
+ * would spare those who decode a pause that they may have, and cost it ten times as much. */
 static bool is_short(const ag_sched *s, const ag_seq *p)
 {
     if (s->conf.short_us == 0) return false;
@@ -78,11 +75,12 @@ void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
     s->least = 1;
     if (b->decodes == 0) {
         s->limit_us = (double)yielded;
+    } else if (alone >= s->conf.gap_us) { /* it cannot be kept anyway */
+        s->limit_us = ratio;
+        s->least = s->conf.rows_min;
     } else if (alone > 0) {
-        double gap = (double)s->conf.gap_us;
-        s->long_us = alone < gap ? AG_MIN(AG_MAX(ratio, full_us(s)), gap) : ratio;
-        s->limit_us = p && is_short(s, p) ? AG_MAX(gap, SHORT_STEPS * alone) : s->long_us;
-        if (alone >= gap) s->least = s->conf.rows_min; /* it cannot be kept anyway */
+        s->long_us = AG_MIN(AG_MAX(ratio, full_us(s)), (double)s->conf.gap_us);
+        s->limit_us = p && is_short(s, p) ? (double)s->conf.gap_us : s->long_us;
     } else {
         b->budget = AG_MIN(4 * s->conf.rows_min, most); /* nothing is known yet */
         return;
