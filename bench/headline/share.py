@@ -8,18 +8,21 @@ import shutil
 import subprocess
 import tempfile
 import time
-import urllib.request
+
+import servers
 
 HZ = 199
 WAITING = re.compile(r"barrier|gomp_|sched_yield|futex|pause", re.I)
 
 
-def metrics(url):
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    text = direct.open(url + "/metrics", timeout=30).read().decode()
-    found = {"busy": sum(float(v) for v in re.findall(r"^autoglm_compute_busy_seconds_total(?:\{.*\})? (\S+)$", text, re.M))}
-    for fate, v in re.findall(r'^autoglm_cache_requests_total\{.*?="(\w+)"\} (\S+)$', text, re.M):
-        found[fate] = float(v)
+def figures(url):
+    """What its threads computed, in seconds, and requests by what became of them at the response cache."""
+    found = {"busy": 0.0}
+    for name, labels, value in servers.metrics(url):
+        if name == "autoglm_compute_busy_seconds_total":
+            found["busy"] += value
+        elif name == "autoglm_cache_requests_total":
+            found[labels.split('"')[1]] = value
     return found
 
 
@@ -33,7 +36,7 @@ class Busy:
     def __enter__(self):
         self.began = time.monotonic()
         if self.ours:
-            self.before = metrics(self.url)
+            self.before = figures(self.url)
         elif shutil.which("perf"):
             self.data = tempfile.NamedTemporaryFile(prefix="autoglm-perf-")
             self.perf = subprocess.Popen(["perf", "record", "-q", "-e", "cpu-clock", "-F", str(HZ), "-p", str(self.pid), "-o",
@@ -48,7 +51,7 @@ class Busy:
         if kind:
             return
         if self.ours:
-            after = {k: v - self.before.get(k, 0) for k, v in metrics(self.url).items()}
+            after = {k: v - self.before.get(k, 0) for k, v in figures(self.url).items()}
             self.share = after.pop("busy") / took / self.threads
             asked = sum(after.values())
             self.hits = sum(after.get(fate, 0) for fate in ("hit", "stale", "coalesced")) / asked if asked else None

@@ -7,7 +7,8 @@ import random
 import re
 import time
 import urllib.parse
-import urllib.request
+
+import servers
 
 # Common words are one token each, with the space before them, in the vocabularies of most models.
 WORDS = ("the of and to in is for that on with as was by at from are this be or an have not it but one all they were their "
@@ -110,11 +111,9 @@ async def delete(url, request_id):
 def metrics(url):
     """{name: sum over its labels} of what /metrics says; buckets are left out."""
     found = {}
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url + "/metrics", timeout=60) as f:
-        for line in f.read().decode().splitlines():
-            m = re.match(r"([A-Za-z_:][\w:]*)(?:\{.*\})? (\S+)$", line)
-            if m and not m[1].endswith("_bucket"):
-                found[m[1]] = found.get(m[1], 0.0) + float(m[2])
+    for name, _, value in servers.metrics(url):
+        if not name.endswith("_bucket"):
+            found[name] = found.get(name, 0.0) + value
     return found
 
 

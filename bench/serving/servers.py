@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -61,6 +62,14 @@ def server(command, path, ready_s, environment=None):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def metrics(url):
+    """(name, labels as they are written, value) of each line of what /metrics says."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url + "/metrics", timeout=60) as f:
+        lines = f.read().decode().splitlines()
+    found = (re.match(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)$", line) for line in lines)
+    return [(m[1], m[2] or "", float(m[3])) for m in found if m]
 
 
 def run_counted(command):

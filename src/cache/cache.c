@@ -320,7 +320,7 @@ static bool has_label(const ag__entry *e, uint64_t label)
 }
 
 /* label 0: all */
-static uint64_t purge(ag_cache *c, uint64_t label)
+static uint64_t purge_walk(ag_cache *c, uint64_t label)
 {
     AG_CHECK(c, MAGIC);
     uint64_t purged = 0;
@@ -348,10 +348,16 @@ static uint64_t purge(ag_cache *c, uint64_t label)
 uint64_t ag_cache_purge_label(ag_cache *c, uint64_t label)
 {
     AG_ASSERT(label != 0);
-    return purge(c, label);
+    return purge_walk(c, label);
 }
 
-uint64_t ag_cache_purge_all(ag_cache *c) { return purge(c, 0); }
+uint64_t ag_cache_purge_all(ag_cache *c) { return purge_walk(c, 0); }
+
+uint64_t ag_cache_purge(ag_cache *c, const ag_cache_key *k, uint64_t label)
+{
+    if (k) return ag_cache_purge_key(c, k);
+    return label ? ag_cache_purge_label(c, label) : ag_cache_purge_all(c);
+}
 
 void ag_cache_stats_get(ag_cache *c, ag_cache_stats *out)
 {

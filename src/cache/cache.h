@@ -65,6 +65,8 @@ bool ag_cache_purge_key(ag_cache *c, const ag_cache_key *k);
 /* How many went. They walk shard by shard, in pieces: what is put while they do may stay. */
 uint64_t ag_cache_purge_label(ag_cache *c, uint64_t label);
 uint64_t ag_cache_purge_all(ag_cache *c);
+/* By key; or, with k NULL, by label; or, with label 0 too, all. */
+uint64_t ag_cache_purge(ag_cache *c, const ag_cache_key *k, uint64_t label);
 
 typedef struct ag_cache_stats {
     uint64_t entries, bytes, bytes_max;

@@ -66,8 +66,6 @@ static bool is_certain(const ag_request *q)
     return is_greedy(q) || q->seed_set || q->kind == AG_REQUEST_EMBEDDINGS;
 }
 
-static bool is_chat(const ag_request *q) { return q->n_prompts == 0; }
-static uint32_t prompts_of(const ag_request *q) { return AG_MAX(q->n_prompts, 1u); }
 static bool scores_prompt(const ag_request *q) { return q->echo && q->top_logprobs >= 0; }
 
 /* Their key: all that their answer depends on, and nothing else. */
@@ -124,14 +122,14 @@ static void hash_request(ag_cache_hash *h, const ag_req *r)
     const ag_request *q = &r->request;
     bool embeds = q->kind == AG_REQUEST_EMBEDDINGS;
     ag_cache_hash_u64(h, embeds);
-    ag_cache_hash_u64(h, prompts_of(q));
-    for (uint32_t i = 0; i < prompts_of(q); i++) {
+    ag_cache_hash_u64(h, ag_request_prompts(q));
+    for (uint32_t i = 0; i < ag_request_prompts(q); i++) {
         ag_cache_hash_i32s(h, r->prompts[i].ids, r->prompts[i].n);
         ag_cache_hash_u64(h, r->prompts[i].max_tokens);
     }
     if (embeds) return;
     ag_cache_hash_u64(h, q->n);
-    ag_cache_hash_i32s(h, r->gw->shown, is_chat(q) ? r->gw->n_shown : 0);
+    ag_cache_hash_i32s(h, r->gw->shown, ag_request_is_chat(q) ? r->gw->n_shown : 0);
     ag_cache_hash_u64(h, (uint32_t)(q->top_logprobs + 1));
     ag_cache_hash_u64(h, scores_prompt(q));
     hash_end(h, r);
@@ -192,15 +190,15 @@ static ag_record_form form_of(const ag_req *r, ag_record_prompt *prompts)
 {
     const ag_request *q = &r->request;
     bool embeds = q->kind == AG_REQUEST_EMBEDDINGS;
-    for (uint32_t i = 0; scores_prompt(q) && i < prompts_of(q); i++)
+    for (uint32_t i = 0; scores_prompt(q) && i < ag_request_prompts(q); i++)
         prompts[i] = (ag_record_prompt){r->prompts[i].ids, r->prompts[i].n};
-    return (ag_record_form){.n = prompts_of(q) * (embeds ? 1 : q->n),
+    return (ag_record_form){.n = ag_request_prompts(q) * (embeds ? 1 : q->n),
                             .per_prompt = embeds ? 1 : q->n,
                             .prompts = scores_prompt(q) ? prompts : NULL,
                             .top_logprobs = q->top_logprobs,
                             .embed = embeds,
                             .shown = r->gw->shown,
-                            .n_shown = is_chat(q) ? r->gw->n_shown : 0};
+                            .n_shown = ag_request_is_chat(q) ? r->gw->n_shown : 0};
 }
 
 /* false: it is none of ours. */

@@ -71,14 +71,16 @@ int ag__cache_look(ag_req *r)
 
 void ag__cache_ask_free(ag_req *r) { ag_mem_free(r->cache_ask); }
 
+static uint64_t label_of(const struct ag_cache_ask *a)
+{
+    return a->kind ? ag_cache_label(a->kind, ag_str_of(a->name)) : 0;
+}
+
 static void forget(void *arg)
 {
     ag_req *r = arg;
     struct ag_cache_ask *a = r->cache_ask;
-    ag_cache *c = r->gw->caching.cache;
-    if (a->all) a->forgotten = ag_cache_purge_all(c);
-    else if (a->kind) a->forgotten = ag_cache_purge_label(c, ag_cache_label(a->kind, ag_str_of(a->name)));
-    else a->forgotten = ag_cache_purge_key(c, &a->key);
+    a->forgotten = ag_cache_purge(r->gw->caching.cache, names_key(r) ? &a->key : NULL, label_of(a));
 }
 
 static ag_next not_there(ag_req *r)
@@ -91,7 +93,7 @@ static ag_next answer_forget(ag_req *r)
     struct ag_cache_ask *a = r->cache_ask;
     if (!a->told) /* first, so that nothing comes back from there */
         ag_tier_purge(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), names_key(r) ? &a->key : NULL,
-                      a->kind ? ag_cache_label(a->kind, ag_str_of(a->name)) : 0);
+                      label_of(a));
     a->told = true;
     if (!ag__req_work(r, names_key(r), forget)) return AG_PARKED;
     if (r->err.code != AG_OK) return ag__req_refuse(r, r->err.code, "%s", "");

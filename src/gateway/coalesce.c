@@ -36,7 +36,7 @@ static void begun(ag_req *r)
 {
     for (uint32_t i = 0; i < r->n_choices; i++) r->choices[i].prompt = i / r->request.n;
     for (uint32_t i = 0; i < r->n_choices; i++) r->choices[i].dirty = true; /* there may be news already */
-    for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) ag__prompt_forget(&r->prompts[i]);
+    for (uint32_t i = 0; i < ag_request_prompts(&r->request); i++) ag__prompt_forget(&r->prompts[i]);
     atomic_store(&r->n_begun, r->n_choices);
 }
 

@@ -102,7 +102,6 @@ static void on_state(void *arg, bool there, const char *why)
     if (there != on->there) atomic_fetch_add(&l->n_there, there ? 1u : -1u);
     on->there = there;
     uint32_t n = atomic_load(&l->n_there), live = atomic_load(&l->live);
-    ag_metric_set(l->metrics, AG_M_LIMITS_SHARED, 0, (double)n / l->n_loops);
     if (there) {
         atomic_store(&l->hold_us, ag_now_us() + ALIVE_MS * 1000ull);
         beat(on);
@@ -112,6 +111,12 @@ static void on_state(void *arg, bool there, const char *why)
                AG_LOG_Z("reason", why), AG_LOG_U("gateways", live));
     if (there && n == l->n_loops && atomic_exchange(&l->said, false))
         AG_LOG(l->log, AG_LOG_INFO, NULL, "limits", AG_LOG_Z("note", "Limits are shared by Redis again."));
+}
+
+void ag_limiter_metrics(ag_limiter *l)
+{
+    if (l == NULL || l->n_loops == 0) return;
+    ag_metric_set(l->metrics, AG_M_LIMITS_SHARED, 0, (double)atomic_load(&l->n_there) / l->n_loops);
 }
 
 /* What the script is told. */

@@ -54,6 +54,7 @@ int ag_limiter_open(ag_limiter **out, const ag_limiter_conf *conf, ag_metrics *m
 int ag_limiter_join(ag_limiter *l, ag_http_server *s, ag_err *err); /* before the loops start */
 void ag_limiter_close(ag_limiter *l); /* after they have ended; NULL is fine */
 ag_meters *ag_limiter_meters(ag_limiter *l);
+void ag_limiter_metrics(ag_limiter *l); /* sets the gauge; before each scrape, by any thread */
 ag_limiter_loop *ag_limiter_on(ag_limiter *l, uint32_t loop);
 
 /* true: rc, why and views say what came of it. false: they will, when `done` is called; until then the call stays. */

@@ -8,7 +8,7 @@
 
 void ag__prompts_free(ag_req *r)
 {
-    for (uint32_t i = 0; r->prompts && i < AG_MAX(r->request.n_prompts, 1u); i++) {
+    for (uint32_t i = 0; r->prompts && i < ag_request_prompts(&r->request); i++) {
         ag_mem_free(r->prompts[i].ids);
         ag_buf_fini(&r->prompts[i].echo_text);
     }
@@ -89,9 +89,6 @@ static int add_tail(ag_req *r, ag_buf *tail)
     ag_buf_addz(tail, at + 2);
     return AG_OK;
 }
-
-/* A conversation, in whichever dialect: it has no prompts. */
-static bool is_chat(const ag_request *q) { return q->n_prompts == 0; }
 
 /* The tools as a first message, without words of its own. */
 static bool put_tools_first(const ag_request *q)
@@ -222,7 +219,7 @@ static int prepare(ag_req *r)
     if (rc == AG_OK) rc = ag_request_check(q, ag_tokenizer_size(m->tokenizer), &r->err);
     if (rc == AG_OK && q->kind == AG_REQUEST_RESPONSE) rc = ag__response_prepare(r);
     if (rc != AG_OK) return rc;
-    uint32_t n_prompts = AG_MAX(q->n_prompts, 1u);
+    uint32_t n_prompts = ag_request_prompts(q);
     if (!ag__embeds(r) && (uint64_t)n_prompts * q->n > r->live->generations_max)
         return ag_request_fail(&r->err, AG_E_PARAM, "n",
                                "This request asks for %u answers; this server gives %u at once.", n_prompts * q->n,
@@ -230,7 +227,7 @@ static int prepare(ag_req *r)
     r->prompts = ag_mem_array(n_prompts, sizeof *r->prompts);
     if (r->prompts == NULL) return no_memory(&r->err);
     for (uint32_t i = 0; i < n_prompts; i++) ag_buf_init(&r->prompts[i].echo_text, PROMPT_BYTES_MAX);
-    if (is_chat(q)) rc = tokens_of_chat(r, m);
+    if (ag_request_is_chat(q)) rc = tokens_of_chat(r, m);
     for (uint32_t i = 0; i < q->n_prompts && rc == AG_OK; i++)
         rc = tokens_of_text(r, m, &q->prompts[i], &r->prompts[i]);
     if (rc == AG_OK && !ag_request_generates(q->kind)) return write_answer(r, m);
@@ -327,7 +324,7 @@ void ag__gen_spec(const ag_req *r, uint32_t index, ag_gen_spec *out)
         .stops = q->stops,
         .n_stops = q->n_stops,
         .shown = r->gw->shown,
-        .n_shown = is_chat(q) ? r->gw->n_shown : 0,
+        .n_shown = ag_request_is_chat(q) ? r->gw->n_shown : 0,
         .bias = q->bias,
         .n_bias = q->n_bias,
         .sampling = q->sampling,
@@ -414,7 +411,7 @@ int ag__choices_begin(ag_req *r)
 
 static void count_usage(ag_req *r)
 {
-    for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) {
+    for (uint32_t i = 0; i < ag_request_prompts(&r->request); i++) {
         r->usage.prompt_tokens += r->prompts[i].n;
         ag_metric_observe_n(r->gw->metrics, AG_M_PROMPT_SIZE, 0, r->prompts[i].n, r->request.n);
     }
@@ -422,7 +419,7 @@ static void count_usage(ag_req *r)
 
 static void parts_init(const ag_req *r, ag_parts *p)
 {
-    ag_form form = is_chat(&r->request) ? r->gw->form : (ag_form){0};
+    ag_form form = ag_request_is_chat(&r->request) ? r->gw->form : (ag_form){0};
     ag_parts_init(p, form, r->request.tools, r->thinking, !r->request.parallel_calls);
     if (ag_request_calls(&r->request)) ag_parts_force(p, r->request.forced_tool);
 }
@@ -430,7 +427,7 @@ static void parts_init(const ag_req *r, ag_parts *p)
 static int choices_make(ag_req *r)
 {
     const ag_request *q = &r->request;
-    uint32_t n = AG_MAX(q->n_prompts, 1u) * q->n;
+    uint32_t n = ag_request_prompts(q) * q->n;
     r->choices = ag_mem_array(n, sizeof *r->choices);
     if (r->choices == NULL) return no_memory(&r->err);
     r->n_choices = n;
@@ -446,7 +443,7 @@ static int choices_make(ag_req *r)
 static int choices_compute(ag_req *r)
 {
     uint64_t prompt_tokens = 0;
-    for (uint32_t i = 0; i < AG_MAX(r->request.n_prompts, 1u); i++) prompt_tokens += r->prompts[i].n;
+    for (uint32_t i = 0; i < ag_request_prompts(&r->request); i++) prompt_tokens += r->prompts[i].n;
     if (!r->warm) ag_warm_yield(r->gw->warm);
     int rc = ag__meter_prompt(r, prompt_tokens);
     return rc == AG_OK && !r->asking ? ag__choices_begin(r) : rc;

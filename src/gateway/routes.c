@@ -224,6 +224,7 @@ void ag__metrics_copy(ag_gateway *gw)
     ag_metric_set(m, AG_M_RESPONSES, 0, (double)ag_responses_count(gw->responses));
     ag_metric_set(m, AG_M_RESPONSES_BYTES, 0, (double)ag_responses_bytes(gw->responses));
     ag_metric_set(m, AG_M_RESPONSES_BACKGROUND, 0, ag__background_count(gw));
+    ag_limiter_metrics(gw->limiter);
     ag_metric_set(m, AG_M_KEYS, 0, gw->ring ? (double)ag_keyring_keys(gw->ring) : 0);
     ag_metric_set(m, AG_M_USAGE_WAITING, 0, gw->ring ? (double)ag_usage_waiting(ag_keyring_usage(gw->ring)) : 0);
     ag_metric_set(m, AG_M_USAGE_LOST, 0, gw->ring ? (double)ag_usage_lost(ag_keyring_usage(gw->ring)) : 0);

@@ -15,9 +15,7 @@ typedef struct purge {
 static void forget(void *arg)
 {
     const purge *p = arg;
-    if (p->by_key) ag_cache_purge_key(p->cache, &p->key);
-    else if (p->label) ag_cache_purge_label(p->cache, p->label);
-    else ag_cache_purge_all(p->cache);
+    ag_cache_purge(p->cache, p->by_key ? &p->key : NULL, p->label);
 }
 
 static void on_purged(void *arg, uint32_t loop, const ag_cache_key *k, uint64_t label)

@@ -69,10 +69,15 @@ static void job_end(ag_warm_job *j, ag_metric_warmed how)
     job_free(j);
 }
 
-void ag_warm_ended(ag_warm_job *j, const ag_req *r)
+static void job_cut(ag_warm_job *j)
 {
     *j->at = j->next;
     if (j->next) j->next->at = j->at;
+}
+
+void ag_warm_ended(ag_warm_job *j, const ag_req *r)
+{
+    job_cut(j);
     ag_caching_told told = r->caching.told;
     bool there = told == AG_TOLD_HIT || told == AG_TOLD_STALE || told == AG_TOLD_COALESCED;
     job_end(j, r->err.code == AG_OK ? (there ? AG_WARMED_THERE : AG_WARMED_COMPUTED)
@@ -90,8 +95,7 @@ static void begin(ag_warm *w, ag_warm_job *j)
         ag__req_run(j->r); /* and it may be over already */
         return;
     }
-    *j->at = j->next;
-    if (j->next) j->next->at = j->at;
+    job_cut(j);
     job_end(j, AG_WARMED_FAILED);
 }
 

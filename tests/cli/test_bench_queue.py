@@ -17,7 +17,7 @@ import server
 
 BIN = os.environ["AUTOGLM_TEST_BIN"]
 HERE = pathlib.Path(__file__).resolve().parent.parent.parent / "bench/queue"
-sys.path.append(str(HERE.parent))  # what pages share
+sys.path += [str(HERE.parent), str(HERE.parent / "serving")]  # what pages share; servers.py
 
 
 def load(name, **known):

@@ -107,6 +107,9 @@ typedef struct ag_request {
     uint32_t n_bias;
 } ag_request;
 
+/* A conversation, in whichever dialect, has no prompts of its own, and becomes one. */
+static inline bool ag_request_is_chat(const ag_request *r) { return r->n_prompts == 0; }
+static inline uint32_t ag_request_prompts(const ag_request *r) { return AG_MAX(r->n_prompts, 1u); }
 /* Whether the answer is a call, whatever the model thinks. */
 static inline bool ag_request_calls(const ag_request *r) { return r->any_tool || r->forced_tool.p; }
 
