@@ -142,13 +142,27 @@ static uint64_t bytes_of(const ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
     return s->prompt_logprobs ? n + s->n_prompt * (sizeof *g->prompt_tokens + tops) : n;
 }
 
+bool ag__gen_room(ag_gen *g, uint32_t n_scored, bool embed)
+{
+    g->chunks = ag_mem_array(g->seq.max_tokens / AG_GEN_CHUNK + 1, sizeof *g->chunks);
+    bool ok = g->chunks != NULL;
+    if (ok && n_scored) {
+        g->prompt_tokens = ag_mem_array(n_scored, sizeof *g->prompt_tokens);
+        g->prompt_tops = ag_mem_array((size_t)n_scored * (size_t)AG_MAX(g->top_logprobs, 0) + 1,
+                                      sizeof *g->prompt_tops);
+        ok = g->prompt_tokens && g->prompt_tops;
+    }
+    if (ok && embed)
+        ok = (g->embedding = ag_mem_array(ag_engine_model(g->engine)->hp.width, sizeof *g->embedding)) != NULL;
+    return ok;
+}
+
 static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
 {
     g->cap_tokens = s->n_prompt + AG_MIN(s->max_tokens, 64u);
     g->tokens = ag_mem_array(g->cap_tokens, sizeof *g->tokens);
     g->bias = ag_mem_array(s->n_bias, sizeof *g->bias);
-    g->chunks = ag_mem_array(s->max_tokens / AG_GEN_CHUNK + 1, sizeof *g->chunks);
-    bool ok = g->tokens && g->bias && g->chunks;
+    bool ok = g->tokens && g->bias && ag__gen_room(g, s->prompt_logprobs ? s->n_prompt : 0, s->embed);
     if (ok && s->json_heads) {
         g->json_heads = ag_mem_array(heads_bytes(s->json_heads), 1);
         ok = g->json_heads != NULL;
@@ -160,18 +174,7 @@ static bool copy_spec(ag_gen *g, const ag_gen_spec *s, uint32_t vocab)
         g->in_prompt = ag_mem_array((vocab + 7) / 8, 1);
         ok = g->counts && g->in_prompt;
     }
-    if (ok && s->prompt_logprobs) {
-        g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
-        g->prompt_tops = ag_mem_array((size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0) + 1,
-                                      sizeof *g->prompt_tops);
-        ok = g->prompt_tokens && g->prompt_tops;
-    }
-    if (ok && s->embed) {
-        uint32_t width = ag_engine_model(g->engine)->hp.width;
-        g->sum = ag_mem_array(width, sizeof *g->sum);
-        g->embedding = ag_mem_array(width, sizeof *g->embedding);
-        ok = g->sum && g->embedding;
-    }
+    if (ok && s->embed) ok = (g->sum = ag_mem_array(ag_engine_model(g->engine)->hp.width, sizeof *g->sum)) != NULL;
     if (!ok) return false;
     g->seq.tokens = g->tokens;
     g->seq.q.bytes = bytes_of(g, s, vocab);

@@ -75,6 +75,9 @@ struct ag_gen {
     _Atomic uint64_t submit_us, admit_us, first_us, last_us, end_us;
 };
 
+/* Room for what readers see, by max_tokens and top_logprobs: the answer, so many scores of the prompt, the embedding.
+ * false: no memory. */
+bool ag__gen_room(ag_gen *g, uint32_t n_scored, bool embed);
 /* Appends a token for readers to see. AG_E_NOMEM. */
 int ag__gen_append(ag_gen *g, const ag_gen_token *t);
 /* Tells the reader of news. false: the mailbox is full, try again later. */

@@ -17,16 +17,7 @@ int ag_gen_replay_begin(ag_gen **out, ag_engine *e, const ag_gen_replay_spec *s)
     g->top_logprobs = s->top_logprobs;
     if (s->n_shown) memcpy(g->shown, s->shown, s->n_shown * sizeof *g->shown);
     g->n_shown = s->n_shown;
-    g->chunks = ag_mem_array(s->n_tokens / AG_GEN_CHUNK + 1, sizeof *g->chunks);
-    bool ok = g->chunks != NULL;
-    if (ok && s->n_prompt) {
-        g->prompt_tokens = ag_mem_array(s->n_prompt, sizeof *g->prompt_tokens);
-        size_t tops = (size_t)s->n_prompt * (size_t)AG_MAX(s->top_logprobs, 0);
-        g->prompt_tops = ag_mem_array(tops + 1, sizeof *g->prompt_tops);
-        ok = g->prompt_tokens && g->prompt_tops;
-    }
-    if (ok && s->embed) ok = (g->embedding = ag_mem_array(ag_engine_model(e)->hp.width, sizeof *g->embedding)) != NULL;
-    if (!ok) {
+    if (!ag__gen_room(g, s->n_prompt, s->embed)) {
         ag_gen_put(g);
         return AG_E_NOMEM;
     }

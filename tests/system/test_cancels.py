@@ -9,7 +9,8 @@ import unittest
 
 from server import PLAIN, Server, wait_for
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent.parent / "bench/queue"))
+BENCH = pathlib.Path(__file__).resolve().parent.parent.parent / "bench"
+sys.path += [str(BENCH / "serving"), str(BENCH / "queue")]  # servers.py, which client.py needs; client.py
 import client  # noqa: E402
 
 AT_ONCE = 32
