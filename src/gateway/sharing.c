@@ -119,8 +119,9 @@ static void on_told(void *arg)
     ag__req_run(r);
 }
 
-static bool is_under_way(ag_req *r)
+static bool is_under_way(void *arg)
 {
+    const ag_req *r = arg;
     ag_flights *flights = r->gw->caching.flights;
     bool yes = ag_flights_enter(flights, &r->caching.key) != NULL;
     ag_flights_leave(flights, &r->caching.key);
@@ -134,7 +135,7 @@ static bool ask(ag_req *r)
     list(chain_of(r), r);
     s->listed = true;
     s->state = AG_SHARING_ASKS;
-    s->call = (ag_tier_call){.done = on_told, .arg = r};
+    s->call = (ag_tier_call){.computed_here = is_under_way, .done = on_told, .arg = r};
     /* Half of its time is for computing it. */
     if (deadline) s->call.until_us = deadline > now ? now + (deadline - now) / 2 : now;
     bool told = ag_tier_find(r->gw->caching.tier, ag_http_loop_index(r->loop->loop), &r->caching.key,

@@ -181,8 +181,9 @@ static void wake_waits(ag__tier_loop *on, bool all)
         ag__tier_find *f = due.next;
         cut_wait(f);
         on->n_waits--;
-        if (!all && ask(f)) continue;
-        ag_metric_add(on->tier->metrics, AG_M_TIER_AWAY, 0, 1);
+        bool here = f->call->computed_here && f->call->computed_here(f->call->arg);
+        if (!here && !all && ask(f)) continue;
+        ag_metric_add(on->tier->metrics, here ? AG_M_TIER_MISSES : AG_M_TIER_AWAY, 0, 1);
         finish(f, AG_TIER_MISS);
     }
 }

@@ -2,7 +2,7 @@
  * while one computes the others wait for it.
  * Lookups : one script call (tier.lua) each, which brings the answer, or takes the lock of its key, or finds it taken;
  *           then it is asked again after 5 ms, 10 ms ... 100 ms, until the answer is there, or the lock comes to us, or
- *           lock_ms are over. What is no answer of ours (tier_value.h), or was purged, or is too old, is a miss.
+ *           this server computes it itself, or lock_ms are over. What is no answer of ours (tier_value.h), or was purged, or is too old, is a miss.
  * Stores  : write-behind: packed by a worker, some at a time, and sent together. The next lot waits for their answers.
  * Purges  : hold at once here, and within a second or so at whoever shares the Redis, or when they reach it again. They
  *           go by the servers' clocks.
@@ -53,6 +53,7 @@ typedef struct ag_tier_call { /* a request's, zeroed; stays until done was calle
     ag_cache_value *value; /* of a hit: held for the caller */
     ag_cache_meta meta;
     uint64_t until_us; /* of ag_now_us: it waits for no other server any longer; 0: for lock_ms */
+    bool (*computed_here)(void *arg); /* true: by now it is, and who waits for it has a miss. NULL: it is not */
     void (*done)(void *arg);
     void *arg;
     ag__tier_find *find;

@@ -30,6 +30,8 @@ static void what_one_stores_the_other_finds(void **state)
     expect_find(0, 2, "ours");
 }
 
+static bool is_computed(void *arg AG_UNUSED) { return true; }
+
 static void while_one_computes_the_other_waits(void **state)
 {
     (void)state;
@@ -67,6 +69,11 @@ static void while_one_computes_the_other_waits(void **state)
     /* A large value that is dropped gives its lock back. */
     put(1, 4, "large", AG_TIER_VALUE_MAX);
     expect_find(0, 4, "ours");
+    /* What another loop of this server computes is waited for there, and stays locked. */
+    job beside = {.op = FIND, .tier = 0, .loop = 1, .key = key_of(4), .call.computed_here = is_computed};
+    run(&beside);
+    assert_string_equal(result_of(&beside), "miss");
+    assert_string_equal(say("EXISTS %s", name('l', 4)), "1");
 }
 
 static void a_lock_is_short(void **state)
