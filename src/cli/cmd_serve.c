@@ -84,6 +84,9 @@ static ag_gateway_conf gateway_conf(const ag_conf *c)
     g.redis_prefix = c->redis_prefix;
     g.redis_password = c->redis_password;
     g.redis_password_file = c->redis_password_file;
+    g.redis_ca = c->redis_ca;
+    g.redis_cert = c->redis_cert;
+    g.redis_key = c->redis_key;
     g.redis_timeout_ms = c->redis_timeout_ms;
     g.no_auth = c->no_auth;
     g.cache = (ag_caching_conf){.bytes_max = c->cache_bytes,

@@ -40,6 +40,7 @@ static const char *const read_always[] = {
     "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/services", "/etc/localtime", "/etc/ld.so.cache",
     "/etc/passwd", "/etc/group", /* --user looks its names up */
     "/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
     "/proc/meminfo", "/proc/cpuinfo", "/proc/self", "/sys/devices/system", "/sys/fs/cgroup",
     "/sys/kernel/mm/transparent_hugepage", "/dev/urandom",
 };
@@ -92,6 +93,9 @@ static void allow_all(rules *r, const ag_conf *c)
     allow_folder_of(r, c->config, READ);
     allow_folder_of(r, c->jwt_jwks, READ);
     allow_folder_of(r, c->redis_password_file, READ);
+    allow_folder_of(r, c->redis_ca, READ);
+    allow_folder_of(r, c->redis_cert, READ);
+    allow_folder_of(r, c->redis_key, READ);
     allow_folders_of(r, c->tls_cert, READ);
     allow_folders_of(r, c->tls_key, READ);
     allow_folder_of(r, c->tls_client_ca, READ);

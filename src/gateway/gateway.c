@@ -135,6 +135,7 @@ static int ring_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     ag_limiter_conf limits = {.redis = conf->redis,
                               .password = conf->redis_password,
                               .password_file = conf->redis_password_file,
+                              .files = {conf->redis_ca, conf->redis_cert, conf->redis_key},
                               .prefix = conf->redis_prefix,
                               .timeout_ms = conf->redis_timeout_ms};
     int rc = ag_limiter_open(&gw->limiter, &limits, gw->metrics, gw->log, err);

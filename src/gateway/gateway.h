@@ -33,6 +33,7 @@ typedef struct ag_gateway_conf {
     uint32_t jwt_refresh_ms; /* of a URL */
     /* Limits are shared with other servers (limiter.h); redis NULL or "": they are not. */
     const char *redis, *redis_prefix, *redis_password, *redis_password_file;
+    const char *redis_ca, *redis_cert, *redis_key; /* of rediss:// (redis.h), also the cache's; NULL or "": none */
     uint32_t redis_timeout_ms;
     /* Called when the addresses are bound, before any other file is opened; NULL: nobody. */
     int (*bound)(void *arg, ag_err *err);

@@ -480,6 +480,7 @@ static int share_open(ag_limiter *l, const ag_limiter_conf *conf, ag_err *err)
     if (strlen(conf->prefix) > AG_LIMITER_PREFIX_MAX)
         return ag_err_set(err, AG_E_USAGE, "The prefix of the keys in Redis may have %d bytes.", AG_LIMITER_PREFIX_MAX);
     rc = ag_redis_at_password(at, conf->password, conf->password_file, err);
+    if (rc == AG_OK) rc = ag_redis_tls_open(&l->redis.tls, at, &conf->files, err);
     if (rc != AG_OK) return rc;
     ag_str text = {ag__limits_lua, (size_t)(ag__limits_lua_end - ag__limits_lua)};
     if (ag_redis_script_init(&l->script, text) != AG_OK)
@@ -546,6 +547,7 @@ void ag_limiter_close(ag_limiter *l)
     ag_mem_free(l->loops);
     ag_meters_close(l->meters);
     sodium_memzero(&l->redis.at, sizeof l->redis.at);
+    ag_redis_tls_close(l->redis.tls);
     ag_mem_free(l);
 }
 

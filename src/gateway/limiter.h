@@ -30,6 +30,7 @@ typedef struct ag_limiter_loop ag_limiter_loop; /* NULL: nothing is shared */
 typedef struct ag_limiter_conf {
     const char *redis;                    /* a URL (redis.h); NULL or "": nothing is shared */
     const char *password, *password_file; /* in place of the URL's; a file with it on the first line. NULL, "": none */
+    ag_redis_files files;                 /* of rediss:// */
     const char *prefix;                   /* of its keys there */
     uint32_t timeout_ms;
 } ag_limiter_conf;

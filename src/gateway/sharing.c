@@ -48,6 +48,7 @@ int ag__sharing_open(ag_gateway *gw, const ag_gateway_conf *conf, ag_err *err)
     ag_tier_conf t = {.redis = url,
                       .password = own ? NULL : conf->redis_password,
                       .password_file = own ? NULL : conf->redis_password_file,
+                      .files = {conf->redis_ca, conf->redis_cert, conf->redis_key},
                       .prefix = conf->redis_prefix,
                       .secret = gw->caching.secret,
                       .timeout_ms = c->redis_timeout_ms,

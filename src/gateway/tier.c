@@ -371,8 +371,11 @@ int ag_tier_open(ag_tier **out, const ag_tier_conf *conf, ag_metrics *metrics, a
     ag_random_hex(t->id, 16);
     redis_init(t, &at, conf->timeout_ms);
     sodium_memzero(&at, sizeof at);
-    *out = t;
-    return AG_OK;
+    rc = ag_redis_tls_open(&t->redis[0].tls, &t->redis[0].at, &conf->files, err);
+    t->redis[1].tls = t->redis[0].tls;
+    if (rc == AG_OK) *out = t;
+    else ag_tier_close(t);
+    return rc;
 }
 
 static int loop_open(ag_tier *t, ag_http_loop *http, ag__tier_loop **out)
@@ -422,6 +425,7 @@ void ag_tier_close(ag_tier *t)
     AG_ASSERT(atomic_load(&t->queued) == 0);
     ag_mem_free(t->loops);
     ag_tier_purges_close(t->purges);
+    ag_redis_tls_close(t->redis[0].tls);
     sodium_memzero(t, sizeof *t);
     ag_mem_free(t);
 }

@@ -18,7 +18,7 @@
 #define AG_TIER_H
 
 #include "cache/cache.h"
-#include "net/http.h"
+#include "net/redis.h"
 #include "observe/log.h"
 #include "observe/metrics.h"
 
@@ -31,6 +31,7 @@ typedef struct ag__tier_find ag__tier_find;
 typedef struct ag_tier_conf {
     const char *redis;                    /* a URL (net/redis.h) */
     const char *password, *password_file; /* in place of the URL's; a file with it on the first line. NULL, "": none */
+    ag_redis_files files;                 /* of rediss:// */
     const char *prefix;                   /* of its keys there */
     const uint8_t *secret;                /* 32 bytes that the servers share: with another one all is foreign */
     uint32_t timeout_ms;                  /* of a lookup */

@@ -7,7 +7,6 @@
 #include "gateway/tier.h"
 #include "gateway/tier_purges.h"
 #include "gateway/tier_value.h"
-#include "net/redis.h"
 
 #define AG__TIER_PREFIX_MAX 63
 #define AG__TIER_NAME_MAX (AG__TIER_PREFIX_MAX + 2 * AG_CACHE_KEY_BYTES + 8)

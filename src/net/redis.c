@@ -6,76 +6,15 @@
 #include <stdlib.h>
 
 #include "base/mem.h"
-#include "net/net.h"
+#include "net/redis_inner.h"
 
 #define REDIS_MAGIC 0x52454449u
-#define READ_BYTES 16384
-#define GREET_MS 1000u /* for connecting, AUTH, SELECT and the probe together */
-#define ADDRESSES_MAX 8 /* of a name that are tried */
+#define GREET_MS 1000u /* for connecting, TLS, AUTH, SELECT and the probe together */
 #define AGAIN_MIN_MS 100u
 #define AGAIN_MAX_MS 5000u
 
-#if HIREDIS_MAJOR >= 1
-typedef size_t items;
-#else
-typedef int items;
-#endif
-
-typedef enum state { AWAY, LOOKING, GREETING, THERE, CLOSED } state;
-
-typedef struct call {
-    ag__link due;       /* among those that wait; alone: told already */
-    struct call *next;  /* in the order of the answers */
-    ag_redis_fn *fn;
-    void *arg;
-    uint64_t due_ms;
-    const ag_redis_script *script; /* sent by its hash; NULL: no script, or sent whole */
-    uint32_t n_args;
-    ag_buf args;        /* as they go out, without the script */
-} call;
-
-typedef struct line { /* a connection; lives on until libuv has closed it */
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } uv;
-    ag_redis *r; /* NULL: it was given up */
-    uv_connect_t connect;
-    uv_write_t write;
-    redisReader *reader;
-    redisReplyObjectFunctions own; /* hiredis's, with one of ours */
-    const redisReplyObjectFunctions *plain;
-    size_t taken; /* bytes of the answer that is being read */
-    ag_buf out, flight;
-    bool connected, writing;
-    call *first, *last;
-    char bytes[READ_BYTES];
-} line;
-
-struct ag_redis {
-    uint32_t magic;
-    ag_http_loop *loop;
-    ag_redis *next; /* on the loop */
-    ag_redis_conf conf;
-    state state;
-    line *line; /* while GREETING or THERE */
-    uv_timer_t clock, again, tick, alarm;
-    uv_check_t look;    /* after the loop has waited, when a call is late; */
-    uv_idle_t awake;    /* then it waits for nothing */
-    uv_prepare_t flush; /* runs before the loop waits, when something is to be sent */
-    uv_getaddrinfo_t lookup;
-    bool looking;
-    struct sockaddr_storage to[ADDRESSES_MAX];
-    uint32_t n_to, next_to; /* n_to 0: the Unix socket */
-    int handles;      /* that libuv has not closed yet */
-    ag__link waiting; /* in the order of their ends */
-    uint32_t n_calls, fails, tries, greetings;
-    char why[AG_REDIS_WHY_MAX];
-};
-
-static void drop(ag_redis *r, const char *why);
+typedef ag__redis_call call;
+typedef ag__redis_line line;
 
 int ag_redis_script_init(ag_redis_script *s, ag_str text)
 {
@@ -118,7 +57,7 @@ static void on_clock(uv_timer_t *t);
 
 static void arm(ag_redis *r)
 {
-    if (ag__link_empty(&r->waiting) || r->state == CLOSED) return;
+    if (ag__link_empty(&r->waiting) || r->state == AG__REDIS_CLOSED) return;
     const call *c = (const call *)(void *)r->waiting.next;
     uint64_t now = uv_now(&r->loop->uv);
     uv_timer_start(&r->clock, on_clock, c->due_ms > now ? c->due_ms - now : 0, 0);
@@ -130,8 +69,6 @@ static void add_arg(ag_buf *b, ag_str a)
     ag_buf_add(b, a.p, a.n);
     ag_buf_addz(b, "\r\n");
 }
-
-static void on_flush(uv_prepare_t *p);
 
 /* Behind what waits in the line. false: too much does, or there is no memory. */
 static bool put(ag_redis *r, call *c, bool whole)
@@ -154,7 +91,7 @@ static bool put(ag_redis *r, call *c, bool whole)
     if (l->last) l->last->next = c;
     else l->first = c;
     l->last = c;
-    uv_prepare_start(&r->flush, on_flush);
+    ag__redis_line_flush(l);
     return true;
 }
 
@@ -179,7 +116,7 @@ static bool ask(ag_redis *r, const ag_redis_script *s, const ag_str *args, uint3
     return true;
 }
 
-bool ag_redis_there(const ag_redis *r) { return r && r->state == THERE; }
+bool ag_redis_there(const ag_redis *r) { return r && r->state == AG__REDIS_THERE; }
 
 bool ag_redis_call(ag_redis *r, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg)
 {
@@ -189,13 +126,13 @@ bool ag_redis_call(ag_redis *r, const ag_str *args, uint32_t n, ag_redis_fn *fn,
 bool ag_redis_eval(ag_redis *r, const ag_redis_script *s, const ag_str *args, uint32_t n, ag_redis_fn *fn, void *arg)
 {
     AG_CHECK(r, REDIS_MAGIC);
-    return r->state == THERE && ask(r, s, args, n, fn, arg, r->conf.timeout_ms);
+    return r->state == AG__REDIS_THERE && ask(r, s, args, n, fn, arg, r->conf.timeout_ms);
 }
 
 /* A failure of the server, as far as one answer can tell. */
 static void failed(ag_redis *r, const char *why)
 {
-    if (++r->fails >= AG_REDIS_FAILS || r->state == GREETING) drop(r, why);
+    if (++r->fails >= AG_REDIS_FAILS || r->state == AG__REDIS_GREETING) ag__redis_drop(r, why);
 }
 
 static void on_look(uv_check_t *check)
@@ -215,7 +152,8 @@ static void on_look(uv_check_t *check)
         late++;
     }
     while (!ag__link_empty(&due)) tell((call *)(void *)due.next, NULL);
-    for (; late && r->line; late--) failed(r, "no answer came in time");
+    for (; late && r->line; late--)
+        failed(r, ag__redis_line_shakes(r->line) ? "the TLS handshake was not done in time" : "no answer came in time");
     arm(r);
     ag__loop_leave(loop);
 }
@@ -235,7 +173,7 @@ static void on_clock(uv_timer_t *t)
 static bool is_failure(const ag_redis *r, const redisReply *reply)
 {
     if (reply->type != REDIS_REPLY_ERROR) return false;
-    return r->state == GREETING || strstr(reply->str, "WRONGTYPE") == NULL;
+    return r->state == AG__REDIS_GREETING || strstr(reply->str, "WRONGTYPE") == NULL;
 }
 
 static bool not_known(const redisReply *reply)
@@ -251,13 +189,12 @@ static const char *no_server(const ag_redis *r, const redisReply *reply)
     for (size_t i = 0; i < AG_ARRAY_LEN(cluster); i++)
         if (strncmp(reply->str, cluster[i], strlen(cluster[i])) == 0)
             return "it is a node of a Redis Cluster, which is not followed; name a single server";
-    if (r->state == GREETING && strncmp(reply->str, "ERR unknown command", 19) == 0)
+    if (r->state == AG__REDIS_GREETING && strncmp(reply->str, "ERR unknown command", 19) == 0)
         return "it runs no scripts, as a Redis Sentinel, which is not followed; name the server itself";
     return NULL;
 }
 
-/* The answer to the first call of the line. false: nobody asked. */
-static bool take_reply(ag_redis *r, line *l, const redisReply *reply)
+bool ag__redis_take_reply(ag_redis *r, line *l, const redisReply *reply)
 {
     call *c = l->first;
     if (c == NULL) return false;
@@ -271,94 +208,10 @@ static bool take_reply(ag_redis *r, line *l, const redisReply *reply)
     else if (bad) snprintf(why, sizeof why, "%s", reply->str);
     tell(c, reply);
     call_free(r, c);
-    if (never && r->line == l) drop(r, why);
+    if (never && r->line == l) ag__redis_drop(r, why);
     else if (bad && r->line == l) failed(r, why);
-    else if (waited && !bad && r->state == THERE) r->fails = r->tries = 0;
+    else if (waited && !bad && r->state == AG__REDIS_THERE) r->fails = r->tries = 0;
     return true;
-}
-
-/* Lines. */
-
-/* hiredis would allocate what a number from outside says. */
-static void *array_create(const redisReadTask *task, items n)
-{
-    const line *l = task->privdata;
-    return (size_t)n <= AG_REDIS_ITEMS_MAX ? l->plain->createArray(task, n) : NULL;
-}
-
-static void on_line_closed(uv_handle_t *h)
-{
-    line *l = h->data;
-    redisReaderFree(l->reader);
-    ag_buf_fini(&l->out);
-    ag_buf_fini(&l->flight);
-    ag_mem_free(l);
-}
-
-static void on_alloc(uv_handle_t *h, size_t want AG_UNUSED, uv_buf_t *buf)
-{
-    line *l = h->data;
-    *buf = uv_buf_init(l->bytes, sizeof l->bytes);
-}
-
-static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
-{
-    line *l = s->data;
-    ag_redis *r = l->r;
-    if (r == NULL || n == 0) return;
-    ag_http_loop *loop = r->loop;
-    l->taken += (size_t)AG_MAX(n, 0);
-    if (n < 0) {
-        drop(r, n == UV_EOF ? "the connection was closed" : uv_strerror((int)n));
-    } else if (redisReaderFeed(l->reader, buf->base, (size_t)n) != REDIS_OK) {
-        drop(r, "no memory for its answer");
-    }
-    while (l->r) {
-        void *reply = NULL;
-        if (redisReaderGetReply(l->reader, &reply) != REDIS_OK) {
-            take_why(r, l->reader->errstr);
-            drop(r, r->why);
-        } else if (reply == NULL) {
-            if (l->taken > r->conf.reply_bytes_max) drop(r, "its answer is too large");
-            break;
-        } else if (!take_reply(r, l, reply)) {
-            drop(r, "it answered what nobody had asked");
-        }
-        l->taken = 0;
-        if (reply) l->plain->freeObject(reply);
-    }
-    ag__loop_leave(loop);
-}
-
-static void on_written(uv_write_t *w, int status)
-{
-    line *l = w->data;
-    l->writing = false;
-    if (l->r == NULL) return;
-    ag_http_loop *loop = l->r->loop;
-    if (status < 0) drop(l->r, uv_strerror(status));
-    else if (l->out.n) uv_prepare_start(&l->r->flush, on_flush);
-    ag__loop_leave(loop);
-}
-
-static void on_flush(uv_prepare_t *p)
-{
-    ag_redis *r = p->data;
-    line *l = r->line;
-    uv_prepare_stop(p);
-    if (l == NULL || l->writing || !l->connected || l->out.n == 0) return;
-    ag_buf now = l->out;
-    l->out = l->flight;
-    ag_buf_reset(&l->out);
-    l->flight = now;
-    uv_buf_t b = uv_buf_init(l->flight.p, (unsigned)l->flight.n);
-    l->write.data = l;
-    l->writing = true;
-    int rc = uv_write(&l->write, &l->uv.stream, &b, 1, on_written);
-    if (rc == 0) return;
-    l->writing = false;
-    drop(r, uv_strerror(rc));
-    ag__loop_leave(r->loop);
 }
 
 /* Connecting. */
@@ -366,7 +219,7 @@ static void on_flush(uv_prepare_t *p)
 static void on_tick(uv_timer_t *t)
 {
     ag_redis *r = t->data;
-    if (r->state == THERE) r->conf.tick(r->conf.arg);
+    if (r->state == AG__REDIS_THERE) r->conf.tick(r->conf.arg);
     ag__loop_leave(r->loop);
 }
 
@@ -375,7 +228,7 @@ static void on_greeted(void *arg, const redisReply *reply)
     ag_redis *r = arg;
     if (reply == NULL || reply->type == REDIS_REPLY_ERROR) return; /* whoever told us gives the line up */
     if (--r->greetings > 0) return;
-    r->state = THERE;
+    r->state = AG__REDIS_THERE;
     r->fails = 0;
     if (r->conf.tick) uv_timer_start(&r->tick, on_tick, r->conf.tick_ms, r->conf.tick_ms);
     r->conf.state(r->conf.arg, true, "");
@@ -406,7 +259,7 @@ static void connect_failed(ag_redis *r, int status)
 {
     give_up(r);
     if (r->next_to < r->n_to) connect_next(r);
-    else drop(r, uv_strerror(status));
+    else ag__redis_drop(r, uv_strerror(status));
 }
 
 static void on_connected(uv_connect_t *c, int status)
@@ -414,42 +267,16 @@ static void on_connected(uv_connect_t *c, int status)
     line *l = c->data;
     if (l->r == NULL) return;
     ag_http_loop *loop = l->r->loop;
-    if (status == 0) status = uv_read_start(&l->uv.stream, on_alloc, on_read);
-    l->connected = status == 0;
+    if (status == 0) status = ag__redis_line_begin(l);
     if (status < 0) connect_failed(l->r, status);
-    else uv_prepare_start(&l->r->flush, on_flush);
     ag__loop_leave(loop);
-}
-
-static line *line_open(ag_redis *r)
-{
-    line *l = ag_mem_zalloc(sizeof *l);
-    if (l == NULL) return NULL;
-    if ((l->reader = redisReaderCreate()) == NULL) {
-        ag_mem_free(l);
-        return NULL;
-    }
-    bool local = r->conf.at.host[0] == 0;
-    int rc = local ? uv_pipe_init(&r->loop->uv, &l->uv.pipe, 0) : uv_tcp_init(&r->loop->uv, &l->uv.tcp);
-    AG_ASSERT(rc == 0); /* neither opens anything yet */
-    l->plain = l->reader->fn;
-    l->own = *l->plain;
-    l->own.createArray = array_create;
-    l->reader->fn = &l->own;
-    l->reader->privdata = l;
-    l->r = r;
-    l->uv.handle.data = l->connect.data = l;
-    ag_buf_init(&l->out, AG_REDIS_OUT_BYTES);
-    ag_buf_init(&l->flight, AG_REDIS_OUT_BYTES);
-    uv_unref(&l->uv.handle);
-    return l;
 }
 
 static void connect_next(ag_redis *r)
 {
-    r->state = GREETING;
-    if ((r->line = line_open(r)) == NULL) {
-        drop(r, "no memory for a connection");
+    r->state = AG__REDIS_GREETING;
+    if ((r->line = ag__redis_line_open(r)) == NULL) {
+        ag__redis_drop(r, "no memory for a connection");
         return;
     }
     line *l = r->line;
@@ -461,7 +288,7 @@ static void connect_next(ag_redis *r)
         uv_tcp_nodelay(&l->uv.tcp, 1);
     }
     if (rc < 0) connect_failed(r, rc);
-    else if (!greet(r)) drop(r, "no memory for a connection");
+    else if (!greet(r)) ag__redis_drop(r, "no memory for a connection");
 }
 
 static void free_when_closed(ag_redis *r)
@@ -470,6 +297,7 @@ static void free_when_closed(ag_redis *r)
     AG_ASSERT(r->n_calls == 0);
     r->magic = 0;
     sodium_memzero(&r->conf.at, sizeof r->conf.at);
+    ag_redis_tls_close(r->conf.tls);
     ag_mem_free(r);
 }
 
@@ -478,10 +306,11 @@ static void on_looked_up(uv_getaddrinfo_t *q, int status, struct addrinfo *list)
     ag_redis *r = q->data;
     ag_http_loop *loop = r->loop;
     r->looking = false;
-    for (struct addrinfo *i = list; i && r->n_to < ADDRESSES_MAX; i = i->ai_next)
+    for (struct addrinfo *i = list; i && r->n_to < AG__REDIS_ADDRESSES_MAX; i = i->ai_next)
         if (i->ai_addrlen <= sizeof r->to[0]) memcpy(&r->to[r->n_to++], i->ai_addr, i->ai_addrlen);
-    if (r->state == CLOSED) free_when_closed(r);
-    else if (status < 0 || r->n_to == 0) drop(r, status < 0 ? uv_strerror(status) : "the name has no address");
+    if (r->state == AG__REDIS_CLOSED) free_when_closed(r);
+    else if (status < 0) ag__redis_drop(r, uv_strerror(status));
+    else if (r->n_to == 0) ag__redis_drop(r, "the name has no address");
     else connect_next(r);
     uv_freeaddrinfo(list);
     ag__loop_leave(loop);
@@ -502,11 +331,11 @@ static void on_again(uv_timer_t *t)
         connect_next(r);
     } else {
         struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
-        r->state = LOOKING;
+        r->state = AG__REDIS_LOOKING;
         r->lookup.data = r;
         int rc = uv_getaddrinfo(&r->loop->uv, &r->lookup, on_looked_up, at->host, port, &hints);
         r->looking = rc == 0;
-        if (rc < 0) drop(r, uv_strerror(rc));
+        if (rc < 0) ag__redis_drop(r, uv_strerror(rc));
     }
     ag__loop_leave(r->loop);
 }
@@ -521,8 +350,7 @@ static void give_up(ag_redis *r)
     uv_check_stop(&r->look);
     uv_idle_stop(&r->awake);
     if (l == NULL) return;
-    l->r = NULL;
-    uv_close(&l->uv.handle, on_line_closed);
+    ag__redis_line_close(l);
     while (l->first) {
         call *c = l->first;
         l->first = c->next;
@@ -531,10 +359,10 @@ static void give_up(ag_redis *r)
     }
 }
 
-static void drop(ag_redis *r, const char *why)
+void ag__redis_drop(ag_redis *r, const char *why)
 {
     take_why(r, why);
-    r->state = AWAY;
+    r->state = AG__REDIS_AWAY;
     r->fails = 0;
     give_up(r);
     uint32_t ms = AG_MIN(AGAIN_MIN_MS << AG_MIN(r->tries, 6u), AGAIN_MAX_MS);
@@ -565,10 +393,11 @@ void ag_redis_alarm(ag_redis *r, uint32_t ms)
 
 int ag_redis_open(ag_redis **out, ag_http_loop *l, const ag_redis_conf *conf)
 {
-    AG_ASSERT(conf->state);
+    AG_ASSERT(conf->state && conf->at.tls == (conf->tls != NULL));
     ag_redis *r = ag_mem_zalloc(sizeof *r);
     if (r == NULL) return AG_E_NOMEM;
     *r = (ag_redis){.magic = REDIS_MAGIC, .loop = l, .next = l->redis, .conf = *conf};
+    if (conf->tls) ag__tls_conf_hold(conf->tls);
     ag__link_init(&r->waiting);
     uv_timer_init(&l->uv, &r->clock);
     uv_timer_init(&l->uv, &r->again);
@@ -600,7 +429,7 @@ void ag__redis_stop(ag_http_loop *l)
     for (ag_redis *r; (r = l->redis) != NULL;) {
         AG_CHECK(r, REDIS_MAGIC);
         l->redis = r->next;
-        r->state = CLOSED;
+        r->state = AG__REDIS_CLOSED;
         give_up(r);
         if (r->looking) uv_cancel((uv_req_t *)&r->lookup);
         uv_handle_t *all[] = HANDLES(r);

@@ -7,6 +7,8 @@
  * Errors  : whoever asked gets NULL when there is no answer within timeout_ms, or when the connection ends; never
  *           later, and only once. A server that answers late, or what is no answer, costs nobody more than that. What
  *           has come while the loop was busy is not late. A Redis Cluster or Sentinel is away, and state says why.
+ * TLS     : by rediss://, and the server's certificate is always verified, by authorities, date and host. Connecting
+ *           includes the handshake: what goes wrong there is away, and state says why.
  * Breaker : after AG_REDIS_FAILS failures on end (no answer in time, or an error that is the server's: LOADING,
  *           READONLY, OOM, ...) or when the connection ends it is away: calls are refused at once. It is tried again
  *           after 0.1 s, 0.2 s ... 5 s, and is there when AUTH, SELECT and the probe have succeeded.
@@ -31,15 +33,25 @@ typedef struct ag_redis ag_redis;
 typedef struct ag_redis_at { /* where a URL points */
     char host[256]; /* "": a Unix socket */
     uint16_t port;
+    bool tls;
     char path[108];
     uint32_t db;
     char user[129], password[513];
 } ag_redis_at;
 
-/* redis://[USER[:PASSWORD]@]HOST[:PORT][/DB] or unix://PATH[?db=N]. Sentences do not repeat what may be a password. */
+/* redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss://... for TLS, or unix://PATH[?db=N]. Sentences do not repeat what
+ * may be a password. */
 int ag_redis_at_parse(ag_redis_at *out, const char *url, ag_err *err);
 /* In place of the URL's: a password, or the first line of a file. NULL and "": none. AG_E_USAGE, AG_E_IO. */
 int ag_redis_at_password(ag_redis_at *at, const char *password, const char *file, ag_err *err);
+
+/* Files of PEM: authorities that vouch for the server (else the system's do), and what is shown to it where it asks.
+ * NULL and "": none. */
+typedef struct ag_redis_files { const char *ca, *cert, *key; } ag_redis_files;
+typedef struct ag__tls_conf ag_redis_tls; /* what was read of them; shared by count with the clients that it is given */
+/* NULL where `at` is without TLS; then the files are not looked at. AG_E_USAGE, AG_E_NOMEM. */
+int ag_redis_tls_open(ag_redis_tls **out, const ag_redis_at *at, const ag_redis_files *files, ag_err *err);
+void ag_redis_tls_close(ag_redis_tls *t); /* NULL is fine */
 
 typedef struct ag_redis_script {
     ag_str text; /* the caller's; outlives the clients that run it */
@@ -52,6 +64,7 @@ typedef void ag_redis_fn(void *arg, const redisReply *reply);
 
 typedef struct ag_redis_conf {
     ag_redis_at at;
+    ag_redis_tls *tls; /* of `at` */
     uint32_t timeout_ms;
     size_t reply_bytes_max;
     /* Run after each connecting, without keys: what does not succeed here would not later. NULL: PING. */

@@ -5,6 +5,7 @@
 
 #include "base/fault.h"
 #include "net/redis.h"
+#include "net/tls.h"
 
 /* A piece of a URL, decoded. false: it does not fit, or is not well formed. */
 static bool decode(ag_str p, char *to, size_t size)
@@ -44,8 +45,8 @@ static bool cut(ag_str *rest, char c, ag_str *piece)
 static int refuse(ag_err *err, const char *what)
 {
     return ag_err_set(err, AG_E_USAGE,
-                      "%s; wanted is redis://[USER:PASSWORD@]HOST[:PORT][/DB] or unix://PATH[?db=N], with %%XX for "
-                      "what has a meaning there.",
+                      "%s; wanted is redis://[USER:PASSWORD@]HOST[:PORT][/DB], rediss:// for TLS, or "
+                      "unix://PATH[?db=N], with %%XX for what has a meaning there.",
                       what);
 }
 
@@ -109,10 +110,10 @@ int ag_redis_at_parse(ag_redis_at *out, const char *url, ag_err *err)
 {
     ag_str text = ag_str_of(url);
     *out = (ag_redis_at){0};
+    out->tls = ag_str_starts(text, AG_STR("rediss://"));
+    if (out->tls) return parse_tcp(out, (ag_str){text.p + 9, text.n - 9}, err);
     if (ag_str_starts(text, AG_STR("redis://"))) return parse_tcp(out, (ag_str){text.p + 8, text.n - 8}, err);
     if (ag_str_starts(text, AG_STR("unix://"))) return parse_unix(out, (ag_str){text.p + 7, text.n - 7}, err);
-    if (ag_str_starts(text, AG_STR("rediss://")))
-        return refuse(err, "Redis over TLS (rediss://) is not spoken; use a Unix socket or a tunnel");
     if (ag_str_starts(text, AG_STR("redis-sentinel")) || ag_str_starts(text, AG_STR("redis+sentinel")) ||
         ag_str_starts(text, AG_STR("rediss+sentinel")))
         return refuse(err, "Redis Sentinel is not followed; name the server itself, or a proxy before it");
@@ -146,3 +147,11 @@ int ag_redis_at_password(ag_redis_at *at, const char *password, const char *file
     memcpy(at->password, password, strlen(password) + 1);
     return AG_OK;
 }
+
+int ag_redis_tls_open(ag_redis_tls **out, const ag_redis_at *at, const ag_redis_files *files, ag_err *err)
+{
+    *out = NULL;
+    return at->tls ? ag__tls_conf_open_client(out, files->ca, files->cert, files->key, err) : AG_OK;
+}
+
+void ag_redis_tls_close(ag_redis_tls *t) { ag__tls_conf_drop(t); }
