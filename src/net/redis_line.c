@@ -42,11 +42,14 @@ static void take_bytes(ag_redis *r, ag__redis_line *l, const char *p, size_t n)
 static void drop_broken(ag_redis *r, ag__redis_line *l)
 {
     char why[AG_REDIS_WHY_MAX];
+    ag_buf alert; /* by which it knows why too */
     ag__tls_why(l->tls, why, sizeof why);
-    if (!l->writing && (ag_buf_reset(&l->wire), ag__tls_take(l->tls, &l->wire)) && l->wire.n) {
-        uv_buf_t alert = uv_buf_init(l->wire.p, (unsigned)l->wire.n); /* by which it knows why too */
-        uv_try_write(&l->uv.stream, &alert, 1);
+    ag_buf_init(&alert, AG__REDIS_SEALED_BYTES);
+    if (ag__tls_take(l->tls, &alert) && alert.n) {
+        uv_buf_t b = uv_buf_init(alert.p, (unsigned)alert.n);
+        uv_try_write(&l->uv.stream, &b, 1);
     }
+    ag_buf_fini(&alert);
     ag__redis_drop(r, why);
 }
 

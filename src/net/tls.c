@@ -25,6 +25,7 @@ struct ag__tls {
     ag__tls_conf *conf;
     SSL *ssl;
     BIO *in, *out; /* the session's own */
+    bool agreed;       /* before it was read last */
     unsigned long why; /* OpenSSL's first error when it broke */
 };
 
@@ -323,13 +324,14 @@ bool ag__tls_put(ag__tls *t, const char *p, size_t n) { return BIO_write(t->in, 
 ag__tls_ev ag__tls_read(ag__tls *t, char *to, size_t room, size_t *n)
 {
     ERR_clear_error();
+    t->agreed = ag__tls_ready(t);
     int k = SSL_read(t->ssl, to, (int)AG_MIN(room, (size_t)INT_MAX));
     if (k > 0) {
         *n = (size_t)k;
         return AG__TLS_DATA;
     }
     int why = SSL_get_error(t->ssl, k);
-    if (t->why == 0) t->why = ERR_peek_error();
+    t->why = ERR_peek_error();
     ERR_clear_error();
     if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) return AG__TLS_MORE;
     return why == SSL_ERROR_ZERO_RETURN ? AG__TLS_EOF : AG__TLS_BAD;
@@ -376,6 +378,6 @@ void ag__tls_why(const ag__tls *t, char *to, size_t size)
     const char *reason = ERR_reason_error_string(t->why);
     if (cert != X509_V_OK) snprintf(to, size, "its certificate is not taken: %s", X509_verify_cert_error_string(cert));
     else
-        snprintf(to, size, "the TLS %s failed: %s", ag__tls_ready(t) ? "connection" : "handshake",
+        snprintf(to, size, "the TLS %s failed: %s", t->agreed ? "connection" : "handshake",
                  reason ? reason : "no reason is known");
 }

@@ -128,7 +128,7 @@ static void who_is_not_let_in_or_is_no_server_says_why(void **state)
     expect_reason("--cluster-enabled", "yes", "a node of a Redis Cluster, which is not followed");
     ag_err err = {0};
     ag_tier *t;
-    static const char *const bad[] = {"rediss://h", "redis-sentinel://h/m", "http://h", ""};
+    static const char *const bad[] = {"rediss+sentinel://h", "redis-sentinel://h/m", "http://h", ""};
     for (size_t i = 0; i < AG_ARRAY_LEN(bad); i++) {
         ag_tier_conf conf = conf_of(0, bad[i]);
         assert_int_equal(ag_tier_open(&t, &conf, NULL, NULL, &err), AG_E_USAGE);

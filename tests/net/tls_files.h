@@ -34,7 +34,8 @@ static void tls_files_close(tls_files *f)
     assert_int_equal(system(command), 0);
 }
 
-/* A certificate for `host` from `days_from` to `days_to`, of `by` or its own, into NAME.pem and NAME.key. */
+/* A certificate for `host`, a name or an address, from `days_from` to `days_to`, of `by` or its own, into NAME.pem and
+ * NAME.key. */
 static tls_made tls_make(const tls_files *f, const char *name, const char *host, int days_from, int days_to,
                          const tls_made *by)
 {
@@ -49,7 +50,8 @@ static tls_made tls_make(const tls_files *f, const char *name, const char *host,
     X509_NAME *subject = X509_get_subject_name(m.cert);
     X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)host, -1, -1, 0);
     X509_set_issuer_name(m.cert, by ? X509_get_subject_name(by->cert) : subject);
-    snprintf(alt, sizeof alt, "DNS:%s", host);
+    bool address = host[strspn(host, "0123456789.")] == 0;
+    snprintf(alt, sizeof alt, "%s:%s", address ? "IP" : "DNS", host);
     X509_EXTENSION *x = X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, alt);
     X509_add_ext(m.cert, x, -1);
     X509_EXTENSION_free(x);
