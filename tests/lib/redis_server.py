@@ -23,9 +23,15 @@ def free_port():
 
 
 class Redis:
-    def __init__(self, *flags, port=None):
+    """tls: a certificate, its key and the authority of clients' ones; then it listens on tls_port too."""
+
+    def __init__(self, *flags, port=None, tls=None):
         self.dir = tempfile.TemporaryDirectory(prefix="autoglm-redis-")
         self.port = port or free_port()
+        if tls:
+            self.tls_port = free_port()
+            flags += ("--tls-port", str(self.tls_port), "--tls-cert-file", tls[0], "--tls-key-file", tls[1], "--tls-ca-cert-file",
+                      tls[2])
         self.path = self.dir.name + "/redis.sock"
         self.flags = flags
         self.start()
@@ -62,6 +68,9 @@ class Redis:
 
     def url(self, password=""):
         return f"redis://{':' + password + '@' if password else ''}127.0.0.1:{self.port}"
+
+    def tls_url(self, password=""):
+        return f"rediss://{':' + password + '@' if password else ''}localhost:{self.tls_port}"
 
     def pause(self):
         self.process.send_signal(signal.SIGSTOP)

@@ -2,11 +2,14 @@
 import concurrent.futures
 import contextlib
 import itertools
+import pathlib
+import tempfile
 import threading
 import unittest
 
 import requests
 
+from certificates import make
 from redis_server import Redis, is_there
 from server import LIMIT_S, PLAIN, Server, long_model, wait_for
 
@@ -15,6 +18,7 @@ ON = ("--cache-bytes", "16MiB")
 SECRET = {"AUTOGLM_CACHE_SECRET": "of both"}
 AWAY = "Redis cannot be used: answers are looked for in this server alone."
 AGAIN = "Answers are looked for in Redis again."
+STORED = "Answers are stored in Redis again."
 DEAF = "Redis takes no answers: they are kept in this server alone."
 
 
@@ -321,7 +325,7 @@ class Harm(unittest.TestCase):
                 self.assertEqual(pair.servers[1].post(PATH, asking()).headers["x-cache"], "hit")
 
     def test_addresses_that_are_not_followed(self):
-        for url, why in (("rediss://127.0.0.1", "TLS"), ("redis-sentinel://127.0.0.1/m", "Sentinel"),
+        for url, why in (("redis-sentinel://127.0.0.1/m", "Sentinel"), ("rediss+sentinel://127.0.0.1/m", "Sentinel"),
                          ("memcached://h", "scheme")):
             with self.assertRaisesRegex(AssertionError, why):
                 Server(*ON, "--cache-redis", url, env=SECRET)
@@ -329,3 +333,41 @@ class Harm(unittest.TestCase):
             line = pair.servers[0].wait_line("cache")
             self.assertIn("a node of a Redis Cluster, which is not followed", line["reason"])
             self.assertEqual(pair.servers[0].post(PATH, asking()).headers["x-cache"], "miss")
+
+
+@unittest.skipUnless(is_there(), "redis-server is not installed")
+class OverTls(unittest.TestCase):
+    def setUp(self):
+        made = tempfile.TemporaryDirectory(prefix="autoglm-rediss-")
+        self.addCleanup(made.cleanup)
+        folder = pathlib.Path(made.name)
+        self.ca, _ = make(folder, "ca", host="authority")
+        self.other, _ = make(folder, "other", host="authority")
+        self.shown = make(folder, "redis", issuer="ca")
+
+    def redis(self):
+        return Redis("--tls-auth-clients", "no", tls=(*self.shown, self.ca))
+
+    def test_what_one_computes_the_other_tells(self):
+        with self.redis() as redis, Pair(redis, "--redis-ca", self.ca, url=redis.tls_url()) as pair:
+            pair.wait_there()
+            for body in (asking(), asking("The sun", max_tokens=200, logprobs=2, logit_bias=PLAIN)):
+                said = pair.store(body)
+                hit = pair.servers[1].post(PATH, body)
+                self.assertEqual((hit.headers["x-cache"], text(hit)), ("hit", said))
+            redis.kill()
+            wait_for("Redis to be given up", lambda: pair.metric("autoglm_cache_redis_ratio") == 0)
+            self.assertEqual(pair.servers[1].post(PATH, asking("Alone")).headers["x-cache"], "miss")
+            redis.start()
+            pair.wait_there()
+            wait_for("answers to be stored again", lambda: all(any(e.get("note") == STORED for e in s.lines()) for s in pair.servers))
+            pair.store(asking("Together"))
+            self.assertEqual(pair.servers[1].post(PATH, asking("Together")).headers["x-cache"], "hit")
+
+    def test_who_is_not_trusted_is_a_miss(self):
+        with self.redis() as redis, Pair(redis, "--redis-ca", self.other, url=redis.tls_url()) as pair:
+            for s in pair.servers:
+                line = s.wait_line("cache")
+                self.assertIn(line["note"], (AWAY, DEAF))
+                self.assertIn("its certificate is not taken: ", line["reason"])
+                self.assertEqual(s.post(PATH, asking()).headers["x-cache"], "miss")

@@ -7,12 +7,16 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 import unittest
 
+from certificates import make
 from redis_server import Redis, is_there
-from server import LIMIT_S, Keyed, Server, wait_for
+from server import LIMIT_S, Keyed, Server, binary, wait_for
+from test_hardening import NO_LEAKS, can_sandbox
 
 AWAY = "Redis cannot be used: this server judges alone."
 AGAIN = "Limits are shared by Redis again."
@@ -326,9 +330,8 @@ class Unwell(unittest.TestCase):
                 fake.close()
 
     def test_settings_that_will_not_do(self):
-        import subprocess
-        from server import binary
-        for url, word in (("http://x", "another scheme"), ("rediss://x", "TLS"), ("redis://", "host"), ("redis://h:0", "port"),
+        for url, word in (("http://x", "another scheme"), ("rediss+sentinel://x", "Sentinel"), ("redis://", "host"),
+                          ("rediss://:6379", "host"), ("redis://h:0", "port"),
                           ("redis://h:70000", "port"), ("redis://h/x", "database"), ("redis://secret@h", "colon"),
                           ("unix://rel", "absolute"), ("unix:///p?x=1", "db=N"), ("redis://[::1", "']'")):
             done = subprocess.run([binary(), "serve", "-m", "null", "--port", "0", "--keys-db", "/tmp/none.db", "--redis", url],
@@ -336,6 +339,86 @@ class Unwell(unittest.TestCase):
             self.assertIn(done.returncode, (1, 2), done.stderr)
             self.assertIn(word, done.stderr)
             self.assertNotIn("secret", done.stderr)
+
+
+@unittest.skipUnless(is_there(), "redis-server is not installed")
+class OverTls(unittest.TestCase):
+    def setUp(self):
+        made = tempfile.TemporaryDirectory(prefix="autoglm-rediss-")
+        self.addCleanup(made.cleanup)
+        folder = pathlib.Path(made.name)
+        (folder / "certs").mkdir()
+        self.folder = folder / "certs"
+        self.ca, _ = make(self.folder, "ca", host="authority")
+        self.other, _ = make(self.folder, "other", host="authority")
+        self.shown = make(self.folder, "redis", issuer="ca")
+        self.own = make(self.folder, "gateway", host="someone", issuer="ca")
+        self.knows = ("--redis-ca", self.ca, "--redis-cert", self.own[0], "--redis-key", self.own[1])
+
+    def redis(self, *flags):
+        return Redis(*flags, tls=(*self.shown, self.ca))
+
+    def note(self, pair, text, times):
+        for s in pair.servers:
+            wait_for(text, lambda: sum(e.get("note") == text for e in s.lines()) >= times)
+            self.assertEqual(sum(e.get("note") == text for e in s.lines()), times, s.lines())
+
+    def test_two_servers_give_what_one_would(self):
+        with self.redis() as redis, Pair(redis.tls_url(), *self.knows) as pair:
+            pair.wait_shared()
+            key = pair.key("--limit-requests-per-minute", 40)
+            n, seconds = pair.flood(key)
+            self.assertEqual(set(n), {200, 429})
+            self.assertGreaterEqual(n[200], 40)
+            self.assertLessEqual(n[200], (40 + 40 * seconds / 60) * 1.01)
+            self.assertEqual([s.metric("autoglm_limits_alone_total") for s in pair.servers], [0, 0])
+            redis.kill()
+            self.note(pair, AWAY, 1)
+            self.assertIn(Client(pair.servers[0], key).ask(), (200, 429))
+            redis.start()
+            self.note(pair, AGAIN, 1)
+            pair.wait_shared()
+
+    def test_who_is_not_trusted_is_away(self):
+        with self.redis() as redis:
+            for url, flags, why in ((redis.tls_url(), ("--redis-ca", self.other), "its certificate is not taken: "),
+                                    (redis.tls_url(), (), "its certificate is not taken: "),
+                                    (redis.tls_url(), ("--redis-ca", self.ca), "certificate required"),
+                                    (f"rediss://localhost:{redis.port}", self.knows, "TLS handshake")):
+                with self.subTest(url=url, flags=flags), Pair(url, *flags) as pair:
+                    self.note(pair, AWAY, 1)
+                    for s in pair.servers:
+                        reason = next(e["reason"] for e in s.lines() if e.get("note") == AWAY)
+                        self.assertIn(why, reason)
+                    key = pair.key("--limit-requests-per-minute", 2)
+                    self.assertEqual([Client(pair.servers[0], key).ask() for _ in range(3)], [200, 200, 429])
+                    self.note(pair, AWAY, 1)
+
+    def test_a_sandbox_leaves_open_what_it_reads(self):
+        if not can_sandbox():
+            self.skipTest("this kernel has no Landlock or no seccomp")
+        with self.redis() as redis, Pair(redis.tls_url(), *self.knows, "--sandbox", env=NO_LEAKS) as pair:
+            pair.wait_shared()
+            redis.kill()
+            self.note(pair, AWAY, 1)
+            redis.start()
+            pair.wait_shared()
+        with self.redis("--tls-auth-clients", "no") as redis, Pair(redis.tls_url(), "--sandbox", env=NO_LEAKS) as pair:
+            self.note(pair, AWAY, 1)  # by the system's authorities, which were read
+            reason = next(e["reason"] for e in pair.servers[0].lines() if e.get("note") == AWAY)
+            self.assertIn("its certificate is not taken", reason)
+
+    def test_files_that_will_not_do(self):
+        for flags, word in ((("--redis-ca", "/nowhere/ca.pem"), "/nowhere/ca.pem cannot be read: No such file"),
+                            (("--redis-ca", self.own[1]), "holds no certificates of authorities"),
+                            (("--redis-cert", self.own[0]), "without its key"),
+                            (("--redis-cert", self.own[0], "--redis-key", self.shown[1]), "does not belong to the certificate")):
+            for which in (("--keys-db", str(self.folder / "keys.db"), "--redis"), ("--cache-bytes", "16MiB", "--cache-redis")):
+                done = subprocess.run([binary(), "serve", "-m", "null", "--port", "0", *which, "rediss://localhost", *flags],
+                                      capture_output=True, text=True, timeout=LIMIT_S,
+                                      env={**os.environ, "AUTOGLM_CACHE_SECRET": "of both"})
+                self.assertIn(done.returncode, (1, 2), done.stderr)
+                self.assertIn(word, done.stderr)
 
 
 if __name__ == "__main__":
