@@ -207,8 +207,8 @@ static void load_folder(X509_STORE *store, const char *folder)
     if (d) closedir(d);
 }
 
-/* Where OpenSSL looks for them. It would read the folder's later, one by one: in the loop's time, and by then a
- * sandbox may be closed. */
+/* Where OpenSSL looks for them. It would read the folder's one by one when they are asked for: in the loop's time, and
+ * as they are by then. */
 static int load_system(SSL_CTX *ctx, ag_err *err)
 {
     X509_STORE *store = SSL_CTX_get_cert_store(ctx);

@@ -143,7 +143,7 @@ static void the_systems_authorities_vouch_for_none_of_ours(void **state)
     end();
 }
 
-/* They are read when it is opened: later a sandbox may be closed. */
+/* They are read when it is opened, and not when the loop has better things to do. */
 static void the_systems_authorities_are_read_at_once(void **state)
 {
     (void)state;
