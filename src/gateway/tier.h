@@ -2,7 +2,8 @@
  * while one computes the others wait for it.
  * Lookups : one script call (tier.lua) each, which brings the answer, or takes the lock of its key, or finds it taken;
  *           then it is asked again after 5 ms, 10 ms ... 100 ms, until the answer is there, or the lock comes to us, or
- *           this server computes it itself, or lock_ms are over. What is no answer of ours (tier_value.h), or was purged, or is too old, is a miss.
+ *           this server computes it itself, or lock_ms are over. What is no answer of ours (tier_value.h), or was
+ *           purged, or is too old, is a miss.
  * Stores  : write-behind: packed by a worker, some at a time, and sent together. The next lot waits for their answers.
  * Purges  : hold at once here, and within a second or so at whoever shares the Redis, or when they reach it again. They
  *           go by the servers' clocks.
