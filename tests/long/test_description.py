@@ -12,8 +12,8 @@ from test_openapi import FLAGS, schemathesis
 class Long(unittest.TestCase):
     def test_what_schemathesis_makes_of_it(self):
         with Server(*FLAGS) as s:
-            for seed in range(2, 6):
+            for seed in (2, 3):
                 with self.subTest(seed=seed):
-                    found = schemathesis(s, "--seed", str(seed), "--max-examples", "300")
+                    found = schemathesis(s, "--seed", str(seed), "--max-examples", "150")
                     if found:
                         self.fail(found)
