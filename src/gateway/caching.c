@@ -218,6 +218,19 @@ static bool take_record(ag_req *r, ag_cache_value *value)
     return rc == AG_E_NOMEM; /* there was nothing wrong with it */
 }
 
+/* c->found is what is told. */
+static void tell(ag_req *r, const ag_cache_meta *meta, ag_cache_found how, uint64_t now_ms)
+{
+    ag_req_caching *c = &r->caching;
+    uint64_t age_s = now_ms > meta->made_ms ? (now_ms - meta->made_ms) / 1000 : 0;
+    snprintf(c->age, sizeof c->age, "%llu", (unsigned long long)age_s);
+    ag_metric_observe_n(r->gw->metrics, AG_M_CACHE_AGE, 0, age_s, 1);
+    c->told = how == AG_CACHE_FRESH ? AG_TOLD_HIT : AG_TOLD_STALE;
+    c->renews = how == AG_CACHE_STALE;
+    c->keeps = false;
+    ag__caching_count(r, how == AG_CACHE_FRESH ? AG_CACHED_HIT : AG_CACHED_STALE);
+}
+
 static void find(ag_req *r, uint64_t now_ms)
 {
     ag_req_caching *c = &r->caching;
@@ -233,22 +246,20 @@ static void find(ag_req *r, uint64_t now_ms)
         ag_cache_purge_key(cache, &c->key);
         ag__caching_count(r, AG_CACHED_DAMAGED);
     }
-    if (c->found == NULL) return;
-    uint64_t age_s = now_ms > meta.made_ms ? (now_ms - meta.made_ms) / 1000 : 0;
-    snprintf(c->age, sizeof c->age, "%llu", (unsigned long long)age_s);
-    ag_metric_observe_n(r->gw->metrics, AG_M_CACHE_AGE, 0, age_s, 1);
-    c->told = how == AG_CACHE_FRESH ? AG_TOLD_HIT : AG_TOLD_STALE;
-    c->renews = how == AG_CACHE_STALE;
-    c->keeps = false;
-    ag__caching_count(r, how == AG_CACHE_FRESH ? AG_CACHED_HIT : AG_CACHED_STALE);
+    if (c->found) tell(r, &meta, how, now_ms);
 }
 
-/* What another server has computed is looked at like one of ours. */
+/* What another server has computed is looked at like one of ours, also where it is too large to be kept here. */
 static void find_shared(ag_req *r, uint64_t now_ms)
 {
     ag_req_caching *c = &r->caching;
     ag_tier_call *call = &c->sharing.call;
-    if (ag_cache_put(r->gw->caching.cache, &c->key, call->value, &call->meta, now_ms) == AG_OK) find(r, now_ms);
+    if (ag_cache_put(r->gw->caching.cache, &c->key, call->value, &call->meta, now_ms) == AG_OK) {
+        find(r, now_ms);
+        return;
+    }
+    if (!take_record(r, call->value)) ag__caching_count(r, AG_CACHED_DAMAGED);
+    if (c->found) tell(r, &call->meta, now_ms < call->meta.fresh_until_ms ? AG_CACHE_FRESH : AG_CACHE_STALE, now_ms);
 }
 
 /* false: it is being looked for. */

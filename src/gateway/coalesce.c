@@ -233,9 +233,14 @@ static int renewal_launch(const ag_req *r, ag_renewal *n)
     int rc = gens ? create(r, n, gens, count, &unwanted) : AG_E_NOMEM;
     if (rc == AG_OK) rc = ag_gen_submit_all(gens, count, NULL, &unwanted);
     if (rc == AG_OK) rc = ag_flights_add(r->gw->caching.flights, &r->caching.key, gens, count, &n->flight);
-    if (rc != AG_OK) give_up(gens, gens ? count : 0);
-    else ag_mem_free((void *)gens);
-    return rc;
+    if (rc != AG_OK) {
+        give_up(gens, gens ? count : 0);
+        return rc;
+    }
+    ag_mem_free((void *)gens);
+    atomic_store(&n->flight->prompt_paid, true); /* by r, */
+    atomic_store(&n->flight->paid, UINT64_MAX);  /* and none of those who follow */
+    return AG_OK;
 }
 
 static ag_renewal *renewal_make(ag_req *r)
@@ -272,6 +277,7 @@ void ag__caching_renew(ag_req *r)
     }
     if (rc != AG_OK) {
         ag_cache_renew_failed(c->cache, key);
+        r->caching.renews = false; /* nor pays for it */
         if (n) renewal_free(n);
         return;
     }

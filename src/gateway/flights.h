@@ -22,7 +22,8 @@ typedef struct ag_flight {
     uint32_t holders;
     _Atomic bool kept;           /* somebody keeps what came of it, or did */
     _Atomic(void *) payer;       /* the request in whose limits its tokens count; NULL: the next one that looks */
-    _Atomic uint64_t paid;       /* tokens that were counted so far */
+    _Atomic uint64_t paid;       /* tokens that were counted so far, */
+    _Atomic bool prompt_paid;    /* and whether its prompts were */
     uint32_t n;
     ag_gen *gens[];              /* leaders (gen.h) */
 } ag_flight;

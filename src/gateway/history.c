@@ -182,16 +182,16 @@ static void say_better(ag_history *h)
            AG_LOG_U("dropped", atomic_load(&h->dropped) - h->dropped_then));
 }
 
-/* The newest goes last, so that whatever fails in between loses none but the oldest. */
+/* The newest goes last, and none after one that failed, so that whatever fails in between loses none but the oldest. */
 static bool rotate(ag_history *h)
 {
     char from[PATH_MAX_BYTES + 16], to[PATH_MAX_BYTES + 16];
     bool ok = true;
     pthread_mutex_lock(&h->lock);
-    for (uint32_t i = h->files_max - 1; i-- > 0;) {
+    for (uint32_t i = h->files_max - 1; ok && i-- > 0;) {
         path_of(h, i, from);
         path_of(h, i + 1, to);
-        if (ag_fault_hit(AG_FAULT_RENAME) ? (errno = EACCES, true) : rename(from, to) != 0) ok = errno == ENOENT && ok;
+        if (ag_fault_hit(AG_FAULT_RENAME) ? (errno = EACCES, true) : rename(from, to) != 0) ok = errno == ENOENT;
     }
     if (h->files_max == 1) ok = unlink(h->path) == 0;
     if (ok) h->file++;

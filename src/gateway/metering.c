@@ -234,16 +234,26 @@ static bool any_admitted(const ag_req *r)
     return t.admit_us != 0;
 }
 
+/* What several read counts once: for one who is there when it begins, whether or not it was the one who came first and
+ * was asked for it; what is renewed for whoever was told the stale one. */
+static void count_prompt(ag_req *r, bool pays)
+{
+    ag_flight *f = r->caching.flight;
+    bool kept = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE, begun = kept || any_admitted(r);
+    bool owes = pays && begun && (f ? !atomic_exchange(&f->prompt_paid, true) : !r->prompt_used);
+    uint64_t more = owes ? r->usage.prompt_tokens - r->prompt_charged : 0;
+    if (more) ag_limiter_output(&r->limit, more, time_now());
+    bool first = !r->prompt_used && (begun || !pays);
+    if (first || more) use(r, first, (first ? r->prompt_charged : 0) + more, 0);
+    r->prompt_used = r->prompt_used || first;
+}
+
 void ag__meter_output(ag_req *r)
 {
     uint64_t made = 0;
     if (!r->metered || r->choices == NULL) return;
     bool pays = ag__caching_pays(r);
-    bool kept = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE;
-    if (!r->prompt_used && (kept || !pays || any_admitted(r))) {
-        r->prompt_used = true;
-        use(r, 1, r->prompt_charged, 0);
-    }
+    count_prompt(r, pays);
     if (!pays) return;
     for (uint32_t i = 0; i < r->n_choices; i++) made += r->choices[i].gen ? ag_gen_count(r->choices[i].gen) : 0;
     ag_flight *f = r->caching.flight;

@@ -82,11 +82,13 @@ static void unlist(ag_req *r)
 
 static ag_req **chain_of(ag_req *r) { return &r->loop->lookers[r->caching.key.b[2] % AG_LOOKERS_CHAINS]; }
 
-/* Whether it may be waiting still when the time of r is over. */
+/* Whether whoever joins it may be waiting still when the time of r is over, or behind what is less urgent: what nobody
+ * can follow is waited for to its end. */
 static bool waits_longer(const ag_req *l, const ag_req *r)
 {
-    uint64_t deadline = ag__deadline_of(r), until = l->caching.sharing.call.until_us;
-    return deadline && (until == 0 || until >= deadline);
+    bool whole = !ag__caching_coalesces(l);
+    uint64_t deadline = ag__deadline_of(r), until = whole ? ag__deadline_of(l) : l->caching.sharing.call.until_us;
+    return (deadline && (until == 0 || until >= deadline)) || (whole && l->band > r->band);
 }
 
 static ag_req *looker_of(ag_req *r)

@@ -161,6 +161,7 @@ static void on_turn(uv_prepare_t *p)
         take_messages(l);
         ag__loop_leave(l);
     }
+    ag__redis_flush(l);
     if (more) uv_idle_start(&l->awake, stay_awake);
     else uv_idle_stop(&l->awake);
 }

@@ -213,6 +213,7 @@ void ag__loop_end_visits(ag_http_loop *l);      /* its thread has ended */
 
 /* redis.c */
 void ag__redis_stop(ag_http_loop *l);           /* answers all that wait; closed when the loop has run once more */
+void ag__redis_flush(ag_http_loop *l);          /* sends now what would go before the loop waits next */
 
 /* accept.c */
 int ag__accept_open(ag_http_server *s, ag_err *err);

@@ -322,8 +322,9 @@ static void on_again(uv_timer_t *t)
     const ag_redis_at *at = &r->conf.at;
     char port[8];
     snprintf(port, sizeof port, "%u", at->port);
-    r->n_to = r->next_to = 0;
-    if (at->host[0] == 0) {
+    bool more = r->next_to < r->n_to;
+    if (!more) r->n_to = r->next_to = 0;
+    if (more || at->host[0] == 0) {
         connect_next(r);
     } else if (uv_ip4_addr(at->host, at->port, (struct sockaddr_in *)&r->to[0]) == 0 ||
                uv_ip6_addr(at->host, at->port, (struct sockaddr_in6 *)&r->to[0]) == 0) {
@@ -362,6 +363,7 @@ static void give_up(ag_redis *r)
 void ag__redis_drop(ag_redis *r, const char *why)
 {
     take_why(r, why);
+    if (r->state != AG__REDIS_GREETING) r->next_to = r->n_to; /* else the name's next address is tried */
     r->state = AG__REDIS_AWAY;
     r->fails = 0;
     give_up(r);

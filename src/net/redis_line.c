@@ -11,11 +11,12 @@ typedef size_t items;
 typedef int items;
 #endif
 
-/* hiredis would allocate what a number from outside says. */
+/* hiredis would allocate what a number from outside says, and frees arrays in an array by calling itself; nothing that
+ * is asked for here has any. */
 static void *array_create(const redisReadTask *task, items n)
 {
     const ag__redis_line *l = task->privdata;
-    return (size_t)n <= AG_REDIS_ITEMS_MAX ? l->plain->createArray(task, n) : NULL;
+    return task->parent == NULL && (size_t)n <= AG_REDIS_ITEMS_MAX ? l->plain->createArray(task, n) : NULL;
 }
 
 /* In. */
@@ -153,6 +154,12 @@ void ag__redis_line_flush(ag__redis_line *l)
 {
     bool waits = l->out.n || l->sealed < l->flight.n || (l->tls && ag__tls_waits(l->tls));
     if (waits) uv_prepare_start(&l->r->flush, on_flush);
+}
+
+void ag__redis_flush(ag_http_loop *l)
+{
+    for (ag_redis *r = l->redis; r; r = r->next)
+        if (uv_is_active((uv_handle_t *)&r->flush)) on_flush(&r->flush);
 }
 
 /* Begin and end. */

@@ -132,13 +132,14 @@ typedef struct play { /* what it is told of us; zeroed: the simplest */
     uint32_t timeout_ms;
     ag_redis_files files;
     bool two; /* clients */
+    bool any; /* the server is at every address of this machine */
 } play;
 
 static const char *text_or(const char *text, const char *otherwise) { return text ? text : otherwise; }
 
 static void begin_play(const play *p)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(p->any ? INADDR_ANY : INADDR_LOOPBACK)};
     socklen_t size = sizeof a;
     char url[256];
     ag_err err = {0};

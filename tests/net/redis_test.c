@@ -1,6 +1,37 @@
 /* The client of Redis against a server that this test plays, in the clear; redis_tls_test.c has it under TLS. */
 #include "redis_play.h"
 
+#include <netdb.h>
+#include <stdlib.h>
+
+/* In the place of the system's, which may know one address of localhost or two: every name has two. In the tests of one
+ * server nobody listens at the first. */
+int getaddrinfo(const char *name AG_UNUSED, const char *port, const struct addrinfo *hints AG_UNUSED,
+                struct addrinfo **out)
+{
+    static const in_addr_t addresses[] = {INADDR_LOOPBACK + 1, INADDR_LOOPBACK};
+    *out = NULL;
+    for (size_t i = AG_ARRAY_LEN(addresses); i-- > 0;) {
+        struct addrinfo *one = malloc(sizeof *one);
+        struct sockaddr_in *a = malloc(sizeof *a);
+        *a = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)),
+                                  .sin_addr.s_addr = htonl(addresses[i])};
+        *one = (struct addrinfo){.ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_addrlen = sizeof *a,
+                                 .ai_addr = (struct sockaddr *)a, .ai_next = *out};
+        *out = one;
+    }
+    return 0;
+}
+
+void freeaddrinfo(struct addrinfo *list)
+{
+    for (struct addrinfo *next; list; list = next) {
+        next = list->ai_next;
+        free(list->ai_addr);
+        free(list);
+    }
+}
+
 static void begin_with(const char *before_host, const char *behind, uint32_t timeout_ms, bool two)
 {
     begin_play(&(play){.before_host = before_host, .behind = behind, .timeout_ms = timeout_ms, .two = two});
@@ -147,6 +178,7 @@ static void nonsense_ends_the_connection_and_nothing_else(void **state)
         {":1\r\n:1\r\n", "it answered what nobody had asked"}, /* the second one */
         {"hello\r\n", "Protocol error"},
         {"*999999999\r\n", "Out of memory"},
+        {"*1\r\n*1\r\n:1\r\n", "Out of memory"}, /* in each other */
         {"*-7\r\n", ""},
         {"$-7\r\n", ""},
         {"$9999999999999999999\r\n", ""},
@@ -201,7 +233,7 @@ static void a_greeting_that_fails_is_told_and_tried_again(void **state)
     begin("", "/9", 20000);
     take();
     hear("PING\r\n");
-    assert_int_equal(n_away, 0); /* localhost is ::1 as well, where nobody listens */
+    assert_int_equal(n_away, 0); /* the name's first address is one where nobody listens */
     say("-ERR DB index is out of range\r\n+PONG\r\n");
     until(&n_away, 1);
     assert_string_equal(why, "ERR DB index is out of range");
@@ -210,6 +242,34 @@ static void a_greeting_that_fails_is_told_and_tried_again(void **state)
     hear("PING\r\n");
     say("+OK\r\n+PONG\r\n");
     until(&n_there, 1);
+    end();
+}
+
+static in_addr_t address_taken(void)
+{
+    struct sockaddr_in a;
+    socklen_t size = sizeof a;
+    take();
+    assert_int_equal(getsockname(line, (struct sockaddr *)&a, &size), 0);
+    return ntohl(a.sin_addr.s_addr);
+}
+
+/* Whoever answers at one address of a name may be another one. */
+static void each_address_of_a_name_is_greeted(void **state)
+{
+    (void)state;
+    begin_play(&(play){.any = true});
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(address_taken(), INADDR_LOOPBACK + 1);
+        hear("PING\r\n");
+        say("HTTP/1.1 400 Bad Request\r\n");
+        assert_int_equal(address_taken(), INADDR_LOOPBACK);
+        hear("PING\r\n");
+        say(round ? "+PONG\r\n" : "-LOADING\r\n"); /* then the first one again */
+    }
+    until(&n_there, 1);
+    hang_up(); /* one that was there is looked for anew */
+    assert_int_equal(address_taken(), INADDR_LOOPBACK + 1);
     end();
 }
 
@@ -324,6 +384,7 @@ int main(void)
         cmocka_unit_test(a_loop_has_several_clients),
         cmocka_unit_test(nonsense_ends_the_connection_and_nothing_else),
         cmocka_unit_test(a_greeting_that_fails_is_told_and_tried_again),
+        cmocka_unit_test(each_address_of_a_name_is_greeted),
         cmocka_unit_test(the_end_answers_those_who_wait),
         cmocka_unit_test(no_memory_costs_a_call_or_a_connection),
     };

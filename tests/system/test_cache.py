@@ -184,7 +184,31 @@ class Apart(unittest.TestCase):
             self.assertEqual(told, ["miss", *["hit"] * (len(told) - 2), "stale"])
             usage = lambda: k.s.get("/admin/v1/usage?key=" + made["id"], headers=of_admin).json()["data"]
             row = wait_for("usage", lambda: [r for r in usage() if r["requests"] == len(told)])[0]
-            self.assertEqual((row["prompt_tokens"], row["output_tokens"]), (5, 48))
+            self.assertEqual((row["prompt_tokens"], row["output_tokens"]), (10, 48))
+
+    def test_who_follows_pays_for_the_prompt_when_the_first_has_left(self):
+        with Keyed(*ON, "--max-running", "1", model=long_model()) as k:
+            made, other = (k.key("--tenant", t, "--limit-tokens-per-minute", "100000") for t in ("t", "other"))
+            of_admin = {"Authorization": f"Bearer {k.key('--tenant', 'ops', '--roles', 'inference,admin')['key']}"}
+
+            def ask(key, **more):
+                return requests.post(k.s.url + PATH, json=asking(**more), headers={"Authorization": f"Bearer {key['key']}"},
+                                     stream=True, timeout=LIMIT_S)
+            busy = ask(other, max_tokens=100000, logit_bias=PLAIN, stream=True)
+            chunks = busy.iter_content(1)
+            next(chunks)
+            waits = {"stream": True, "stream_options": {"position_events": True}}  # so that its head comes at once
+            first = ask(made, **waits)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                second = pool.submit(ask, made)
+                wait_for("the other to follow", lambda: k.s.metric("autoglm_cache_requests_total", outcome="coalesced") == 1)
+                first.close()
+                wait_for("the first to leave", lambda: k.s.metric("autoglm_connections", state="streaming") == 1)
+                busy.close()
+                self.assertEqual(how(second.result(LIMIT_S)), "coalesced")
+            usage = lambda: k.s.get("/admin/v1/usage?key=" + made["id"], headers=of_admin).json()["data"]
+            row = wait_for("usage", lambda: [r for r in usage() if r["output_tokens"]])[0]
+            self.assertEqual((row["prompt_tokens"], row["output_tokens"]), (5, 24))
 
 
 class Together(unittest.TestCase):
