@@ -417,6 +417,7 @@ void ag_gen_wait_get(ag_gen *g, ag_gen_wait *out)
         ag_gen *computed = g->leader ? g->leader : g;
         if (!gen_ended(g)) ag_sched_wait_get(d->sched, &computed->seq, ag_now_us(), &w);
         if (!gen_ended(g)) out->state = (ag_gen_state)atomic_load(&computed->state);
+        if (out->state == AG_GEN_RUNNING && w.position > 0) out->state = AG_GEN_WAITING; /* it was set back */
         out->band = g->seq.q.band;
         ag__door_leave(d);
     } else {

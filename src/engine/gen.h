@@ -79,6 +79,7 @@ typedef struct ag_gen_spec {
     ag_str share_group;        /* n 0: none */
     bool share_all;            /* in place of a group */
     uint64_t deadline_us;      /* ag_now_us; 0: none */
+    bool begun_with;           /* others of the same request were taken: no estimate refuses it */
 } ag_gen_spec;
 
 typedef enum ag_gen_state {

@@ -47,13 +47,12 @@ static void set_band(ag_door *d, ag_gen *g)
     ag__door_ring(d);
 }
 
-/* A deadline that the leader does not keep is the follower's own affair. */
-static void see_deadline(ag_door *d, const ag_gen *f)
+/* A deadline that the leader does not keep is the affair of the followers that have it. */
+static void see_deadline(ag_door *d, const ag_gen *g, uint64_t due)
 {
-    uint64_t due = f->seq.q.deadline_us;
-    if (due == 0 || due == f->leader->seq.q.deadline_us) return;
+    if (due == 0 || due == g->seq.q.deadline_us) return;
     d->led_due = AG_MIN(d->led_due, due);
-    if (!f->leader->seq.running) d->led_waiting_due = AG_MIN(d->led_waiting_due, due);
+    if (!g->seq.running) d->led_waiting_due = AG_MIN(d->led_waiting_due, due);
 }
 
 static void join(ag_door *d, ag_gen *g, ag_gen *f)
@@ -66,11 +65,8 @@ static void join(ag_door *d, ag_gen *g, ag_gen *f)
     g->followers_free += due == 0;
     set_band(d, g);
     if (first || due == 0 || (before && due > before)) set_deadline(d, g, due);
-    if (g->seq.q.deadline_us == before) {
-        see_deadline(d, f);
-        return;
-    }
-    for (ag_gen *o = g->followers; o; o = o->led_after) see_deadline(d, o);
+    see_deadline(d, g, due);
+    see_deadline(d, g, before); /* of those who came with it; the others' was theirs already */
 }
 
 static void part(ag_door *d, ag_gen *f)
@@ -173,7 +169,7 @@ static void expire_of(ag_door *d, ag_gen *g, uint64_t now)
         next = f->led_after;
         if (due == 0 || due == g->seq.q.deadline_us) continue;
         if (due <= now) expire(d, f, now);
-        else see_deadline(d, f);
+        else see_deadline(d, g, due);
     }
     if (g->followers) set_band(d, g);
 }

@@ -352,6 +352,7 @@ static int create_one(ag_req *r, uint32_t index)
     ag__gen_spec(r, index, &spec);
     spec.notify = ag_http_loop_mbox(r->loop->loop);
     spec.msg = c->number;
+    spec.begun_with = atomic_load(&r->n_begun) > 0;
     int rc = ag_gen_create(&c->gen, r->engine, &spec, &r->err);
     if (rc == AG_OK && spec.sampling.choice + 1 == q->n && !ag__embeds(r))
         ag__prompt_forget(&r->prompts[c->prompt]);

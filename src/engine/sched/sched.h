@@ -11,7 +11,9 @@
  * one for each age_us that a running sequence has sat out in a row: nobody sits out for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one
  * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
- * by setting back running work: of bands below the one that it asked for, newest first; then, within the band, of
+ * by setting back running work: that asked for bands below the one that it asked for (or, where others wait behind it
+ * who asked for more, than they did), newest first, but none that rose by age within a sixteenth of age_us after it had
+ * its place; then, within the band, of
  * the tenant most over its share of places, as long as that tenant still has more for its weight than the newcomer's
  * afterwards (so that the two cannot take turns). When decodes run out of pages the newest of the most over-share
  * tenant in the lowest band goes; the oldest of the most urgent band never does, so that somebody always ends. What
@@ -54,6 +56,7 @@ typedef struct ag_seq {
     ag_seq_states states;   /* with max_tokens 0 and without all_logits. ALL: nothing of it is reused */
     uint32_t n_scored;      /* with all_logits or all states: positions below have been looked at */
     uint64_t salt;          /* see kv.h */
+    bool begun_with;        /* others of the same request were taken: no estimate refuses it */
     /* The scheduler's. */
     ag_kv_seq kv;
     uint32_t computed;      /* tokens whose keys and values are in the cache */
@@ -63,7 +66,7 @@ typedef struct ag_seq {
     uint32_t set_back;      /* times */
     uint64_t charged, ahead; /* service charged for it so far, and how much of that is still to come */
     uint64_t prompt_done, output_done; /* rows really computed for it, by kind; work done twice counts once */
-    uint64_t admit_us;
+    uint64_t admit_us, placed_us; /* when it had a place first, and last */
     uint64_t paused_us;     /* since when it has sat out; 0: it has not */
     int64_t urgency;        /* in this step; the least is the most urgent */
     bool yields;            /* in this step: sits out for a tenant under its share of the places */
@@ -170,8 +173,7 @@ uint32_t ag_sched_running(const ag_sched *s);
 ag_seq *ag_sched_running_at(ag_sched *s, uint32_t i);
 
 typedef struct ag_sched_wait {
-    bool running;
-    uint32_t position; /* 1: next */
+    uint32_t position; /* 1: next; 0: it does not wait */
     uint64_t wait_us;  /* by the estimate; 0: unknown */
 } ag_sched_wait;
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out);

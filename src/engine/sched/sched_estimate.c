@@ -70,7 +70,7 @@ double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t
     bool full = s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0;
     double left = 0;
     for (uint32_t i = 0; full && i < s->n_running; i++) {
-        if (s->running[i]->q.level > band) full = false; /* it will be set back */
+        if (s->running[i]->q.band > band) full = false; /* it will be set back */
         left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
     }
     /* Until the next of those who run ends: they share the rate, and one of n is the first. */
@@ -81,7 +81,7 @@ double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)
 {
     AG_CHECK(s, AG_SCHED_MAGIC);
-    *out = (ag_sched_wait){.running = seq->running};
+    *out = (ag_sched_wait){0};
     if (!seq->q.queued) return;
     ag_queue_place place;
     ag_queue_place_get(s->queue, &seq->q, now_us, &place);

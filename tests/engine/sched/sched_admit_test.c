@@ -98,6 +98,61 @@ static void test_age_sets_nobody_back(void **state)
     finish(b);
 }
 
+/* Whoever rose by age has its place for a while, and then goes as anybody does who asked for no more. */
+static void test_who_rose_gives_way_to_the_urgent(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = 2;
+    bench *b = begin(&conf);
+    ask *d[] = {ask_for(b, "t", 2, 5, 10), ask_for(b, "t", 2, 5, 10)};
+    steps(b, 2);
+    ask *w[] = {ask_for(b, "t", 2, 5, 1000), ask_for(b, "t", 2, 5, 1000)};
+    for (int i = 0; i < 4; i++) {
+        b->now += conf.queue.age_us;
+        steps(b, 1);
+    }
+    assert_int_equal(w[0]->seq.q.level + w[1]->seq.q.level, 0);
+    until_end(b, d[0]);
+    until_end(b, d[1]);
+    steps(b, 2);
+    assert_true(w[0]->seq.running && w[1]->seq.running);
+    ask *u = ask_for(b, "t", 0, 4, 4);
+    steps(b, 1);
+    assert_false(u->seq.running);
+    b->now += conf.queue.age_us / 16;
+    steps(b, 1);
+    assert_int_equal(u->rows, 4);
+    assert_int_equal(w[0]->set_back + w[1]->set_back, 1);
+    until_end(b, u);
+    until_end(b, w[0]);
+    until_end(b, w[1]);
+    finish(b);
+}
+
+/* One that rose and finds no place may set nobody back; but nor may the urgent wait behind it. */
+static void test_who_rose_does_not_block_the_urgent(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = 1;
+    bench *b = begin(&conf);
+    ask *d = ask_for(b, "t", 2, 5, 2000);
+    steps(b, 2);
+    ask *w = ask_for(b, "t", 2, 5, 1000);
+    b->now += conf.queue.age_us;
+    steps(b, 1);
+    assert_int_equal(w->seq.q.level, 1);
+    ask *u = ask_for(b, "t", 1, 4, 4);
+    assert_ptr_equal(ag_queue_head(ag_sched_queue(b->s), b->now), &w->seq.q);
+    for (uint64_t until = b->now + conf.queue.age_us / 8; b->now < until && u->rows == 0;) steps(b, 1);
+    assert_int_equal(u->rows, 4);
+    until_end(b, u);
+    until_end(b, w);
+    until_end(b, d);
+    finish(b);
+}
+
 /* Everybody's answer outgrows the cache: the newest go back, the oldest is never held up, all end. */
 static void test_out_of_pages(void **state)
 {
@@ -352,7 +407,7 @@ static void test_the_queue_is_full(void **state)
     ag_sched_wait wait;
     ag_sched_wait_get(b->s, &v->seq, b->now, &wait);
     assert_int_equal(wait.position, 2);
-    assert_true(wait.wait_us > 0 && !wait.running);
+    assert_true(wait.wait_us > 0);
     n->seq.q.band = 1;
     assert_int_equal(submit(b, n), AG_OK);
     assert_int_equal(v->out, 1 + AG_OUT_DISPLACED);
@@ -426,6 +481,8 @@ int main(void)
         cmocka_unit_test(test_a_tenant_under_its_share_gets_a_place),
         cmocka_unit_test(test_the_head_is_not_passed_by_smaller_ones),
         cmocka_unit_test(test_age_sets_nobody_back),
+        cmocka_unit_test(test_who_rose_gives_way_to_the_urgent),
+        cmocka_unit_test(test_who_rose_does_not_block_the_urgent),
         cmocka_unit_test(test_out_of_pages),
         cmocka_unit_test(test_it_can_never_fit),
         cmocka_unit_test(test_a_prefix_is_computed_once),

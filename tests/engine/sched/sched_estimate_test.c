@@ -90,6 +90,49 @@ static void test_nobody_is_set_back_in_vain(void **state)
     finish(b);
 }
 
+/* Nor where only some of those may go who would have to: each that goes lessens what their tenant has for its weight. */
+static void test_shares_are_counted_as_they_will_be(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 24;
+    bench *b = begin(&conf);
+    ask *d[3];
+    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2, 28, 4); /* 8 pages */
+    steps(b, 2);
+    for (uint32_t i = 0; i < 3; i++) assert_true(d[i]->seq.running);
+    ask *u = ask_for(b, "u", 2, 72, 4); /* 19: two may go, and three would have to */
+    steps(b, 1);
+    assert_int_equal(d[0]->set_back + d[1]->set_back + d[2]->set_back, 0);
+    until_end(b, u);
+    for (uint32_t i = 0; i < 3; i++) until_end(b, d[i]);
+    /* Two are enough. */
+    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2, 28, 100);
+    steps(b, 2);
+    u = ask_for(b, "u", 2, 56, 4); /* 15 */
+    steps(b, 1);
+    assert_true(u->seq.running);
+    assert_int_equal(d[0]->set_back + d[1]->set_back + d[2]->set_back, 2);
+    until_end(b, u);
+    finish(b);
+}
+
+/* One after another, as embeddings of one request come: what has begun is not refused for want of time. */
+static void test_what_has_begun_goes_on(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    ask *a[3];
+    for (uint32_t i = 0; i < 3; i++) {
+        a[i] = make(b, "t", 1, 2, 200, 1000);
+        a[i]->seq.q.deadline_us = b->now + 100000; /* ten steps */
+        a[i]->seq.begun_with = i == 1;
+        assert_int_equal(submit(b, a[i]), i == 2 ? AG_E_DEADLINE : AG_OK);
+    }
+    finish(b);
+}
+
 /* Whoever rose by age has its turn before its equals; when it has one, it is no more urgent than they. */
 static void test_age_does_not_stop_the_others(void **state)
 {
@@ -120,6 +163,8 @@ int main(void)
         cmocka_unit_test(test_free_places_are_not_waited_for),
         cmocka_unit_test(test_the_rate_is_of_steps_that_serve),
         cmocka_unit_test(test_nobody_is_set_back_in_vain),
+        cmocka_unit_test(test_shares_are_counted_as_they_will_be),
+        cmocka_unit_test(test_what_has_begun_goes_on),
         cmocka_unit_test(test_age_does_not_stop_the_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
