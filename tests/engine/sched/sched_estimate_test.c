@@ -107,7 +107,7 @@ static void test_shares_are_counted_as_they_will_be(void **state)
     until_end(b, u);
     for (uint32_t i = 0; i < 3; i++) until_end(b, d[i]);
     /* Two are enough. */
-    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2, 28, 100);
+    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2, 28, 4);
     steps(b, 2);
     u = ask_for(b, "u", 2, 56, 4); /* 15 */
     steps(b, 1);
