@@ -106,6 +106,12 @@ int ag_queue_push(ag_queue *q, ag_qent *e, uint64_t now_us, ag_qent **displaced,
 /* The same for several, of one tenant and band and linked by `newer`: all of them or, as nothing is displaced in vain,
  * none. */
 int ag_queue_push_all(ag_queue *q, ag_qent *first, uint64_t now_us, ag_qent **displaced, ag_err *err);
+/* One that does not wait: it is of the band that it asked for again. */
+static inline void ag_queue_sink(ag_qent *e)
+{
+    AG_ASSERT(!e->queued);
+    e->level = e->band;
+}
 /* The one that is next, which stays where it is; NULL: nobody waits. Lets those rise that are due. */
 ag_qent *ag_queue_head(ag_queue *q, uint64_t now_us);
 void ag_queue_remove(ag_queue *q, ag_qent *e);

@@ -11,9 +11,9 @@
  * one for each age_us that a running sequence has sat out in a row: nobody sits out for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one
  * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
- * by setting back running work: that asked for bands below the one that it asked for (or, where others wait behind it
- * who asked for more, than they did), newest first, but none that rose by age within a sixteenth of age_us after it had
- * its place; then, within the band, of
+ * by setting back running work: of bands below the one that it asked for (or, where others wait behind it who asked for
+ * more, below theirs), newest first; but who rose by age is as it rose until it has had its place for a sixteenth of
+ * age_us and its prompt is computed, and then of its own band again. Then, within the band, of
  * the tenant most over its share of places, as long as that tenant still has more for its weight than the newcomer's
  * afterwards (so that the two cannot take turns). When decodes run out of pages the newest of the most over-share
  * tenant in the lowest band goes; the oldest of the most urgent band never does, so that somebody always ends. What

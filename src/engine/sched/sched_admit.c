@@ -190,11 +190,25 @@ static void list_prompts(ag_sched *s)
               s->short_first ? compare_by_length : compare_by_order);
 }
 
+/* Who rose by age has its place for this part of age_us at least, and until its prompt is computed: however much that
+ * is more urgent comes without end, it gets on. Then what it gained by waiting is used up, and whoever is more urgent does
+ * not wait for its end. */
+#define KEEPS_OF_AGE 16
+
+static void use_up_age(ag_sched *s, ag_seq *q, uint64_t now_us)
+{
+    if (q->q.level == q->q.band || !ag__seq_decodes(q)) return;
+    if (now_us < q->placed_us + s->conf.queue.age_us / KEEPS_OF_AGE) return;
+    ag_queue_sink(&q->q);
+    s->blocked = 0;
+}
+
 void ag__sched_look(ag_sched *s, uint64_t now_us)
 {
     s->n_prompts = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         s->running[i]->step_n = 0;
+        use_up_age(s, s->running[i], now_us);
         s->running[i]->urgency = urgency_of(s, s->running[i], now_us);
     }
     end_waits(s, now_us);
@@ -212,33 +226,22 @@ bool ag__sched_may_precede(const ag_sched *s, const ag_seq *head, const ag_seq *
     return a < b || (a == b && s->short_first && length_class(head) < length_class(p));
 }
 
-/* Who rose by age keeps its place, once it has one, for this part of age_us at least: however much that is more urgent
- * comes without end, it gets on; and whoever is more urgent does not wait for long. */
-#define KEEPS_OF_AGE 16
-
-static uint64_t keeps_until(const ag_sched *s, const ag_seq *v)
-{
-    return v->q.level < v->q.band ? v->placed_us + s->conf.queue.age_us / KEEPS_OF_AGE : 0;
-}
-
-/* What v asked for, less what it gained while it ran; what it had gained while it waited brought it here. */
-static int64_t asked(const ag_seq *v) { return v->urgency + (v->q.band - v->q.level); }
-
 /* Who wants a place, and as how urgent. */
 typedef struct asker {
     const ag_seq *head;
     int64_t band;
-    uint64_t now_us;
 } asker;
+
+static bool has_risen(const ag_seq *v) { return v->q.level < v->q.band; }
 
 /* What counts is the band that it asked for: by age it has the next place that comes free, not somebody else's, who
  * would rise in turn. But where others who asked for more than it wait behind it, it takes the place that they could
  * take, or they would wait as long as it. */
-static asker asker_of(const ag_sched *s, const ag_seq *head, uint64_t now_us)
+static asker asker_of(const ag_sched *s, const ag_seq *head)
 {
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
-    asker a = {head, head->q.band, now_us};
+    asker a = {head, head->q.band};
     for (uint8_t band = 0; band < head->q.band; band++)
         if (q.by_band[band]) {
             a.band = AG_MAX(band, head->q.level);
@@ -249,11 +252,11 @@ static asker asker_of(const ag_sched *s, const ag_seq *head, uint64_t now_us)
 
 /* May v be set back for the head, when `before` of its tenant's are? Within a band only while v's tenant keeps more for
  * its weight than the head's has then: the reverse is never true a moment later. */
-static bool may_go(const ag_sched *s, const ag_seq *v, const asker *a, uint32_t before)
+static bool may_go(const ag_seq *v, const asker *a, uint32_t before)
 {
-    if (v->step_n > 0 || a->now_us < keeps_until(s, v)) return false;
-    if (asked(v) != a->band) return asked(v) > a->band;
-    return v->q.tenant != a->head->q.tenant &&
+    if (v->step_n > 0 || has_risen(v)) return false;
+    if (v->urgency != a->band) return v->urgency > a->band;
+    return a->band == a->head->q.band && v->q.tenant != a->head->q.tenant &&
            ag__seq_share(a->head, 1) <= ag__seq_share(v, -1 - (int32_t)before);
 }
 
@@ -262,24 +265,23 @@ static ag_seq *victim(const ag_sched *s, const asker *a)
     ag_seq *best = NULL;
     for (uint32_t i = 0; i < s->n_running; i++) {
         ag_seq *v = s->running[i];
-        if (!may_go(s, v, a, 0)) continue;
-        bool urgent = asked(v) > a->band;
+        if (!may_go(v, a, 0)) continue;
+        bool urgent = v->urgency > a->band;
         if (best == NULL) best = v;
-        else if (asked(v) != asked(best)) best = asked(v) > asked(best) ? v : best;
+        else if (v->urgency != best->urgency) best = v->urgency > best->urgency ? v : best;
         else if (urgent ? v->q.number > best->q.number : goes_before(v, best)) best = v;
     }
     return best;
 }
 
 /* How many of v's tenant would be set back before v. */
-static uint32_t gone_before(const ag_sched *s, const ag_seq *v, const asker *a)
+static uint32_t gone_before(const ag_sched *s, const ag_seq *v)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         const ag_seq *o = s->running[i];
-        if (o->q.tenant != v->q.tenant || asked(o) < asked(v) || (asked(o) == asked(v) && o->q.number <= v->q.number))
-            continue;
-        n += o->step_n == 0 && a->now_us >= keeps_until(s, o);
+        bool before = o->urgency > v->urgency || (o->urgency == v->urgency && o->q.number > v->q.number);
+        n += before && o->q.tenant == v->q.tenant && o->step_n == 0 && !has_risen(o);
     }
     return n;
 }
@@ -292,7 +294,7 @@ static bool could_fit(const ag_sched *s, const asker *a, uint32_t pages)
     ag_kv_leaving_begin(s->kv);
     for (uint32_t i = 0; i < s->n_running && !(place && most >= pages); i++) {
         const ag_seq *v = s->running[i];
-        if (!may_go(s, v, a, 0) || !may_go(s, v, a, gone_before(s, v, a))) continue;
+        if (!may_go(v, a, 0) || !may_go(v, a, gone_before(s, v))) continue;
         place = true;
         most += ag_kv_leaving(s->kv, &s->running[i]->kv);
     }
@@ -303,12 +305,12 @@ static bool could_fit(const ag_sched *s, const asker *a, uint32_t pages)
 static bool make_room(ag_sched *s, ag_seq *head, uint64_t now_us)
 {
     uint32_t pages = head->kv.waits ? 0 : need(s, head);
-    const asker a = asker_of(s, head, now_us);
+    const asker a = asker_of(s, head);
     if (!could_fit(s, &a, pages)) return false;
     while (s->n_running == s->conf.running_max || ag_kv_available(s->kv) < pages) {
         ag_seq *v = victim(s, &a);
         if (v == NULL) return false;
-        set_back(s, v, now_us, asked(v) > a.band ? &s->stats.set_back_urgent : &s->stats.set_back_share);
+        set_back(s, v, now_us, v->urgency > a.band ? &s->stats.set_back_urgent : &s->stats.set_back_share);
     }
     return true;
 }
@@ -349,9 +351,7 @@ static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
 ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)
 {
     uint32_t available = ag_kv_available(s->kv);
-    if (s->n_running > 0 && s->blocked == head->q.number + 1 && available <= s->blocked_pages &&
-        now_us < s->blocked_until_us)
-        return AG__NOT_NOW;
+    if (s->n_running > 0 && s->blocked == head->q.number + 1 && available <= s->blocked_pages) return AG__NOT_NOW;
     match(s, head);
     bool late = too_late(s, head, now_us);
     if (!late && make_room(s, head, now_us)) {
@@ -371,10 +371,5 @@ ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)
     /* Those who have rows in this step may yet go before the next. */
     s->blocked = s->step.n_rows > 0 ? 0 : head->q.number + 1;
     s->blocked_pages = available;
-    s->blocked_until_us = UINT64_MAX;
-    for (uint32_t i = 0; i < s->n_running; i++) {
-        uint64_t until = keeps_until(s, s->running[i]);
-        if (until > now_us) s->blocked_until_us = AG_MIN(s->blocked_until_us, until);
-    }
     return AG__NOT_NOW;
 }

@@ -27,8 +27,7 @@ struct ag_sched {
     bool short_first;          /* in every other step much shorter prompts pass longer ones */
     uint64_t admissions, admitted_before; /* before the step being chosen */
     uint64_t blocked;          /* 1 + the number of the head that found too few pages; 0: nobody */
-    uint32_t blocked_pages;    /* so many could be had then, */
-    uint64_t blocked_until_us; /* and somebody may go when this is over */
+    uint32_t blocked_pages;    /* so many could be had then */
     double rate_units, rate_us; /* service and time of the last seconds in which steps ran */
     double decode_us;          /* moving mean of steps with decodes in them */
     ag_sched_stats stats;
