@@ -191,8 +191,8 @@ static void list_prompts(ag_sched *s)
 }
 
 /* Who rose by age has its place for this part of age_us at least, and until its prompt is computed: however much that
- * is more urgent comes without end, it gets on. Then what it gained by waiting is used up, and whoever is more urgent does
- * not wait for its end. */
+ * is more urgent comes without end, it gets on. Then what it gained by waiting is used up, and whoever is more urgent
+ * does not wait for its end. */
 #define KEEPS_OF_AGE 16
 
 static void use_up_age(ag_sched *s, ag_seq *q, uint64_t now_us)

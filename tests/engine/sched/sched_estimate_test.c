@@ -90,7 +90,7 @@ static void test_nobody_is_set_back_in_vain(void **state)
     finish(b);
 }
 
-/* Nor where only some of those may go who would have to: each that goes lessens what their tenant has for its weight. */
+/* Nor where only some of those may go who would have to: each that goes lessens what their tenant has. */
 static void test_shares_are_counted_as_they_will_be(void **state)
 {
     (void)state;
