@@ -255,8 +255,8 @@ def look(r):
 def cancel(scene):
     s = scene.sizes
     count = s.cancels if scene.server.name == OURS else s.cancels_peer
-    # Few pages, so that the memory of all has been touched before the first look.
-    few = ["--ctx", str(s.batch * s.slot() // 2)] if scene.server.name == OURS else []
+    # So few pages that the memory of all has been touched before the first look, and that some are set back.
+    few = ["--ctx", str(s.batch * (s.prompt + 2 * s.witness_answer) // 2)] if scene.server.name == OURS else []
     with scene.start(s.batch, s.slot(), more=few) as r:
         async def alone():
             return [await client.ask(r.url, {**r.extra, **witness(s, i)}) for i in range(s.witnesses)]
