@@ -18,7 +18,8 @@ static void no_core(void)
 
 int ag_harden_begin(const ag_conf *c, ag_err *err)
 {
-    if (*c->api_key || *c->keys_db || *c->tls_key || *c->redis || *c->cache_redis || *c->cache_secret) no_core();
+    if (*c->api_key || *c->keys_db || *c->jwt_jwks || *c->tls_key || *c->redis || *c->cache_redis || *c->cache_secret)
+        no_core();
     if (!c->sandbox && *c->user == 0) return AG_OK;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
         return ag_err_set(err, AG_E_UNSUPPORTED, "this kernel cannot keep a process from gaining privileges: %s",

@@ -136,7 +136,7 @@ ag_next ag__step_head(ag_req *r)
     take_tenant(r);
     /* From here on gRPC is told what is wrong in its own way. */
     bool grpc = ag_http_is_grpc(r->s);
-    if (grpc) r->dialect = &ag_grpc;
+    r->dialect = grpc ? &ag_grpc : ag__route_dialect(r->head->path);
     check_origin(r, host);
     if (r->answered) return AG_MORE;
     r->route = ag__route_find(r->head->path);

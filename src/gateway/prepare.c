@@ -174,13 +174,15 @@ static int check_length(ag_req *r, ag_req_prompt *p)
     return AG_OK;
 }
 
-/* The body's word counts before the headers', which programs set for all that they send. */
+/* The body's word counts before the headers', which programs set for all that they send; a deadline of gRPC's can only
+ * be brought closer. */
 static int check_urgency(ag_req *r)
 {
     const ag_request *q = &r->request;
     if (q->priority != AG_REQUEST_UNSET) r->band = q->priority;
     if (r->band == AG_REQUEST_UNSET) r->band = AG_MAX((uint32_t)AG_BAND_DEFAULT, ag__band_min(r));
-    if (q->timeout_ms != AG_REQUEST_UNSET) r->timeout_ms = q->timeout_ms;
+    if (q->timeout_ms != AG_REQUEST_UNSET)
+        r->timeout_ms = r->dialect->grpc && r->timeout_ms ? AG_MIN(r->timeout_ms, q->timeout_ms) : q->timeout_ms;
     return ag__band_check(r, r->band, &r->err);
 }
 

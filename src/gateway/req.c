@@ -303,14 +303,16 @@ static void on_bad(void *arg, ag_http_refusal *f)
     ag_err err = {0};
     char id[AG_ID_MAX + 1];
     const ag_err_row *row = ag_err_find(f->err);
+    const ag_dialect *d = f->head ? ag__route_dialect(f->head->path) : &ag_openai;
     ag_err_set(&err, f->err, "%s", f->sentence);
-    ag_request_id(id, (ag_str){0});
+    ag_request_id(id, f->head ? ag_http_head_get(f->head, "x-request-id") : (ag_str){0});
     ag_http_refusal_add(f, AG_STR("x-request-id"), ag_str_of(id));
+    if (d->id_header) ag_http_refusal_add(f, ag_str_of(d->id_header), ag_str_of(id));
     if (f->grpc) {
         ag__grpc_bad(f, &err, ag_str_of(id));
     } else {
         ag_http_refusal_add(f, AG_STR("Content-Type"), AG_STR(AG_TYPE_JSON));
-        ag_openai_error(&f->body, &err, ag_str_of(id));
+        d->error(&f->body, &err, ag_str_of(id));
     }
     ag_metric_add(gw->metrics, AG_M_ERRORS, (uint32_t)f->err, 1);
     ag_log_ctx ctx = {.request_id = ag_str_of(id)};

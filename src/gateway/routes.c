@@ -89,6 +89,14 @@ const ag_route *ag__route_find(ag_str path)
     return NULL;
 }
 
+const ag_dialect *ag__route_dialect(ag_str path)
+{
+    const ag_route *route = ag__route_find(path);
+    if (route && !route->dialect->grpc) return route->dialect;
+    if (ag_str_starts(path, AG_STR("/v1/messages"))) return &ag_anthropic;
+    return ag_str_starts(path, AG_STR("/v2")) ? &ag_kserve : &ag_openai;
+}
+
 const ag_route *ag__route_named(ag_str id)
 {
     for (uint32_t i = 0; i < N_ROUTES; i++)

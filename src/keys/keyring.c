@@ -306,6 +306,7 @@ void ag_keyring_close(ag_keyring *r)
     pthread_cond_signal(&r->wake);
     pthread_mutex_unlock(&r->wake_lock);
     pthread_join(r->keeper, NULL);
+    keep(r); /* what was wrong with the file may be well again */
     write_usage(r);
     if (ag_usage_waiting(r->usage)) note(r, true, "The usage of the last seconds could not be written and is lost.");
     ring_free(r);

@@ -251,6 +251,7 @@ static bool take(ag__conn *c, const char *p, size_t n)
 static void rename_peer(ag__conn *c, const ag__ip *client)
 {
     c->trusted = false;
+    if (!c->counted) return; /* it is refused already */
     ag__addr_of(client, &c->addr, c->peer, sizeof c->peer);
     if (ag__server_conn_count(c->loop->server, c)) return;
     ag__count_bad(c->loop, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS);

@@ -39,6 +39,7 @@ static ag__h1_ev bad(ag__h1 *h, ag_http_bad why, int err, const char *sentence)
     h->bad.why = why;
     h->bad.err = err;
     h->bad.sentence = sentence;
+    h->bad.head = NULL;
     return AG__H1_BAD;
 }
 
@@ -93,8 +94,11 @@ static ag__h1_ev next_head(ag__h1 *h, const char *p, size_t n, size_t *used)
         return bad_parse(h, "a header is not valid HTTP");
     AG_ASSERT_SLOW(agrees(h));
     if (!agrees(h)) return bad_parse(h, "the head can be read in two ways");
-    if (h->head.pub.content_length > 0 && (uint64_t)h->head.pub.content_length > h->limits->body_bytes_max)
-        return bad(h, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
+    if (h->head.pub.content_length > 0 && (uint64_t)h->head.pub.content_length > h->limits->body_bytes_max) {
+        bad(h, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
+        h->bad.head = &h->head.pub;
+        return AG__H1_BAD;
+    }
 
     h->head_bytes = h->scanned;
     *used += h->scanned;

@@ -37,6 +37,7 @@ typedef struct ag__h1 {
         ag_http_bad why;
         int err;
         const char *sentence;
+        const ag_http_head *head; /* NULL: it was not read */
     } bad; /* BAD */
 } ag__h1;
 

@@ -107,9 +107,10 @@ void ag__h1_end(ag_http_stream *s)
     if (s->chunked && !s->no_body) putz(s->conn, "0\r\n\r\n");
 }
 
-void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence, bool is_head)
+void ag__h1_put_bad(ag__conn *c, const ag_http_head *head, ag_http_bad why, int err, const char *sentence)
 {
-    ag_http_refusal f = {.why = why, .err = err, .sentence = sentence};
+    ag_http_refusal f = {.why = why, .err = err, .sentence = sentence, .head = head};
+    bool is_head = head && ag_str_eqz(head->method, "HEAD");
     ag__refusal_make(&f, c->loop);
     put_head(c, f.status, f.headers, f.n_headers);
     put_length(c, (int64_t)f.body.n);

@@ -135,28 +135,27 @@ static void drop_input(h1c *h)
     h->off = 0;
 }
 
-/* Ends the connection with an answer of ours. */
-static void answer_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence)
+/* Ends the connection with an answer of ours. head: NULL is that of the open stream, where there is one. */
+static void answer_bad(ag__conn *c, const ag_http_head *head, ag_http_bad why, int err, const char *sentence)
 {
     h1c *h = c->state;
     ag_http_stream *s = h->open;
-    bool is_head = s && s->is_head;
     h->open = NULL;
     h->linger_long = true;
     ag__count_bad(c->loop, why);
     enter(c, LAST);
+    ag__h1_put_bad(c, head || s == NULL ? head : &s->head, why, err, sentence);
     drop_input(h);
     if (s) ag__stream_gone(s);
-    ag__h1_put_bad(c, why, err, sentence, is_head);
 }
 
 static void h1_refuse(ag__conn *c, ag_http_bad why)
 {
     enter(c, LAST);
     if (why == AG_HTTP_BAD_CONNECTIONS)
-        ag__h1_put_bad(c, why, AG_E_QUEUE_FULL, "every connection that the server takes is in use", false);
+        ag__h1_put_bad(c, NULL, why, AG_E_QUEUE_FULL, "every connection that the server takes is in use");
     else
-        ag__h1_put_bad(c, why, AG_E_RATE_LIMIT, "too many connections are open from this address", false);
+        ag__h1_put_bad(c, NULL, why, AG_E_RATE_LIMIT, "too many connections are open from this address");
 }
 
 static void begin_request(ag__conn *c, const char *raw)
@@ -165,13 +164,13 @@ static void begin_request(ag__conn *c, const char *raw)
     const ag_http_handler *handler = &c->loop->server->handler;
     const ag__head *head = &h->parser.head;
     if (head->pub.target.n > c->loop->server->conf.target_bytes_max) {
-        answer_bad(c, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
+        answer_bad(c, &head->pub, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
                    "the path and query are longer than the server takes");
         return;
     }
     ag_http_stream *s = ag__stream_create(c, &head->pub, raw, h->parser.head_bytes);
     if (s == NULL) {
-        answer_bad(c, AG_HTTP_BAD_MEMORY, AG_E_NOMEM, "there is no memory for this request");
+        answer_bad(c, &head->pub, AG_HTTP_BAD_MEMORY, AG_E_NOMEM, "there is no memory for this request");
         return;
     }
     bool has_body = head->pub.has_body, expect = head->expect_continue, last = ag__stream_is_last(s);
@@ -225,7 +224,7 @@ static bool step(ag__conn *c)
         if (wanted) handler->on_end(h->open->user, h->open);
         return true;
     default:
-        answer_bad(c, h->parser.bad.why, h->parser.bad.err, h->parser.bad.sentence);
+        answer_bad(c, h->parser.bad.head, h->parser.bad.why, h->parser.bad.err, h->parser.bad.sentence);
         return true;
     }
 }
@@ -355,7 +354,7 @@ static void end_oldest(ag__conn *c)
         ag__count_bad(c->loop, AG_HTTP_BAD_TOTAL_TIMEOUT);
         c->broken = c->reset = true; /* the client is not to take what it has for the whole */
     } else {
-        answer_bad(c, AG_HTTP_BAD_TOTAL_TIMEOUT, h->phase == BODY ? AG_E_TIMEOUT_BODY : AG_E_DEADLINE,
+        answer_bad(c, NULL, AG_HTTP_BAD_TOTAL_TIMEOUT, h->phase == BODY ? AG_E_TIMEOUT_BODY : AG_E_DEADLINE,
                    "the request was not answered within the time that the server gives any");
     }
 }
@@ -387,10 +386,10 @@ static void h1_timeout(ag__conn *c)
             enter(c, HEAD);
             break;
         }
-        answer_bad(c, AG_HTTP_BAD_HEADER_TIMEOUT, AG_E_TIMEOUT_BODY, "the head of the request did not arrive in time");
+        answer_bad(c, NULL, AG_HTTP_BAD_HEADER_TIMEOUT, AG_E_TIMEOUT_BODY, "the head of the request did not arrive in time");
         break;
     case BODY:
-        answer_bad(c, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY, "the body of the request did not arrive in time");
+        answer_bad(c, NULL, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY, "the body of the request did not arrive in time");
         break;
     case DROP:
         ag__count_bad(c->loop, AG_HTTP_BAD_BODY_TIMEOUT);

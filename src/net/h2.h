@@ -71,7 +71,8 @@ typedef struct ag__h2 {
     uint64_t idle_due, head_due;
     uint64_t span_end;
     uint32_t seen[AG__H2_KIND_COUNT];
-    uint32_t continuations; /* of the block that arrives */
+    uint32_t continuations; /* of the block that arrives, */
+    uint64_t unpacked;      /* and bytes of its fields */
     int32_t last_id, gap_first, gap_last; /* of requests; the gap: the last ids that were passed over, 0: none */
     bool greeted;         /* the client's SETTINGS have come */
     bool goaway;          /* no new streams */
@@ -97,7 +98,8 @@ void ag__h2_data(ag_http_stream *s, const char *p, size_t n);
 void ag__h2_end(ag_http_stream *s);
 bool ag__h2_takes(ag_http_stream *s, size_t n);
 size_t ag__h2_pending(ag_http_stream *s);
-void ag__h2_bad(ag__h2 *h, ag__h2s *x, ag_http_bad why, int err, const char *sentence); /* ends s, answers x */
+/* Ends s, answers x. head: NULL is that of s, where there is one. */
+void ag__h2_bad(ag__h2 *h, ag__h2s *x, const ag_http_head *head, ag_http_bad why, int err, const char *sentence);
 void ag__h2_drop_out(ag__h2 *h, ag__h2s *x);
 void ag__h2_abort(ag__h2 *h, ag__h2s *x);
 void ag__h2_cut(ag__h2 *h, ag__h2s *x, uint32_t error_code); /* ends s as gone, resets x */

@@ -147,13 +147,14 @@ static void end_user(ag__h2 *h, ag__h2s *x)
     ag__stream_gone(s);
 }
 
-void ag__h2_bad(ag__h2 *h, ag__h2s *x, ag_http_bad why, int err, const char *sentence)
+void ag__h2_bad(ag__h2 *h, ag__h2s *x, const ag_http_head *head, ag_http_bad why, int err, const char *sentence)
 {
     AG_ASSERT(!x->answered);
     ag__count_bad(h->conn->loop, why);
-    end_user(h, x);
-    ag_http_refusal f = {.why = why, .err = err, .sentence = sentence, .grpc = x->grpc};
+    if (head == NULL && x->s) head = &x->s->head;
+    ag_http_refusal f = {.why = why, .err = err, .sentence = sentence, .grpc = x->grpc, .head = head};
     ag__refusal_make(&f, h->conn->loop);
+    end_user(h, x);
     bool no_body = x->is_head || f.body.n == 0;
     submit(h, x, f.status, f.headers, f.n_headers, (int64_t)f.body.n, no_body);
     if (!no_body) put(h, x, f.body.p, f.body.n);

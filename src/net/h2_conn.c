@@ -283,7 +283,7 @@ static void h2_eof(ag__conn *c)
 static void end_late(ag__h2 *h, ag__h2s *x)
 {
     if (x->s->answer == AG__ANSWER_NONE) {
-        ag__h2_bad(h, x, AG_HTTP_BAD_TOTAL_TIMEOUT, x->s->read_done ? AG_E_DEADLINE : AG_E_TIMEOUT_BODY,
+        ag__h2_bad(h, x, NULL, AG_HTTP_BAD_TOTAL_TIMEOUT, x->s->read_done ? AG_E_DEADLINE : AG_E_TIMEOUT_BODY,
                    "the request was not answered within the time that the server gives any");
     } else {
         ag__count_bad(h->conn->loop, AG_HTTP_BAD_TOTAL_TIMEOUT);
@@ -297,7 +297,7 @@ static void time_stream(ag__h2 *h, ag__h2s *x, uint64_t now)
     if (x->body_due && now >= x->body_due) {
         x->body_due = 0;
         if (x->s->answer == AG__ANSWER_NONE)
-            ag__h2_bad(h, x, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY,
+            ag__h2_bad(h, x, NULL, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY,
                        "the body of the request did not arrive in time");
     }
     if (x->write_due && now >= x->write_due) {

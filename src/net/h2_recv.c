@@ -4,6 +4,8 @@
 /* A header block in more frames than this is a flood: a client fills its frames, and eight of 16 KiB hold more than any
  * head that is taken. nghttp2 ends at eight itself, without a word to the client. */
 #define CONTINUATIONS_MAX 7
+#define UNPACKED_TIMES 4 /* of header_bytes_max; up to there the answer says that it is too long */
+#define FIELD_BYTES 32   /* that a field is counted for besides its bytes, as RFC 9113 6.5.2 does */
 /* A body must bring this much within each body_timeout_ms, or end; as on HTTP/1. */
 #define BODY_PACE_BYTES 4096
 
@@ -66,6 +68,7 @@ static int on_begin_frame(nghttp2_session *session AG_UNUSED, const nghttp2_fram
     if (hd->type == NGHTTP2_HEADERS) {
         if (hd->stream_id % 2 && !in_order(h, hd->stream_id)) return NGHTTP2_ERR_CALLBACK_FAILURE;
         h->continuations = 0;
+        h->unpacked = 0;
         h->head_due = h->goaway ? 0 : ag__h2_now(h) + h->conn->loop->server->conf.header_timeout_ms;
     } else if (hd->type != NGHTTP2_CONTINUATION && h->greeted) {
         h->head_due = 0;
@@ -94,20 +97,31 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     return 0;
 }
 
+/* What a block is unpacked to, whether it is kept or not: a byte of it may stand for thousands. false: too much. */
+static bool unpacks(ag__h2 *h, size_t n_name, size_t n_value)
+{
+    h->unpacked += n_name + n_value + FIELD_BYTES;
+    if (h->unpacked <= (uint64_t)UNPACKED_TIMES * h->conn->loop->server->conf.header_bytes_max) return true;
+    if (!h->stop) ag__h2_limit(h, AG_HTTP_BAD_HEADERS_SIZE, NGHTTP2_ENHANCE_YOUR_CALM);
+    return false;
+}
+
 static int on_header(nghttp2_session *session AG_UNUSED, const nghttp2_frame *frame, const uint8_t *name, size_t n_name,
                      const uint8_t *value, size_t n_value, uint8_t flags AG_UNUSED, void *user)
 {
     ag__h2 *h = user;
+    if (!unpacks(h, n_name, n_value)) return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (frame->headers.cat == NGHTTP2_HCAT_REQUEST) /* trailers are read and mean nothing here */
         ag__h2_head_add(&h->head, (ag_str){(const char *)name, n_name}, (ag_str){(const char *)value, n_value});
     return 0;
 }
 
 static int on_invalid_header(nghttp2_session *session AG_UNUSED, const nghttp2_frame *frame,
-                             const uint8_t *name AG_UNUSED, size_t n_name AG_UNUSED, const uint8_t *value AG_UNUSED,
-                             size_t n_value AG_UNUSED, uint8_t flags AG_UNUSED, void *user)
+                             const uint8_t *name AG_UNUSED, size_t n_name, const uint8_t *value AG_UNUSED,
+                             size_t n_value, uint8_t flags AG_UNUSED, void *user)
 {
     ag__h2 *h = user;
+    if (!unpacks(h, n_name, n_value)) return NGHTTP2_ERR_CALLBACK_FAILURE;
     if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     h->head.sentence = "a header's name is no token, or its value holds a character that values cannot have";
     return 0;
@@ -152,22 +166,22 @@ static void begin_request(ag__h2 *h, ag__h2s *x, bool has_body)
     x->grpc = h->head.grpc && ag__h2_head_is(&h->head, "POST");
     int rc = ag__h2_head_end(&h->head, &head, c->loop->slots, conf->headers_max, &sentence);
     if (rc != AG_OK) {
-        ag__h2_bad(h, x, bad_of(rc), rc, sentence);
+        ag__h2_bad(h, x, NULL, bad_of(rc), rc, sentence);
         return;
     }
     head.pub.has_body = has_body;
     if (head.pub.target.n > conf->target_bytes_max) {
-        ag__h2_bad(h, x, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
+        ag__h2_bad(h, x, &head.pub, AG_HTTP_BAD_TARGET_SIZE, AG_E_TARGET_TOO_LONG,
                    "the path and query are longer than the server takes");
         return;
     }
     if (head.pub.content_length > 0 && (uint64_t)head.pub.content_length > conf->body_bytes_max) {
-        ag__h2_bad(h, x, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
+        ag__h2_bad(h, x, &head.pub, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
         return;
     }
     ag_http_stream *s = ag__stream_create(c, &head.pub, h->head.text.p, h->head.text.n);
     if (s == NULL) {
-        ag__h2_bad(h, x, AG_HTTP_BAD_MEMORY, AG_E_NOMEM, "there is no memory for this request");
+        ag__h2_bad(h, x, &head.pub, AG_HTTP_BAD_MEMORY, AG_E_NOMEM, "there is no memory for this request");
         return;
     }
     x->s = s;
@@ -196,13 +210,15 @@ static int on_data_chunk(nghttp2_session *session, uint8_t flags AG_UNUSED, int3
             ag__h2_cut(h, x, NGHTTP2_ENHANCE_YOUR_CALM);
             return 0;
         }
-        ag__h2_bad(h, x, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
+        ag__h2_bad(h, x, NULL, AG_HTTP_BAD_BODY_SIZE, AG_E_TOO_LARGE, "the body is larger than the server takes");
         return 0;
     }
-    x->body_held += n;
-    h->bodies += n;
-    if (h->bodies > AG_MAX(conf->h2_bodies_max, conf->body_bytes_max)) {
-        ag__h2_bad(h, x, AG_HTTP_BAD_H2_BODIES, AG_E_RATE_LIMIT,
+    if (!x->answered) { /* whoever is answered while it sends is read as it comes */
+        x->body_held += n;
+        h->bodies += n;
+    }
+    if (!x->answered && h->bodies > AG_MAX(conf->h2_bodies_max, conf->body_bytes_max)) {
+        ag__h2_bad(h, x, NULL, AG_HTTP_BAD_H2_BODIES, AG_E_RATE_LIMIT,
                    "the bodies of this connection's requests are together more than the server takes at once");
         return 0;
     }

@@ -107,6 +107,7 @@ typedef struct ag_http_refusal {
     int err;               /* AG_E_ */
     const char *sentence;
     bool grpc;             /* see ag_http_is_grpc; of its head as much is known as was read */
+    const ag_http_head *head; /* while on_bad runs; NULL: it was not read, or cannot be */
     int status;            /* of the answer, by the error; on_bad may set another */
     ag_http_header headers[AG_HTTP_REFUSAL_HEADERS];
     uint32_t n_headers;

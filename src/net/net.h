@@ -254,6 +254,6 @@ extern const ag__proto ag__h1_proto, ag__h2_proto;
 void ag__h1_answer(ag_http_stream *s, int status, const ag_http_header *h, uint32_t n, int64_t length);
 void ag__h1_data(ag_http_stream *s, const char *p, size_t n);
 void ag__h1_end(ag_http_stream *s);
-void ag__h1_put_bad(ag__conn *c, ag_http_bad why, int err, const char *sentence, bool is_head);
+void ag__h1_put_bad(ag__conn *c, const ag_http_head *head, ag_http_bad why, int err, const char *sentence);
 
 #endif
