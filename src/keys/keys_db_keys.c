@@ -151,17 +151,26 @@ static int limits_put(ag_keys_db *db, const char *subject, const ag_limits *l, a
     return run_once(db, st, bound, err);
 }
 
+/* What is there already may be changed, however many there are. */
+static int limits_fit(ag_keys_db *db, const char *subject, const ag_limits *l, ag_err *err)
+{
+    uint64_t n = 0;
+    ag_limits before;
+    int rc = ag_limits_any(l) ? ag_keys_db_limits_get(db, subject, &before, err) : AG_OK;
+    if (rc != AG_OK || !ag_limits_any(l) || ag_limits_any(&before)) return rc;
+    rc = ag__db_number(db, "SELECT count(*) FROM limits", &n, err);
+    if (rc != AG_OK || n < AG_KEYS_LIMITS_MAX) return rc;
+    return ag_err_set(err, AG_E_LIMIT, "There are limits of %d subjects already, which is the most.",
+                      AG_KEYS_LIMITS_MAX);
+}
+
 int ag_keys_db_limits_set(ag_keys_db *db, const char *subject, const ag_limits *l, ag_err *err)
 {
     ag_key key;
-    uint64_t n = 0;
     int rc = ag__db_begin(db, err);
     if (rc != AG_OK) return rc;
     if (strncmp(subject, "key:", 4) == 0) rc = ag_keys_db_get(db, subject + 4, &key, err);
-    if (rc == AG_OK) rc = ag__db_number(db, "SELECT count(*) FROM limits", &n, err);
-    if (rc == AG_OK && n >= AG_KEYS_LIMITS_MAX)
-        rc = ag_err_set(err, AG_E_LIMIT, "There are limits of %d subjects already, which is the most.",
-                        AG_KEYS_LIMITS_MAX);
+    if (rc == AG_OK) rc = limits_fit(db, subject, l, err);
     if (rc == AG_OK) rc = limits_put(db, subject, l, err);
     db->wrote = true;
     return ag__db_end(db, rc, true, err);
@@ -246,6 +255,7 @@ int ag_keys_db_create(ag_keys_db *db, ag_key *k, char text[AG_KEY_TEXT_BYTES + 1
         rc = ag_err_set(err, AG_E_LIMIT, "There are %d keys already, which is the most.", AG_KEYS_MAX);
     if (rc == AG_OK) rc = key_insert(db, k, err);
     snprintf(subject, sizeof subject, "key:%.*s", AG_KEY_ID_BYTES, k->id);
+    if (rc == AG_OK) rc = limits_fit(db, subject, &k->limits, err);
     if (rc == AG_OK && ag_limits_any(&k->limits)) rc = limits_put(db, subject, &k->limits, err);
     db->wrote = true;
     return ag__db_end(db, rc, true, err);
