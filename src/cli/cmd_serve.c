@@ -371,7 +371,7 @@ static int serve(server *s)
     if (rc == AG_OK && (rc = ag_metrics_open(&s->metrics, AG_VERSION, "")) != AG_OK)
         ag_err_set(&err, rc, "no memory for metrics");
     if (rc == AG_OK) rc = ag_gateway_open(&s->gateway, &g, s->metrics, s->log, &err);
-    if (rc == AG_OK && s->conf.sandbox) rc = ag_harden_calls(&err);
+    if (rc == AG_OK && s->conf.sandbox) rc = ag_harden_calls(&s->conf, &err);
     if (rc == AG_OK) rc = ag_gateway_start(s->gateway, &err);
     if (rc == AG_OK) {
         ag_buf welcome;

@@ -18,6 +18,6 @@
 int ag_harden_begin(const ag_conf *c, ag_err *err);
 int ag_harden_user(const char *spec, ag_err *err); /* NAME[:GROUP]; ports are bound by now */
 int ag_harden_files(const ag_conf *c, ag_err *err); /* Landlock */
-int ag_harden_calls(ag_err *err);                   /* seccomp */
+int ag_harden_calls(const ag_conf *c, ag_err *err); /* seccomp; sockets are bound by now */
 
 #endif

@@ -24,9 +24,11 @@ static void take_key(ag_req *r, ag_key *k)
 }
 
 /* Without keys administration is for this machine's programs, wherever the server listens: by the address that they
- * come from, and by the name that they use, which is another one when a web page sent them here. */
+ * come from, and by the name that they use, which is another one when a web page sent them here. What a proxy brings
+ * may be anybody's, whatever is said of whose it is. */
 static bool is_local(const ag_req *r)
 {
+    if (ag_http_stream_is_proxied(r->s)) return false;
     if (strcmp(r->client, "unix") == 0) return true;
     return ag_address_is_loopback(r->client) && ag_host_is_loopback(ag_http_head_get(r->head, "host"));
 }

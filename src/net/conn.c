@@ -35,7 +35,7 @@ ag__conn *ag__conn_create(ag_http_loop *l, int fd, const struct sockaddr *peer)
     bool has_ip = ag__ip_of(peer, &ip);
     if (has_ip) ag__addr_of(&ip, &c->addr, c->peer, sizeof c->peer);
     else memcpy(c->peer, "unix", 5);
-    c->trusted = has_ip ? ag__trusts(trust, &ip) : trust->local;
+    c->proxied = c->trusted = has_ip ? ag__trusts(trust, &ip) : trust->local;
     if (c->trusted) c->addr = (ag__addr){{0}}; /* its clients are counted, as far as it names them */
     return c;
 }

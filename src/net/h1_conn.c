@@ -386,10 +386,12 @@ static void h1_timeout(ag__conn *c)
             enter(c, HEAD);
             break;
         }
-        answer_bad(c, NULL, AG_HTTP_BAD_HEADER_TIMEOUT, AG_E_TIMEOUT_BODY, "the head of the request did not arrive in time");
+        answer_bad(c, NULL, AG_HTTP_BAD_HEADER_TIMEOUT, AG_E_TIMEOUT_BODY,
+                   "the head of the request did not arrive in time");
         break;
     case BODY:
-        answer_bad(c, NULL, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY, "the body of the request did not arrive in time");
+        answer_bad(c, NULL, AG_HTTP_BAD_BODY_TIMEOUT, AG_E_TIMEOUT_BODY,
+                   "the body of the request did not arrive in time");
         break;
     case DROP:
         ag__count_bad(c->loop, AG_HTTP_BAD_BODY_TIMEOUT);

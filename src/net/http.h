@@ -99,15 +99,15 @@ typedef enum ag_http_state {
     AG_HTTP_STATE_COUNT
 } ag_http_state;
 
-/* A request that is refused by this room, before it was a stream or (body too large, too late, malformed) after on_gone
- * and done of its stream. */
+/* A request that is refused by this room, before it was a stream or (body too large, too late, malformed) just before
+ * on_gone and done of its stream. */
 #define AG_HTTP_REFUSAL_HEADERS 8
 typedef struct ag_http_refusal {
     ag_http_bad why;
     int err;               /* AG_E_ */
     const char *sentence;
     bool grpc;             /* see ag_http_is_grpc; of its head as much is known as was read */
-    const ag_http_head *head; /* while on_bad runs; NULL: it was not read, or cannot be */
+    const ag_http_head *head; /* lives while on_bad runs; NULL: it was not read, or cannot be */
     int status;            /* of the answer, by the error; on_bad may set another */
     ag_http_header headers[AG_HTTP_REFUSAL_HEADERS];
     uint32_t n_headers;
@@ -223,6 +223,8 @@ bool ag_http_loop_visit(ag_http_loop *l, ag_http_each_fn *each, void (*after)(vo
 /* Streams. */
 ag_http_loop *ag_http_stream_loop(ag_http_stream *s);
 ag_str ag_http_stream_peer(ag_http_stream *s); /* "127.0.0.1", "unix"; as a trusted proxy says */
+/* Its connection came from a trusted proxy, which may have named its client, or passed on what that says of itself. */
+bool ag_http_stream_is_proxied(const ag_http_stream *s);
 ag_str ag_http_head_get(const ag_http_head *h, const char *name); /* first header of this name, p NULL: none */
 
 /* A whole response: status, extra headers (Content-Length, Date and Connection are added), body (copied; not bounded by

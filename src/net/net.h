@@ -86,7 +86,8 @@ struct ag__conn {
     ag_http_bad refuse;   /* AG_HTTP_BAD_COUNT: none */
     ag__addr addr;
     bool counted;         /* among the server's connections; in the table of addresses, where it has one */
-    bool trusted;         /* a proxy that may say who its client is */
+    bool proxied;         /* it is a trusted proxy's, */
+    bool trusted;         /* which may still say who its client is */
     bool begun;           /* what stood before the first byte of a protocol was read */
     ag_buf first;         /* a proxy's header, while it is not whole */
     uint8_t known;        /* bytes that HTTP/2 would begin with, or AG__KNOWN: the protocol is decided */

@@ -92,6 +92,12 @@ ag_str ag_http_stream_peer(ag_http_stream *s)
     return ag_str_of(s->peer[0] ? s->peer : s->conn->peer);
 }
 
+bool ag_http_stream_is_proxied(const ag_http_stream *s)
+{
+    AG_CHECK(s, STREAM_MAGIC);
+    return s->conn->proxied;
+}
+
 void ag_http_respond(ag_http_stream *s, int status, const ag_http_header *headers, uint32_t n, const char *body,
                      size_t n_body)
 {
