@@ -334,6 +334,10 @@ static void on_message(void *arg, ag_http_loop *l, void *msg)
         return;
     }
     ag_req *r = slot->owner;
+    if (slot->choice == AG_SLOT_BACKGROUND) {
+        ag__response_forsake(r);
+        return;
+    }
     r->choices[slot->choice].dirty = true;
     if (r->step == AG_STEP_GENERATE) ag__req_run(r);
 }

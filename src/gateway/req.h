@@ -88,10 +88,10 @@ typedef struct ag_gw_loop {
 
 /* Responses that go on without their client. */
 typedef struct ag_background {
-    pthread_mutex_t lock; /* over n and ending */
+    pthread_mutex_t lock; /* over n; held where ending is set */
     pthread_cond_t fewer;
     uint32_t n, max;
-    bool ending;    /* no more are taken */
+    atomic_bool ending; /* no more are taken, and those that are there end */
     ag_ids *ids;    /* these, by the responses' ids */
 } ag_background;
 
@@ -185,6 +185,7 @@ struct ag_req {
     bool running, again;       /* ag__req_run is on the stack; it was asked for once more */
     bool detached;             /* a response in the background: it goes on when its client has gone */
     bool counted, listed;      /* it counts as such; it is found by its id */
+    void *number;              /* while it counts: in the loop's slots */
     bool begun_kept, kept;     /* its beginning has been kept; its end has, or that was tried */
     bool sealed;               /* it has ended, and is about to be kept; under the lock of background.ids */
     bool answered, streaming, ending, accounted;
@@ -347,6 +348,7 @@ bool ag__response_pending(const ag_req *r); /* it has ended, and is still to be 
 ag_next ag__response_keep(ag_req *r);    /* keeps it, with r->err where that is set, and comes back to DELIVER */
 ag_next ag__step_keep(ag_req *r);
 void ag__response_unlist(ag_req *r);     /* before its generations go */
+void ag__response_forsake(ag_req *r);    /* the server ends: one whose client does not read goes on without it */
 void ag__response_free(ag_req *r);
 int ag__response_look(ag_req *r);        /* LIMITS: what is asked, by the head; err says why not */
 ag_next ag__answer_response(ag_req *r);

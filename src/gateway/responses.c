@@ -47,11 +47,15 @@ int ag__response_prepare(ag_req *r)
 int ag__response_enter(ag_req *r)
 {
     ag_background *b = &r->gw->background;
+    void *number = ag_slots_add(&r->loop->slots, r, AG_SLOT_BACKGROUND);
+    if (number == NULL) return ag_err_set(&r->err, AG_E_NOMEM, "The server has no memory left for this request.");
     pthread_mutex_lock(&b->lock);
-    bool ending = b->ending, full = b->n >= b->max;
+    bool ending = atomic_load(&b->ending), full = b->n >= b->max;
     r->counted = !ending && !full;
     b->n += r->counted;
     pthread_mutex_unlock(&b->lock);
+    if (r->counted) r->number = number;
+    else ag_slots_remove(&r->loop->slots, number);
     if (ending) return ag_err_set(&r->err, AG_E_DRAINING, "The server is shutting down; nothing new is taken.");
     if (full)
         return ag_err_set(&r->err, AG_E_QUEUE_FULL, "%u responses are in the background already; one must end first.",
@@ -76,9 +80,35 @@ void ag__response_unlist(ag_req *r)
     r->listed = false;
 }
 
+/* The message is for one that waits for its client, whose generation may have ended before. */
 static void use_end(ag_req *found, void *arg AG_UNUSED)
 {
-    for (uint32_t i = 0; i < found->n_choices && !found->sealed; i++) ag_gen_cancel(found->choices[i].gen);
+    if (found->sealed) return;
+    for (uint32_t i = 0; i < found->n_choices; i++) ag_gen_cancel(found->choices[i].gen);
+    ag_mbox_post(ag_http_loop_mbox(found->loop->loop), found->number);
+}
+
+void ag__response_forsake(ag_req *r)
+{
+    if (!r->blocked || !r->detached || !atomic_load(&r->gw->background.ending)) return;
+    ag_http_on_writable(r->s, NULL);
+    ag_http_abort(r->s);
+    r->blocked = false;
+    r->gone = true;
+    ag__req_run(r);
+}
+
+/* It is under way no more. */
+static void leave(ag_req *r)
+{
+    ag_background *b = &r->gw->background;
+    if (!r->counted) return;
+    r->counted = false;
+    ag_slots_remove(&r->loop->slots, r->number);
+    pthread_mutex_lock(&b->lock);
+    b->n--;
+    pthread_cond_broadcast(&b->fewer);
+    pthread_mutex_unlock(&b->lock);
 }
 
 uint32_t ag__background_count(ag_gateway *gw)
@@ -96,7 +126,7 @@ void ag__background_end(ag_gateway *gw, uint32_t timeout_ms)
     uint64_t until = ag_now_us() + (uint64_t)timeout_ms * 1000;
     pthread_mutex_lock(&b->lock);
     while (b->n && ag_now_us() < until) ag_cond_wait_until(&b->fewer, &b->lock, until);
-    b->ending = true;
+    atomic_store(&b->ending, true);
     while (b->n) {
         pthread_mutex_unlock(&b->lock);
         ag_ids_each(b->ids, use_end, NULL);
@@ -201,6 +231,7 @@ ag_next ag__step_keep(ag_req *r)
     if (begins(r)) return begun(r);
     r->kept = true;
     ag__response_unlist(r); /* the store has it now */
+    leave(r);
     r->step = AG_STEP_DELIVER;
     return AG_MORE;
 }
@@ -324,13 +355,8 @@ ag_next ag__answer_response(ag_req *r)
 
 void ag__response_free(ag_req *r)
 {
-    ag_background *b = &r->gw->background;
     if (r->lookup) ag_buf_fini(&r->lookup->out);
     ag_mem_free(r->lookup);
     ag_response_fini(&r->response);
-    if (!r->counted) return;
-    pthread_mutex_lock(&b->lock);
-    b->n--;
-    pthread_cond_broadcast(&b->fewer);
-    pthread_mutex_unlock(&b->lock);
+    leave(r);
 }

@@ -11,7 +11,7 @@
 
 #define STORE_MAGIC 0x41475253u
 #define APPLICATION_ID 0x41475231 /* "AGR1", in the file's header */
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define BUSY_MS 2000
 #define ROW_BYTES 256u /* what a row takes beside its texts, about */
 
@@ -23,27 +23,41 @@ static const char schema[] =
     "NULL);"
     "CREATE UNIQUE INDEX by_id ON responses(tenant, id);"
     "CREATE INDEX by_age ON responses(tenant, seq);"
-    "CREATE TABLE tenants(tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID;"
+    "CREATE TABLE tenants(tenant TEXT PRIMARY KEY, bytes INTEGER NOT NULL, n INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
     "CREATE INDEX by_bytes ON tenants(bytes);"
     "CREATE TABLE total(n INTEGER NOT NULL, bytes INTEGER NOT NULL);"
     "INSERT INTO total VALUES(0, 0);"
-    "CREATE TRIGGER came AFTER INSERT ON responses BEGIN"
-    " INSERT INTO tenants VALUES(new.tenant, new.bytes) ON CONFLICT(tenant) DO UPDATE SET bytes = bytes + "
-    "excluded.bytes;"
-    " UPDATE total SET n = n + 1, bytes = bytes + new.bytes; END;"
     "CREATE TRIGGER grew AFTER UPDATE OF bytes ON responses BEGIN"
     " UPDATE tenants SET bytes = bytes + new.bytes - old.bytes WHERE tenant = new.tenant;"
-    " UPDATE total SET bytes = bytes + new.bytes - old.bytes; END;"
+    " UPDATE total SET bytes = bytes + new.bytes - old.bytes; END;";
+
+/* Version 1 did not count each tenant's. */
+static const char without_counts[] =
+    "ALTER TABLE tenants ADD COLUMN n INTEGER NOT NULL DEFAULT 0;"
+    "UPDATE tenants SET n = (SELECT count(*) FROM responses WHERE responses.tenant = tenants.tenant);"
+    "DROP TRIGGER came; DROP TRIGGER went;";
+
+static const char counts[] =
+    "CREATE INDEX by_n ON tenants(n);"
+    "CREATE TRIGGER came AFTER INSERT ON responses BEGIN"
+    " INSERT INTO tenants VALUES(new.tenant, new.bytes, 1) ON CONFLICT(tenant) DO UPDATE SET"
+    " bytes = bytes + excluded.bytes, n = n + 1;"
+    " UPDATE total SET n = n + 1, bytes = bytes + new.bytes; END;"
     "CREATE TRIGGER went AFTER DELETE ON responses BEGIN"
-    " UPDATE tenants SET bytes = bytes - old.bytes WHERE tenant = old.tenant;"
-    " DELETE FROM tenants WHERE tenant = old.tenant AND bytes <= 0;"
+    " UPDATE tenants SET bytes = bytes - old.bytes, n = n - 1 WHERE tenant = old.tenant;"
+    " DELETE FROM tenants WHERE tenant = old.tenant AND n <= 0;"
     " UPDATE total SET n = n - 1, bytes = bytes - old.bytes; END;";
+
+/* The oldest of who has the most. */
+#define EVICT_BY(what)                                                                                                 \
+    "DELETE FROM responses WHERE seq = (SELECT seq FROM responses WHERE tenant ="                                      \
+    " (SELECT tenant FROM tenants ORDER BY " what " DESC LIMIT 1) ORDER BY seq LIMIT 1)"
 
 #define STATEMENTS(X)                                                                                                  \
     X(TOTAL, "SELECT n, bytes FROM total")                                                                             \
     X(EXPIRE, "DELETE FROM responses WHERE seq IN (SELECT seq FROM responses ORDER BY seq LIMIT 64) AND created < ?")  \
-    X(EVICT, "DELETE FROM responses WHERE seq = (SELECT seq FROM responses WHERE tenant ="                             \
-             " (SELECT tenant FROM tenants ORDER BY bytes DESC LIMIT 1) ORDER BY seq LIMIT 1)")                        \
+    X(EVICT_BYTES, EVICT_BY("bytes"))                                                                                  \
+    X(EVICT_N, EVICT_BY("n"))                                                                                          \
     X(PUT, "INSERT INTO responses(tenant, id, created, bytes, finished, body, items) VALUES(?, ?, ?, ?, ?, ?, ?)")     \
     X(SIZE, "SELECT length(items) FROM responses WHERE tenant = ? AND id = ?")                                         \
     X(FINISH, "UPDATE responses SET finished = 1, bytes = ?3, body = ?4 WHERE tenant = ?1 AND id = ?2")                \
@@ -148,8 +162,9 @@ static int make_room(ag_responses *s, uint64_t more, uint64_t more_bytes, ag_err
     for (;;) {
         uint64_t n = 0, bytes = 0;
         int gone = 0, rc = total(s, &n, &bytes, err);
-        if (rc != AG_OK || (n + more <= s->conf.max && bytes + more_bytes <= s->conf.bytes_max)) return rc;
-        rc = run(s, S_EVICT, &gone, err);
+        bool many = rc == AG_OK && n + more > s->conf.max;
+        if (rc != AG_OK || (!many && bytes + more_bytes <= s->conf.bytes_max)) return rc;
+        rc = run(s, many ? S_EVICT_N : S_EVICT_BYTES, &gone, err);
         if (rc == AG_OK && gone == 0)
             rc = ag_err_set(err, AG_E_RESPONSES, "Responses cannot be kept at present: their count is wrong.");
         if (rc != AG_OK) return rc;
@@ -168,11 +183,12 @@ static int open_schema(ag_responses *s, ag_err *err)
     bool empty = row && sqlite3_column_int64(st, 0) == 0, ours = row && sqlite3_column_int64(st, 1) == APPLICATION_ID;
     long long version = row ? sqlite3_column_int64(st, 2) : 0;
     sqlite3_finalize(st);
-    if (rc == AG_OK && empty) {
+    if (rc == AG_OK && (empty || (ours && version == 1))) {
         char sql[80];
         snprintf(sql, sizeof sql, "PRAGMA application_id = %d; PRAGMA user_version = %d", APPLICATION_ID,
                  SCHEMA_VERSION);
-        rc = exec(s, schema, err);
+        rc = exec(s, empty ? schema : without_counts, err);
+        if (rc == AG_OK) rc = exec(s, counts, err);
         if (rc == AG_OK) rc = exec(s, sql, err);
     } else if (rc == AG_OK && !ours) {
         rc = ag_err_set(err, AG_E_USAGE, "'%s' is a database of another program, not one of responses.", s->path);

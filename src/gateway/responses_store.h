@@ -2,8 +2,9 @@
  * or in memory. Of each there is the answer as it is told, and the conversation that led to it; both are JSON.
  * Owns    : the connection. One server has a file to itself. What get gives is the caller's to give back.
  * Threads : any, one at a time inside. All of it may read or write the disk: never on an I/O loop.
- * Limits  : ag_responses_conf. When so many or so much would be kept, the oldest of the tenant with the most bytes
- *           goes; what is older than keep_s is not found any more, and goes with the next one that is kept.
+ * Limits  : ag_responses_conf. When too many would be kept the oldest of the tenant with the most goes, when too much,
+ *           of the one with the most bytes; what is older than keep_s is not found any more, and goes with the next one
+ *           that is kept.
  * Errors  : AG_E_RESPONSE_NOT_FOUND (another tenant's too); AG_E_LIMIT: larger than all may be together;
  *           AG_E_RESPONSES: damaged, full, not to be written; AG_E_NOMEM. open: also AG_E_USAGE, a file of another
  *           program or a later version. */

@@ -12,8 +12,10 @@
 
 #define AG_SLOTS_MAX (1u << 20)
 
+/* In the place of a choice: */
+#define AG_SLOT_BACKGROUND (UINT32_MAX - 2) /* the owner is a request that goes on without its client */
 #define AG_SLOT_WARM (UINT32_MAX - 1) /* the gateway's warm-up (warm.h) */
-#define AG_SLOT_RENEWAL UINT32_MAX /* in the place of a choice: the owner is no request, but what renews an answer */
+#define AG_SLOT_RENEWAL UINT32_MAX    /* the owner is no request, but what renews an answer */
 
 typedef struct ag_slot {
     void *owner; /* NULL: free */
