@@ -55,7 +55,7 @@ typedef struct ag_http_head {
 /* Counters: connections and requests that were ended by this room and not by the user, by reason. */
 #define AG_HTTP_BADS(X)                                                                                                \
     X(PARSE, "parse")                         /* 400, or 417 for an unknown Expect */                                  \
-    X(HEADERS_SIZE, "headers_size")           /* 431 */                                                                \
+    X(HEADERS_SIZE, "headers_size")           /* 431, or GOAWAY: a block unpacked to four times as much */             \
     X(TARGET_SIZE, "target_size")             /* 414 */                                                                \
     X(HEADER_TIMEOUT, "header_timeout")       /* 408 */                                                                \
     X(BODY_TIMEOUT, "body_timeout")           /* 408 */                                                                \

@@ -102,14 +102,14 @@ static void *sleeper(void *arg)
 
 static int only_its_calls(ag_conf *c)
 {
-    (void)c;
     ag_err err = {0};
     pthread_t before, after;
-    int pipe_fd[2];
+    int pipe_fd[2], pair[2];
+    pid_t parent = getppid();
     void *back = NULL;
     EXPECT(pipe(pipe_fd) == 0 && pthread_create(&before, NULL, sleeper, pipe_fd) == 0);
     EXPECT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
-    EXPECT(ag_harden_calls(&err) == AG_OK);
+    EXPECT(ag_harden_calls(c, &err) == AG_OK);
     EXPECT(execl("/bin/true", "true", NULL) < 0 && errno == EPERM);
     EXPECT(syscall(SYS_ptrace, PTRACE_TRACEME, 0, 0, 0) < 0 && errno == EPERM);
     EXPECT(syscall(SYS_fork) < 0);
@@ -117,10 +117,28 @@ static int only_its_calls(ag_conf *c)
     EXPECT(setuid(0) < 0 && errno == EPERM);
     EXPECT(syscall(SYS_mount, "a", "b", "c", 0, NULL) < 0 && errno == EPERM);
     EXPECT(syscall(SYS_keyctl, 0, 0, 0, 0, 0) < 0 && errno == EPERM);
+    EXPECT(chmod(other, 0644) < 0 && errno == EPERM); /* Landlock would let these pass */
+    EXPECT(fchmodat(AT_FDCWD, other, 0644, 0) < 0 && errno == EPERM);
+    EXPECT(utimensat(AT_FDCWD, other, NULL, 0) < 0 && errno == EPERM);
+    EXPECT(syscall(SYS_tgkill, parent, parent, 0) < 0 && errno == EPERM);
+    EXPECT(syscall(SYS_tgkill, getpid(), getpid(), 0) == 0);
+    EXPECT(socket(AF_UNIX, SOCK_STREAM, 0) < 0 && errno == EPERM);
+    EXPECT(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) < 0 && errno == EPERM);
+    EXPECT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
     EXPECT(socket(AF_INET, SOCK_STREAM, 0) >= 0);
     EXPECT(pthread_create(&after, NULL, nothing, NULL) == 0 && pthread_join(after, NULL) == 0);
     /* Threads that were there before are kept to it too. */
     EXPECT(write(pipe_fd[1], "x", 1) == 1 && pthread_join(before, &back) == 0 && back == pipe_fd);
+    return 0;
+}
+
+static int a_unix_socket_of_redis(ag_conf *c)
+{
+    ag_err err = {0};
+    EXPECT(ag_conf_set(c, AG_CONF_cache_redis, "test", AG_STR("unix:///run/redis.sock"), &err) == AG_OK);
+    EXPECT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    EXPECT(ag_harden_calls(c, &err) == AG_OK);
+    EXPECT(socket(AF_UNIX, SOCK_STREAM, 0) >= 0);
     return 0;
 }
 
@@ -162,6 +180,22 @@ static int no_core_with_keys(ag_conf *c)
     return 0;
 }
 
+static int no_core_with_keys_of_tokens(ag_conf *c)
+{
+    ag_err err = {0};
+    EXPECT(ag_conf_set(c, AG_CONF_keys_db, "test", AG_STR(""), &err) == AG_OK);
+    EXPECT(ag_conf_set(c, AG_CONF_jwt_jwks, "test", AG_STR("/etc/keys.json"), &err) == AG_OK);
+    return no_core_with_keys(c);
+}
+
+static int a_core_without(ag_conf *c)
+{
+    ag_err err = {0};
+    EXPECT(ag_conf_set(c, AG_CONF_keys_db, "test", AG_STR(""), &err) == AG_OK);
+    EXPECT(ag_harden_begin(c, &err) == AG_OK && prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) == 1);
+    return 0;
+}
+
 static void the_sandbox_leaves_its_files(void **state)
 {
     (void)state;
@@ -173,6 +207,7 @@ static void the_sandbox_leaves_its_calls(void **state)
 {
     (void)state;
     assert_int_equal(apart(only_its_calls), 0);
+    assert_int_equal(apart(a_unix_socket_of_redis), 0);
 }
 
 static void privileges_are_dropped_for_good(void **state)
@@ -190,6 +225,8 @@ static void keys_are_in_no_core_dump(void **state)
 {
     (void)state;
     assert_int_equal(apart(no_core_with_keys), 0);
+    assert_int_equal(apart(no_core_with_keys_of_tokens), 0);
+    assert_int_equal(apart(a_core_without), 0);
 }
 
 int main(void)

@@ -324,6 +324,72 @@ static void what_a_stop_leaves_is_told_as_failed(void **state)
     unlink(file);
 }
 
+static void add_frame(ag_buf *b, uint8_t type, uint8_t flags, uint8_t id, const char *p, size_t n)
+{
+    char hd[9] = {(char)(n >> 16), (char)(n >> 8), (char)n, (char)type, (char)flags, 0, 0, 0, (char)id};
+    ag_buf_add(b, hd, sizeof hd);
+    ag_buf_add(b, p, n);
+}
+
+/* Over HTTP/2, whose windows stay shut: 64 KiB of the events come, and no more. */
+static int dial_and_read_nothing(const char *body)
+{
+    static const char head[] = "\x83\x86\x04\x0d/v1/responses\x01\x09localhost\x0f\x10\x10" "application/json";
+    ag_buf b;
+    int fd = dial();
+    ag_buf_init(&b, 1 << 16);
+    ag_buf_addz(&b, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    add_frame(&b, 4, 0, 0, "", 0);
+    add_frame(&b, 1, 4, 1, head, sizeof head - 1);
+    add_frame(&b, 0, 1, 1, body, strlen(body));
+    send_all(fd, b.p, b.n);
+    ag_buf_fini(&b);
+    return fd;
+}
+
+static void a_client_that_reads_nothing_holds_no_stop(void **state)
+{
+    (void)state;
+    char file[] = "/tmp/autoglm-background-XXXXXX", id[64] = "";
+    int fd = mkstemp(file);
+    close(fd);
+    unlink(file);
+    ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
+    conf.responses_db = file;
+    conf.out_bytes_max = 64 << 10;
+    conf.write_timeout_ms = conf.total_timeout_ms; /* an hour, which this test does not have */
+    serve(conf, true);
+    fd = dial_and_read_nothing(ASK("long:60000", BG ",\"stream\":true"));
+    char *seen = malloc(60001);
+    size_t n = 0;
+    for (ssize_t k; n < 60000 && (k = recv(fd, seen + n, 60000 - n, 0)) > 0;) n += (size_t)k;
+    assert_int_equal(n, 60000); /* so the windows are shut, or almost */
+    const char *at = memmem(seen, n, "\"id\":\"resp_", 11);
+    assert_non_null(at);
+    snprintf(id, sizeof id, "%.29s", at + 6);
+    free(seen);
+    ag_gateway_drain(gw);
+    ag_gateway_stop(gw, 50);
+    close(fd);
+    fake_engine_close();
+    ag_gateway_close(gw);
+    ag_log_close(access_log);
+    ag_metrics_close(metrics);
+    assert_int_equal(fake_engine_live(), 0);
+    ag_responses *s = NULL;
+    ag_stored got;
+    ag_err err = {0};
+    ag_responses_conf c = {.path = file, .max = 10, .bytes_max = 100 << 20, .keep_s = 86400};
+    assert_int_equal(ag_responses_open(&s, &c, &err), AG_OK);
+    assert_int_equal(ag_responses_get(s, "default", id, ag_wall_us() / 1000000, &got, &err), AG_OK);
+    ag_buf_zterm(&got.body);
+    assert_true(got.finished); /* whole, or as far as it was when it was cancelled */
+    assert_true(strstr(got.body.p, "\"status\":\"completed\"") || strstr(got.body.p, "shutting down"));
+    ag_stored_fini(&got);
+    ag_responses_close(s);
+    unlink(file);
+}
+
 static void no_memory_is_an_answer(void **state)
 {
     (void)state;
@@ -366,6 +432,7 @@ int main(void)
         SERVED(the_background_can_be_ended),
         cmocka_unit_test(both_are_bounded),
         cmocka_unit_test(what_a_stop_leaves_is_told_as_failed),
+        cmocka_unit_test(a_client_that_reads_nothing_holds_no_stop),
         SERVED(no_memory_is_an_answer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

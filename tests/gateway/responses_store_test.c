@@ -150,6 +150,46 @@ static void the_oldest_of_who_has_most_goes(void **state)
     ag_responses_close(s);
 }
 
+/* What is full says by what: one tenant's many small ones do not push out another's few large ones, nor the other way
+ * round. A file that counted bytes alone is taken over. */
+static void many_small_ones_do_not_push_out_a_few_large_ones(void **state)
+{
+    (void)state;
+    static char large[3000];
+    char id[16];
+    sqlite3 *sql;
+    static const char before[] =
+        "DROP INDEX by_n; DROP TRIGGER came; DROP TRIGGER went; ALTER TABLE tenants DROP COLUMN n;"
+        "CREATE TRIGGER came AFTER INSERT ON responses BEGIN"
+        " INSERT INTO tenants VALUES(new.tenant, new.bytes) ON CONFLICT(tenant) DO UPDATE SET bytes = bytes + "
+        "excluded.bytes; UPDATE total SET n = n + 1, bytes = bytes + new.bytes; END;"
+        "CREATE TRIGGER went AFTER DELETE ON responses BEGIN"
+        " UPDATE tenants SET bytes = bytes - old.bytes WHERE tenant = old.tenant;"
+        " DELETE FROM tenants WHERE tenant = old.tenant AND bytes <= 0;"
+        " UPDATE total SET n = n - 1, bytes = bytes - old.bytes; END; PRAGMA user_version = 1";
+    ag_responses *s = store_of(path, 6, 1 << 20);
+    put(s, "few", "a", 1000, (ag_str){large, sizeof large});
+    put(s, "few", "b", 1000, (ag_str){large, sizeof large});
+    for (int old = 0; old < 2; old++) {
+        for (int i = 0; i < 20; i++) {
+            snprintf(id, sizeof id, "%d-%d", old, i);
+            put(s, "many", id, 1000, AG_STR("y"));
+        }
+        snprintf(id, sizeof id, "%d-16", old);
+        assert_int_equal(ag_responses_count(s), 6);
+        assert_true(has(s, "few", "a") && has(s, "few", "b") && has(s, "many", id));
+        ag_responses_close(s);
+        assert_int_equal(sqlite3_open(path, &sql), SQLITE_OK);
+        if (sqlite3_exec(sql, before, NULL, NULL, NULL) != SQLITE_OK) fail_msg("%s", sqlite3_errmsg(sql));
+        sqlite3_close(sql);
+        s = store_of(path, 6, 1 << 20);
+    }
+    ag_responses_close(s);
+    s = store_of(path, 100, 5000); /* now it is bytes that are too many */
+    assert_true(!has(s, "few", "a") && has(s, "few", "b") && has(s, "many", id));
+    ag_responses_close(s);
+}
+
 static void what_is_old_is_gone(void **state)
 {
     (void)state;
@@ -275,6 +315,7 @@ int main(void)
         STORED(what_is_kept_is_found_by_its_tenant_alone),
         STORED(an_end_is_kept_where_the_beginning_still_is),
         STORED(the_oldest_of_who_has_most_goes),
+        STORED(many_small_ones_do_not_push_out_a_few_large_ones),
         STORED(what_is_old_is_gone),
         STORED(a_file_outlives_its_server_and_is_nobody_elses),
         STORED(wrong_files_are_refused),

@@ -161,6 +161,34 @@ static void a_file_that_cannot_be_read_lets_nobody_in(void **state)
     ag_keyring_close(r);
 }
 
+static bool count_one(void *arg, const ag_usage_row *row)
+{
+    *(uint64_t *)arg += row->requests;
+    return true;
+}
+
+/* A file that is well again at the end, though nobody has noticed yet, gets what waits for it. */
+static void usage_is_written_at_the_end(void **state)
+{
+    (void)state;
+    char text[AG_KEY_TEXT_BYTES + 1], away[200];
+    ag_key a = {0};
+    uint64_t requests = 0;
+    ag_keys_db *db = store_open();
+    store_key(db, "gold", &a, text);
+    ag_keyring *r = ring_open();
+    snprintf(away, sizeof away, "%s.away", store_path);
+    assert_int_equal(rename(store_path, away), 0);
+    wait_fate(r, text, AG_KEY_STALE);
+    ag_usage_add(ag_keyring_usage(r), NOW, &(ag_usage_what){a.id, "gold", "m", 3, 1, 1});
+    assert_int_equal(rename(away, store_path), 0);
+    ag_keyring_close(r);
+    assert_false(was_noted("is lost"));
+    assert_int_equal(ag_keys_db_usage_list(db, &(ag_usage_filter){0}, count_one, &requests, NULL), AG_OK);
+    assert_int_equal(requests, 3);
+    ag_keys_db_close(db);
+}
+
 #ifdef AG_FAULTS
 static void what_fails_at_the_start_is_undone(void **state)
 {
@@ -197,6 +225,7 @@ int main(void)
         STORED(what_others_change_is_seen),
         STORED(a_job_is_seen_when_it_returns),
         STORED(a_file_that_cannot_be_read_lets_nobody_in),
+        STORED(usage_is_written_at_the_end),
 #ifdef AG_FAULTS
         STORED(what_fails_at_the_start_is_undone),
 #endif

@@ -91,6 +91,46 @@ static void limits_are_of_subjects(void **state)
     ag_keys_db_close(db);
 }
 
+static bool count_limit(void *arg, const char *subject, const ag_limits *l)
+{
+    (void)subject, (void)l;
+    ++*(uint32_t *)arg;
+    return true;
+}
+
+/* Where there is no room for one more, those that are there can still be changed, and are all listed. */
+static void limits_have_a_limit(void **state)
+{
+    (void)state;
+    ag_keys_db *db = store_open();
+    ag_err err = {0};
+    char text[AG_KEY_TEXT_BYTES + 1], sql[200];
+    ag_key one = {.roles = AG_ROLE_INFERENCE, .tenant = "gold", .limits = {.burst = 1}},
+           none = {.roles = AG_ROLE_INFERENCE, .tenant = "gold"};
+    uint32_t n = 0;
+    snprintf(sql, sizeof sql,
+             "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < %d)"
+             " INSERT INTO limits(subject, burst) SELECT 'tenant:t' || i, 5 FROM c",
+             AG_KEYS_LIMITS_MAX);
+    if (sqlite3_exec(db->sql, sql, NULL, NULL, NULL) != SQLITE_OK) fail_msg("%s", sqlite3_errmsg(db->sql));
+    assert_int_equal(ag_keys_db_limits_set(db, "tenant:new", &(ag_limits){.burst = 1}, &err), AG_E_LIMIT);
+    ag_err_clear(&err);
+    assert_int_equal(ag_keys_db_create(db, &one, text, &err), AG_E_LIMIT);
+    ag_err_clear(&err);
+    assert_int_equal(ag_keys_db_get(db, one.id, &none, &err), AG_E_KEY_NOT_FOUND); /* nothing of it is there */
+    ag_err_clear(&err);
+    none = (ag_key){.roles = AG_ROLE_INFERENCE, .tenant = "gold"};
+    assert_int_equal(ag_keys_db_create(db, &none, text, &err), AG_OK);
+    assert_int_equal(ag_keys_db_limits_set(db, "tenant:new", &(ag_limits){0}, &err), AG_OK);
+    assert_int_equal(ag_keys_db_limits_set(db, "tenant:t7", &(ag_limits){.burst = 2}, &err), AG_OK);
+    assert_int_equal(ag_keys_db_limits_list(db, count_limit, &n, &err), AG_OK);
+    assert_int_equal(n, AG_KEYS_LIMITS_MAX);
+    assert_int_equal(ag_keys_db_limits_set(db, "tenant:t7", &(ag_limits){0}, &err), AG_OK);
+    assert_int_equal(ag_keys_db_create(db, &one, text, &err), AG_OK);
+    assert_int_equal(ag_keys_db_limits_set(db, "tenant:new", &(ag_limits){.burst = 1}, &err), AG_E_LIMIT);
+    ag_keys_db_close(db);
+}
+
 static void the_version_moves_with_keys_and_not_with_usage(void **state)
 {
     (void)state;
@@ -336,6 +376,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STORED(keys_are_made_listed_and_ended),
         STORED(limits_are_of_subjects),
+        STORED(limits_have_a_limit),
         STORED(the_version_moves_with_keys_and_not_with_usage),
         STORED(usage_adds_up),
         STORED(files_that_are_no_databases_are_told),

@@ -177,12 +177,45 @@ static void test_counted(void **state)
     assert_int_equal(ag_http_server_open(&s, &conf, &h, &err), AG_E_USAGE);
 }
 
+/* One that is refused takes no place of the client that it names. */
+static void test_refused_and_named(void **state)
+{
+    (void)state;
+    rig r;
+    ag_http_conf conf = rig_conf();
+    conf.trusted_proxies = "127.0.0.1";
+    conf.connections_max = conf.connections_per_address_max = 1;
+    rig_start(&r, &conf);
+    int a = dial(&r);
+    send_z(a, RIG_GET("/hello"));
+    expect_reply(a, 200, "hello");
+    for (int i = 0; i < 3; i++) {
+        int b = dial(&r);
+        send_n(b, PROXY, PROXY_BYTES);
+        send_z(b, RIG_GET("/hello"));
+        expect_bad(b, 503, "connections|503|");
+        close(b); /* which is seen behind the header */
+    }
+    close(a);
+    RIG_UNTIL(ag_http_server_connections(r.server) == 0);
+    RIG_UNTIL(ag_http_server_in_state(r.server, AG_HTTP_STATE_CLOSED) == 4);
+    a = dial(&r);
+    send_n(a, PROXY, PROXY_BYTES);
+    send_z(a, RIG_GET("/peer"));
+    expect_reply(a, 200, "203.0.113.9");
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_CONNECTIONS), 3);
+    assert_int_equal(rig_bads(&r, AG_HTTP_BAD_CONNECTIONS_PER_ADDRESS), 0);
+    close(a);
+    rig_stop(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unix),
         cmocka_unit_test(test_proxies),
         cmocka_unit_test(test_counted),
+        cmocka_unit_test(test_refused_and_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

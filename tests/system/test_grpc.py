@@ -438,6 +438,12 @@ class Ends(unittest.TestCase):
         answer = h2_raw.call(s.port, "/autoglm.v1.Inference/Generate", h2_raw.frame(pb.GenerateRequest(**ENDLESS).SerializeToString()),
                              {"grpc-timeout": "300m"})
         self.assertEqual(answer.headers["grpc-status"], "4")
+        # The message may ask for less time, and not for more.
+        for ms, timeout in ((LIMIT_S * 1000, "300m"), (300, f"{LIMIT_S}S")):
+            message = pb.GenerateRequest(timeout_ms=ms, **ENDLESS).SerializeToString()
+            answer = h2_raw.call(s.port, "/autoglm.v1.Inference/Generate", h2_raw.frame(message), {"grpc-timeout": timeout})
+            self.assertEqual(answer.headers["grpc-status"], "4")
+            self.assertIn("timeout of 300 ms", answer.headers["grpc-message"])
         with self.assertRaises(grpc.RpcError) as caught:
             stub.Generate(pb.GenerateRequest(**ENDLESS), timeout=0.3)
         self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)

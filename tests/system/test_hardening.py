@@ -148,6 +148,12 @@ class Core(unittest.TestCase):
             self.assertEqual(core(k.s), ("0", "0"))
         with Server(model="null", env={"AUTOGLM_API_KEY": "secret"}, ready=False) as s:
             self.assertEqual(core(s), ("0", "0"))
+        with tempfile.TemporaryDirectory(prefix="autoglm-jwks-") as folder:
+            key = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+            path = pathlib.Path(folder, "keys.json")
+            path.write_text(json.dumps({"keys": [key]}))
+            with Server("--jwt-jwks", str(path), "--jwt-issuer", "i", "--jwt-audience", "a", model="null", ready=False) as s:
+                self.assertEqual(core(s), ("0", "0"))
 
 
 class Unit(unittest.TestCase):
@@ -160,6 +166,37 @@ class Unit(unittest.TestCase):
         for flag in flags:
             if flag.startswith("--"):
                 self.assertRegex(known, rf"(?m)^ +(-\w, )?{flag}\b")
+
+    def calls(self):
+        """What the unit lets through beside groups, and the groups. Further lines add to the first one, unless one begins with ~."""
+        text = (ROOT / "deploy/autoglm.service").read_text()
+        lines = re.findall(r"^SystemCallFilter=(.*)$", text, re.M)
+        self.assertTrue(lines and all(line and not line.startswith("~") for line in lines), lines)
+        words = {word for line in lines for word in line.split()}
+        groups = {word for word in words if word.startswith("@")}
+        return words - groups, groups
+
+    def test_it_lets_the_sandbox_lock_itself_in(self):
+        named, _ = self.calls()
+        self.assertLessEqual({"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"}, named)
+
+    @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
+    def test_it_lets_through_what_the_sandbox_does(self):
+        """What a server may use by its own list is not taken from it by the unit."""
+        allowed, groups = self.calls()
+        groups, seen = list(groups), set()
+        while groups:
+            group = groups.pop()
+            done = subprocess.run(["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, timeout=LIMIT_S)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            words = {line.strip() for line in done.stdout.splitlines()[1:] if not line.strip().startswith("#")} - seen - {""}
+            seen |= words
+            groups += [word for word in words if word.startswith("@")]
+            allowed |= words
+        own = set(re.findall(r"SCMP_SYS\((\w+)\)", (ROOT / "src/cli/harden_calls.c").read_text()))
+        self.assertGreater(len(own), 100)
+        self.assertEqual(own - allowed, set())
+        self.assertIn("prctl", allowed)
 
     @unittest.skipUnless(shutil.which("systemd-analyze"), "systemd-analyze is not installed")
     def test_systemd_understands_it(self):

@@ -47,6 +47,16 @@ class Proxies(unittest.TestCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 200 "), answer)
         self.assertEqual(self.client_of("proxied"), "203.0.113.9")
 
+    def test_nobody_is_local(self):
+        """Whoever a proxy brings may be anybody, whatever it says, or says nothing."""
+        for more in ([], ["-H", "X-Forwarded-For: 127.0.0.1"], ["--unix-socket", self.path]):
+            for path in ("/admin/v1/connections", "/admin/v1/cache"):
+                done = subprocess.run(["curl", "-sS", "-w", "%{http_code}", *more, f"http://localhost:{self.s.port}{path}"],
+                                      stdout=subprocess.PIPE, check=True)
+                self.assertTrue(done.stdout.endswith(b"403"), (more, done.stdout))
+        with Server("--trusted-proxies", "10.0.0.0/8") as s:
+            self.assertEqual(s.get("/admin/v1/connections", headers={"X-Forwarded-For": "10.0.0.1"}).status_code, 200)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,4 +1,5 @@
 """OpenAI's responses API, with its own package: answers and events go through its models, strictly."""
+import json
 import pathlib
 import signal
 import tempfile
@@ -6,6 +7,7 @@ import unittest
 
 import openai
 
+import h2_raw
 import recite
 from server import LIMIT_S, PLAIN, Keyed, Server, long_model, strictly, wait_for
 
@@ -183,6 +185,25 @@ class Kept(unittest.TestCase):
     def test_sigterm(self):
         with Server(*self.flags, "--shutdown-timeout", "100ms", model=long_model()) as s, client_of(s) as client:
             cut = self.long_answer(client)
+        with Server(*self.flags) as s, client_of(s) as client:
+            r = strictly(client.responses.retrieve(cut))
+            self.assertEqual(r.status, "failed")
+            self.assertIn("shutting down", r.error.message)
+
+    def test_sigterm_where_nobody_reads(self):
+        """A client whose windows stay shut holds up neither the end nor what is kept."""
+        flags = (*self.flags, "--shutdown-timeout", "100ms", "--write-timeout", "1h", "--out-bytes", "64KiB")
+        with Server(*flags, model=long_model()) as s, h2_raw.Connection(s.port, opens_windows=False) as c:
+            ask = {"input": "Begin.", "max_output_tokens": 500000, "temperature": 0, "logit_bias": PLAIN, "background": True, "stream": True}
+            c.ask("/v1/responses", json.dumps(ask).encode(), {"content-type": "application/json"})
+            seen = b""
+            while len(seen) < 60000:
+                seen += b"".join(e.data for e in c.events() if hasattr(e, "data") and hasattr(e, "flow_controlled_length"))
+            cut = json.loads(seen.split(b"data: ", 1)[1].split(b"\n", 1)[0])["response"]["id"]
+            wait_for("more than may wait", lambda: s.metric("autoglm_output_tokens_total") > 3000)
+            s.signal(signal.SIGTERM)
+            self.assertEqual(s.wait(), 0)
+            s.check()
         with Server(*self.flags) as s, client_of(s) as client:
             r = strictly(client.responses.retrieve(cut))
             self.assertEqual(r.status, "failed")
