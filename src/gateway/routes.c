@@ -93,8 +93,8 @@ const ag_dialect *ag__route_dialect(ag_str path)
 {
     const ag_route *route = ag__route_find(path);
     if (route && !route->dialect->grpc) return route->dialect;
-    if (ag_str_starts(path, AG_STR("/v1/messages"))) return &ag_anthropic;
-    return ag_str_starts(path, AG_STR("/v2")) ? &ag_kserve : &ag_openai;
+    if (ag_str_starts(path, AG_STR("/v1/messages/"))) return &ag_anthropic;
+    return ag_str_starts(path, AG_STR("/v2/")) ? &ag_kserve : &ag_openai;
 }
 
 const ag_route *ag__route_named(ag_str id)

@@ -48,6 +48,8 @@ static void refusals_speak_the_dialect_of_their_path(void **state)
         {"/v2/nowhere", "{\"error\":\""},
         {"/v1/chat/completions", "{\"error\":{\"message\":\""},
         {"/nowhere", "{\"error\":{\"message\":\""},
+        {"/v1/messages-nowhere", "{\"error\":{\"message\":\""},
+        {"/v2nowhere", "{\"error\":{\"message\":\""},
     };
     static const char json[] = "Content-Type: application/json\r\n";
     static char many[1200];
