@@ -138,5 +138,6 @@ def taken(pid):
             descriptors += len(os.listdir(f"/proc/{at}/fd"))
         except OSError:
             continue
-        rss += 1024 * int((re.search(r"VmRSS:\s+(\d+)", status) or [0, 0])[1])
+        # Of its own: pages of files that it has mapped, such as the model's, come and go with what is asked.
+        rss += 1024 * sum(int(n) for n in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+)", status, re.M))
     return {"descriptors": descriptors, "rss": rss}
