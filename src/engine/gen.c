@@ -129,7 +129,7 @@ static void copy_place(ag_gen *g, const ag_gen_spec *s)
         g->seq.states = ag_engine_model(g->engine)->hp.pooling == AG_POOLING_LAST ? AG_STATES_LAST : AG_STATES_ALL;
     g->seq.q.band = s->band;
     g->seq.q.deadline_us = s->deadline_us;
-    g->seq.begun_with = s->begun_with;
+    g->seq.sure = s->begun_with;
 }
 
 /* Memory that it takes while it waits. */

@@ -136,10 +136,11 @@ ag_next ag__step_head(ag_req *r)
     take_tenant(r);
     /* From here on gRPC is told what is wrong in its own way. */
     bool grpc = ag_http_is_grpc(r->s);
-    r->dialect = grpc ? &ag_grpc : ag__route_dialect(r->head->path);
+    const ag_route *route = ag__route_find(r->head->path);
+    r->dialect = grpc ? &ag_grpc : ag__route_dialect(route, r->head->path);
     check_origin(r, host);
     if (r->answered) return AG_MORE;
-    r->route = ag__route_find(r->head->path);
+    r->route = route;
     if (grpc && (r->route == NULL || !r->route->dialect->grpc))
         return ag__req_refuse(r, AG_E_NOT_FOUND,
                               "There is no method '%.100s' here; server reflection lists those that are.", r->path);

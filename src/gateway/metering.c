@@ -239,6 +239,7 @@ static bool any_admitted(const ag_req *r)
 static void count_prompt(ag_req *r, bool pays)
 {
     ag_flight *f = r->caching.flight;
+    if (r->prompt_used && (f == NULL || atomic_load(&f->prompt_paid))) return;
     bool kept = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE, begun = kept || any_admitted(r);
     bool owes = pays && begun && (f ? !atomic_exchange(&f->prompt_paid, true) : !r->prompt_used);
     uint64_t more = owes ? r->usage.prompt_tokens - r->prompt_charged : 0;

@@ -303,7 +303,7 @@ static void on_bad(void *arg, ag_http_refusal *f)
     ag_err err = {0};
     char id[AG_ID_MAX + 1];
     const ag_err_row *row = ag_err_find(f->err);
-    const ag_dialect *d = f->head ? ag__route_dialect(f->head->path) : &ag_openai;
+    const ag_dialect *d = f->head ? ag__route_dialect(ag__route_find(f->head->path), f->head->path) : &ag_openai;
     ag_err_set(&err, f->err, "%s", f->sentence);
     ag_request_id(id, f->head ? ag_http_head_get(f->head, "x-request-id") : (ag_str){0});
     ag_http_refusal_add(f, AG_STR("x-request-id"), ag_str_of(id));

@@ -428,7 +428,8 @@ bool ag__model_is_ours(const ag_req *r, ag_str name); /* its name, or an alias *
 uint32_t ag__model_cards(const ag_req *r, ag_model_card cards[AG_ALIASES_MAX + 1]); /* its name, then its aliases */
 bool ag__is_ready(const ag_gateway *gw); /* the model is loaded, and new work is taken */
 const ag_route *ag__route_find(ag_str path);
-const ag_dialect *ag__route_dialect(ag_str path); /* of errors over plain HTTP, also where there is no such route */
+/* Of errors over plain HTTP; route NULL: there is none for the path. */
+const ag_dialect *ag__route_dialect(const ag_route *route, ag_str path);
 ag_str ag__route_id(const ag_route *route, ag_str path); /* the segment that the route leaves open; p NULL: none */
 const ag_route *ag__route_named(ag_str id); /* NULL: there is none */
 ag_str ag__route_allow(const ag_route *route); /* "GET, HEAD, OPTIONS" */

@@ -89,9 +89,8 @@ const ag_route *ag__route_find(ag_str path)
     return NULL;
 }
 
-const ag_dialect *ag__route_dialect(ag_str path)
+const ag_dialect *ag__route_dialect(const ag_route *route, ag_str path)
 {
-    const ag_route *route = ag__route_find(path);
     if (route && !route->dialect->grpc) return route->dialect;
     if (ag_str_starts(path, AG_STR("/v1/messages/"))) return &ag_anthropic;
     return ag_str_starts(path, AG_STR("/v2/")) ? &ag_kserve : &ag_openai;

@@ -115,12 +115,11 @@ int ag_sched_submit_all(ag_sched *s, ag_seq *first, uint64_t now_us, uint64_t *r
     if (retry_us == NULL) retry_us = &unwanted;
     *retry_us = 0;
     int rc = AG_OK;
-    first->sure = first->begun_with || !ag_sched_busy(s);
+    first->sure = first->sure || !ag_sched_busy(s);
     for (ag_qent *e = first->q.newer; e; e = e->newer) ((ag_seq *)e)->sure = true;
     for (ag_qent *e = &first->q; e && rc == AG_OK; e = e->newer) rc = get_ready(s, (ag_seq *)e, now_us, retry_us, err);
     ag_qent *displaced = NULL;
     if (rc == AG_OK) rc = ag_queue_push_all(s->queue, &first->q, now_us, &displaced, err);
-    if (rc == AG_OK && first->q.band < AG_BANDS - 1) s->blocked = 0; /* who is blocked may go by its urgency */
     for (ag_qent *e = &first->q; e && rc != AG_OK; e = e->newer) {
         ag_mem_free(((ag_seq *)e)->kv.pages);
         ((ag_seq *)e)->kv.pages = NULL;

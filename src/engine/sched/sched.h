@@ -56,7 +56,9 @@ typedef struct ag_seq {
     ag_seq_states states;   /* with max_tokens 0 and without all_logits. ALL: nothing of it is reused */
     uint32_t n_scored;      /* with all_logits or all states: positions below have been looked at */
     uint64_t salt;          /* see kv.h */
-    bool begun_with;        /* others of the same request were taken: no estimate refuses it */
+    /* No estimate refuses it: others of its request were taken. Submit sets it where nobody else is here, and for those
+     * that come with it. */
+    bool sure;
     /* The scheduler's. */
     ag_kv_seq kv;
     uint32_t computed;      /* tokens whose keys and values are in the cache */
@@ -72,8 +74,6 @@ typedef struct ag_seq {
     bool yields;            /* in this step: sits out for a tenant under its share of the places */
     uint64_t order;         /* of admission */
     bool running, started;  /* has a place in the batch now; had one ever */
-    /* not refused by an estimate: nobody else was there, or the first of those it came with was taken */
-    bool sure;
 } ag_seq;
 
 typedef enum ag_sched_why {

@@ -294,7 +294,7 @@ static bool could_fit(const ag_sched *s, const asker *a, uint32_t pages)
     ag_kv_leaving_begin(s->kv);
     for (uint32_t i = 0; i < s->n_running && !(place && most >= pages); i++) {
         const ag_seq *v = s->running[i];
-        if (!may_go(v, a, 0) || !may_go(v, a, gone_before(s, v))) continue;
+        if (!may_go(v, a, 0) || (v->urgency == a->band && !may_go(v, a, gone_before(s, v)))) continue;
         place = true;
         most += ag_kv_leaving(s->kv, &s->running[i]->kv);
     }
@@ -302,15 +302,14 @@ static bool could_fit(const ag_sched *s, const asker *a, uint32_t pages)
 }
 
 /* A place and pages. What it has matched is its own already and will not be reclaimed meanwhile. */
-static bool make_room(ag_sched *s, ag_seq *head, uint64_t now_us)
+static bool make_room(ag_sched *s, const asker *a, uint64_t now_us)
 {
-    uint32_t pages = head->kv.waits ? 0 : need(s, head);
-    const asker a = asker_of(s, head);
-    if (!could_fit(s, &a, pages)) return false;
+    uint32_t pages = a->head->kv.waits ? 0 : need(s, a->head);
+    if (!could_fit(s, a, pages)) return false;
     while (s->n_running == s->conf.running_max || ag_kv_available(s->kv) < pages) {
-        ag_seq *v = victim(s, &a);
+        ag_seq *v = victim(s, a);
         if (v == NULL) return false;
-        set_back(s, v, now_us, v->urgency > a.band ? &s->stats.set_back_urgent : &s->stats.set_back_share);
+        set_back(s, v, now_us, v->urgency > a->band ? &s->stats.set_back_urgent : &s->stats.set_back_share);
     }
     return true;
 }
@@ -351,10 +350,13 @@ static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
 ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)
 {
     uint32_t available = ag_kv_available(s->kv);
-    if (s->n_running > 0 && s->blocked == head->q.number + 1 && available <= s->blocked_pages) return AG__NOT_NOW;
+    const asker a = asker_of(s, head);
+    if (s->n_running > 0 && s->blocked == head->q.number + 1 && available <= s->blocked_pages &&
+        a.band >= s->blocked_band)
+        return AG__NOT_NOW;
     match(s, head);
     bool late = too_late(s, head, now_us);
-    if (!late && make_room(s, head, now_us)) {
+    if (!late && make_room(s, &a, now_us)) {
         bool begun = head->kv.waits || begin(s, head);
         AG_ASSERT(begun);
         take_place(s, head, now_us);
@@ -371,5 +373,6 @@ ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)
     /* Those who have rows in this step may yet go before the next. */
     s->blocked = s->step.n_rows > 0 ? 0 : head->q.number + 1;
     s->blocked_pages = available;
+    s->blocked_band = a.band;
     return AG__NOT_NOW;
 }

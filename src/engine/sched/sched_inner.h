@@ -27,7 +27,8 @@ struct ag_sched {
     bool short_first;          /* in every other step much shorter prompts pass longer ones */
     uint64_t admissions, admitted_before; /* before the step being chosen */
     uint64_t blocked;          /* 1 + the number of the head that found too few pages; 0: nobody */
-    uint32_t blocked_pages;    /* so many could be had then */
+    uint32_t blocked_pages;    /* so many could be had then, */
+    int64_t blocked_band;      /* and as how urgent it asked */
     double rate_units, rate_us; /* service and time of the last seconds in which steps ran */
     double decode_us;          /* moving mean of steps with decodes in them */
     ag_sched_stats stats;

@@ -127,7 +127,7 @@ static void test_what_has_begun_goes_on(void **state)
     for (uint32_t i = 0; i < 3; i++) {
         a[i] = make(b, "t", 1, 2, 200, 1000);
         a[i]->seq.q.deadline_us = b->now + 100000; /* ten steps */
-        a[i]->seq.begun_with = i == 1;
+        a[i]->seq.sure = i == 1;
         assert_int_equal(submit(b, a[i]), i == 2 ? AG_E_DEADLINE : AG_OK);
     }
     finish(b);
