@@ -328,17 +328,17 @@ static void urls(void **state)
         const char *path, *user, *password;
         bool tls;
     } good[] = {
-        {"redis://h", "h", 6379, 0, "", "", ""},
-        {"redis://h/", "h", 6379, 0, "", "", ""},
-        {"redis://h:1/15", "h", 1, 15, "", "", ""},
-        {"redis://[::1]:7/2", "::1", 7, 2, "", "", ""},
-        {"redis://[::1]", "::1", 6379, 0, "", "", ""},
-        {"redis://:p%40%2f@h", "h", 6379, 0, "", "", "p@/"},
-        {"redis://u:p@q@h:65535", "h", 65535, 0, "", "u", "p@q"},
+        {"redis://h", "h", 6379, 0, "", "", "", false},
+        {"redis://h/", "h", 6379, 0, "", "", "", false},
+        {"redis://h:1/15", "h", 1, 15, "", "", "", false},
+        {"redis://[::1]:7/2", "::1", 7, 2, "", "", "", false},
+        {"redis://[::1]", "::1", 6379, 0, "", "", "", false},
+        {"redis://:p%40%2f@h", "h", 6379, 0, "", "", "p@/", false},
+        {"redis://u:p@q@h:65535", "h", 65535, 0, "", "u", "p@q", false},
         {"rediss://h", "h", 6379, 0, "", "", "", true},
         {"rediss://u:p@[::1]:6380/4", "::1", 6380, 4, "", "u", "p", true},
-        {"unix:///run/redis.sock", "", 0, 0, "/run/redis.sock", "", ""},
-        {"unix:///run/a%20b?db=4", "", 0, 4, "/run/a b", "", ""},
+        {"unix:///run/redis.sock", "", 0, 0, "/run/redis.sock", "", "", false},
+        {"unix:///run/a%20b?db=4", "", 0, 4, "/run/a b", "", "", false},
     };
     static const char *const bad[] = {
         "", "redis", "redis:/h", "redis://", "redis://:1", "redis://h:", "redis://h:0", "redis://h:65536",
