@@ -146,12 +146,13 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 /* --- time --------------------------------------------------------------------------------------------------------- */
 
 /* Since when a level has had somebody and served nobody; or served others and, for long, nobody of its oldest's tenant:
- * where tenants come new without end, each begins before those who had something already. */
+ * where tenants come new without end, each begins before those who had something already, as do others before one that
+ * spends its share at a more urgent level. */
 static uint64_t starves_since(const ag_queue *q, uint8_t level)
 {
     const ag_qent *e = q->oldest[level];
-    uint64_t served = AG_MAX(e->since_us, q->taken_us[level]), own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us),
-             more;
+    uint64_t served = AG_MAX(e->since_us, q->taken_us[level]), more;
+    uint64_t own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us[level]);
     if (!ag_mul_ok(q->conf.age_us, DUE_AGES - 1, &more) || !ag_add_ok(own, more, &own)) return served;
     return AG_MIN(served, AG_MAX(own, q->risen_us[level]));
 }
@@ -165,6 +166,19 @@ static uint8_t due_level(const ag_queue *q)
         if (due == 0 || starves_since(q, level) < starves_since(q, due)) due = level;
     }
     return due;
+}
+
+/* The most urgent have nowhere to rise to: when a tenant has waited as long there, it begins anew, like those who come
+ * new, and before them since it is the oldest. */
+static void renew(ag_queue *q)
+{
+    const ag_qent *e = q->oldest[0];
+    uint64_t wait;
+    if (e == NULL || !ag_mul_ok(q->conf.age_us, DUE_AGES, &wait)) return;
+    ag__tenant_inner *t = ag__tenant_of(e);
+    if (q->now_us - AG_MAX(e->since_us, t->taken_us[0]) < wait || q->now_us - q->risen_us[0] < q->conf.age_us) return;
+    q->risen_us[0] = q->now_us;
+    ag__tenant_renew(q, t);
 }
 
 /* Whoever is due rises, in the order in which they were: so each level's list stays in order, and who was due twice
@@ -186,6 +200,7 @@ void ag__rise(ag_queue *q, uint64_t now_us)
         level_in(q, e, false);
         order_in(q, e);
     }
+    renew(q);
 }
 
 /* --- calls -------------------------------------------------------------------------------------------------------- */
@@ -256,7 +271,7 @@ void ag_queue_remove(ag_queue *q, ag_qent *e)
 void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us)
 {
     ag__rise(q, now_us);
-    q->taken_us[e->level] = ag__tenant_of(e)->taken_us = q->now_us;
+    q->taken_us[e->level] = ag__tenant_of(e)->taken_us[e->level] = q->now_us;
     ag_queue_remove(q, e);
 }
 

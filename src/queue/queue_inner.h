@@ -37,7 +37,7 @@ typedef struct ag__tenant_inner {
     struct ag__tenant_inner *next; /* of the same hash */
     struct ag__tenant_inner *idle_before, *idle_after;
     uint32_t held, name_n;
-    uint64_t taken_us;      /* when an entry of it was taken last */
+    uint64_t taken_us[AG_BANDS]; /* when an entry of it was taken last from a level */
     bool idle;              /* in the list of those with nothing here */
     ag__order entries;
     ag_qent *head;
@@ -60,7 +60,7 @@ struct ag_queue {
     ag__heap over;          /* tenants with entries that may be displaced: by lowest band, then share */
     ag_qent *oldest[AG_BANDS], *latest[AG_BANDS]; /* of a level */
     uint64_t taken_us[AG_BANDS]; /* when somebody of it was taken, or rose, last */
-    uint64_t risen_us[AG_BANDS]; /* when somebody rose */
+    uint64_t risen_us[AG_BANDS]; /* when somebody rose; of the most urgent: when a tenant began anew */
 
     ag__vtime floor;        /* where who comes back from idleness begins */
     ag__vtime ahead;        /* the furthest of those who went idle */
@@ -120,6 +120,8 @@ void ag__tenant_settle(ag_queue *q, ag__tenant_inner *t); /* after `waiting`, `r
 /* Whoever comes back from idleness begins where the busy are, if that is later than where it was. */
 void ag__tenant_begin(ag_queue *q, ag__tenant_inner *t);
 ag__vtime ag__tenant_start(const ag_queue *q, const ag__tenant_inner *t); /* where that would be now */
+/* What it received is forgotten: it is where those begin who come now. */
+void ag__tenant_renew(ag_queue *q, ag__tenant_inner *t);
 /* One entry more, or less, of so much cost at this level. */
 void ag__level_add(ag_queue *q, ag__tenant_inner *t, uint8_t level, bool in, uint64_t cost);
 unsigned ag__bucket_of(const ag__tenant_inner *t, uint8_t level);

@@ -275,6 +275,17 @@ void ag__tenant_begin(ag_queue *q, ag__tenant_inner *t)
     t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);
 }
 
+void ag__tenant_renew(ag_queue *q, ag__tenant_inner *t)
+{
+    ag__vtime start = floor_now(q);
+    if (t->v <= start) return;
+    ag__order_leave(q, t);
+    t->v = start; /* with what it is charged ahead, or those who come would be before it still */
+    t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);
+    ag__order_join(q, t);
+    ag__tenant_settle(q, t);
+}
+
 void ag_queue_charge(ag_queue *q, ag_tenant *tenant, int64_t service)
 {
     ag__tenant_inner *t = tenant->inner;

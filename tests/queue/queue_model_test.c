@@ -17,7 +17,12 @@ typedef struct entry {
     uint64_t stamp;   /* when it came to its band */
 } entry;
 
-typedef struct tenant { ag_tenant *t; uint64_t weight, ahead, taken_us; ag__vtime v; uint32_t running; } tenant;
+typedef struct tenant {
+    ag_tenant *t;
+    uint64_t weight, ahead, taken_us[AG_BANDS];
+    ag__vtime v;
+    uint32_t running;
+} tenant;
 
 typedef struct model {
     ag_queue *q;
@@ -27,7 +32,8 @@ typedef struct model {
     ag__vtime floor, ahead;
     uint64_t taken_us[AG_BANDS], risen_us[AG_BANDS];
     uint64_t now, stamps, random;
-    uint32_t pushed, refused, displaced, expired, popped, set_back, idle; /* so that nothing goes untested unseen */
+    /* so that nothing goes untested unseen */
+    uint32_t pushed, refused, displaced, expired, popped, set_back, idle, renewed;
 } model;
 
 static uint64_t seed_of(void)
@@ -72,7 +78,7 @@ static bool is_oldest(const model *m, const entry *e)
 static uint64_t starves_since(const model *m, const entry *e)
 {
     uint64_t served = AG_MAX(e->since_us, m->taken_us[e->level]);
-    uint64_t own = AG_MAX(e->since_us, m->tenants[tenant_at(m, e)].taken_us) + 3 * m->conf.age_us;
+    uint64_t own = AG_MAX(e->since_us, m->tenants[tenant_at(m, e)].taken_us[e->level]) + 3 * m->conf.age_us;
     return AG_MIN(served, AG_MAX(own, m->risen_us[e->level]));
 }
 
@@ -84,9 +90,9 @@ static bool rises_before(const model *m, const entry *a, const entry *b)
     return a->since_us != b->since_us ? a->since_us < b->since_us : a->came < b->came;
 }
 
-static void rise(model *m)
+static void rise_all(model *m)
 {
-    for (entry *due; m->conf.age_us > 0;) {
+    for (entry *due;;) {
         due = NULL;
         for (entry *e = m->entries; e < m->entries + ENTRIES; e++) {
             if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) ||
@@ -142,6 +148,24 @@ static ag__vtime floor_of(const model *m)
     }
     if (!any) least = m->ahead;
     return least > m->floor ? least : m->floor;
+}
+
+static void rise(model *m)
+{
+    if (m->conf.age_us == 0) return;
+    rise_all(m);
+    for (const entry *e = m->entries; e < m->entries + ENTRIES; e++) {
+        if (e->state != WAITING || e->level != 0 || !is_oldest(m, e)) continue;
+        tenant *t = tenant_of(m, e);
+        if (m->now - AG_MAX(e->since_us, t->taken_us[0]) < 4 * m->conf.age_us) return;
+        if (m->now - m->risen_us[0] < m->conf.age_us) return;
+        m->risen_us[0] = m->now;
+        if (t->v > floor_of(m)) {
+            t->v = floor_of(m);
+            m->renewed++;
+        }
+        return;
+    }
 }
 
 static void left(model *m, const tenant *t)
@@ -353,7 +377,7 @@ static void do_pop(model *m)
         ag_queue_running(m->q, head->tenant, 1);
         ag_queue_take(m->q, head, m->now);
     }
-    m->taken_us[want->level] = t->taken_us = m->now;
+    m->taken_us[want->level] = t->taken_us[want->level] = m->now;
     want->state = RUNNING;
     t->running++;
     charge(m, t, (int64_t)head->cost);
@@ -414,8 +438,11 @@ static void do_change(model *m)
         break;
     default: {
         ag__vtime received = received_by(t);
-        t->weight = (uint64_t[]){500000, 1000000, 3000000}[roll(m, 3)];
-        t->v = received + ahead_of(t);
+        uint64_t weight = (uint64_t[]){500000, 1000000, 3000000}[roll(m, 3)];
+        if (weight != t->weight) {
+            t->weight = weight;
+            t->v = received + ahead_of(t);
+        }
         assert_ptr_equal(ag_queue_tenant(m->q, ag_str_of(t->t->name), (double)t->weight * 1e-6), t->t);
     }
     }
@@ -487,6 +514,7 @@ static void run(uint64_t seed, ag_queue_conf conf, uint32_t operations, uint32_t
     }
     uint32_t often = operations / 500;
     assert_true(m->pushed > often && m->popped > often && m->expired > often && m->set_back > often && m->idle > often);
+    if (conf.age_us && conf.age_us < 1000) assert_true(m->renewed > 0);
     if (conf.entries_max < ENTRIES) assert_true(m->refused > often && m->displaced > often);
     for (entry *e = m->entries; e < m->entries + ENTRIES; e++)
         if (e->state == WAITING) ag_queue_remove(m->q, &e->e);

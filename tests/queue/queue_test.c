@@ -442,16 +442,15 @@ static void test_nobody_starves(void **state)
 }
 
 /* Each tenant that is new begins before those who had something already: these have their turn all the same. */
-static void test_new_tenants_without_end(void **state)
+static void new_tenants_without_end(uint8_t band)
 {
-    (void)state;
     enum { N = 500 };
     ag_queue_conf conf = plain();
     conf.age_us = 100;
     ag_queue *q = open_queue(conf);
     ag_tenant *old = tenant(q, "old", 1);
-    ag_qent one = entry(old, 2, 10), *e = calloc(N, sizeof *e);
-    e[0] = entry(tenant(q, "0", 1), 2, 10);
+    ag_qent one = entry(old, band, 10), *e = calloc(N, sizeof *e);
+    e[0] = entry(tenant(q, "0", 1), band, 10);
     push(q, &e[0], 0);
     ag_queue_charge(q, old, 10);
     push(q, &one, 0);
@@ -460,7 +459,7 @@ static void test_new_tenants_without_end(void **state)
         assert_true(i < N);
         char name[16];
         snprintf(name, sizeof name, "%u", i);
-        e[i] = entry(tenant(q, name, 1), 2, 10);
+        e[i] = entry(tenant(q, name, 1), band, 10);
         push(q, &e[i], i * 10);
         x = ag_queue_head(q, i * 10);
         ag_queue_take(q, ag_queue_head(q, i * 10), i * 10);
@@ -469,6 +468,12 @@ static void test_new_tenants_without_end(void **state)
     assert_in_range(i, 40, 42);
     empty(q);
     free(e);
+}
+
+static void test_new_tenants_without_end(void **state)
+{
+    (void)state;
+    for (uint8_t band = 0; band < AG_BANDS; band++) new_tenants_without_end(band);
 }
 
 /* A band that is served does not rise, however long its backlog waits: else a flood would pass by its age those of

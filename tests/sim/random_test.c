@@ -1,12 +1,14 @@
 /* Random servers under random loads, every step of them looked at. What must hold:
  *   pages     every page is free, private to one, or a node; when nobody is left, none is in use
- *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own
- * salt budget    prompts keep the step within the limit of the decodes that it protects; who sits out for fairness does
- * not long order     nobody is computed or admitted while somebody more urgent could have been the dead  no row for
- * anyone whose caller has gone or whose deadline has passed an end    everybody who was not refused, cancelled,
- * displaced or late gets all of its answer; the work is bounded charges   tenants are charged what was computed for
- * them, once A failure prints its seed: SEED=n repeats that run alone. STEPS=n sets how many steps all runs have
- * together. */
+ *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own salt
+ *   budget    prompts keep the step within the limit of the decodes that it protects; who sits out for fairness does so
+ *             not for long
+ *   order     nobody is computed or admitted while somebody more urgent could have been
+ *   the dead  no row for anyone whose caller has gone or whose deadline has passed
+ *   an end    everybody who was not refused, cancelled, displaced or late gets all of its answer; the work is bounded
+ *   charges   tenants are charged what was computed for them, once
+ * A failure prints its seed: SEED=n repeats that run alone. STEPS=n sets how many steps all runs have together. That
+ * nobody starves under a load without end is in endless_test.c. */
 #include "engine/sched/sched_inner.h"
 #include "sim/sim.h"
 

@@ -224,6 +224,12 @@ static void test_bench(void **state)
     assert_true(fabs(m.per_key_us - 0.125) < 1e-3 && fabs(m.per_read_us - 0.25) < 1e-3);
     assert_int_equal(ag_scenario_bench_of(&m, "b.json", AG_STR("{}"), &err), AG_E_USAGE);
     assert_string_equal(err.text, "b.json: no step times; it should be what `autoglm bench --json` prints");
+    static const char *const beyond[] = {"\"context\":-5", "\"context\":1e9", "\"tokens\":-1", "\"tokens\":1e300"};
+    for (size_t i = 0; i < AG_ARRAY_LEN(beyond); i++) {
+        ag_err_clear(&err);
+        snprintf(text, sizeof text, "{\"decode\":[{\"batch\":1,\"step_ms\":1,%s}]}", beyond[i]);
+        assert_int_equal(ag_scenario_bench_of(&m, "b.json", ag_str_of(text), &err), AG_E_USAGE);
+    }
     ag_err_clear(&err);
     assert_int_equal(ag_scenario_bench_of(&m, "b.json", AG_STR("{"), &err), AG_E_USAGE);
     assert_non_null(strstr(err.text, "b.json:1: not JSON"));

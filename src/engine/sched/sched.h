@@ -13,10 +13,11 @@
  * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
  * by setting back running work: of bands below the one that it asked for (or, where others wait behind it who asked for
  * more, below theirs), newest first; but who rose by age is as it rose until it has had its place for a sixteenth of
- * age_us and its prompt is computed, and then of its own band again. Then, within the band, of
+ * age_us and got a token, and then of its own band again. Then, within the band, of
  * the tenant most over its share of places, as long as that tenant still has more for its weight than the newcomer's
  * afterwards (so that the two cannot take turns). When decodes run out of pages the newest of the most over-share
- * tenant in the lowest band goes; the oldest of the most urgent band never does, so that somebody always ends. What
+ * tenant in the lowest band goes; the oldest of the most urgent band never does, so that somebody always ends. Who has
+ * got no token for age_us and several places, as it was set back each time before, rises as if it had waited. What
  * is set back keeps its pages while nobody needs them, waits in the queue, and goes on with the same tokens bit for
  * bit.
  * Prefixes are shared through kv.h: a prompt whose beginning another one computes right now waits for it, in its place
@@ -69,6 +70,8 @@ typedef struct ag_seq {
     uint64_t charged, ahead; /* service charged for it so far, and how much of that is still to come */
     uint64_t prompt_done, output_done; /* rows really computed for it, by kind; work done twice counts once */
     uint64_t admit_us, placed_us; /* when it had a place first, and last */
+    uint64_t stuck_us;      /* when it had a place first with so many tokens as now, or rose for that */
+    uint32_t placed_tokens; /* n_tokens when it had a place last */
     uint64_t paused_us;     /* since when it has sat out; 0: it has not */
     int64_t urgency;        /* in this step; the least is the most urgent */
     bool yields;            /* in this step: sits out for a tenant under its share of the places */

@@ -28,8 +28,18 @@ void ag__sched_leave(ag_sched *s, ag_seq *seq)
     s->blocked = 0;
 }
 
+/* Who has had places for an age and no token, since it is set back each time before, rises as if it had waited. */
+static void rise_by_being_stuck(const ag_sched *s, ag_seq *q, uint64_t now_us)
+{
+    uint64_t age = s->conf.queue.age_us;
+    if (age == 0 || q->q.level == 0 || q->n_tokens > q->placed_tokens || now_us - q->stuck_us < age) return;
+    q->q.level--;
+    q->stuck_us = now_us;
+}
+
 static void set_back(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *count)
 {
+    rise_by_being_stuck(s, seq, now_us);
     ag__sched_leave(s, seq);
     seq->set_back++;
     ++*count;
@@ -190,14 +200,14 @@ static void list_prompts(ag_sched *s)
               s->short_first ? compare_by_length : compare_by_order);
 }
 
-/* Who rose by age has its place for this part of age_us at least, and until its prompt is computed: however much that
- * is more urgent comes without end, it gets on. Then what it gained by waiting is used up, and whoever is more urgent
+/* Who rose by age has its place for this part of age_us at least, and until it got a token: however much that is more
+ * urgent comes without end, it gets on. Then what it gained by waiting is used up, and whoever is more urgent
  * does not wait for its end. */
 #define KEEPS_OF_AGE 16
 
 static void use_up_age(ag_sched *s, ag_seq *q, uint64_t now_us)
 {
-    if (q->q.level == q->q.band || !ag__seq_decodes(q)) return;
+    if (q->q.level == q->q.band || q->n_tokens == q->placed_tokens) return;
     if (now_us < q->placed_us + s->conf.queue.age_us / KEEPS_OF_AGE) return;
     ag_queue_sink(&q->q);
     s->blocked = 0;
@@ -323,6 +333,8 @@ static void take_place(ag_sched *s, ag_seq *q, uint64_t now_us)
     q->order = ++s->admissions;
     q->urgency = q->q.level;
     q->placed_us = now_us;
+    if (q->placed_tokens != q->n_tokens) q->stuck_us = now_us;
+    q->placed_tokens = q->n_tokens;
     q->yields = false;
     q->furthest = AG_MAX(q->furthest, q->computed);
     s->stats.reused_tokens += q->computed;
