@@ -2,8 +2,8 @@
  * Owns    : nothing; the answer is appended to the caller's buffer.
  * Threads : one.
  * Limits  : the buffer's ceiling; a server that says nothing for 30 s.
- * Errors  : AG_E_IO (no server, no answer), AG_E_PARAM with the server's own sentence, AG_E_NOMEM, AG_E_USAGE (a URL
- *           that is too long). */
+ * Errors  : AG_E_IO (no server, no answer), AG_E_PARAM with the server's own sentence, AG_E_LIMIT (an answer
+ *           over the ceiling), AG_E_NOMEM, AG_E_USAGE (a URL or a key that is too long). */
 #ifndef AG_ADMIN_HTTP_H
 #define AG_ADMIN_HTTP_H
 

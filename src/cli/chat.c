@@ -115,11 +115,22 @@ void ag_chat_close(ag_chat *c)
 bool ag_chat_raw(const ag_chat *c) { return c->conf.raw; }
 void ag_chat_clear(ag_chat *c) { json_array_clear(c->messages); }
 
+/* A token may be a part of a character, so an answer may end inside one: jansson takes no such text. */
+static json_t *text_value(const char *text, size_t n)
+{
+    if (ag_utf8_check(text, n) == SIZE_MAX) return json_stringn(text, n);
+    ag_buf b;
+    ag_buf_init(&b, 6 * (size_t)AG_CHAT_ANSWER_MAX + 2);
+    json_t *v = ag_buf_add_json(&b, text, n) ? json_loadb(b.p, b.n, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL) : NULL;
+    ag_buf_fini(&b);
+    return v;
+}
+
 static bool say(ag_chat *c, const char *role, const char *text, size_t n)
 {
     json_t *m = json_object();
     if (m && json_object_set_new(m, "role", json_string(role)) == 0 &&
-        json_object_set_new(m, "content", json_stringn(text, n)) == 0)
+        json_object_set_new(m, "content", text_value(text, n)) == 0)
         return json_array_append_new(c->messages, m) == 0;
     json_decref(m);
     return false;
@@ -237,13 +248,21 @@ int ag_chat_ask(ag_chat *c, const char *text, size_t n, FILE *to, bool clean, ag
     size_t turns = json_array_size(c->messages);
     int32_t *ids = NULL;
     uint32_t n_ids = 0;
-    size_t bad = ag_utf8_check(text, n);
+    const char *system = c->conf.raw ? NULL : c->conf.system;
+    size_t bad = ag_utf8_check(text, n), system_bad = system ? ag_utf8_check(system, strlen(system)) : SIZE_MAX;
     int rc = bad == SIZE_MAX ? AG_OK : ag_err_set(err, AG_E_UTF8, "the prompt is not UTF-8 (at byte %zu)", bad);
+    if (rc == AG_OK && system_bad != SIZE_MAX)
+        rc = ag_err_set(err, AG_E_UTF8, "--system is not UTF-8 (at byte %zu)", system_bad);
     if (rc == AG_OK) rc = prompt_of(c, text, n, &ids, &n_ids, err);
     if (rc == AG_OK && n_ids == 0) rc = ag_err_set(err, AG_E_PARAM, "the prompt is empty");
     if (rc == AG_OK) rc = generate(c, ids, n_ids, to, clean, answer, err);
     bool kept = rc == AG_OK || (rc == AG_E_CANCELLED && answer->text.n);
-    if (kept && !c->conf.raw) say(c, "assistant", answer->text.n ? answer->text.p : "", answer->text.n);
+    /* Where the answer cannot be kept the question is none either: two of them in a row fit no template. */
+    if (kept && !c->conf.raw && !say(c, "assistant", answer->text.n ? answer->text.p : "", answer->text.n)) {
+        kept = false;
+        ag_err_clear(err);
+        rc = ag_err_set(err, AG_E_NOMEM, "no memory to keep the answer");
+    }
     while (!kept && json_array_size(c->messages) > turns)
         json_array_remove(c->messages, json_array_size(c->messages) - 1);
     ag_mem_free(ids);

@@ -13,14 +13,25 @@ extern char **environ;
 static int number(const ag_opt *o, const char *text, ag_err *err)
 {
     char *end;
-    double v = strtod(text, &end);
-    bool whole = o->kind != AG_OPT_F32;
-    if (end == text || *end || !isfinite(v) || v < o->min || v > o->max || (whole && v != floor(v)))
-        return ag_err_set(err, AG_E_USAGE, "--%s: '%s' is not a %snumber from %.15g to %.15g", o->name, text,
-                          whole ? "whole " : "", o->min, o->max);
-    if (o->kind == AG_OPT_U32) *(uint32_t *)o->out = (uint32_t)v;
+    uint64_t n = 0; /* a double has not all the digits of one */
+    double v;
+    bool whole = o->kind != AG_OPT_F32, ok = true;
+    errno = 0;
+    if (whole) {
+        ok = text[0] >= '0' && text[0] <= '9';
+        n = strtoull(text, &end, 10);
+        ok = ok && errno == 0;
+        v = (double)n;
+    } else {
+        v = strtod(text, &end);
+        ok = end != text && isfinite(v);
+    }
+    if (!ok || *end || v < o->min || v > o->max)
+        return ag_err_set(err, AG_E_USAGE, "--%s: '%s' is not a %snumber from %.15g to %.15g%s", o->name, text,
+                          whole ? "whole " : "", o->min, o->max, whole ? ", in digits" : "");
+    if (o->kind == AG_OPT_U32) *(uint32_t *)o->out = (uint32_t)n;
     else if (o->kind == AG_OPT_F32) *(float *)o->out = (float)v;
-    else *(uint64_t *)o->out = strtoull(text, NULL, 10); /* digits beyond a double's */
+    else *(uint64_t *)o->out = n;
     return AG_OK;
 }
 

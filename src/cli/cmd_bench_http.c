@@ -48,8 +48,30 @@ static int parse_url(const char *text, bool chat, ag_buf *out, ag_err *err)
     return ag_buf_zterm(out) ? AG_OK : ag_err_set(err, AG_E_NOMEM, "no memory for the address");
 }
 
+/* A field that is sent anyway would be there twice, and each server takes another one of the two. */
+static bool sent_anyway(const char *name, const ag_load_spec *s, const char *classes)
+{
+    const struct {
+        const char *name;
+        bool sent;
+    } fields[] = {{"model", s->model != NULL},
+                  {"messages", s->chat},
+                  {"prompt", !s->chat},
+                  {"max_tokens", true},
+                  {"temperature", true},
+                  {"stream", true},
+                  {"stream_options", true},
+                  {"ignore_eos", s->ignore_eos},
+                  {"min_tokens", s->ignore_eos},
+                  {"priority", classes && strstr(classes, ":band=")},
+                  {"timeout_ms", classes && strstr(classes, ":timeout=")}};
+    for (size_t i = 0; i < AG_ARRAY_LEN(fields); i++)
+        if (fields[i].sent && strcmp(fields[i].name, name) == 0) return true;
+    return false;
+}
+
 /* The fields of an object, each with a comma before it. */
-static int parse_extra(const char *text, ag_buf *out, ag_err *err)
+static int parse_extra(const char *text, const ag_load_spec *s, const char *classes, ag_buf *out, ag_err *err)
 {
     json_error_t why;
     json_t *o = text ? json_loads(text, 0, &why) : NULL;
@@ -57,6 +79,11 @@ static int parse_extra(const char *text, ag_buf *out, ag_err *err)
     if (text && !json_is_object(o))
         rc = ag_err_set(err, AG_E_USAGE, "--extra: should be a JSON object: %s",
                         o ? "it is another kind of value" : why.text);
+    const char *name;
+    json_t *value;
+    json_object_foreach(o, name, value)
+        if (rc == AG_OK && sent_anyway(name, s, classes))
+            rc = ag_err_set(err, AG_E_USAGE, "--extra: '%s' is sent already; other options say what it is", name);
     char *fields = o && rc == AG_OK ? json_dumps(o, JSON_COMPACT) : NULL;
     if (fields && strlen(fields) > EXTRA_MAX - 2)
         rc = ag_err_set(err, AG_E_USAGE, "--extra: over %u bytes", EXTRA_MAX - 2);
@@ -149,7 +176,8 @@ static int run(const options *o, ag_load_spec *s, ag_err *err)
     FILE *svg = NULL;
     if (o->svg && (svg = fopen(o->svg, "we")) == NULL)
         return ag_err_set(err, AG_E_IO, "%s: cannot be written: %s", o->svg, strerror(errno));
-    int rc = ag_load_create(&l, s, err);
+    int rc = ag_load_descriptors(s->clients, err);
+    if (rc == AG_OK) rc = ag_load_create(&l, s, err);
     if (rc == AG_OK) {
         handlers before;
         catch_signals(&before);
@@ -187,6 +215,7 @@ static int run_classes(const options *o, const ag_load_spec *base, ag_err *err)
     ag_load_classes *c = ag_mem_zalloc(sizeof *c);
     if (c == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
     int rc = ag_load_parse_classes(o->classes, base, c, err);
+    if (rc == AG_OK) rc = ag_load_descriptors(ag_load_classes_clients(c), err);
     for (uint32_t i = 0; i < c->n && rc == AG_OK; i++) rc = ag_load_create(&loads[i], &c->list[i].spec, err);
     if (rc == AG_OK) {
         handlers before;
@@ -257,7 +286,7 @@ int ag_cmd_bench_http(int argc, char **argv)
         ag_buf_init(&extra, EXTRA_MAX);
         int rc = check(&o, &s, &err);
         if (rc == AG_OK) rc = parse_url(cli.args[0], s.chat, &url, &err);
-        if (rc == AG_OK) rc = parse_extra(o.extra, &extra, &err);
+        if (rc == AG_OK) rc = parse_extra(o.extra, &s, o.classes, &extra, &err);
         s.url = url.p;
         s.extra = extra.p;
         if (rc == AG_OK && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)

@@ -20,6 +20,7 @@ typedef struct keys_job {
 } keys_job;
 
 #define AG_LIMIT_UNSET UINT64_MAX
+#define BAND_UNSET UINT32_MAX
 #define DAY_S 86400ull
 
 /* "30d", "12h", "90m", or the day until whose begin it is good. */
@@ -77,6 +78,25 @@ static uint32_t add_limits(ag_buf *b, const keys_job *j)
     return n;
 }
 
+/* An option that a verb has no use for was meant for something. */
+static int check_options(const keys_job *j, const char *verb, bool create, bool limits, ag_err *err)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } creates[] = {{"tenant", j->tenant},   {"share", j->share},   {"cache", j->cache},
+                   {"name", j->name},       {"roles", j->roles},   {"models", j->models},
+                   {"expires", j->expires}, {"weight", j->weight > 0}, {"band", j->band != BAND_UNSET}};
+    for (size_t i = 0; i < AG_ARRAY_LEN(creates) && !create; i++)
+        if (creates[i].given)
+            return ag_err_set(err, AG_E_USAGE, "--%s is for create, not for %s", creates[i].name, verb);
+    for (size_t i = 0; i < AG_LIMIT_COUNT && !create && !limits; i++)
+        if (j->limits[i] != AG_LIMIT_UNSET)
+            return ag_err_set(err, AG_E_USAGE, "--%s is for create and limits, not for %s", ag_limit_rows[i].flag,
+                              verb);
+    return AG_OK;
+}
+
 static int create_body(const keys_job *j, ag_buf *b, ag_err *err)
 {
     uint64_t expires = 0;
@@ -89,7 +109,7 @@ static int create_body(const keys_job *j, ag_buf *b, ag_err *err)
     add_text(b, "name", j->name);
     add_list(b, "roles", j->roles);
     add_list(b, "models", j->models);
-    ag_buf_addf(b, ",\"most_urgent_band\":%u", j->band);
+    ag_buf_addf(b, ",\"most_urgent_band\":%u", j->band == BAND_UNSET ? 0 : j->band);
     if (j->weight > 0) ag_buf_addf(b, ",\"weight\":%g", (double)j->weight);
     if (expires) ag_buf_addf(b, ",\"expires_at\":%llu", (unsigned long long)expires);
     ag_buf_addz(b, ",\"limits\":");
@@ -206,6 +226,7 @@ static int run(keys_job *j, const char *verb, const char *arg, ag_err *err)
     else if ((rotate || revoke) && arg == NULL) rc = ag_err_set(err, AG_E_USAGE, "which key? list shows their ids");
     else if (j->db == NULL && j->url == NULL)
         rc = ag_err_set(err, AG_E_USAGE, "--db FILE or --url URL is missing: the server's --keys-db, or its address");
+    if (rc == AG_OK) rc = check_options(j, verb, create, limits, err);
     if (rc == AG_OK && create) rc = create_body(j, &body, err);
     if (rc == AG_OK && limits) {
         bool set = add_limits(&body, j) > 0;
@@ -224,7 +245,8 @@ static int run(keys_job *j, const char *verb, const char *arg, ag_err *err)
 
 int ag_cmd_keys(int argc, char **argv)
 {
-    keys_job j = {.command = argv[0], .db = getenv("AUTOGLM_KEYS_DB"), .secret = getenv("AUTOGLM_KEYS_SECRET")};
+    keys_job j = {.command = argv[0], .db = getenv("AUTOGLM_KEYS_DB"), .secret = getenv("AUTOGLM_KEYS_SECRET"),
+                  .band = BAND_UNSET};
     for (uint32_t i = 0; i < AG_LIMIT_COUNT; i++) j.limits[i] = AG_LIMIT_UNSET;
     ag_opt opts[13 + AG_LIMIT_COUNT] = {
         {"db", 0, AG_OPT_TEXT, &j.db, 0, 0, "the file of keys, the server's --keys-db (also AUTOGLM_KEYS_DB)"},

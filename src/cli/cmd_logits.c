@@ -32,8 +32,11 @@ static int show_row(void *arg, uint32_t pos, const float *x, uint32_t vocab)
         top[at] = i;
     }
     printf("{\"position\":%u,\"token\":%d,\"top\":[", pos, s->tokens[pos]);
-    for (uint32_t i = 0; i < n; i++)
-        printf("%s{\"id\":%u,\"logit\":%.9g}", i ? "," : "", top[i], (double)(isfinite(x[top[i]]) ? x[top[i]] : 0));
+    for (uint32_t i = 0; i < n; i++) {
+        printf("%s{\"id\":%u,\"logit\":", i ? "," : "", top[i]);
+        if (isfinite(x[top[i]])) printf("%.9g}", (double)x[top[i]]);
+        else printf("null}");
+    }
     puts("]}");
     return AG_OK;
 }

@@ -2,7 +2,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
 #include "base/mem.h"
@@ -33,7 +32,8 @@ static const char help[] =
     "A line may hold messages, tools, documents, add_generation_prompt, bos_token, eos_token, now, and extra: an\n"
     "object whose members become variables too. A member that is null is None; one that is missing is undefined.\n"
     "\n"
-    "exit: 0; 1 when a line was not a JSON object or output failed; 2 for a wrong command line or file.\n";
+    "exit: 0; 1 when a line was not a JSON object or a file could not be used, or output failed; 2 for a\n"
+    "wrong command line.\n";
 
 typedef struct kept {
     char *name;
@@ -259,24 +259,44 @@ static bool do_line(render *r, const char *text, size_t n, ag_buf *prompt, ag_bu
     return !line->failed && fwrite(line->p, 1, line->n, stdout) == line->n && good;
 }
 
+/* False: there is none. Of one that does not fit (text->failed) the rest is read too, up to where the next one begins. */
+static bool next_line(ag_buf *text)
+{
+    int ch;
+    ag_buf_reset(text);
+    while ((ch = getc_unlocked(stdin)) != EOF && ch != '\n') ag_buf_addc(text, (char)ch);
+    bool any = ch != EOF || text->n || text->failed;
+    while (text->n && text->p[text->n - 1] == '\r') text->n--;
+    return any;
+}
+
+static void too_long(ag_buf *line)
+{
+    ag_template_error e = {0};
+    char most[16];
+    snprintf(most, sizeof most, "%u", LINE_BYTES_MAX);
+    error_set(&e, "the line is over %s bytes, or there is no memory for it", most);
+    ag_buf_reset(line);
+    write_error(&e, line);
+    fwrite(line->p, 1, line->n, stdout);
+}
+
 static int do_input(render *r)
 {
-    ag_buf prompt, line;
-    char *text = NULL;
-    size_t cap = 0;
-    ssize_t n;
+    ag_buf prompt, line, text;
     int status = 0;
+    ag_buf_init(&text, LINE_BYTES_MAX);
     ag_buf_init(&prompt, AG_TEMPLATE_LIMITS_DEFAULT.output_bytes + 1);
     ag_buf_init(&line, LINE_BYTES_MAX * 4);
-    while ((n = getline(&text, &cap, stdin)) > 0) {
-        while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) n--;
-        if (n > 0 && !do_line(r, text, (size_t)n, &prompt, &line)) status = 1;
+    while (next_line(&text)) {
+        if (text.failed) too_long(&line), status = 1;
+        else if (text.n > 0 && !do_line(r, text.p, text.n, &prompt, &line)) status = 1;
     }
     if (ferror(stdin) || fflush(stdout) != 0) {
         fprintf(stderr, "autoglm render: %s\n", strerror(errno));
         status = 1;
     }
-    free(text); /* getline's own */
+    ag_buf_fini(&text);
     ag_buf_fini(&prompt);
     ag_buf_fini(&line);
     return status;

@@ -33,6 +33,7 @@ typedef struct server {
     int signals;  /* signalfd */
     int finished; /* eventfd: the task has ended */
     ag_err err;   /* of the loading task */
+    _Atomic bool serves; /* it has come so far that somebody may be answered */
 } server;
 
 /* A piece of work that must not keep the main thread from hearing signals. One at a time. */
@@ -217,6 +218,9 @@ static void load(server *s)
     conf.note_arg = s;
     if (rc == AG_OK) rc = ag_engine_open(&s->engine, s->model, &conf, &s->err);
     if (rc != AG_OK) return;
+    if (s->model->chat_error[0])
+        AG_LOG(s->log, AG_LOG_WARN, NULL, "no chat", AG_LOG_Z("template", s->model->chat_error));
+    atomic_store(&s->serves, true);
     ag_gateway_set_engine(s->gateway, s->engine, *c->model_alias ? c->model_alias : NULL);
     ag_engine_stats stats;
     ag_engine_stats_get(s->engine, &stats);
@@ -305,20 +309,23 @@ static int give_up(server *s)
 static int run(server *s)
 {
     task loading, stopping;
-    int sig;
+    int sig, last = 0;
     if (task_begin(&loading, s, load, &s->err) != AG_OK) return give_up(s);
     bool again = false; /* a SIGHUP during loading counts once it is done */
     while ((sig = wait_event(s, true)) != 0) {
-        if (sig != SIGHUP) leave_at_once(s, "stopped while loading", 0);
-        again = true;
+        if (sig == SIGHUP) again = true;
+        else if (atomic_load(&s->serves)) last = sig; /* nearly done, and somebody may be served already */
+        else leave_at_once(s, "stopped while loading", 0);
     }
     task_end(&loading);
     if (s->err.code != AG_OK) return give_up(s);
     if (again) reload(s);
-    show_warming(s);
-    while ((sig = wait_event(s, false)) == SIGHUP) reload(s);
+    if (last == 0) {
+        show_warming(s);
+        while ((last = wait_event(s, false)) == SIGHUP) reload(s);
+    }
 
-    AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(sig)),
+    AG_LOG(s->log, AG_LOG_INFO, NULL, "draining", AG_LOG_Z("signal", strsignal(last)),
            AG_LOG_U("requests", ag_gateway_requests(s->gateway)));
     ag_gateway_drain(s->gateway);
     ag_engine_drain(s->engine);

@@ -55,8 +55,10 @@ static int change(const char *name, uid_t uid, gid_t gid, ag_err *err)
     int n = AG_HARDEN_GROUPS;
     if (getgrouplist(name, gid, groups, &n) < 0)
         return ag_err_set(err, AG_E_USAGE, "the user '%s' is in more than %d groups", name, AG_HARDEN_GROUPS);
+    int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     if (setgroups((size_t)n, groups) != 0 || setresgid(gid, gid, gid) != 0 || setresuid(uid, uid, uid) != 0)
         return ag_err_set(err, AG_E_USAGE, "changing to the user '%s' failed: %s", name, strerror(errno));
+    if (dumpable == 0) prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* which the kernel undoes where users change */
     AG_ASSERT(uid == 0 || (setresuid(0, 0, 0) != 0 && geteuid() == uid && getuid() == uid));
     return AG_OK;
 }

@@ -44,6 +44,7 @@ struct ag_load {
     uint64_t began_us;
     uint64_t curl_us;                       /* when curl wants to be called; NEVER: not at all */
     uint64_t due_us, arrivals;              /* open loop: the next arrival; its random state */
+    double due;                             /* the arrival, in microseconds since began_us: gaps are no whole ones */
     bool due_waited;
     bool failed;                            /* no memory for a request */
 };
@@ -97,7 +98,7 @@ static int headers_make(ag_load *l, ag_err *err)
     return AG_OK;
 }
 
-static int descriptors(uint32_t clients, ag_err *err)
+int ag_load_descriptors(uint32_t clients, ag_err *err)
 {
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0)
@@ -144,8 +145,7 @@ static int client_init(ag_load *l, client *c)
 int ag_load_create(ag_load **out, const ag_load_spec *spec, ag_err *err)
 {
     AG_ASSERT(spec->clients >= 1 && spec->clients <= AG_LOAD_CLIENTS_MAX && spec->shared_words <= spec->prompt_words);
-    int rc = descriptors(spec->clients, err);
-    if (rc != AG_OK) return rc;
+    int rc = AG_OK;
     ag_load *l = ag_mem_zalloc(sizeof *l);
     if (l == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory");
     l->spec = spec;
@@ -270,10 +270,10 @@ static void finish_all(ag_load *l)
 static void next_arrival(ag_load *l)
 {
     do {
-        double wait = -log(ag_load_random_open(&l->arrivals)) / l->spec->rate * 1e6;
-        l->due_us += wait < 1e12 ? (uint64_t)wait : (uint64_t)1e12;
-    } while (l->due_us - l->began_us < l->spec->ramp_us &&
-             ag_load_random_open(&l->arrivals) * (double)l->spec->ramp_us > (double)(l->due_us - l->began_us));
+        l->due += fmin(-log(ag_load_random_open(&l->arrivals)) / l->spec->rate * 1e6, 1e12);
+    } while (l->due < (double)l->spec->ramp_us &&
+             ag_load_random_open(&l->arrivals) * (double)l->spec->ramp_us > l->due);
+    l->due_us = l->began_us + (uint64_t)l->due;
     l->due_waited = false;
 }
 
@@ -359,6 +359,7 @@ int ag_load_run(ag_load *l, const volatile int *stop, ag_err *err)
     if (s->name == NULL) ag_progress_begin(&p, "requests", s->requests, false);
     const uint64_t now_us = ag_now_us();
     l->began_us = l->due_us = now_us + s->start_us;
+    l->due = 0;
     l->arrivals = s->seed ^ 0xA5A5A5A5A5A5A5A5u;
     if (s->rate > 0) next_arrival(l);
     uint64_t end = s->duration_us ? now_us + s->duration_us : NEVER;

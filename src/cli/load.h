@@ -87,6 +87,8 @@ typedef struct ag_load_result {
 } ag_load_result;
 
 typedef struct ag_load ag_load;
+/* Room for the connections of so many clients: of all loads that run at once, before they are created. AG_E_LIMIT. */
+int ag_load_descriptors(uint32_t clients, ag_err *err);
 int ag_load_create(ag_load **out, const ag_load_spec *spec, ag_err *err);
 void ag_load_free(ag_load *l);
 /* Runs to its end, or until *stop is set by a signal handler; then what runs is cut off and counted as unfinished. */
@@ -115,8 +117,9 @@ typedef struct ag_load_classes {
 int ag_load_parse_classes(const char *text, const ag_load_spec *base, ag_load_classes *out, ag_err *err);
 void ag_load_classes_fini(ag_load_classes *c);
 
-/* load_classes.c: loads[i] is that of list[i]. */
-int ag_load_run_classes(const ag_load_classes *c, ag_load **loads, const volatile int *stop, ag_err *err);
+/* load_classes.c: loads[i] is that of list[i]. Where one cannot be started *stop is set, for the others to end. */
+uint32_t ag_load_classes_clients(const ag_load_classes *c);
+int ag_load_run_classes(const ag_load_classes *c, ag_load **loads, volatile int *stop, ag_err *err);
 void ag_load_print_classes(const ag_load_classes *c, ag_load *const *loads);
 bool ag_load_json_classes(const ag_load_classes *c, ag_load *const *loads, bool buckets, ag_buf *out);
 

@@ -20,7 +20,14 @@ static void *run_main(void *arg)
     return NULL;
 }
 
-int ag_load_run_classes(const ag_load_classes *c, ag_load **loads, const volatile int *stop, ag_err *err)
+uint32_t ag_load_classes_clients(const ag_load_classes *c)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->n; i++) n += c->list[i].spec.clients; /* AG_LOAD_CLIENTS_MAX each, 16 at most */
+    return n;
+}
+
+int ag_load_run_classes(const ag_load_classes *c, ag_load **loads, volatile int *stop, ag_err *err)
 {
     run runs[AG_LOAD_CLASSES_MAX] = {0};
     int rc = AG_OK;
@@ -29,7 +36,10 @@ int ag_load_run_classes(const ag_load_classes *c, ag_load **loads, const volatil
         runs[i].stop = stop;
         int why = pthread_create(&runs[i].thread, NULL, run_main, &runs[i]);
         runs[i].started = why == 0;
-        if (why != 0) rc = ag_err_set(err, AG_E_IO, "a thread could not be started: %s", strerror(why));
+        if (why != 0) {
+            rc = ag_err_set(err, AG_E_IO, "a thread could not be started: %s", strerror(why));
+            *stop = 1; /* or the others would run to their end before it is told */
+        }
     }
     for (uint32_t i = 0; i < c->n; i++) {
         if (!runs[i].started) continue;

@@ -123,10 +123,14 @@ static int parse_pair(ag_load_class *c, const char *key, const char *text, ag_er
     return rc;
 }
 
+#define KEYS_MAX 16 /* more than there are */
+
 /* "name:key=value:key=value", cut up in place. */
 static int parse_class(ag_load_class *c, const ag_load_spec *base, char *text, ag_err *err)
 {
     char *save = NULL, *word = strtok_r(text, ":", &save);
+    const char *keys[KEYS_MAX];
+    uint32_t n_keys = 0;
     size_t n = word ? strlen(word) : 0;
     if (n == 0 || n > AG_LOAD_NAME_MAX || strspn(word, WORD) != n)
         return ag_err_set(err, AG_E_USAGE,
@@ -142,10 +146,17 @@ static int parse_class(ag_load_class *c, const ag_load_spec *base, char *text, a
         char *value = strchr(word, '=');
         if (value == NULL) return ag_err_set(err, AG_E_USAGE, "--classes: '%.40s' is not key=value", word);
         *value++ = 0;
-        rc = parse_pair(c, word, value, err);
+        for (uint32_t i = 0; i < n_keys && rc == AG_OK; i++)
+            if (strcmp(keys[i], word) == 0)
+                rc = ag_err_set(err, AG_E_USAGE, "--classes: '%s' has %.40s twice", c->name, word);
+        if (rc == AG_OK) rc = parse_pair(c, word, value, err);
+        if (rc == AG_OK) AG_ASSERT(n_keys < KEYS_MAX), keys[n_keys++] = word;
     }
     if (c->spec.requests == 0 && c->spec.duration_us == 0) c->spec.duration_us = AG_LOAD_DURATION_US;
     if (c->spec.clients == 0) c->spec.clients = c->spec.rate > 0 ? 512 : AG_MAX(base->clients, 1u);
+    if (rc == AG_OK && c->spec.duration_us && c->spec.start_us >= c->spec.duration_us)
+        rc = ag_err_set(err, AG_E_USAGE, "--classes: '%s' starts when all is over: start should be under %.6g s",
+                        c->name, (double)c->spec.duration_us / 1e6);
     if (rc == AG_OK && !ag_buf_zterm(&c->extra)) rc = ag_err_set(err, AG_E_NOMEM, "no memory for --classes");
     c->spec.extra = c->extra.p;
     c->spec.name = c->name;
@@ -172,6 +183,11 @@ int ag_load_parse_classes(const char *text, const ag_load_spec *base, ag_load_cl
         if (rc == AG_OK) rc = ag_load_check(&c->spec, err);
     }
     if (rc == AG_OK && out->n == 0) rc = ag_err_set(err, AG_E_USAGE, "--classes: it names none");
+    uint64_t words = 0;
+    for (uint32_t i = 0; i < out->n; i++) words += (uint64_t)out->list[i].spec.clients * out->list[i].spec.prompt_words;
+    if (rc == AG_OK && words > AG_LOAD_WORDS_MAX)
+        rc = ag_err_set(err, AG_E_USAGE, "--classes: the prompts of all clients have over %u words at once",
+                        AG_LOAD_WORDS_MAX);
     return rc;
 }
 

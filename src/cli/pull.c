@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/fault.h"
 #include "cli/cli.h"
 
 #define TAG_MAX 256
@@ -380,6 +381,17 @@ static int part_open(transfer *t)
     return AG_OK;
 }
 
+/* link and RENAME_NOREPLACE fail where a file of this name has appeared meanwhile; rename would take its place. Some
+ * file systems know no hard links, some no such flag. */
+static bool put_in_place(const char *part, const char *path)
+{
+    if ((ag_fault_hit(AG_FAULT_RENAME) ? (errno = EPERM, -1) : link(part, path)) == 0) {
+        unlink(part);
+        return true;
+    }
+    return errno != EEXIST && renameat2(AT_FDCWD, part, AT_FDCWD, path, RENAME_NOREPLACE) == 0;
+}
+
 /* Everything has come: check it, and give it its name. */
 static int part_finish(transfer *t, ag_pull_result *out)
 {
@@ -394,10 +406,8 @@ static int part_finish(transfer *t, ag_pull_result *out)
                           "%s: the checksum is wrong: sha256 is %s, expected %s; what came was thrown away",
                           t->spec->url, out->sha256, want);
     }
-    /* link fails where a file of this name has appeared meanwhile; rename would take its place. */
-    if (link(t->part, t->spec->path) != 0)
+    if (!put_in_place(t->part, t->spec->path))
         return ag_err_set(t->err, AG_E_IO, "%s: cannot be put in place: %s", t->spec->path, strerror(errno));
-    unlink(t->part);
     unlink(t->tag_path);
     out->checked = *want != 0;
     out->bytes = t->have;

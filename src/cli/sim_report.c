@@ -42,9 +42,10 @@ static void table_head(ag_buf *out, const char *what)
 bool ag_sim_table(const ag_scenario *s, const ag_fleet_result *r, ag_buf *out)
 {
     double seconds = counted_s(s, r), requests = (double)r->all.asked / ((double)(s->seconds_us - s->warmup_us) * 1e-6);
-    ag_buf_addf(out, "%s\n%u machine%s, %.6g requests/s for %.6g s, seed %llu; all served after %.6g s\n", title_of(s),
+    ag_buf_addf(out, "%s\n%u machine%s, %.6g requests/s for %.6g s, seed %llu; %s %.6g s\n", title_of(s),
                 s->machines, s->machines == 1 ? "" : "s", requests, (double)s->seconds_us * 1e-6,
-                (unsigned long long)s->seed, (double)r->end_us * 1e-6);
+                (unsigned long long)s->seed, r->all.unfinished ? "played for" : "all served after",
+                (double)r->end_us * 1e-6);
     table_head(out, "class (ms)");
     for (uint32_t i = 0; i < s->n_classes; i++) table_line(out, s->classes[i].name, &r->classes[i], seconds);
     if (s->n_classes > 1) table_line(out, "all", &r->all, seconds);

@@ -263,9 +263,9 @@ static void flush_batch(ag_history *h)
     if (ok) {
         say_better(h);
         atomic_store(&h->size, at + h->batch.n);
+        count_lines(h, at); /* what is counted as written is found */
         atomic_fetch_add(&h->written, h->n_lines);
         ag_metric_add(h->metrics, AG_M_HISTORY_WRITTEN, 0, h->n_lines);
-        count_lines(h, at);
     } else {
         count_dropped(h, h->n_lines);
     }

@@ -94,6 +94,19 @@ static void add_field(ag_buf *b, ag_log_format format, const ag_log_field *f)
     }
 }
 
+/* U+0080 to U+009F are controls too, and a terminal may obey them. */
+static void c1_out(ag_buf *b)
+{
+    size_t to = 0;
+    for (size_t i = 0; i < b->n; i++) {
+        bool c1 = (unsigned char)b->p[i] == 0xC2 && i + 1 < b->n && (unsigned char)b->p[i + 1] >= 0x80 &&
+                  (unsigned char)b->p[i + 1] < 0xA0;
+        b->p[to++] = c1 ? '?' : b->p[i]; /* nothing in its place could bring together what is one again */
+        i += c1;
+    }
+    b->n = to;
+}
+
 static void add_line(ag_buf *b, const ag_log *l, ag_log_level level, const ag_log_ctx *ctx, const char *msg,
                      const ag_log_field *fields, uint32_t n)
 {
@@ -113,6 +126,7 @@ static void add_line(ag_buf *b, const ag_log *l, ag_log_level level, const ag_lo
     if (ctx && ctx->request_id.n) add_key(b, l->format, "request_id"), add_text(b, l->format, ctx->request_id);
     if (ctx && ctx->trace_id.n) add_key(b, l->format, "trace_id"), add_text(b, l->format, ctx->trace_id);
     for (uint32_t i = 0; i < n; i++) add_field(b, l->format, &fields[i]);
+    if (l->format == AG_LOG_TEXT) c1_out(b);
     ag_buf_addz(b, l->format == AG_LOG_JSON ? "}\n" : "\n");
     ag_buf_zterm(b);
 }
@@ -157,23 +171,27 @@ static bool write_all(int fd, const char *p, size_t n)
     return true;
 }
 
-static void flush_batch(ag_log *l, ag_buf *batch, uint64_t *lines)
+static bool flush_batch(ag_log *l, ag_buf *batch, uint64_t *lines)
 {
-    if (batch->n && !write_all(l->fd, batch->p, batch->n)) count_dropped(l, *lines);
+    bool ok = batch->n == 0 || write_all(l->fd, batch->p, batch->n);
+    if (!ok) count_dropped(l, *lines);
     ag_buf_reset(batch);
     *lines = 0;
+    return ok;
 }
 
-static void say_dropped(ag_log *l, ag_buf *batch)
+/* How many have been told of once the batch is written: the sentence may be lost like any other. */
+static uint64_t say_dropped(ag_log *l, ag_buf *batch)
 {
-    uint64_t dropped = atomic_load_explicit(&l->dropped, memory_order_relaxed);
-    if (dropped == l->dropped_said) return;
+    uint64_t dropped = atomic_load_explicit(&l->dropped, memory_order_relaxed), told = l->dropped_said;
+    if (dropped == told) return told;
     ag_buf line;
     ag_buf_init(&line, AG_LOG_LINE_MAX);
     add_line(&line, l, AG_LOG_WARN, NULL, "log lines were dropped",
-             (ag_log_field[]){AG_LOG_U("lines", dropped - l->dropped_said)}, 1);
-    if (!line.failed && ag_buf_add(batch, line.p, line.n)) l->dropped_said = dropped;
+             (ag_log_field[]){AG_LOG_U("lines", dropped - told)}, 1);
+    if (!line.failed && ag_buf_add(batch, line.p, line.n)) told = dropped;
     ag_buf_fini(&line);
+    return told;
 }
 
 static int open_file(const ag_log *l)
@@ -182,11 +200,25 @@ static int open_file(const ag_log *l)
     return open(l->file, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0640);
 }
 
+static void say_not_reopened(ag_log *l, int why)
+{
+    if (!ag_log_on(l, AG_LOG_WARN)) return;
+    ag_buf line;
+    ag_buf_init(&line, AG_LOG_LINE_MAX);
+    add_line(&line, l, AG_LOG_WARN, NULL, "the log file cannot be opened anew",
+             (ag_log_field[]){AG_LOG_Z("file", l->file), AG_LOG_Z("error", strerror(why))}, 2);
+    if (line.failed || !write_all(l->fd, line.p, line.n)) count_dropped(l, 1);
+    ag_buf_fini(&line);
+}
+
 static void reopen_file(ag_log *l)
 {
     if (!atomic_exchange(&l->reopen, false) || l->file == NULL) return;
     int fd = open_file(l);
-    if (fd < 0) return; /* the old file is better than none */
+    if (fd < 0) { /* the old file is better than none */
+        say_not_reopened(l, errno);
+        return;
+    }
     close(l->fd);
     l->fd = fd;
 }
@@ -208,8 +240,8 @@ static void *writer_main(void *arg)
             ag_mem_free(line);
             if (batch.n >= BATCH_BYTES) flush_batch(l, &batch, &lines);
         }
-        say_dropped(l, &batch);
-        flush_batch(l, &batch, &lines);
+        uint64_t told = say_dropped(l, &batch);
+        if (flush_batch(l, &batch, &lines)) l->dropped_said = told;
     }
     ag_buf_fini(&batch);
     return NULL;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 
 #define METRICS_MAGIC 0x4d455452u
 
@@ -56,8 +57,8 @@ static const metric_row rows[AG_M_COUNT] = {
 };
 
 /* Every status that we send has its own series; another would be counted under 0. */
-static const int statuses[] = {0,   200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 417,
-                               429, 431, 499, 500, 501, 502, 503, 504};
+static const int statuses[] = {0,   200, 204, 304, 400, 401, 403, 404, 405, 408, 413,
+                               414, 415, 417, 429, 431, 499, 500, 501, 502, 503, 504};
 #define N_STATUSES ((uint32_t)AG_ARRAY_LEN(statuses))
 
 static const char *const finish_names[AG_FINISH_COUNT] = {"stop", "length", "abort", "error"};
@@ -247,12 +248,16 @@ uint64_t ag_metric_get(const ag_metrics *m, ag_metric_id id, uint32_t label)
 
 /* Exposition. */
 
+/* What is not UTF-8, such as a name that was cut, would have a scrape refused as a whole: U+FFFD in its place. */
 static void add_escaped(ag_buf *out, const char *z)
 {
-    for (; *z; z++) {
+    for (size_t n = strlen(z), len; n; z += len, n -= len) {
+        bool bad = (len = ag_utf8_len(z, n)) == 0;
         if (*z == '\\' || *z == '"') ag_buf_addc(out, '\\');
         if (*z == '\n') ag_buf_addz(out, "\\n");
-        else ag_buf_addc(out, *z);
+        else if (bad) ag_buf_addz(out, "\xEF\xBF\xBD");
+        else ag_buf_add(out, z, len);
+        if (bad) len = 1;
     }
 }
 

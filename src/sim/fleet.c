@@ -181,7 +181,7 @@ static void ask(ag__fleet *f, uint32_t class, uint32_t caller)
     if (ag__fleet_uniform(random) < c->cancel_share)
         a.cancel_us = (uint64_t)fmax(ag__fleet_draw(&c->cancel_after, random), 1);
     if (++f->requests > (uint64_t)AG_SCENARIO_REQUESTS_MAX) {
-        f->rc = ag_err_set(f->err, AG_E_LIMIT, "Callers asked for more than %.3g requests.", AG_SCENARIO_REQUESTS_MAX);
+        f->rc = ag_err_set(f->err, AG_E_LIMIT, "Over %.3g requests were asked for.", AG_SCENARIO_REQUESTS_MAX);
         return;
     }
     ag__machine *m = choose(f);

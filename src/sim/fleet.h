@@ -4,7 +4,7 @@
  * Owns    : a result is freed by ag_fleet_free.
  * Threads : one at a time.
  * Limits  : those of the scenario; AG_SCENARIO_REQUESTS_MAX requests.
- * Errors  : AG_E_NOMEM, AG_E_LIMIT (callers asked for more requests than that). */
+ * Errors  : AG_E_NOMEM, AG_E_LIMIT (more requests were asked for than that). */
 #ifndef AG_FLEET_H
 #define AG_FLEET_H
 

@@ -79,8 +79,9 @@ static bool decode_point(const json_t *o, point *p)
 {
     double batch, context, tokens, ms;
     if (!positive(o, "batch", 1e6, &batch) || !positive(o, "step_ms", 1e9, &ms)) return false;
-    positive(o, "context", 1e8, &context);
-    positive(o, "tokens", 1e8, &tokens); /* the piece of a prompt in it */
+    positive(o, "context", 1e8, &context); /* neither needs to be there, and 0 is right */
+    positive(o, "tokens", 1e8, &tokens);   /* the piece of a prompt in it */
+    if (!(context >= 0 && context <= 1e8 && tokens >= 0 && tokens <= 1e8)) return false;
     double decoded = batch * (context + 1);
     *p = (point){batch + tokens, decoded + tokens * (tokens + 1) / 2, decoded + tokens, ms * 1e3};
     return true;

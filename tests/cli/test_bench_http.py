@@ -304,9 +304,20 @@ class BenchHttp(unittest.TestCase):
     def test_classes_that_make_no_sense(self):
         for bad in ("", ",", "a:band", "a:band=4", "a:band=1.5", "a:colour=red", "a b", "a:band=1,a", "a:clients=0", "a:rate=0",
                     "a:timeout=5", "a:start=-1s", "a:max-tokens=0", "a:tenant=x y", "a:shared=65", "a:requests=x",
+                    "a:band=1:band=2", "a:start=10s", "a:start=4s,b:rate=1:start=11s",
+                    "a:clients=20:prompt=1000000,b:clients=20:prompt=1000000",
                     ",".join(f"c{i}" for i in range(17)), "x" * 65, "a:band=1:" + ":" * 5000):
             done = self.run_it("http://127.0.0.1:1", "--classes", bad, want=2)
             self.assertRegex(done.stderr, "--(classes|tenants|shared-prefix)", bad)
+
+    def test_classes_share_the_open_files(self):
+        def ask(classes):
+            return subprocess.run(["sh", "-c", 'ulimit -n 64 && exec "$0" "$@"', BIN, "bench", "http", "http://127.0.0.1:1", "--classes",
+                                   classes], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S)
+        done = ask("a:clients=20:requests=1,b:clients=20:requests=1")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("40 clients need 72 open files", done.stderr)
+        self.assertNotIn("open files", ask("a:clients=20:requests=1").stderr)
 
     def test_open_loop_does_not_wait_for_answers(self):
         """Every answer is held until all requests are there: a closed loop would never get so far."""
@@ -399,7 +410,7 @@ class BenchHttp(unittest.TestCase):
             piece(h, event("a"))
             s.paused.wait(LIMIT_S)
         s = self.serve(stall)
-        got = json.loads(self.run_it(s.url, "--json", "-n", 2, "-c", 2, "--timeout", "1s", want=1).stdout)
+        got = json.loads(self.run_it(s.url, "--json", "-n", 2, "-c", 2, "--timeout", "5s", want=1).stdout)
         self.assertEqual((got["failures"], got["ttft_ms"]["count"], got["output_tokens"]), ({"timeout": 2}, 2, 2))
 
     def test_duration_cuts_off_what_runs(self):
@@ -408,9 +419,9 @@ class BenchHttp(unittest.TestCase):
                 s.paused.wait(LIMIT_S)
             stream(h, body)
         s = self.serve(stall)
-        got = json.loads(self.run_it(s.url, "--json", "-c", 2, "--duration", "1500ms", "--max-tokens", 3).stdout)
+        got = json.loads(self.run_it(s.url, "--json", "-c", 2, "--duration", "6s", "--max-tokens", 3).stdout)
         self.assertEqual(got["requests"], {"started": 4, "ok": 2, "failed": 0, "unfinished": 2})
-        self.assertGreaterEqual(got["elapsed_s"], 1.5)
+        self.assertGreaterEqual(got["elapsed_s"], 6)
         got = json.loads(self.run_it(s.url, "--json", "--duration", "0.2s", want=1).stdout)
         self.assertEqual(got["requests"], {"started": 1, "ok": 0, "failed": 0, "unfinished": 1})
 
@@ -516,6 +527,9 @@ class BenchHttp(unittest.TestCase):
                            ((url, "--tenants", "a\r\nx:1"), "name:weight"), ((url, "--tenants", ",".join(f"t{i}" for i in range(65))), "over 64"),
                            ((url, "--tenants", "t" * 65), "name:weight"), ((url, "--key", "a\r\nb"), "printable"),
                            ((url, "--extra", "[1]"), "JSON object"), ((url, "--extra", "{"), "JSON object"),
+                           ((url, "--extra", '{"max_tokens": 3}'), "sent already"), ((url, "--extra", '{"model": "a"}', "-m", "b"), "sent already"),
+                           ((url, "--extra", '{"priority": 1}', "--classes", "a,b:band=1"), "sent already"),
+                           ((url, "-n", "1e3"), "in digits"), ((url, "--seed", "0x10"), "in digits"), ((url, "-n", "1.0"), "in digits"),
                            ((url + "/" + "x" * 2048,), "over 2048"), ((url, "--extra", json.dumps({"a": "x" * 70000})), "over"), ((url, "--ignore-eos", "no"), "on nor off"),
                            ((url, "-p", "5", "--shared-prefix", "6"), "only 5"), ((url, "-c", "10000", "-p", "1000000"), "at once"),
                            ((url, "--clinets", "3"), "--clients")):

@@ -214,7 +214,7 @@ class Run(unittest.TestCase):
     def test_our_server_is_measured_and_shown_again_without_measuring(self):
         with tempfile.TemporaryDirectory() as folder:
             kept = os.path.join(folder, "kept.json")
-            args = ["--quick", "--seconds", "1", "--binary", BIN, "--model", server.long_model(), "--json", kept,
+            args = ["--quick", "--seconds", "4", "--binary", BIN, "--model", server.long_model(), "--json", kept,
                     "--without", "llama.cpp", "--vllm-python", "/nowhere/python"]
             done = self.run_it(*args)
             r = json.loads(pathlib.Path(kept).read_text())

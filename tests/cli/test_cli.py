@@ -1,4 +1,5 @@
 """The command line itself: help, usage errors, exit statuses, and pages that are printed from tables."""
+import json
 import os
 import pathlib
 import socket
@@ -73,6 +74,17 @@ class Cli(unittest.TestCase):
             with self.subTest(args=args):
                 self.assertIn("not-there.gguf", run(*args, "not-there.gguf", want=1).stderr)
         self.assertIn("not-there.gguf", run("run", "not-there.gguf", "x", want=1).stderr)
+
+    def test_render_reads_lines(self):
+        def render(text):
+            done = subprocess.run([BIN, "render", "--inline"], input=text, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+            return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+        code, out = render(b'{"template": "a"}\r\n\n[1]\n{"template": "b"}')
+        self.assertEqual((code, out[0], out[2]), (1, {"prompt": "a"}, {"prompt": "b"}))
+        self.assertEqual(out[1]["error"]["message"], "a JSON object is wanted")
+        code, out = render(b"x" * (65 << 20) + b'\n{"template": "b"}\n')
+        self.assertEqual((code, len(out), out[1]), (1, 2, {"prompt": "b"}))
+        self.assertIn("over 67108864 bytes", out[0]["error"]["message"])
 
     def test_closed_standard_descriptors_are_not_taken_by_others(self):
         command = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', BIN]

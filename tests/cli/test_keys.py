@@ -1,4 +1,5 @@
 """`autoglm keys` on a file, as a shell sees it: what it prints, what it refuses, what is left on the disk."""
+import http.server
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import tempfile
+import threading
 import unittest
 
 BIN = os.environ.get("AUTOGLM_TEST_BIN")
@@ -75,7 +77,12 @@ class Keys(unittest.TestCase):
     def test_wrong_usage(self):
         for args, part in ((("create",), "--tenant"), (("mint",), "none of create"), (("rotate",), "which key"), (("list", "x"), "too many"),
                            (("create", "--tenant", "g", "--expires", "soon"), "12h"), (("create", "--tenant", "g", "--band", 4), "0 to 3"),
-                           (("create", "--tenant", "g", "--limit-burst", -1), "--limit-burst"), (("limits", "--limit-burst", 1), "whose limits")):
+                           (("create", "--tenant", "g", "--limit-burst", -1), "--limit-burst"), (("limits", "--limit-burst", 1), "whose limits"),
+                           (("list", "--tenant", "g"), "--tenant is for create"), (("limits", "tenant:g", "--band", 0), "--band is for create"),
+                           (("rotate", "0123456789ab", "--limit-burst", 1), "--limit-burst is for create and limits"),
+                           (("revoke", "0123456789ab", "--weight", 2), "--weight is for create"),
+                           (("limits", "tenant:g", "--limit-tokens-per-month", "5e7"), "in digits"),
+                           (("limits", "tenant:g", "--limit-burst", "0x10"), "in digits")):
             code, out, err = self.keys(*args)
             self.assertEqual((code, out), (2, ""), args)
             self.assertIn(part, err)
@@ -87,6 +94,47 @@ class Keys(unittest.TestCase):
             code, out, err = self.keys(*args)
             self.assertEqual((code, out), (1, ""), args)
             self.assertIn(part, err)
+
+    def over_url(self, status, body, key="k"):
+        """(exit status, stderr, bearer) of `list` at a server that answers so."""
+        seen = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                seen.append(self.headers["Authorization"])
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
+            s.handle_error = lambda *args: None
+            threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True).start()
+            done = subprocess.run([BIN, "keys", "list", "--url", f"http://127.0.0.1:{s.server_port}"], capture_output=True, text=True,
+                                  timeout=120, env={**os.environ, "AUTOGLM_API_KEY": key})
+            s.shutdown()
+        self.assertEqual(done.stdout, "")
+        return done.returncode, done.stderr, seen
+
+    def test_keys_of_any_length_are_sent_or_refused(self):
+        said = json.dumps({"error": {"message": "no"}}).encode()
+        for n in (570, 1500, 16000):
+            self.assertEqual(self.over_url(401, said, "x" * n)[2], ["Bearer " + "x" * n])
+        code, err, seen = self.over_url(401, said, "x" * 16384)
+        self.assertEqual((code, seen), (2, []))
+        self.assertIn("AUTOGLM_API_KEY is too long", err)
+
+    def test_what_a_server_says_is_no_command_to_the_terminal(self):
+        said = json.dumps({"error": {"message": "a\x1b[31mb\x9bc\x7fd ü"}}).encode()
+        code, err, _ = self.over_url(400, said)
+        self.assertEqual(code, 1)
+        self.assertIn("the server says: a[31mbcd ü\n", err)
+        code, err, _ = self.over_url(200, b" " * (65 << 20))
+        self.assertEqual(code, 1)
+        self.assertIn("the answer is over 67108864 bytes", err)
 
     def test_files_that_will_not_do(self):
         self.db.write_text("hello, I am a text\n" * 100)

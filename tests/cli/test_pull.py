@@ -98,6 +98,15 @@ class Pull(unittest.TestCase):
         self.assertEqual((self.path / "a b.gguf").read_bytes(), BODY)
         self.assertLeft("a b.gguf")
 
+    def test_without_hard_links(self):
+        s = self.serve(whole)
+        done = self.pull(s.url + "/a.gguf", "--sha256", SHA, env={"AUTOGLM_FAULT": "rename:1"})
+        self.assertEqual((self.path / "a.gguf").read_bytes(), BODY)
+        self.assertLeft("a.gguf")
+        if "fault:" not in done.stderr:
+            self.skipTest("built without fault points")
+        self.assertIn("fault: fired", done.stderr)
+
     def test_an_empty_file(self):
         s = self.serve(lambda h, n: head(h, 200, 0))
         self.pull(s.url + "/empty.gguf")

@@ -52,6 +52,16 @@ class Run(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"not UTF-8", done.stderr)
 
+    def test_a_system_message_that_is_not_utf8(self):
+        with tempfile.TemporaryDirectory() as folder:
+            template = os.path.join(folder, "chat.jinja")
+            with open(template, "w") as f:
+                f.write(TEMPLATE)
+            done = subprocess.run([binary(), "run", tiny_model(), "Once", "--system", b"a\xff", "--chat-template", template],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=LIMIT_S)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"--system is not UTF-8 (at byte 1)", done.stderr)
+
     def test_sigint_stops_the_answer(self):
         p = subprocess.Popen([binary(), "run", long_model(), "Once", "--raw", "--ctx", "65536", "-t", "1", "--seed", "1"],
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -137,6 +147,18 @@ class Chat(unittest.TestCase):
         history = os.path.join(self.dir.name, ".local/state/autoglm/history")
         self.assertIn("Hello", open(history).read())
         self.assertEqual(os.stat(history).st_mode & 0o077, 0)
+
+    def test_an_answer_that_ends_inside_a_character_is_kept(self):
+        """At this temperature every other token or so is a byte; without its answer a question would stand beside the next one."""
+        with open(self.template, "w") as f:
+            f.write("{%- for m in messages -%}{%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}"
+                    "{{ raise_exception('out of turn') }}{%- endif -%}{{ m.content }} {% endfor -%}")
+        t = self.chat("-n", "1", "-t", "10", "--seed", "1", "--no-history")
+        t.wait(rb">>> ")
+        for i in range(24):
+            t.type(b"word%d\n" % i)
+            self.assertNotIn(b"out of turn", t.wait(rb"word%d\r*\n(?s:.*)>>> " % i))
+        self.assertEqual(t.leave(b"/exit\n"), 0, t.seen)
 
     def test_ctrl_c_stops_the_answer_not_the_program(self):
         t = self.chat("--no-history")

@@ -89,6 +89,9 @@ class Sim(unittest.TestCase):
             self.assertEqual(len(cells), 14, name)
             self.assertEqual(int(cells[0]), sum(map(int, cells[1:7])), name)
         self.assertEqual({len(line) for line in heads} | {len(line) for line in lines if line.startswith(("ask", "left"))}, {len(heads[0])})
+        self.assertIn("; all served after ", lines[1])
+        cut = sim(self.scenario(SMALL.replace("seconds: 20", "seconds: 20\ndrain: 0"))).stdout.splitlines()[1]
+        self.assertIn("; played for ", cut)
         self.assertRegex(out, r"machines were busy \d+\.\d % of the time, in \d+ steps")
 
     def test_svg(self):

@@ -2,10 +2,13 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <jansson.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -100,6 +103,20 @@ static void text_lines_quote_what_is_not_plain(void **state)
     free_lines(lines, n);
 }
 
+/* A terminal may take them for the beginning of a command. */
+static void text_lines_hold_no_controls_above_7f(void **state)
+{
+    (void)state;
+    ag_log *l = log_of(AG_LOG_TEXT, AG_LOG_DEBUG);
+    AG_LOG(l, AG_LOG_WARN, NULL, "a\xC2\x9B" "31mb\xC2\xA0", AG_LOG_Z("c", "\xC2\x80" "d\xC2\x9F\xC3\x9B"));
+    ag_log_close(l);
+    char **lines;
+    uint32_t n = read_lines(&lines);
+    assert_int_equal(n, 1);
+    assert_string_equal(strchr(lines[0], ' '), " warn  a?31mb\xC2\xA0 c=\"?d?\xC3\x9B\"\n");
+    free_lines(lines, n);
+}
+
 static void long_values_are_cut_at_a_character(void **state)
 {
     (void)state;
@@ -174,6 +191,57 @@ static void level_and_file_change_while_running(void **state)
     ag_log_close(NULL);
 }
 
+static void a_file_that_cannot_be_opened_anew_is_said_in_the_old_one(void **state)
+{
+    (void)state;
+    char moved[sizeof path + 8];
+    snprintf(moved, sizeof moved, "%s.old", path);
+    ag_log *l = log_of(AG_LOG_TEXT, AG_LOG_INFO);
+    assert_int_equal(rename(path, moved), 0);
+    assert_int_equal(mkdir(path, 0700), 0); /* in the way */
+    ag_log_reopen(l);
+    ag_log_printf(l, AG_LOG_INFO, "goes on");
+    ag_log_close(l);
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rename(moved, path), 0);
+    char **lines;
+    uint32_t n = read_lines(&lines);
+    assert_int_equal(n, 2);
+    assert_non_null(strstr(lines[0], " warn  the log file cannot be opened anew file="));
+    assert_non_null(strstr(lines[0], path));
+    assert_non_null(strstr(lines[0], strerror(EISDIR)));
+    assert_non_null(strstr(lines[1], " info  goes on\n"));
+    free_lines(lines, n);
+}
+
+#ifdef AG_FAULTS
+static void lose(ag_log *l, const char *text, uint64_t dropped)
+{
+    ag_fault_arm(AG_FAULT_WRITE, 1);
+    ag_log_printf(l, AG_LOG_ERROR, "%s", text);
+    while (ag_log_dropped(l) < dropped) sched_yield();
+    assert_true(ag_fault_disarm(AG_FAULT_WRITE));
+}
+#endif
+
+static void what_was_lost_is_told_when_the_disk_has_room_again(void **state)
+{
+    (void)state;
+#ifdef AG_FAULTS
+    ag_log *l = log_of(AG_LOG_TEXT, AG_LOG_INFO);
+    lose(l, "one", 1);
+    lose(l, "two", 2); /* and with it the sentence about the first */
+    ag_log_printf(l, AG_LOG_ERROR, "three");
+    ag_log_close(l);
+    char **lines;
+    uint32_t n = read_lines(&lines);
+    assert_int_equal(n, 2);
+    assert_non_null(strstr(lines[0], " error three\n"));
+    assert_non_null(strstr(lines[1], " warn  log lines were dropped lines=2\n"));
+    free_lines(lines, n);
+#endif
+}
+
 static void what_fails_is_said(void **state)
 {
     (void)state;
@@ -206,9 +274,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(json_lines_hold_typed_fields, setup, teardown),
         cmocka_unit_test_setup_teardown(text_lines_quote_what_is_not_plain, setup, teardown),
+        cmocka_unit_test_setup_teardown(text_lines_hold_no_controls_above_7f, setup, teardown),
         cmocka_unit_test_setup_teardown(long_values_are_cut_at_a_character, setup, teardown),
         cmocka_unit_test_setup_teardown(threads_lose_only_what_is_counted, setup, teardown),
         cmocka_unit_test_setup_teardown(level_and_file_change_while_running, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_file_that_cannot_be_opened_anew_is_said_in_the_old_one, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_was_lost_is_told_when_the_disk_has_room_again, setup, teardown),
         cmocka_unit_test_setup_teardown(what_fails_is_said, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -76,6 +76,16 @@ static void counters_and_gauges_show_their_labels(void **state)
     ag_metrics_close(m);
 }
 
+static void every_status_has_a_series(void **state)
+{
+    (void)state;
+    static const int others[] = {200, 204, 304};
+    for (uint32_t i = 0; i < AG_ARRAY_LEN(others); i++)
+        assert_int_not_equal(ag_metric_route_status(0, others[i]), ag_metric_route_status(0, 0));
+    for (int code = AG_OK + 1; code < AG_E_COUNT; code++)
+        assert_int_not_equal(ag_metric_route_status(0, ag_err_find(code)->http), ag_metric_route_status(0, 0));
+}
+
 static void histograms_are_cumulative_and_in_seconds(void **state)
 {
     (void)state;
@@ -105,6 +115,8 @@ static void label_values_are_escaped(void **state)
     assert_int_equal(ag_metrics_open(&m, "1", ""), AG_OK);
     ag_metrics_model_set(m, "a\"b\\c\nd");
     has(m, "\nautoglm_steps_total{model=\"a\\\"b\\\\c\\nd\"} 0\n");
+    ag_metrics_model_set(m, "\xE6\xA8\xA1\xFF" "a\xE6\xA8"); /* the last one cut */
+    has(m, "\nautoglm_steps_total{model=\"\xE6\xA8\xA1\xEF\xBF\xBD" "a\xEF\xBF\xBD\xEF\xBF\xBD\"} 0\n");
     ag_metrics_close(m);
 }
 
@@ -202,6 +214,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_row_is_described_once),   cmocka_unit_test(counters_and_gauges_show_their_labels),
         cmocka_unit_test(histograms_are_cumulative_and_in_seconds), cmocka_unit_test(label_values_are_escaped),
+        cmocka_unit_test(every_status_has_a_series),
         cmocka_unit_test(no_metrics_is_fine),            cmocka_unit_test(threads_lose_nothing),
         cmocka_unit_test(running_out_of_room_or_memory_is_said),
         cmocka_unit_test(tenants_have_a_bounded_number_of_labels),
