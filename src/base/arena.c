@@ -35,11 +35,12 @@ void ag_arena_fini(ag_arena *a)
 
 void *ag_arena_alloc(ag_arena *a, size_t bytes)
 {
+    bytes = AG_MAX(bytes, (size_t)1);
     if (bytes > a->bytes_max || AG_ALIGN_UP(bytes, 16) > a->bytes_max - a->used) {
         a->full = true;
         return NULL;
     }
-    bytes = AG_ALIGN_UP(AG_MAX(bytes, (size_t)1), 16);
+    bytes = AG_ALIGN_UP(bytes, 16);
     ag_arena_block *b = a->blocks;
     if (b == NULL || b->size - b->used < bytes) {
         size_t size = AG_MAX(bytes, (size_t)(b ? ARENA_CHUNK : ARENA_FIRST));

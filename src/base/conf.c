@@ -237,10 +237,15 @@ static int flag_set(ag_conf *c, const ag_conf_row *r, const char *value, bool ag
     if (r->type != AG_CONF_TYPE_list || !again) return ag_conf_set(c, id, source, ag_str_of(value), err);
     ag_buf joined;
     ag_buf_init(&joined, r->max + 1);
-    bool ok = ag_buf_addf(&joined, "%s,%s", *(char **)field_of(c, r), value);
-    int rc = ok ? ag_conf_set(c, id, source, ag_buf_str(&joined), err)
-                : ag_err_set(err, AG_E_USAGE, "%s: the values together are over %llu bytes", source,
-                             (unsigned long long)r->max);
+    const char *before = *(char **)field_of(c, r);
+    int rc;
+    if (strlen(before) + 1 + strlen(value) > r->max)
+        rc = ag_err_set(err, AG_E_USAGE, "%s: the values together are over %llu bytes", source,
+                        (unsigned long long)r->max);
+    else if (!ag_buf_addf(&joined, "%s,%s", before, value))
+        rc = ag_err_set(err, AG_E_NOMEM, "%s: no memory for its values", source);
+    else
+        rc = ag_conf_set(c, id, source, ag_buf_str(&joined), err);
     ag_buf_fini(&joined);
     return rc;
 }

@@ -411,13 +411,13 @@ static void rest(ag_engine *e, bool briefly)
         return;
     }
     struct timespec t; /* a full mailbox is to be tried again: look in a millisecond */
-    clock_gettime(CLOCK_REALTIME, &t);
+    clock_gettime(CLOCK_MONOTONIC, &t);
     t.tv_nsec += 1000000;
     if (t.tv_nsec >= 1000000000) {
         t.tv_sec++;
         t.tv_nsec -= 1000000000;
     }
-    sem_timedwait(&e->bell, &t);
+    sem_clockwait(&e->bell, CLOCK_MONOTONIC, &t);
 }
 
 /* Inside of the door; false: there is no step to take. */
@@ -514,6 +514,13 @@ int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *con
     e->magic = AG_ENGINE_MAGIC;
     e->model = m;
     e->conf = *conf;
+    if (conf->prefix_path) { /* for the end, when its owner may have read its settings anew */
+        e->conf.prefix_path = e->prefix_path = ag_mem_strndup(conf->prefix_path, strlen(conf->prefix_path));
+        if (e->prefix_path == NULL) {
+            ag_mem_free(e);
+            return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
+        }
+    }
     sem_init(&e->bell, 0, 0);
     sem_init(&e->opened, 0, 0);
     pthread_mutex_init(&e->json_lock, NULL);
@@ -558,6 +565,7 @@ void ag_engine_close(ag_engine *e)
     pthread_mutex_destroy(&e->json_lock);
     ag_json_vocab_close(e->json);
     e->magic = 0;
+    ag_mem_free(e->prefix_path);
     ag_mem_free(e);
 }
 

@@ -19,7 +19,7 @@
 typedef struct ag_engine_conf {
     uint32_t threads;      /* 0: one per core that this process may use */
     const char *isa;       /* NULL or "auto": the best of this machine; else a name of ag_cpu_isa_find */
-    uint64_t ctx_tokens;   /* tokens of KV cache in all; 0: what fits half of the free memory */
+    uint64_t ctx_tokens;   /* tokens of KV cache in all; 0: what fits half of the memory that the weights leave free */
     uint32_t running_max;  /* sequences decoding at once */
     /* See queue.h and sched.h for what these mean. */
     uint32_t queue_max;    /* generations waiting */

@@ -19,12 +19,29 @@ static uint64_t number_of(const char *path, const char *key)
     return v;
 }
 
+/* Of a machine, and of a control group with a limit (0: it has none), whose use counts files that are only kept in memory
+ * while nobody wants it. 0: not known. */
+static uint64_t memory_left(uint64_t machine, uint64_t limit, uint64_t used, uint64_t files)
+{
+    if (limit == 0) return machine;
+    used -= AG_MIN(used, files);
+    uint64_t left = limit > used ? limit - used : 1;
+    return machine == 0 ? left : AG_MIN(left, machine);
+}
+
 uint64_t ag_lm_memory_free(void)
 {
-    uint64_t machine = number_of("/proc/meminfo", "MemAvailable:") * 1024;
-    uint64_t limit = number_of("/sys/fs/cgroup/memory.max", ""), used = number_of("/sys/fs/cgroup/memory.current", "");
-    if (limit && limit > used && (machine == 0 || limit - used < machine)) return limit - used;
-    return machine;
+    const char *stat = "/sys/fs/cgroup/memory.stat";
+    return memory_left(number_of("/proc/meminfo", "MemAvailable:") * 1024, number_of("/sys/fs/cgroup/memory.max", ""),
+                       number_of("/sys/fs/cgroup/memory.current", ""),
+                       number_of(stat, "inactive_file ") + number_of(stat, "active_file "));
+}
+
+/* What a KV cache may take by itself: half of what the weights, which come first, leave. */
+static uint64_t memory_for_kv(const ag_lm *lm)
+{
+    uint64_t have = ag_lm_memory_free(), weights = ag_gguf_file_bytes(lm->model->gguf);
+    return have > weights ? (have - weights) / 2 : 0;
 }
 
 static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
@@ -32,12 +49,12 @@ static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
     uint64_t page = lm->page_bytes, tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
     if (tokens == 0) {
         tokens = train * AG_MAX(conf->ctx_sequences, 1u);
-        if (page) tokens = AG_MIN(tokens, AG_MAX(ag_lm_memory_free() / 2 / page * AG_KV_PAGE, (uint64_t)AG_KV_PAGE));
+        if (page) tokens = AG_MIN(tokens, AG_MAX(memory_for_kv(lm) / page * AG_KV_PAGE, (uint64_t)AG_KV_PAGE));
     }
     uint64_t pages = (tokens + AG_KV_PAGE - 1) / AG_KV_PAGE;
     if (pages > UINT32_MAX / 2)
-        return ag_err_set(err, AG_E_USAGE, "a KV cache of %" PRIu64 " tokens is more than the %u that can be addressed",
-                          tokens, UINT32_MAX / 2 * AG_KV_PAGE);
+        return ag_err_set(err, AG_E_USAGE, "a KV cache of %" PRIu64 " tokens is more than the %" PRIu64 " that can be addressed",
+                          tokens, (uint64_t)(UINT32_MAX / 2) * AG_KV_PAGE);
     lm->pages = (uint32_t)pages;
     lm->ctx_max = (uint32_t)AG_MIN(train, pages * AG_KV_PAGE);
     return AG_OK;

@@ -14,7 +14,8 @@ typedef struct ag_lm_conf {
     const char *isa, *no_pass;
     ag_kv_type kv;        /* see backend.h */
     uint32_t rows_max, out_max;
-    /* of KV cache in all; 0: what fits half of the free memory, at most ctx_sequences times the model's context */
+    /* of KV cache in all; 0: what fits half of the memory that the weights leave free, at most ctx_sequences times the
+     * model's context */
     uint64_t ctx_tokens;
     uint32_t ctx_sequences;
     ag_buf *report;       /* what the passes did, or NULL */

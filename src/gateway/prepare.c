@@ -103,6 +103,11 @@ static int tokens_of_chat(ag_req *r, const ag_model *m)
 {
     const ag_request *q = &r->request;
     ag_req_prompt *p = &r->prompts[0];
+    if (m->chat == NULL && m->chat_error[0])
+        return ag_err_set(&r->err, AG_E_TEMPLATE,
+                          "The chat template of the model '%s' cannot be used (%s); use /v1/completions, or serve it "
+                          "with --chat-template FILE.",
+                          r->gw->model_name, m->chat_error);
     if (m->chat == NULL)
         return ag_err_set(&r->err, AG_E_UNSUPPORTED,
                           "The model '%s' has no chat template; use /v1/completions, or serve it with "

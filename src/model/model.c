@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 
 #define CHAT_TEMPLATE_BYTES_MAX (1u << 20)
 
@@ -13,10 +14,8 @@ static void name_from_path(ag_model *m, const char *path)
 {
     const char *from = strrchr(path, '/');
     from = from ? from + 1 : path;
-    size_t n = strlen(from);
-    if (n > 5 && strcmp(from + n - 5, ".gguf") == 0) n -= 5;
-    unsigned part, parts;
-    if (n > 15 && from[n - 15] == '-' && sscanf(from + n - 15, "-%5u-of-%5u", &part, &parts) == 2) n -= 15;
+    size_t n = AG_MIN(ag_gguf_stem_bytes(from), sizeof m->name - 1);
+    n -= ag_utf8_tail(from, n);
     snprintf(m->name, sizeof m->name, "%.*s", (int)n, from);
 }
 
@@ -28,7 +27,9 @@ static int chat_from_file(const char *path, ag_buf *source, ag_err *err)
     size_t got;
     do {
         if (!ag_buf_room(source, 4096)) {
-            rc = ag_err_set(err, AG_E_LIMIT, "%s: a chat template may have %u bytes", path, CHAT_TEMPLATE_BYTES_MAX);
+            rc = source->max - source->n < 4096
+                     ? ag_err_set(err, AG_E_LIMIT, "%s: a chat template may have %u bytes", path, CHAT_TEMPLATE_BYTES_MAX)
+                     : ag_err_set(err, AG_E_NOMEM, "%s: no memory for the chat template", path);
             break;
         }
         got = fread(source->p + source->n, 1, 4096, f);
@@ -52,7 +53,9 @@ int ag__model_chat_open(ag_model *m, const char *file, ag_err *err)
     if (rc == AG_OK && text.n > 0) {
         ag_template_error e;
         rc = ag_template_parse(&m->chat, text.p, text.n, &e);
-        if (rc != AG_OK && !file) {
+        if (rc == AG_E_NOMEM) {
+            rc = ag_err_set(err, rc, "no memory for the chat template");
+        } else if (rc != AG_OK && !file) {
             /* A model whose own template we cannot read still completes text; chat is refused with this sentence. */
             m->chat = NULL;
             snprintf(m->chat_error, sizeof m->chat_error, "line %u: %s", e.line, e.message);

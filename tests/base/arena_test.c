@@ -52,6 +52,8 @@ static void the_ceiling_holds(void **state)
     ag_arena_fini(&a);
     assert_non_null(ag_arena_alloc(&a, 1024)); /* begins anew, exactly at the ceiling */
     assert_null(ag_arena_alloc(&a, 1));
+    assert_null(ag_arena_alloc(&a, 0)); /* takes as much as one byte: else nothing would hold behind it */
+    assert_int_equal(a.used, 1024);
     ag_arena_fini(&a);
 }
 

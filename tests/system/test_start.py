@@ -1,5 +1,6 @@
 """The server starts, says what it is, refuses what is unsafe, and stops."""
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import unittest
 
 import requests
 
+import tiny_models
 from server import LIMIT_S, Server, binary, tiny_model
 
 
@@ -49,6 +51,18 @@ class Start(unittest.TestCase):
             with Server("--config", f.name, env={"AUTOGLM_MODEL_ALIAS": "from-env"}) as s:
                 self.assertEqual(s.get("/v1/models").json()["data"][0]["id"], "from-env")
                 self.assertLessEqual(s.complete(max_tokens=3)["usage"]["completion_tokens"], 3)
+
+    def test_why_a_template_cannot_be_used_is_said(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(tiny_models.write(folder, "llama"))
+            template = tiny_models.TEMPLATE.encode()
+            path.write_bytes(path.read_bytes().replace(template, b"{% bogus %}".ljust(len(template))))
+            with Server(model=str(path)) as s:
+                self.assertIn("bogus", s.wait_line("no chat")["template"])
+                r = s.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello"}]})
+                self.assertEqual(r.status_code, 400, r.text)
+                self.assertRegex(r.json()["error"]["message"], "cannot be used .*bogus.*--chat-template FILE")
+                s.complete()
 
     def test_what_cannot_be_started_is_said_in_one_sentence(self):
         with socket.socket() as taken, tempfile.NamedTemporaryFile(suffix=".gguf") as broken:

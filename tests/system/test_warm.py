@@ -58,6 +58,15 @@ class Prefixes(Folder):
         with self.server() as s:
             self.assertEqual(self.ask(s, "b"), (fresh, cached))
 
+    def test_settings_read_anew_change_nothing(self):
+        with self.server() as s:
+            self.ask(s)
+            s.process.send_signal(signal.SIGHUP)
+            s.wait_line("settings reloaded")
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["kept"])
+        with self.server() as s:
+            self.assertGreater(self.ask(s)[1], 64)
+
     def test_one_that_is_damaged_or_of_another_cache_is_refused(self):
         with self.server() as s:
             fresh, _ = self.ask(s)
@@ -174,6 +183,7 @@ class History(Logged):
             before = s.metric("autoglm_history_records_total")
             self.ask(s, "last")
             self.written(s, before + 1)
+            wait_for("the lines", lambda: any("written again" in line.get("msg", "") for line in s.lines()))
             said = [line for line in s.lines() if "access log" in line.get("msg", "")]
             self.assertEqual([("cannot be written" in line["msg"], "written again" in line["msg"]) for line in said[-2:]],
                              [(True, False), (False, True)])
@@ -247,7 +257,7 @@ class Warm(Logged):
 
     def test_ready_when_the_time_is_over(self):
         self.slow()
-        with self.server("--warm", "full", "--warm-time", "1500ms", model="null:rate=20", ready=False) as s:
+        with self.server("--warm", "full", "--warm-time", "8s", model="null:rate=20", ready=False) as s:
             s.wait_line("warming up")
             r = s.get("/readyz")
             self.assertEqual(r.status_code, 503)

@@ -90,8 +90,8 @@ static int read_scaling(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     else if (ag_str_eqz(type, "yarn")) hp->scaling = AG_ROPE_YARN;
     else if (ag_str_eqz(type, "longrope")) hp->scaling = AG_ROPE_LONGROPE;
     else if (!ag_str_eqz(type, "none"))
-        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" is \"%.*s\"; known are none, linear, yarn, longrope",
-                          ag_gguf_path(g), key, (int)AG_MIN(type.n, (size_t)40), type.p);
+        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: key \"%s\" is \"%s\"; known are none, linear, yarn, longrope",
+                          ag_gguf_path(g), key, ag_gguf_show((char[64]){0}, 64, type));
     hp->scaling_factor = 0;
     if ((rc = ag_arch_f32(g, hp, "rope.scaling.factor", false, &hp->scaling_factor, err))) return rc;
     if (hp->scaling_factor == 0 && (rc = ag_arch_f32(g, hp, "rope.scale_linear", false, &hp->scaling_factor, err)))
@@ -186,8 +186,8 @@ int ag_hparams_read(ag_hparams *hp, const ag_gguf *g, ag_err *err)
     if (rc) return rc;
     hp->family = ag_family_find(arch);
     if (hp->family == NULL)
-        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: model family \"%.*s\" is not known; known are %s",
-                          ag_gguf_path(g), (int)AG_MIN(arch.n, (size_t)60), arch.p, ag_family_list());
+        return ag_err_set(err, AG_E_UNSUPPORTED, "%s: model family \"%s\" is not known; known are %s",
+                          ag_gguf_path(g), ag_gguf_show((char[64]){0}, 64, arch), ag_family_list());
     if ((rc = refuse_unbuilt(hp, g, err)) || (rc = read_shape(hp, g, err)) ||
         (rc = ag_arch_u32(g, hp, "context_length", true, &hp->ctx_train, err)) ||
         (rc = check_range(g, "the context length", hp->ctx_train, 1, AG_HP_CTX_MAX, err)) ||

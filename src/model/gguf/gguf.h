@@ -54,6 +54,8 @@ int ag_gguf_open_mem(ag_gguf **out, const char *name, const void *bytes, size_t 
 void ag_gguf_close(ag_gguf *g); /* NULL is fine */
 
 const char *ag_gguf_path(const ag_gguf *g);
+/* Bytes of a path before ".gguf" or, of a file in parts, before "-00001-of-00002.gguf". */
+size_t ag_gguf_stem_bytes(const char *path);
 uint32_t ag_gguf_version(const ag_gguf *g);
 uint32_t ag_gguf_part_count(const ag_gguf *g);
 const char *ag_gguf_part_path(const ag_gguf *g, uint32_t i);

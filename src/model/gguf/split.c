@@ -29,6 +29,13 @@ ag__gguf_split_name ag__gguf_split_parse(const char *path)
     return (ag__gguf_split_name){no, count, n - TAIL + 1};
 }
 
+size_t ag_gguf_stem_bytes(const char *path)
+{
+    size_t n = strlen(path);
+    if (ag__gguf_split_parse(path).count > 0) return n - TAIL;
+    return n > 5 && strcmp(path + n - 5, ".gguf") == 0 ? n - 5 : n;
+}
+
 typedef struct split_keys {
     uint32_t no, count, tensors; /* no from 0, as in the file */
 } split_keys;

@@ -212,7 +212,7 @@ static const char *wrap_word_end(const char *p, const char *end, bool hyphens)
         if (!hyphens || *at != '-' || at - p < 2 || end - q < 2) continue;
         const char *b = at, *f = q;
         if (ag__uni_alpha(ag__uni_prev(p, &b)) && ag__uni_alpha(ag__uni_next(&f, end)) &&
-            ag__uni_alpha(ag__uni_next(&f, end + 0))) {
+            f < end && ag__uni_alpha(ag__uni_next(&f, end))) {
             return q;
         }
     }

@@ -298,7 +298,6 @@ static ag_tn *parse_loader(ag_tparser *p, uint32_t pos)
 {
     ag_tn *n = ag__tn_new(p, AG_TN_LOADER, pos);
     if (n == NULL || (n->a = ag__tp_expr(p)) == NULL) return NULL;
-    n->s = p->tok[p->at].s;
     while (ag__tp_cur(p)->type != AG_TOK_BLOCK_END && ag__tp_cur(p)->type != AG_TOK_EOF) ag__tp_next(p);
     return n;
 }

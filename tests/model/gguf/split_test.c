@@ -121,6 +121,17 @@ static void test_part_missing(void **state)
 }
 
 /* A name that only looks like a part's belongs to a whole file; so does the only part of one. */
+static void test_stems(void **state)
+{
+    (void)state;
+    static const struct { const char *path, *stem; } cases[] = {
+        {"m.gguf", "m"}, {"a/m-00001-of-00002.gguf", "a/m"}, {"mix-3-of-4-experts.gguf", "mix-3-of-4-experts"},
+        {"m", "m"}, {".gguf", ".gguf"}, {"m-00003-of-00002.gguf", "m-00003-of-00002"}, {"", ""},
+    };
+    for (size_t i = 0; i < AG_ARRAY_LEN(cases); i++)
+        assert_int_equal(ag_gguf_stem_bytes(cases[i].path), strlen(cases[i].stem));
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -185,7 +196,7 @@ int main(void)
     if (mkdtemp(dir) == NULL) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open), cmocka_unit_test(test_refused), cmocka_unit_test(test_part_missing),
-        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_names), cmocka_unit_test(test_stems),
 #ifdef AG_FAULTS
         cmocka_unit_test(test_faults),
 #endif
