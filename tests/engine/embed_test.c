@@ -1,8 +1,8 @@
 /* Embeddings on the real engine with a tiny random model: the same bits whoever else is served, however the prompt is
  * cut. */
 #include "base/fault.h"
+#include "engine/held.h"
 #include "engine/lm.h"
-#include "engine/serving.h"
 
 enum { MANY = 10 };
 static float alone[MANY][TINY_WIDTH];
@@ -267,13 +267,15 @@ static void test_plain_spec(void **state)
 static void test_ends(void **state)
 {
     (void)state;
-    ag_engine *e = open_engine(conf_of(1024, 1, 64));
+    ag_engine *e = open_held(conf_of(1024, 1, 64), 1);
     ag_gen_spec hog = spec_of(10, 300, 1), s = text_of(3);
     ag_gen *first = start(e, &hog), *g = start(e, &s), *cancelled;
+    await_held();
     ag_gen_cancel(g);
     assert_int_equal(wait_for(g), AG_GEN_CANCELLED);
     ag_gen_put(g);
     ag_gen_cancel(first);
+    let_go();
     ag_gen_put(first);
     s.deadline_us = 1;
     ag_err err = {0};

@@ -2,8 +2,7 @@
 #include <math.h>
 
 #include "base/fault.h"
-#include "engine/engine_inner.h"
-#include "engine/serving.h"
+#include "engine/held.h"
 
 static ag_gen_follow_spec plain(void) { return (ag_gen_follow_spec){.band = AG_BAND_DEFAULT}; }
 
@@ -82,17 +81,18 @@ static void all_read_the_same(void **state)
 static void whoever_leaves_ends_alone_but_the_last(void **state)
 {
     (void)state;
-    ag_engine *e = open_engine(conf_of(2048, 4, 16));
+    ag_engine *e = open_held(conf_of(2048, 4, 16), 6);
     ag_gen_spec s = spec_of(20, 450, 2);
     ag_gen *g = start(e, &s), *a = follow(g, plain()), *b = follow(g, plain());
-    await_tokens(g, 5);
+    await_held(); /* five tokens are there */
     ag_gen_cancel(a);
     assert_int_equal(state_of(a), AG_GEN_CANCELLED);
     uint32_t n = ag_gen_count(a);
-    await_tokens(g, ag_gen_count(g) + 3);
+    hold_next(9);
     assert_int_equal(ag_gen_count(a), n);
     assert_int_equal(state_of(b), AG_GEN_RUNNING);
     ag_gen_cancel(b);
+    let_go();
     assert_int_equal(await_end(g), AG_GEN_CANCELLED);
     ag_err err = {0};
     ag_gen *c = NULL;
@@ -123,13 +123,12 @@ static void the_leader_goes_by_its_followers(void **state)
     (void)state;
     ag_engine_conf c = conf_of(2048, 1, 16);
     c.refuse_late = false;
-    ag_engine *e = open_engine(c);
+    ag_engine *e = open_held(c, 1);
     ag_gen_spec first = spec_of(20, 450, 3), s = spec_of(20, 30, 4);
     uint64_t far = ag_now_us() + 3600000000u;
-    ag_gen *busy[4];
     first.band = 0;
-    for (size_t i = 0; i < AG_ARRAY_LEN(busy); i++) busy[i] = start(e, &first);
-    await_tokens(busy[0], 1);
+    ag_gen *busy = start(e, &first);
+    await_held();
     s.deadline_us = far;
     s.band = 2;
     ag_gen *g = start(e, &s);
@@ -155,10 +154,11 @@ static void the_leader_goes_by_its_followers(void **state)
     assert_int_equal(goes_by(g).band, 1);
     ag_gen_cancel(d);
     assert_true(goes_by(g).deadline_us == far + 5);
-    for (size_t i = 0; i < AG_ARRAY_LEN(busy); i++) ag_gen_cancel(busy[i]);
+    ag_gen_cancel(busy);
+    let_go();
     assert_int_equal(await_end(b), AG_GEN_LENGTH);
     assert_int_equal(ag_gen_count(b), 30);
-    ag_gen *all[] = {busy[0], busy[1], busy[2], busy[3], g, a, b, d, hasty};
+    ag_gen *all[] = {busy, g, a, b, d, hasty};
     for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) ag_gen_put(all[i]);
     close_idle(e);
 }
@@ -166,11 +166,14 @@ static void the_leader_goes_by_its_followers(void **state)
 static void deadlines_cut_off_one_reader(void **state)
 {
     (void)state;
-    ag_engine *e = open_engine(conf_of(2048, 2, 16));
+    ag_engine *e = open_held(conf_of(2048, 2, 16), 4);
     ag_gen_spec s = spec_of(20, 450, 5);
     ag_gen *g = start(e, &s), *patient = follow(g, plain());
-    await_tokens(g, 3);
-    ag_gen *hasty = follow(g, (ag_gen_follow_spec){.band = 2, .deadline_us = ag_now_us() + 4500});
+    await_held();
+    uint64_t due = ag_now_us() + 4500;
+    ag_gen *hasty = follow(g, (ag_gen_follow_spec){.band = 2, .deadline_us = due});
+    while (ag_now_us() < due) sched_yield();
+    hold_next(5); /* between the two steps its time is up */
     assert_int_equal(await_end(hasty), AG_GEN_LENGTH);
     assert_true(ag_gen_timed_out(hasty));
     assert_false(ag_gen_timed_out(g));
@@ -184,6 +187,7 @@ static void deadlines_cut_off_one_reader(void **state)
     assert_int_equal(ag_gen_text_bytes(hasty), bytes);
     assert_false(ag_gen_ended(state_of(patient)));
     ag_gen_cancel(patient);
+    let_go();
     await_end(g);
     ag_gen_put(hasty);
     ag_gen_put(patient);
@@ -214,11 +218,12 @@ static void a_failure_has_its_reason(void **state)
 {
     (void)state;
 #ifdef AG_FAULTS
-    ag_engine *e = open_engine(conf_of(2048, 2, 16));
+    ag_engine *e = open_held(conf_of(2048, 2, 16), 4);
     ag_gen_spec s = spec_of(20, 450, 9);
     ag_gen *g = start(e, &s), *a = follow(g, plain());
-    await_tokens(g, 3);
+    await_held();
     ag_fault_arm(AG_FAULT_ALLOC, 1);
+    let_go();
     assert_int_equal(await_end(a), AG_GEN_FAILED);
     ag_fault_disarm(AG_FAULT_ALLOC);
     ag_gen *late = follow(g, plain());
@@ -236,9 +241,12 @@ static void a_failure_has_its_reason(void **state)
 static void the_engines_end_is_everybodys(void **state)
 {
     (void)state;
-    ag_engine *e = open_engine(conf_of(2048, 1, 16));
+    ag_engine *e = open_held(conf_of(2048, 1, 16), 1);
     ag_gen_spec s = spec_of(20, 450, 7);
     ag_gen *g = start(e, &s), *a = follow(g, plain()), *waits = start(e, &s), *b = follow(waits, plain());
+    await_held();
+    atomic_store(&e->closing, true); /* what it finds when its step has ended */
+    let_go();
     ag_engine_close(e);
     assert_int_equal(state_of(a), AG_GEN_CANCELLED);
     assert_int_equal(state_of(b), AG_GEN_CANCELLED);

@@ -55,9 +55,21 @@ static size_t put_right(uint8_t *file, size_t size, const ag_prefix *p)
     return h.data_at + (size_t)n * PAGE_BYTES;
 }
 
+/* In memory where there is such a folder. */
+static FILE *file_make(char path[256])
+{
+    snprintf(path, 256, "/dev/shm/ag-prefix-fuzz-%d", (int)getpid());
+    FILE *f = fopen(path, "w");
+    if (f) return f;
+    const char *dir = getenv("TMPDIR");
+    snprintf(path, 256, "%s/ag-prefix-fuzz-XXXXXX", dir && dir[0] ? dir : "/tmp");
+    int fd = mkstemp(path);
+    return fd < 0 ? NULL : fdopen(fd, "w");
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    char path[64];
+    char path[256];
     ag_err err = {0};
     uint32_t n = 0, again = 0;
     if (size < 1 || size > 1 << 16) return 0;
@@ -68,8 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t bytes_n = size - 1;
     memcpy(file, data + 1, size - 1);
     if (data[0] % 2) bytes_n = put_right(file, bytes_n, &p);
-    snprintf(path, sizeof path, "/dev/shm/ag-prefix-fuzz-%d", (int)getpid());
-    FILE *f = fopen(path, "w");
+    FILE *f = file_make(path);
     AG_ASSERT(f && fwrite(file, 1, bytes_n, f) == bytes_n && fclose(f) == 0 && chmod(path, 0600) == 0);
     free(file);
     int rc = ag_kv_open(&p.kv, PAGES, P, &err);

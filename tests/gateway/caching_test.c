@@ -72,7 +72,7 @@ static void a_second_one_is_told_the_same(void **state)
     assert_true(has(reply, "\"text\":\"hello\""));
     assert_true(has(reply, "\"prompt_tokens\":10,\"completion_tokens\":5"));
     header_of(reply, "age", age);
-    assert_string_equal(age, "0");
+    assert_true(age[0] && strspn(age, "0123456789") == strlen(age) && atoi(age) < 60);
     free(reply);
     reply = told(PATH, "",
                  "{\"prompt\":\"say:hello\",\"stream\":true,\"stream_options\":{\"include_usage\":true}," CERTAIN "}",
@@ -176,7 +176,7 @@ static void tenants_are_apart(void **state)
 static void what_did_not_end_by_itself_is_not_kept(void **state)
 {
     (void)state;
-    static const char *const bodies[] = {"{\"prompt\":\"hold\"," CERTAIN ",\"timeout_ms\":60}",       /* cut off */
+    static const char *const bodies[] = {"{\"prompt\":\"hold\"," CERTAIN ",\"timeout_ms\":300}",      /* cut off */
                                          "{\"prompt\":\"wait say:x\"," CERTAIN ",\"timeout_ms\":30}", /* never begun */
                                          "{\"prompt\":\"fail:3\"," CERTAIN "}", "{\"prompt\":\"full\"," CERTAIN "}",
                                          "{\"prompt\":\"late\"," CERTAIN ",\"timeout_ms\":60000}"};
@@ -188,7 +188,7 @@ static void what_did_not_end_by_itself_is_not_kept(void **state)
     read_until(fd, "\"h\"");
     close(fd);
     wait_until_idle();
-    tell("", "{\"prompt\":\"hold\"," CERTAIN ",\"timeout_ms\":60}", 200, "miss");
+    tell("", "{\"prompt\":\"hold\"," CERTAIN ",\"timeout_ms\":300}", 200, "miss");
     tell("", "{\"prompt\":\"long:60\"," CERTAIN "}", 200, "miss"); /* whole, as long as was asked for */
     tell("", "{\"prompt\":\"long:60\"," CERTAIN "}", 200, "hit");
 }
@@ -256,13 +256,13 @@ static void each_has_its_own_deadline(void **state)
 {
     (void)state;
     int patient = begin("{\"prompt\":\"wait hold\"," CERTAIN "}", missed);
-    int hasty = begin("{\"prompt\":\"wait hold\"," CERTAIN ",\"timeout_ms\":50,\"priority\":0}", coalesced);
+    int hasty = begin("{\"prompt\":\"wait hold\"," CERTAIN ",\"timeout_ms\":500,\"priority\":0}", coalesced);
     fake_spec s = fake_engine_seen();
     assert_int_equal(s.band, 0); /* of the most urgent */
     assert_true(s.deadline_us == 0); /* of the latest */
     expect_reply(hasty, 504, "\"code\"");
     fake_engine_release();
-    int brief = begin("{\"prompt\":\"wait hold\"," CERTAIN ",\"timeout_ms\":100}", coalesced);
+    int brief = begin("{\"prompt\":\"wait hold\"," CERTAIN ",\"timeout_ms\":500}", coalesced);
     expect_reply(brief, 200, "\"text\":\"h\"");
     close(patient);
     wait_until_idle();
@@ -365,15 +365,14 @@ static void who_is_refused_leaves_the_renewal_to_others(void **state)
     snprintf(head, sizeof head,
              "POST " PATH " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
              "x-request-timeout-ms: 1\r\nContent-Length: %zu\r\n\r\n", sizeof body - 1);
-    do { /* until it comes too late */
-        int fd = dial();
-        send_text(fd, head);
-        usleep(2000);
-        send_text(fd, body);
-        reply = read_all(fd);
-        if (status_of(reply) == 504) break;
-        free(reply);
-    } while (fake_engine_made() - before < 2);
+    wait_until_idle();
+    int fd = dial();
+    send_text(fd, head);
+    while (ag_gateway_requests(gw) == 0) usleep(1000); /* its time runs from here on */
+    usleep(2000); /* and is over */
+    send_text(fd, body);
+    reply = read_all(fd);
+    assert_int_equal(status_of(reply), 504);
     free(reply);
     tell("", body, 200, "stale");
     assert_int_equal(fake_engine_made() - before, 2);

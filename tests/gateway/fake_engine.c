@@ -95,10 +95,10 @@ static void step(ag_gen *g)
     if (g->cancel) {
         g->state = AG_GEN_CANCELLED;
         cancelled++;
-    } else if (g->displace || g->give_up || (late && g->n == 0)) {
+    } else if (g->displace || g->give_up || (late && g->wait)) {
         g->error = g->displace ? AG_E_QUEUE_FULL : AG_E_DEADLINE;
         g->state = AG_GEN_FAILED;
-    } else if (late) {
+    } else if (late && (g->n || g->n_answer == 0)) { /* what need not wait begins first */
         g->timed_out = true;
         g->state = AG_GEN_LENGTH;
     } else if (g->wait) {

@@ -105,10 +105,10 @@ static void the_door_says_when_to_come_again(void **state)
 static void who_waits_too_long_gets_504(void **state)
 {
     (void)state;
-    const char *whole = "{\"prompt\":\"wait say:x\",\"timeout_ms\":30}";
-    expect(504, "POST", PATH, "", whole, "The request's timeout of 30 ms passed after ");
+    const char *whole = "{\"prompt\":\"wait say:x\",\"timeout_ms\":300}";
+    expect(504, "POST", PATH, "", whole, "The request's timeout of 300 ms passed after ");
     expect(504, "POST", PATH, "", whole, "\"code\":\"deadline_exceeded\"");
-    expect(504, "POST", PATH, "x-request-timeout-ms: 30\r\n", "{\"prompt\":\"wait say:x\",\"stream\":true,\"n\":3}",
+    expect(504, "POST", PATH, "x-request-timeout-ms: 300\r\n", "{\"prompt\":\"wait say:x\",\"stream\":true,\"n\":3}",
            "ms in the queue; nothing was computed for it.");
     expect(504, "POST", PATH, "", "{\"prompt\":\"wait say:x\",\"timeout_ms\":1}", "timeout of 1 ms");
     expect(504, "POST", PATH, "", "{\"prompt\":\"give up\",\"timeout_ms\":60000}",
@@ -119,7 +119,7 @@ static void who_waits_too_long_gets_504(void **state)
 static void who_runs_too_long_gets_what_there_is(void **state)
 {
     (void)state;
-    json_t *j = post_json(PATH, "{\"prompt\":\"hold\",\"timeout_ms\":30}", 200);
+    json_t *j = post_json(PATH, "{\"prompt\":\"hold\",\"timeout_ms\":300}", 200);
     assert_string_equal(str_at(choice_at(j, 0), "text"), "h");
     assert_string_equal(str_at(choice_at(j, 0), "finish_reason"), "length");
     assert_string_equal(str_at(json_object_get(choice_at(j, 0), "autoglm"), "stopped_by"), "timeout");
@@ -127,16 +127,16 @@ static void who_runs_too_long_gets_what_there_is(void **state)
     j = post_json(PATH, "{\"prompt\":\"say:x\",\"timeout_ms\":60000}", 200);
     assert_null(json_object_get(choice_at(j, 0), "autoglm"));
     json_decref(j);
-    expect(200, "POST", PATH, "", "{\"prompt\":\"hold\",\"timeout_ms\":30,\"stream\":true}",
+    expect(200, "POST", PATH, "", "{\"prompt\":\"hold\",\"timeout_ms\":300,\"stream\":true}",
            "\"text\":\"\",\"logprobs\":null,\"finish_reason\":\"length\",\"autoglm\":{\"stopped_by\":\"timeout\"}}");
     /* Of several, one has begun and one has not. */
-    j = post_json(PATH, "{\"prompt\":[\"hold\",\"wait say:x\"],\"timeout_ms\":30,\"echo\":true,\"logprobs\":1}", 200);
+    j = post_json(PATH, "{\"prompt\":[\"hold\",\"wait say:x\"],\"timeout_ms\":300,\"echo\":true,\"logprobs\":1}", 200);
     for (size_t i = 0; i < 2; i++) {
         assert_string_equal(str_at(choice_at(j, i), "text"), i ? "wait say:x" : "holdh");
         assert_string_equal(str_at(json_object_get(choice_at(j, i), "autoglm"), "stopped_by"), "timeout");
     }
     json_decref(j);
-    expect(200, "POST", PATH, "", "{\"prompt\":[\"hold\",\"wait say:x\"],\"timeout_ms\":30,\"stream\":true}",
+    expect(200, "POST", PATH, "", "{\"prompt\":[\"hold\",\"wait say:x\"],\"timeout_ms\":300,\"stream\":true}",
            "data: [DONE]");
     wait_until_idle();
 }
@@ -198,8 +198,8 @@ static void errors_of_a_stream_that_has_begun_are_events(void **state)
 {
     (void)state;
     expect(200, "POST", PATH, "",
-           "{\"prompt\":\"wait say:x\",\"timeout_ms\":30," EVENTS "}",
-           "event: error\ndata: {\"error\":{\"message\":\"The request's timeout of 30 ms passed");
+           "{\"prompt\":\"wait say:x\",\"timeout_ms\":300," EVENTS "}",
+           "event: error\ndata: {\"error\":{\"message\":\"The request's timeout of 300 ms passed");
     char *reply = ask("POST", PATH, "", "{\"prompt\":\"displace\"," EVENTS "}");
     assert_int_equal(status_of(reply), 200);
     char *error = strstr(reply, "\"code\":\"queue_full\"");

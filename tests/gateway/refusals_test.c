@@ -57,7 +57,7 @@ static void refusals_speak_the_dialect_of_their_path(void **state)
     ag_gateway_conf conf = AG_GATEWAY_CONF_DEFAULT;
     conf.body_bytes_max = 1000;
     conf.target_bytes_max = 100;
-    conf.body_timeout_ms = 50;
+    conf.body_timeout_ms = 500;
     serve(conf, true);
     memset(many, 'x', sizeof many - 1);
     char longer[300];

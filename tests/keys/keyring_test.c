@@ -143,7 +143,8 @@ static void a_file_that_cannot_be_read_lets_nobody_in(void **state)
     snprintf(away, sizeof away, "%s.away", store_path);
     assert_int_equal(rename(store_path, away), 0);
     wait_fate(r, text, AG_KEY_STALE);
-    assert_true(was_noted("! The keys database") && was_noted("cannot be found"));
+    while (!was_noted("cannot be found")) usleep(1000); /* the keeper's; a fate becomes stale by time alone */
+    assert_true(was_noted("! The keys database"));
     assert_int_equal(rename(away, store_path), 0);
     wait_fate(r, text, AG_KEY_OK);
     while (!was_noted("can be read again")) usleep(1000);
@@ -152,12 +153,12 @@ static void a_file_that_cannot_be_read_lets_nobody_in(void **state)
 
     r = ring_open();
     memset(junk, 0x55, sizeof junk);
-    assert_int_equal(rename(store_path, away), 0);
-    int fd = open(store_path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    int fd = open(away, O_WRONLY | O_CREAT | O_EXCL, 0600);
     assert_int_equal(write(fd, junk, sizeof junk), sizeof junk);
     close(fd);
+    assert_int_equal(rename(away, store_path), 0); /* at once: only the first trouble is noted */
     wait_fate(r, text, AG_KEY_STALE);
-    assert_true(was_noted("damaged"));
+    while (!was_noted("damaged")) usleep(1000);
     ag_keyring_close(r);
 }
 

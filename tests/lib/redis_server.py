@@ -22,19 +22,28 @@ def free_port():
             return port
 
 
+class Ended(AssertionError):
+    """It ended instead of listening."""
+
+
 class Redis:
     """tls: a certificate, its key and the authority of clients' ones; then it listens on tls_port too."""
 
     def __init__(self, *flags, port=None, tls=None):
         self.dir = tempfile.TemporaryDirectory(prefix="autoglm-redis-")
-        self.port = port or free_port()
-        if tls:
-            self.tls_port = free_port()
-            flags += ("--tls-port", str(self.tls_port), "--tls-cert-file", tls[0], "--tls-key-file", tls[1], "--tls-ca-cert-file",
-                      tls[2])
         self.path = self.dir.name + "/redis.sock"
-        self.flags = flags
-        self.start()
+        for left in reversed(range(5)):  # a port that was free may be taken by now
+            self.port, self.flags = port or free_port(), flags
+            if tls:
+                self.tls_port = free_port()
+                self.flags += ("--tls-port", str(self.tls_port), "--tls-cert-file", tls[0], "--tls-key-file", tls[1],
+                               "--tls-ca-cert-file", tls[2])
+            try:
+                self.start()
+                return
+            except Ended:
+                if port or not left:
+                    raise
 
     def start(self):
         self.process = subprocess.Popen(
@@ -43,11 +52,15 @@ class Redis:
         wait_for("Redis to listen", self.listens)
 
     def listens(self):
-        assert self.process.poll() is None, "redis-server has ended"
+        if self.process.poll() is not None:
+            raise Ended("redis-server has ended")
         try:
-            socket.create_connection(("127.0.0.1", self.port), LIMIT_S).close()
-            return True
-        except ConnectionRefusedError:
+            with socket.socket(socket.AF_UNIX) as s:  # which is nobody else's, and answers once it listens everywhere
+                s.settimeout(LIMIT_S)
+                s.connect(self.path)
+                s.sendall(b"PING\r\n")
+                return bool(s.recv(1))
+        except OSError:
             return False
 
     def say(self, *words):

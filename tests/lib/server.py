@@ -178,7 +178,8 @@ class Server:
 
     def idle(self):
         """Nothing running, nothing waiting, every KV page free or only kept for reuse."""
-        return self.metric("autoglm_generations_running") == 0 and self.metric("autoglm_generations_waiting") == 0
+        names = ("autoglm_generations_running", "autoglm_generations_waiting")  # in one look: who waited may run by the next
+        return sum(value for key, value in self.metrics().items() if key.partition("{")[0] in names) == 0
 
     def signal(self, number):
         self.process.send_signal(number)

@@ -188,7 +188,7 @@ static void test_calls_of_grpc(void **state)
     char x[8192];
     ag_http_conf conf = rig_conf();
     conf.body_bytes_max = 10;
-    conf.body_timeout_ms = 50;
+    conf.body_timeout_ms = 500;
     conf.target_bytes_max = 20;
     start(&r, &c, &conf);
     memset(x, 'x', sizeof x - 1);
@@ -216,7 +216,7 @@ static void test_header_timeout(void **state)
     (void)state;
     rig r;
     ag_http_conf conf = rig_conf();
-    conf.header_timeout_ms = 50;
+    conf.header_timeout_ms = 500;
     rig_start(&r, &conf);
     for (int i = 0; i < 3; i++) {
         int fd;
@@ -244,7 +244,7 @@ static void test_idle_timeout(void **state)
     rig r;
     h2_client c;
     ag_http_conf conf = rig_conf();
-    conf.idle_timeout_ms = 50;
+    conf.idle_timeout_ms = 500;
     start(&r, &c, &conf);
     int32_t id = h2_get(&c, "/timer");
     h2_expect(&c, id, 200, "timer");
@@ -259,7 +259,7 @@ static void test_idle_ping(void **state)
     (void)state;
     rig r;
     ag_http_conf conf = rig_conf();
-    conf.idle_timeout_ms = 100;
+    conf.idle_timeout_ms = 500;
     rig_start(&r, &conf);
     int fd;
     h2_raw_dial(&r, &fd);

@@ -195,7 +195,7 @@ static void test_limits(void **state)
     (void)state;
     fixture x;
     open_fixture(&x);
-    x.conf.header_timeout_ms = 50;
+    x.conf.header_timeout_ms = 500;
     rig_start(&x.r, &x.conf);
     expect_closed(dial(&x.r)); /* says nothing */
     int fd = dial(&x.r);

@@ -170,7 +170,7 @@ class Ends(Served):
             self.ask(s, input="x")
             chunks = s.stream(prompt="x", max_tokens=2000, ignore_eos=True)
             next(chunks)
-            error = self.ask(s, 504, input=["x", "y"], timeout_ms=400)["error"]
+            error = self.ask(s, 504, input=["x", "y"], timeout_ms=3000)["error"]
             self.assertIn("0 of its 2 inputs were done", error["message"])
             chunks.close()
             wait_for("the stream to end", s.idle)

@@ -123,7 +123,11 @@ class User(unittest.TestCase):
                 self.assertEqual((folder / "keys.db").stat().st_uid, nobody.pw_uid)
                 threads = pathlib.Path(f"/proc/{s.process.pid}/task")
                 for task in threads.iterdir():
-                    self.assertRegex((task / "status").read_text(), rf"Uid:\s+{nobody.pw_uid}\s")
+                    try:
+                        status = (task / "status").read_text()
+                    except OSError:
+                        continue  # it has ended
+                    self.assertRegex(status, rf"Uid:\s+{nobody.pw_uid}\s")
                 wait_for("the server to be ready", lambda: s.get("/readyz").status_code == 200)
 
     @staticmethod
@@ -166,6 +170,24 @@ class Unit(unittest.TestCase):
         for flag in flags:
             if flag.startswith("--"):
                 self.assertRegex(known, rf"(?m)^ +(-\w, )?{flag}\b")
+
+    def test_its_settings_can_be_read(self):
+        """What its head installs is there, and the settings file goes with its flags."""
+        text = (ROOT / "deploy/autoglm.service").read_text()
+        for name in re.findall(r"\b(deploy/\S+)", text):
+            self.assertTrue((ROOT / name).exists(), name)
+        flags = re.findall(r"^ExecStart=\S+ serve (.*)$", text, re.M)[0].split()
+        self.assertIn("/etc/autoglm/autoglm.yaml", flags)
+        flags[flags.index("/etc/autoglm/autoglm.yaml")] = str(ROOT / "deploy/autoglm.yaml")
+        done = subprocess.run([binary(), "serve", *flags, "--openapi"], capture_output=True, text=True, timeout=LIMIT_S)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        with tempfile.TemporaryDirectory(prefix="autoglm-unit-") as folder:
+            moved = pathlib.Path(folder, "autoglm.yaml")
+            moved.write_text((ROOT / "deploy/autoglm.yaml").read_text().replace("/var/lib/autoglm", folder))
+            done = subprocess.run([binary(), "serve", "--config", str(moved), "--port", "0"], capture_output=True, text=True,
+                                  timeout=LIMIT_S)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"{folder}/model.gguf", done.stderr)
 
     def calls(self):
         """What the unit lets through beside groups, and the groups. Further lines add to the first one, unless one begins with ~."""

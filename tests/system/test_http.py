@@ -92,8 +92,8 @@ class Wire:
 class Http(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.s = Server("--header-timeout", "1s", "--body-timeout", "1s", "--idle-timeout", "2s", "--body-bytes", "64KiB",
-                       "--header-bytes", "8KiB", "--headers-max", "50", "--cors-origin", "https://chat.example")
+        cls.s = Server("--body-bytes", "64KiB", "--header-bytes", "8KiB", "--headers-max", "50", "--cors-origin",
+                       "https://chat.example")
 
     @classmethod
     def tearDownClass(cls):
@@ -235,16 +235,17 @@ class Http(unittest.TestCase):
         self.assertRefused(chunked + (b"1000\r\n" + b"x" * 0x1000 + b"\r\n") * 20, 413)
 
     def test_those_who_take_their_time(self):
-        for unfinished in (b"GET /livez HT", get()[:-2], post()[:-5]):
-            with Wire(self.s.port) as w:
-                answer = w.send(unfinished).answer()
-                self.assertEqual(answer[0], 408)
-                self.assertTrue(w.closed())
-        w = self.wire()
-        self.assertTrue(w.closed())  # said nothing at all
-        w = self.wire().send(get())
-        self.assertEqual(w.answer()[0], 200)
-        self.assertTrue(w.closed())  # said nothing more
+        with Server("--header-timeout", "1s", "--body-timeout", "1s", "--idle-timeout", "2s") as s:
+            for unfinished in (b"GET /livez HT", get()[:-2], post()[:-5]):
+                with Wire(s.port) as w:
+                    answer = w.send(unfinished).answer()
+                    self.assertEqual(answer[0], 408)
+                    self.assertTrue(w.closed())
+            with Wire(s.port) as w:
+                self.assertTrue(w.closed())  # said nothing at all
+            with Wire(s.port) as w:
+                self.assertEqual(w.send(get()).answer()[0], 200)
+                self.assertTrue(w.closed())  # said nothing more
 
     def test_only_programs_of_this_machine(self):
         """Without keys a web page in the user's browser must not be able to use the server."""

@@ -97,6 +97,7 @@ class Http2(unittest.TestCase):
         done = subprocess.run(["curl", "-sS", "--http2-prior-knowledge", "-H", "x: " + "y" * 40000, "-o", "/dev/null", "-w",
                                "%{http_code}", self.s.url + "/livez"], stdout=subprocess.PIPE, text=True)
         self.assertEqual(done.stdout, "431")
+        wait_for("it to be closed", lambda: self.s.metric("autoglm_connections_closed_total") >= 1)
         metrics = self.s.get("/metrics").text
         self.assertRegex(metrics, r'refused_total\{reason="headers_size"\} [1-9]')
         self.assertRegex(metrics, r'autoglm_connections\{state="streaming"\} 0')

@@ -15,19 +15,19 @@ WHO = ("--jwt-issuer", "https://id.example", "--jwt-audience", "autoglm")
 
 
 class Source:
-    """An identity provider's keys over HTTP. `answer` writes one, or is bytes of a body."""
+    """An identity provider's keys over HTTP. `now`: the status, and bytes of a body or what writes one."""
 
     def __init__(self):
         self.private = {kid: ed25519.Ed25519PrivateKey.generate() for kid in "abc"}
-        self.fetched, self.answer, self.status, self.closing = 0, self.set_of("a"), 200, threading.Event()
+        self.fetched, self.now, self.closing = 0, (200, self.set_of("a")), threading.Event()
         source = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 source.fetched += 1
-                answer = source.answer
-                self.send_response(source.status)
-                if source.status == 302:
+                status, answer = source.now
+                self.send_response(status)
+                if status == 302:
                     self.send_header("Location", "/elsewhere")
                 self.end_headers()
                 try:
@@ -73,7 +73,7 @@ class AtUrl(unittest.TestCase):
         with Source() as source, Keyed("--jwt-jwks", source.url, *WHO, model="null") as k:
             wait_for("the keys to be fetched", lambda: k.status(source.token("a")) == 200)
             self.assertEqual(k.status("nonsense"), 401)
-            source.answer = source.set_of("b")
+            source.now = (200, source.set_of("b"))
             wait_for("the new key to be fetched", lambda: k.status(source.token("b")) == 200)  # since it was asked for
             self.assertEqual(k.status(source.token("a")), 401)
             # However many tokens name keys that are not there, the source is asked seldom.
@@ -81,7 +81,7 @@ class AtUrl(unittest.TestCase):
             for _ in range(300):
                 self.assertEqual(k.status(source.token("c")), 401)
             self.assertLessEqual(source.fetched - before, 1 + (time.monotonic() - began) / 5)
-            source.answer = source.set_of("c")
+            source.now = (200, source.set_of("c"))
             k.s.signal(signal.SIGHUP)
             wait_for("SIGHUP to fetch them", lambda: k.status(source.token("c")) == 200)
 
@@ -90,7 +90,7 @@ class AtUrl(unittest.TestCase):
             wait_for("the keys to be fetched", lambda: k.status(source.token("a")) == 200)
 
             def slow(to):
-                while not source.closing.wait(0.05) and source.answer is slow:
+                while not source.closing.wait(0.05) and source.now[1] is slow:
                     to.write(b" ")
 
             def huge(to):
@@ -100,12 +100,12 @@ class AtUrl(unittest.TestCase):
             for status, answer, word in ((200, b"{}", "no set of keys"), (200, b'{"keys": []}', "no key"), (200, b"\0\xff" * 500, "JSON"),
                                          (500, source.set_of("b"), "500"), (302, source.set_of("b"), "302"), (200, huge, "larger"),
                                          (200, b'{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}', "secret"), (200, slow, "imeout")):
-                source.answer, source.status = answer, status
+                source.now = (status, answer)
                 times += 1
                 wait_for(f"'{word}' to be noted", lambda: any(word in n for n in notes(k)))
                 self.assertEqual(k.status(source.token("a")), 200)
                 self.assertEqual(k.status(source.token("b")), 401)
-                source.answer, source.status = source.set_of("a"), 200
+                source.now = (200, source.set_of("a"))
                 wait_for("it to be well again", lambda: sum("again" in n for n in notes(k)) == times)
             source.__exit__()
             wait_for("its absence to be noted", lambda: any("connect" in n for n in notes(k)))
@@ -113,12 +113,12 @@ class AtUrl(unittest.TestCase):
 
     def test_a_source_that_was_never_there(self):
         with Source() as source:
-            source.status = 503
+            source.now = (503, source.set_of("a"))
             with Keyed("--jwt-jwks", source.url, *WHO, model="null") as k:
                 wait_for("its absence to be noted", lambda: any("503" in n for n in notes(k)))
                 self.assertEqual(k.status(source.token("a")), 503)  # not known to be wrong
                 self.assertEqual(k.status("ag-nonsense"), 401)
-                source.status = 200
+                source.now = (200, source.set_of("a"))
                 wait_for("the keys to be fetched", lambda: k.status(source.token("a")) == 200)
 
 

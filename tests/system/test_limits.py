@@ -50,7 +50,7 @@ class Limits(unittest.TestCase):
 
     def test_time_in_all(self):
         slow = {"prompt": "x", "max_tokens": 1000}
-        with Server("--total-timeout", "300ms", model="null:rate=20") as s:
+        with Server("--total-timeout", "3s", model="null:rate=20") as s:
             r = s.post(PATH, slow)
             self.assertEqual((r.status_code, r.json()["error"]["code"]), (504, "deadline_exceeded"))
             with self.assertRaises(requests.exceptions.ChunkedEncodingError):

@@ -107,11 +107,12 @@ class Shared(unittest.TestCase):
             a, b = pair.servers
             key = pair.key("--limit-tokens-per-minute", 20)
             first, second = Client(a, key), Client(b, key)
+            began = time.monotonic()
             self.assertEqual(first.ask(max_tokens=6), 200)
             used = first.answer["usage"]["total_tokens"]
             self.assertEqual(first.got["x-ratelimit-limit-tokens"], "20")
             wait_for("the tokens of the answer to be known", lambda: second.ask("/v1/completions", prompt="x" * 30) == 400 and
-                     int(second.got["x-ratelimit-remaining-tokens"]) <= 20 - used)
+                     int(second.got["x-ratelimit-remaining-tokens"]) <= 20 - used + (time.monotonic() - began) / 3)
             self.assertEqual(second.answer["error"]["code"], "limit_exceeded")
             self.assertEqual(second.ask(prompt="x" * 19), 429)
             self.assertEqual(second.answer["error"]["code"], "rate_limit_exceeded")
@@ -162,10 +163,11 @@ class Shared(unittest.TestCase):
     def test_a_server_that_stops_is_missed_by_the_next_one(self):
         with Redis() as redis, Pair(redis.url()) as pair:
             pair.wait_shared()
-            key = pair.key("--limit-requests-per-minute", 2)
-            self.assertEqual([Client(s, key).ask() for s in pair.servers], [200, 200])
+            key = pair.key("--limit-tokens-per-minute", 20)
+            self.assertEqual(Client(pair.servers[1], key).ask(max_tokens=400), 200)  # beyond the limit: twenty minutes' tokens
+            wait_for("them to be counted", lambda: Client(pair.servers[0], key).ask() == 429)
             pair.servers[1].stop()
-            with Server("--keys-db", str(pair.k.db), "--redis", redis.url(), model="null") as anew:
+            with Server("--keys-db", str(pair.k.db), "--redis", redis.url(), "--redis-timeout", "10s", model="null") as anew:
                 wait_for("limits to be shared", lambda: anew.metric("autoglm_limits_shared_ratio") == 1)
                 self.assertEqual(Client(anew, key).ask(), 429)  # what was used is remembered
 
@@ -182,7 +184,7 @@ class Unwell(unittest.TestCase):
         self.assertLessEqual(n[200], (limit + limit * seconds / 60) * 1.01 + 2)
         self.assertGreaterEqual(n[200], limit - 1)
         c = Client(pair.servers[0], key)
-        self.assertEqual(c.ask(), 429)
+        wait_for("a refusal", lambda: c.ask() == 429)  # a token comes back every second or two
         self.assertEqual(c.got["x-ratelimit-limit-requests"], str(limit))
 
     def note(self, pair, text, times=1):
@@ -204,7 +206,7 @@ class Unwell(unittest.TestCase):
         self.assertGreater(n[200], 0)
 
     def test_stopped_killed_and_flushed_under_load(self):
-        with Redis() as redis, Pair(redis.url(), "--redis-timeout", "1s") as pair:
+        with Redis() as redis, Pair(redis.url(), "--redis-timeout", "5s") as pair:
             pair.wait_shared()
 
             def trouble():
