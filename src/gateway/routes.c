@@ -215,7 +215,7 @@ static void copy_queue(ag_metrics *m, const ag_engine_stats *s)
     ag_metric_set(m, AG_M_STEP_ERROR, 0, s->step_error);
     ag_metric_set(m, AG_M_SERVICE_RATE, 0, s->service_rate);
     ag_metric_set(m, AG_M_THREADS, 0, s->threads);
-    ag_metric_set(m, AG_M_BUSY, 0, (double)s->busy_us / 1e6);
+    ag_metric_set(m, AG_M_BUSY, 0, (double)s->busy_us);
 }
 
 void ag__metrics_copy(ag_gateway *gw)

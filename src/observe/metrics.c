@@ -10,7 +10,7 @@
 
 #define METRICS_MAGIC 0x4d455452u
 
-typedef enum metric_kind { COUNTER, GAUGE, HIST_US, HIST_N } metric_kind;
+typedef enum metric_kind { COUNTER, COUNT_US, GAUGE, HIST_US, HIST_N } metric_kind;
 
 /* Upper bounds, in the unit that is observed. A first token takes from a few milliseconds (a short prompt, a small
  * model) to minutes (a long one on a CPU); a gap from under a millisecond to seconds. */
@@ -205,7 +205,7 @@ static uint64_t cell_get(_Atomic uint64_t *c) { return atomic_load_explicit(c, m
 void ag_metric_add(ag_metrics *m, ag_metric_id id, uint32_t label, uint64_t n)
 {
     if (m == NULL) return;
-    AG_ASSERT(rows[id].kind == COUNTER);
+    AG_ASSERT(rows[id].kind <= COUNT_US);
     cell_add(cell(m, id, label), n);
 }
 
@@ -234,7 +234,7 @@ uint64_t ag_metric_get(const ag_metrics *m, ag_metric_id id, uint32_t label)
 {
     _Atomic uint64_t *c = cell(m, id, label);
     const metric_row *r = &rows[id];
-    if (r->kind == COUNTER) return cell_get(c);
+    if (r->kind <= COUNT_US) return cell_get(c);
     if (r->kind == GAUGE) {
         double v;
         uint64_t bits = cell_get(c);
@@ -356,7 +356,7 @@ static bool shown_when_zero(ag_label_set set)
 
 static void add_metric(const ag_metrics *m, uint32_t id, const char *name, bool alias, ag_buf *scratch, ag_buf *out)
 {
-    static const char *const types[] = {"counter", "gauge", "histogram", "histogram"};
+    static const char *const types[] = {"counter", "counter", "gauge", "histogram", "histogram"};
     const metric_row *r = &rows[id];
     ag_buf_addf(out, "# HELP %s %s\n# TYPE %s %s\n", name, r->help, name, types[r->kind]);
     for (uint32_t at = 0; at < labels_count(r->labels); at++) {
@@ -374,7 +374,7 @@ static void add_metric(const ag_metrics *m, uint32_t id, const char *name, bool 
             if (labels.n) ag_buf_addf(out, "%s{%.*s} ", name, (int)labels.n, labels.p);
             else ag_buf_addf(out, "%s ", name);
             uint64_t bits = cell_get(c);
-            double v = (double)bits;
+            double v = r->kind == COUNT_US ? (double)bits / 1e6 : (double)bits;
             if (r->kind == GAUGE) memcpy(&v, &bits, sizeof v);
             add_number(out, v);
         }

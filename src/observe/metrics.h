@@ -126,7 +126,7 @@ uint32_t ag_metrics_tenant(ag_metrics *m, const char *name);
 uint32_t ag_metric_route_status(uint32_t route, int status);
 
 void ag_metric_add(ag_metrics *m, ag_metric_id id, uint32_t label, uint64_t n);   /* counters */
-/* Gauges; and counters whose truth is kept elsewhere and copied before a scrape. */
+/* Gauges; and counters whose truth is kept elsewhere and copied before a scrape (COUNT_US: in microseconds). */
 void ag_metric_set(ag_metrics *m, ag_metric_id id, uint32_t label, double value);
 /* Histograms: HIST_US takes microseconds, HIST_N plain numbers. */
 void ag_metric_observe_n(ag_metrics *m, ag_metric_id id, uint32_t label, uint64_t value, uint64_t times);

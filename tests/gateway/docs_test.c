@@ -176,6 +176,7 @@ static void print_metrics(ag_buf *b)
                    "there under the name that boards and schedulers made for vLLM read.\n\n"
                    "| name | kind | labels | second name | what it tells |\n| --- | --- | --- | --- | --- |\n");
 #define COUNTER "counter"
+#define COUNT_US "counter"
 #define GAUGE "gauge"
 #define HIST_US "histogram"
 #define HIST_N "histogram"

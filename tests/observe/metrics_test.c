@@ -65,12 +65,14 @@ static void counters_and_gauges_show_their_labels(void **state)
     ag_metric_add(m, AG_M_ERRORS, AG_E_QUEUE_FULL, 5);
     ag_metric_set(m, AG_M_REFUSED, 0, 12);
     ag_metric_set(m, AG_M_KV_USAGE, 0, 0.25);
+    ag_metric_set(m, AG_M_BUSY, 0, 1250000);
     ag_metric_add(m, AG_M_FINISHED, AG_FINISH_LENGTH, 4);
     has(m, "\nautoglm_http_requests_total{route=\"chat\",status=\"200\"} 3\n");
     has(m, "\nautoglm_http_requests_total{route=\"completions\",status=\"0\"} 1\n");
     has(m, "\nautoglm_errors_total{code=\"queue_full\"} 5\n");
     has(m, "\nautoglm_connections_refused_total{reason=\"parse\"} 12\n");
     has(m, "\nvllm:kv_cache_usage_perc{model_name=\"\"} 0.25\n");
+    has(m, "\nautoglm_compute_busy_seconds_total{model=\"\"} 1.25\n");
     has(m, "\nvllm:request_success_total{model_name=\"\",finished_reason=\"length\"} 4\n");
     assert_int_equal(ag_metric_get(m, AG_M_ERRORS, AG_E_QUEUE_FULL), 5);
     ag_metrics_close(m);
