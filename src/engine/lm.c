@@ -19,8 +19,8 @@ static uint64_t number_of(const char *path, const char *key)
     return v;
 }
 
-/* Of a machine, and of a control group with a limit (0: it has none), whose use counts files that are only kept in memory
- * while nobody wants it. 0: not known. */
+/* Of a machine, and of a control group with a limit (0: it has none), whose use counts files that are only kept in
+ * memory while nobody wants it. 0: not known. */
 static uint64_t memory_left(uint64_t machine, uint64_t limit, uint64_t used, uint64_t files)
 {
     if (limit == 0) return machine;
@@ -37,11 +37,11 @@ uint64_t ag_lm_memory_free(void)
                        number_of(stat, "inactive_file ") + number_of(stat, "active_file "));
 }
 
-/* What a KV cache may take by itself: half of what the weights, which come first, leave. */
-static uint64_t memory_for_kv(const ag_lm *lm)
+/* What a KV cache may take by itself: half of what the weights, which come first, leave. Those that hardly fit may stay
+ * in their file, and a context of a few words serves nobody: an eighth at least. */
+static uint64_t memory_for_kv(uint64_t have, uint64_t weights)
 {
-    uint64_t have = ag_lm_memory_free(), weights = ag_gguf_file_bytes(lm->model->gguf);
-    return have > weights ? (have - weights) / 2 : 0;
+    return AG_MAX(have > weights ? (have - weights) / 2 : 0, have / 8);
 }
 
 static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
@@ -49,12 +49,16 @@ static int choose_pages(ag_lm *lm, const ag_lm_conf *conf, ag_err *err)
     uint64_t page = lm->page_bytes, tokens = conf->ctx_tokens, train = lm->model->hp.ctx_train;
     if (tokens == 0) {
         tokens = train * AG_MAX(conf->ctx_sequences, 1u);
-        if (page) tokens = AG_MIN(tokens, AG_MAX(memory_for_kv(lm) / page * AG_KV_PAGE, (uint64_t)AG_KV_PAGE));
+        if (page) {
+            uint64_t most = memory_for_kv(ag_lm_memory_free(), ag_gguf_file_bytes(lm->model->gguf)) / page;
+            tokens = AG_MIN(tokens, AG_MAX(most, (uint64_t)1) * AG_KV_PAGE);
+        }
     }
     uint64_t pages = (tokens + AG_KV_PAGE - 1) / AG_KV_PAGE;
     if (pages > UINT32_MAX / 2)
-        return ag_err_set(err, AG_E_USAGE, "a KV cache of %" PRIu64 " tokens is more than the %" PRIu64 " that can be addressed",
-                          tokens, (uint64_t)(UINT32_MAX / 2) * AG_KV_PAGE);
+        return ag_err_set(err, AG_E_USAGE,
+                          "a KV cache of %" PRIu64 " tokens is more than the %" PRIu64 " that can be addressed", tokens,
+                          (uint64_t)(UINT32_MAX / 2) * AG_KV_PAGE);
     lm->pages = (uint32_t)pages;
     lm->ctx_max = (uint32_t)AG_MIN(train, pages * AG_KV_PAGE);
     return AG_OK;

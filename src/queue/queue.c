@@ -168,15 +168,17 @@ static uint8_t due_level(const ag_queue *q)
     return due;
 }
 
-/* The most urgent have nowhere to rise to: when a tenant has waited as long there, it begins anew, like those who come
- * new, and before them since it is the oldest. */
+/* The most urgent have nowhere to rise to: when a tenant has waited as long there while others were taken, it begins
+ * anew, like those who come new, and before them since it is the oldest. */
 static void renew(ag_queue *q)
 {
     const ag_qent *e = q->oldest[0];
     uint64_t wait;
     if (e == NULL || !ag_mul_ok(q->conf.age_us, DUE_AGES, &wait)) return;
     ag__tenant_inner *t = ag__tenant_of(e);
-    if (q->now_us - AG_MAX(e->since_us, t->taken_us[0]) < wait || q->now_us - q->risen_us[0] < q->conf.age_us) return;
+    uint64_t since = AG_MAX(e->since_us, t->taken_us[0]);
+    if (t->pub.running > 0 || q->taken_us[0] <= since || q->now_us - since < wait) return;
+    if (q->now_us - q->risen_us[0] < q->conf.age_us) return;
     q->risen_us[0] = q->now_us;
     ag__tenant_renew(q, t);
 }
@@ -271,7 +273,9 @@ void ag_queue_remove(ag_queue *q, ag_qent *e)
 void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us)
 {
     ag__rise(q, now_us);
-    q->taken_us[e->level] = ag__tenant_of(e)->taken_us[e->level] = q->now_us;
+    q->taken_us[e->level] = q->now_us;
+    /* What has risen was its tenant's turn where it came from, too. */
+    for (uint8_t level = e->level; level <= e->band; level++) ag__tenant_of(e)->taken_us[level] = q->now_us;
     ag_queue_remove(q, e);
 }
 

@@ -60,7 +60,7 @@ typedef struct ag_queue_conf {
      * band; 0: never. So no band starves, and where there is one band only, a flood's backlog does not become urgent by
      * its age and pass those who come to it. The oldest also rises, once each age_us, when nobody of its tenant was
      * taken from its level for four times as long; in band 0, its tenant is then taken for one that comes new. So no
-     * tenant starves either, however many others come. */
+     * tenant starves either, however many others come; those who came before it may have their turns first. */
     uint64_t age_us;
 } ag_queue_conf;
 #define AG_QUEUE_CONF_DEFAULT ((ag_queue_conf){.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, \

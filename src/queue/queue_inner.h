@@ -37,7 +37,7 @@ typedef struct ag__tenant_inner {
     struct ag__tenant_inner *next; /* of the same hash */
     struct ag__tenant_inner *idle_before, *idle_after;
     uint32_t held, name_n;
-    uint64_t taken_us[AG_BANDS]; /* when an entry of it was taken last from a level */
+    uint64_t taken_us[AG_BANDS]; /* when an entry was taken last from a level, or from above, risen from there */
     bool idle;              /* in the list of those with nothing here */
     ag__order entries;
     ag_qent *head;
@@ -112,6 +112,7 @@ static inline ag__vtime ag__v_received(const ag__tenant_inner *t)
     return ahead < t->v ? t->v - ahead : 0;
 }
 static inline ag__vtime ag__v_later(ag__vtime a, ag__vtime b) { return a > b ? a : b; }
+static inline ag__vtime ag__v_earlier(ag__vtime a, ag__vtime b) { return a < b ? a : b; }
 
 /* tenants.c */
 void ag__order_leave(ag_queue *q, ag__tenant_inner *t);

@@ -151,7 +151,7 @@ static void weigh(ag_queue *q, ag__tenant_inner *t, double weight)
     weight = AG_MIN(weight, AG_TENANT_WEIGHT_MAX);
     uint64_t units = (uint64_t)llround(weight * AG__WEIGHT_UNIT);
     if (units == t->weight) return;
-    ag__vtime received = ag__v_received(t);
+    ag__vtime received = ag__v_later(ag__v_received(t), ag__v_earlier(t->v, q->floor)); /* see ag__tenant_renew */
     ag__order_leave(q, t);
     for (uint8_t level = 0; level < AG_BANDS; level++) bucket_out(q, t, level);
     if (t->pub.waiting > 0) q->weight += units - t->weight;
@@ -280,7 +280,7 @@ void ag__tenant_renew(ag_queue *q, ag__tenant_inner *t)
     ag__vtime start = floor_now(q);
     if (t->v <= start) return;
     ag__order_leave(q, t);
-    t->v = start; /* with what it is charged ahead, or those who come would be before it still */
+    t->v = q->floor = start; /* with what it is charged ahead, or those who come would be before it still */
     t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);
     ag__order_join(q, t);
     ag__tenant_settle(q, t);
@@ -294,7 +294,8 @@ void ag_queue_charge(ag_queue *q, ag_tenant *tenant, int64_t service)
     if (back) amount = AG_MIN(amount, t->pub.service);
     ag__vtime v = (ag__vtime)amount * t->v_per_service;
     ag__order_leave(q, t);
-    if (back) t->v -= v < t->v ? v : t->v;
+    /* Not below where those begin who come: nobody who is busy is there, but one that began anew. */
+    if (back) t->v -= AG_MIN(v, t->v - ag__v_earlier(t->v, q->floor));
     else t->v += v < ~t->v ? v : ~t->v;
     t->pub.service += back ? 0 - amount : amount;
     t->pub.vtime = ldexp((double)t->v, -AG__V_BITS);

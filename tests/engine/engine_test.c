@@ -483,7 +483,9 @@ static void test_damage_ends_what_it_had_a_part_in(void **state)
     ag_gen_spec told = s;
     told.notify = m;
     told.msg = &waited;
-    for (bool late = true; late;) { /* whose first token takes two seconds, until which its weights wait, tries again */
+    bool late = true; /* whose first token takes two seconds, until which its weights wait, tries again */
+    for (int tries = 0; late; tries++) {
+        assert_in_range(tries, 0, 9);
         waited = false;
         e = open_engine(c);
         g = start(e, &told);

@@ -19,8 +19,18 @@ static void test_memory_left(void **state)
     assert_int_equal(memory_left(0, 0, 0, 0), 0);
 }
 
+static void test_memory_for_kv(void **state)
+{
+    (void)state;
+    assert_int_equal(memory_for_kv(16 * GIB, GIB), 15 * GIB / 2);
+    assert_int_equal(memory_for_kv(16 * GIB, 12 * GIB), 2 * GIB);
+    assert_int_equal(memory_for_kv(16 * GIB, 15 * GIB), 2 * GIB);
+    assert_int_equal(memory_for_kv(16 * GIB, 40 * GIB), 2 * GIB);
+    assert_int_equal(memory_for_kv(1, 40 * GIB), 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_memory_left)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_memory_left), cmocka_unit_test(test_memory_for_kv)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

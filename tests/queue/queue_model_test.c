@@ -157,11 +157,12 @@ static void rise(model *m)
     for (const entry *e = m->entries; e < m->entries + ENTRIES; e++) {
         if (e->state != WAITING || e->level != 0 || !is_oldest(m, e)) continue;
         tenant *t = tenant_of(m, e);
-        if (m->now - AG_MAX(e->since_us, t->taken_us[0]) < 4 * m->conf.age_us) return;
+        uint64_t since = AG_MAX(e->since_us, t->taken_us[0]);
+        if (t->running > 0 || m->taken_us[0] <= since || m->now - since < 4 * m->conf.age_us) return;
         if (m->now - m->risen_us[0] < m->conf.age_us) return;
         m->risen_us[0] = m->now;
         if (t->v > floor_of(m)) {
-            t->v = floor_of(m);
+            t->v = m->floor = floor_of(m);
             m->renewed++;
         }
         return;
@@ -348,7 +349,8 @@ static void charge(model *m, tenant *t, int64_t service)
     ag_queue_charge(m->q, t->t, service);
     uint64_t amount = service < 0 ? AG_MIN((uint64_t)-service, before_us) : (uint64_t)service;
     ag__vtime v = (ag__vtime)amount * (uint64_t)(((ag__u128)1000000 << 44) / t->weight);
-    t->v = service < 0 ? (v < t->v ? t->v - v : 0) : t->v + v;
+    ag__vtime least = t->v < m->floor ? t->v : m->floor;
+    t->v = service >= 0 ? t->v + v : v < t->v - least ? t->v - v : least;
     assert_int_equal(t->t->service, service < 0 ? before_us - amount : before_us + amount);
 }
 
@@ -377,7 +379,8 @@ static void do_pop(model *m)
         ag_queue_running(m->q, head->tenant, 1);
         ag_queue_take(m->q, head, m->now);
     }
-    m->taken_us[want->level] = t->taken_us[want->level] = m->now;
+    m->taken_us[want->level] = m->now;
+    for (uint8_t level = want->level; level <= want->e.band; level++) t->taken_us[level] = m->now;
     want->state = RUNNING;
     t->running++;
     charge(m, t, (int64_t)head->cost);
@@ -437,7 +440,8 @@ static void do_change(model *m)
         ag_queue_deadline_set(m->q, &e->e, roll(m, 3) == 0 ? 0 : m->now + roll(m, 3000) + 1);
         break;
     default: {
-        ag__vtime received = received_by(t);
+        ag__vtime received = received_by(t), least = t->v < m->floor ? t->v : m->floor;
+        if (received < least) received = least;
         uint64_t weight = (uint64_t[]){500000, 1000000, 3000000}[roll(m, 3)];
         if (weight != t->weight) {
             t->weight = weight;

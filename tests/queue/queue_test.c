@@ -476,6 +476,31 @@ static void test_new_tenants_without_end(void **state)
     for (uint8_t band = 0; band < AG_BANDS; band++) new_tenants_without_end(band);
 }
 
+/* Answers that take long are no reason to begin anew: nobody passed the one who waits. */
+static void test_who_was_not_passed_begins_not_anew(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *flood = tenant(q, "flood", 1), *late = tenant(q, "late", 1);
+    ag_qent first = entry(flood, 0, 10), second = entry(flood, 0, 10), one = entry(late, 0, 10);
+    push(q, &first, 0);
+    push(q, &second, 0);
+    ag_queue_running(q, flood, 1);
+    ag_queue_take(q, &first, 1);
+    push(q, &one, 10);
+    ag_queue_charge(q, flood, 10);
+    assert_ptr_equal(ag_queue_head(q, 2000), &one);
+    ag_queue_running(q, flood, -1); /* a long answer is over */
+    assert_ptr_equal(ag_queue_head(q, 4000), &one);
+    assert_true(flood->vtime > late->vtime);
+    ag_queue_take(q, &one, 4000);
+    ag_queue_charge(q, late, 10);
+    assert_ptr_equal(ag_queue_head(q, 4000), &second);
+    empty(q);
+}
+
 /* A band that is served does not rise, however long its backlog waits: else a flood would pass by its age those of
  * other tenants who come later, and those who are urgent. */
 static void test_a_flood_does_not_rise(void **state)
@@ -687,6 +712,7 @@ int main(void)
         cmocka_unit_test(test_set_back_is_not_idle), cmocka_unit_test(test_extreme_weights),
         cmocka_unit_test(test_order_is_the_calls), cmocka_unit_test(test_ageing),
         cmocka_unit_test(test_a_flood_does_not_rise), cmocka_unit_test(test_new_tenants_without_end),
+        cmocka_unit_test(test_who_was_not_passed_begins_not_anew),
         cmocka_unit_test(test_nobody_starves),
         cmocka_unit_test(test_time_runs_backwards),
         cmocka_unit_test(test_expiry), cmocka_unit_test(test_tenants_are_forgotten),

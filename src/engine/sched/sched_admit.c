@@ -28,11 +28,12 @@ void ag__sched_leave(ag_sched *s, ag_seq *seq)
     s->blocked = 0;
 }
 
-/* Who has had places for an age and no token, since it is set back each time before, rises as if it had waited. */
+/* Who got no token in an age and several places, since it was set back each time before, rises as if it had waited. */
 static void rise_by_being_stuck(const ag_sched *s, ag_seq *q, uint64_t now_us)
 {
     uint64_t age = s->conf.queue.age_us;
-    if (age == 0 || q->q.level == 0 || q->n_tokens > q->placed_tokens || now_us - q->stuck_us < age) return;
+    if (age == 0 || q->q.level == 0 || q->n_tokens > q->placed_tokens || q->stuck_us == q->placed_us) return;
+    if (now_us - q->stuck_us < age) return;
     q->q.level--;
     q->stuck_us = now_us;
 }
