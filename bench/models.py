@@ -3,18 +3,22 @@
 
     python3 bench/models.py --out DIR --shape llama-1b --type Q4_K
 
+Its vocabulary is one of bytes, so a word is several tokens; with --vocabulary FILE.gguf it is that model's.
+
 The same shape and type give the same bytes. Weights repeat after a few million: that changes no speed, and a model is written
 about as fast as the disk takes it. What such a model says is noise.
 """
 
 import argparse
 import os
+import struct
 import sys
 
 import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../tests/lib"))
 import tiny_models  # noqa: E402
+from gguf_reader import Reader  # noqa: E402
 from gguf_writer import I32, STRING, TYPES, Writer, quantize, random_blocks, row_bytes  # noqa: E402
 
 # family, width, layers, heads, KV heads, head length, feed-forward, vocabulary, RoPE base, pre-tokenizer
@@ -65,7 +69,14 @@ def put_vocabulary(w, pre, size):
     w.add("tokenizer.chat_template", tiny_models.TEMPLATE)
 
 
-def build(shape, kind):
+def take_vocabulary(w, path):
+    """Another model's, as it stands there; how many tokens it has."""
+    keys = {key: value for key, value in Reader(path).keys.items() if key.startswith("tokenizer.")}
+    w.keys.update(keys)
+    return struct.unpack_from("<IIQ", keys["tokenizer.ggml.tokens"])[2]
+
+
+def build(shape, kind, vocabulary=None):
     family, width, layers, heads, kv_heads, head, ffn, vocab, base, pre = SHAPES[shape]
     w, pool = Writer(), Pool()
     w.add("general.architecture", family)
@@ -77,7 +88,10 @@ def build(shape, kind):
                        "attention.value_length": head, "attention.layer_norm_rms_epsilon": 1e-5, "rope.dimension_count": rot,
                        "rope.freq_base": base}.items():
         w.add(f"{family}.{key}", value)
-    put_vocabulary(w, pre, vocab)
+    if vocabulary:
+        vocab = take_vocabulary(w, vocabulary)
+    else:
+        put_vocabulary(w, pre, vocab)
 
     def matrix(name, n_in, n_out):
         fits = kind if n_in % TYPES[kind][1] == 0 else FALLBACK[kind]
@@ -110,10 +124,11 @@ def main():
     p.add_argument("--out", required=True, help="folder, made if missing")
     p.add_argument("--shape", action="append", required=True, choices=sorted(SHAPES), help="may be repeated")
     p.add_argument("--type", default="Q4_K", choices=sorted(TYPES))
+    p.add_argument("--vocabulary", metavar="FILE.gguf", help="a model whose vocabulary it has")
     args = p.parse_args()
     os.makedirs(args.out, exist_ok=True)
     for shape in args.shape:
-        path = build(shape, args.type).write(os.path.join(args.out, f"{shape}-{args.type}.gguf"))
+        path = build(shape, args.type, args.vocabulary).write(os.path.join(args.out, f"{shape}-{args.type}.gguf"))
         print(f"{path} {os.path.getsize(path)}")
 
 
