@@ -161,7 +161,7 @@ class Answers(Grpc):
         self.assertLess(len(answer.body), len(unpacked) // 4)
 
     def test_many_at_once(self):
-        calls = [self.stub.Generate.future(pb.GenerateRequest(prompt=[f"{i}"], max_tokens=8, seed=i)) for i in range(60)]
+        calls = [self.stub.Generate.future(pb.GenerateRequest(prompt=[f"{i}"], max_tokens=8, seed=i, ignore_eos=True)) for i in range(60)]
         self.assertEqual({c.result().usage.completion_tokens > 0 for c in calls}, {True})
 
 
@@ -368,7 +368,7 @@ class Refused(Grpc):
 class Keys(unittest.TestCase):
     def test_keys_roles_and_limits(self):
         with Keyed() as k, channel_to(k.s) as channel:
-            stub, ask = stubs.InferenceStub(channel), pb.GenerateRequest(prompt=["x"], max_tokens=1)
+            stub, ask = stubs.InferenceStub(channel), pb.GenerateRequest(prompt=["x"], max_tokens=1, ignore_eos=True)
 
             def code(call, *headers):
                 with self.assertRaises(grpc.RpcError) as caught:

@@ -76,7 +76,7 @@ class Sandbox(unittest.TestCase):
                     made = k.keys("create", "--tenant", "gold")
                     asks += ("-H", f"Authorization: Bearer {made['key']}")
                     wait_for("the key to be known", lambda: "tiny" in curl(*asks, f"{base}/v1/models"))
-                    body = ("-H", "content-type: application/json", "-d", '{"prompt": "Once", "max_tokens": 3}')
+                    body = ("-H", "content-type: application/json", "-d", '{"prompt": "Once", "max_tokens": 3, "ignore_eos": true}')
                     for version in ("--http1.1", "--http2"):
                         answer = curl(*asks, *body, version, "-i", f"{base}/v1/completions")
                         self.assertRegex(answer.splitlines()[0], r"HTTP/(1.1|2) 200", answer)
