@@ -81,4 +81,22 @@ static inline bool ag_add_ok(uint64_t a, uint64_t b, uint64_t *out)
     return true;
 }
 
+/* A number that looks drawn by chance, the same each time for the same x; not for secrets. Source: G. Steele and others,
+ * "Fast splittable pseudorandom number generators" (2014), as splitmix64 has it. */
+#define AG_MIX64_STEP 0x9E3779B97F4A7C15u
+static inline uint64_t ag_mix64(uint64_t x)
+{
+    x += AG_MIX64_STEP;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
+    return x ^ x >> 31;
+}
+/* The next of a row of them. */
+static inline uint64_t ag_random64(uint64_t *state)
+{
+    uint64_t x = ag_mix64(*state);
+    *state += AG_MIX64_STEP;
+    return x;
+}
+
 #endif

@@ -129,7 +129,6 @@ typedef struct ag_load_plan {
     uint64_t words; /* random state of its prompt */
     uint64_t shared; /* and of its beginning */
 } ag_load_plan;
-uint64_t ag_load_random(uint64_t *state);
 double ag_load_random_open(uint64_t *state); /* in (0, 1] */
 /* 1..n, k as often as k^-s says; s >= 0, n >= 1. Rejection-inversion (Hoermann and Derflinger, 1996): no table. */
 uint32_t ag_load_zipf(uint64_t *state, uint32_t n, double s);

@@ -18,15 +18,7 @@ static const char *const words[] = {
     "big",
 };
 
-uint64_t ag_load_random(uint64_t *state) /* splitmix64 */
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
-double ag_load_random_open(uint64_t *state) { return (double)((ag_load_random(state) >> 11) + 1) * 0x1p-53; }
+double ag_load_random_open(uint64_t *state) { return (double)((ag_random64(state) >> 11) + 1) * 0x1p-53; }
 
 static double zipf_area(double x, double s) { return s == 1 ? log(x) : (pow(x, 1 - s) - 1) / (1 - s); }
 static double zipf_edge(double area, double s) { return s == 1 ? exp(area) : pow(1 + area * (1 - s), 1 / (1 - s)); }
@@ -45,8 +37,8 @@ uint32_t ag_load_zipf(uint64_t *state, uint32_t n, double s)
 static uint64_t start_random(const ag_load_spec *spec, uint64_t number)
 {
     uint64_t r = spec->seed;
-    r = ag_load_random(&r) ^ number * 0xD1342543DE82EF95u;
-    ag_load_random(&r);
+    r = ag_random64(&r) ^ number * 0xD1342543DE82EF95u;
+    ag_random64(&r);
     return r;
 }
 
@@ -58,9 +50,9 @@ void ag_load_plan_make(const ag_load_spec *spec, uint64_t number, ag_load_plan *
         own = start_random(spec, ~number);
     }
     uint64_t range = (uint64_t)spec->max_tokens_high - spec->max_tokens_low + 1;
-    *out = (ag_load_plan){.max_tokens = spec->max_tokens_low + (uint32_t)(ag_load_random(&own) % range)};
+    *out = (ag_load_plan){.max_tokens = spec->max_tokens_low + (uint32_t)(ag_random64(&own) % range)};
     out->shared = ~spec->seed - number % AG_MAX(spec->prefixes, 1u);
-    out->words = ag_load_random(&own);
+    out->words = ag_random64(&own);
     double sum = 0, at;
     for (uint32_t i = 0; i < spec->n_tenants; i++) sum += spec->tenants[i].weight;
     at = ag_load_random_open(spec->pool ? &r : &own) * sum;
@@ -72,7 +64,7 @@ static void add_words(ag_buf *out, uint64_t random, uint32_t n, bool first)
 {
     for (uint32_t i = 0; i < n && !out->failed; i++) {
         if (i || !first) ag_buf_addc(out, ' ');
-        ag_buf_addz(out, words[ag_load_random(&random) % AG_ARRAY_LEN(words)]);
+        ag_buf_addz(out, words[ag_random64(&random) % AG_ARRAY_LEN(words)]);
     }
 }
 

@@ -515,8 +515,8 @@ int ag_engine_open(ag_engine **out, const ag_model *m, const ag_engine_conf *con
     e->model = m;
     e->conf = *conf;
     if (conf->prefix_path) { /* for the end, when its owner may have read its settings anew */
-        e->conf.prefix_path = e->prefix_path = ag_mem_strndup(conf->prefix_path, strlen(conf->prefix_path));
-        if (e->prefix_path == NULL) {
+        e->conf.prefix_path = ag_mem_strndup(conf->prefix_path, strlen(conf->prefix_path));
+        if (e->conf.prefix_path == NULL) {
             ag_mem_free(e);
             return ag_err_set(err, AG_E_NOMEM, "no memory for the engine");
         }
@@ -565,7 +565,7 @@ void ag_engine_close(ag_engine *e)
     pthread_mutex_destroy(&e->json_lock);
     ag_json_vocab_close(e->json);
     e->magic = 0;
-    ag_mem_free(e->prefix_path);
+    ag_mem_free((void *)e->conf.prefix_path);
     ag_mem_free(e);
 }
 

@@ -22,8 +22,7 @@ struct ag_engine {
     ag_lm *lm;
     int32_t banned[AG_ENGINE_BANNED]; /* tokens that end an answer */
     uint32_t n_banned;
-    char *prefix_path;        /* conf's, as the engine's own */
-    uint32_t restored;        /* pages from it */
+    uint32_t restored;        /* pages from conf.prefix_path, which is the engine's own copy */
     int open_rc;
     ag_err open_err;
     sem_t opened;

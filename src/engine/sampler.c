@@ -55,17 +55,9 @@ void ag_sampler_close(ag_sampler *s)
     ag_mem_free(s);
 }
 
-static uint64_t mix(uint64_t z)
-{
-    z += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
 double ag_sampler_uniform(uint64_t seed, uint32_t choice, uint64_t position)
 {
-    return (double)(mix(mix(mix(seed) ^ choice) ^ position) >> 11) * 0x1p-53;
+    return (double)(ag_mix64(ag_mix64(ag_mix64(seed) ^ choice) ^ position) >> 11) * 0x1p-53;
 }
 
 bool ag_sampling_has_penalties(const ag_sampling *s)

@@ -222,13 +222,7 @@ void ag_queue_release(ag_queue *q, ag_tenant *t)
 /* --- what they received ------------------------------------------------------------------------------------------- */
 
 /* Shapes the tree and nothing else: the order does not depend on it. */
-static uint32_t draw(ag_queue *q)
-{
-    uint64_t x = q->draws += 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return (uint32_t)(x >> 32);
-}
+static uint32_t draw(ag_queue *q) { return (uint32_t)(ag_random64(&q->draws) >> 32); }
 
 void ag__order_leave(ag_queue *q, ag__tenant_inner *t)
 {

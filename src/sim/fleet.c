@@ -10,15 +10,7 @@
 
 /* --- chance ------------------------------------------------------------------------------------------------------- */
 
-uint64_t ag__fleet_random(uint64_t *state)
-{
-    uint64_t x = *state += 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return x ^ x >> 31;
-}
-
-double ag__fleet_uniform(uint64_t *state) { return (double)(ag__fleet_random(state) >> 11) * 0x1p-53; }
+double ag__fleet_uniform(uint64_t *state) { return (double)(ag_random64(state) >> 11) * 0x1p-53; }
 
 double ag__fleet_draw(const ag_dist *d, uint64_t *state)
 {
@@ -127,7 +119,7 @@ static ag__machine *choose(ag__fleet *f)
     uint64_t *random = &f->random[AG_SCENARIO_CLASSES_MAX];
     if (f->s->choose == AG_CHOOSE_TURNS) return &f->machines[f->turn++ % n];
     if (f->s->choose == AG_CHOOSE_LEAST) return f->loads[f->least].oldest;
-    ag__machine *a = &f->machines[ag__fleet_random(random) % n], *b = &f->machines[ag__fleet_random(random) % n];
+    ag__machine *a = &f->machines[ag_random64(random) % n], *b = &f->machines[ag_random64(random) % n];
     return b->load < a->load ? b : a;
 }
 
@@ -165,7 +157,7 @@ static void ask(ag__fleet *f, uint32_t class, uint32_t caller)
     const ag_scenario_class *c = &f->s->classes[class];
     const ag_scenario_group *g = &f->s->groups[c->group];
     uint64_t *random = &f->random[class];
-    uint32_t who = caller == AG__NO_CALLER ? (uint32_t)(ag__fleet_random(random) % g->count) : caller % g->count;
+    uint32_t who = caller == AG__NO_CALLER ? (uint32_t)(ag_random64(random) % g->count) : caller % g->count;
     char name[AG_SCENARIO_NAME_MAX + 16];
     snprintf(name, sizeof name, g->count > 1 ? "%s %u" : "%s", g->name, who + 1);
     ag_sim_ask a = {.tenant = name, .weight = g->weight, .band = c->band, .timeout_us = c->timeout_us, .salt = 1,
@@ -176,7 +168,7 @@ static void ask(ag__fleet *f, uint32_t class, uint32_t caller)
     a.n_answer = AG_MIN(a.n_answer, a.max_tokens);
     if (c->prefix_tokens) {
         a.n_prefix = AG_MIN(c->prefix_tokens, a.n_prompt);
-        a.prefix = (uint64_t)class << 32 | ag__fleet_random(random) % c->prefixes;
+        a.prefix = (uint64_t)class << 32 | ag_random64(random) % c->prefixes;
     }
     if (ag__fleet_uniform(random) < c->cancel_share)
         a.cancel_us = (uint64_t)fmax(ag__fleet_draw(&c->cancel_after, random), 1);
@@ -257,7 +249,7 @@ static int fleet_open(ag__fleet *f)
         return ag_err_set(f->err, AG_E_NOMEM, "There is no memory for %u machines.", s->machines);
     for (uint32_t i = 0; i <= AG_SCENARIO_CLASSES_MAX; i++) {
         f->random[i] = s->seed * 31 + i;
-        ag__fleet_random(&f->random[i]);
+        ag_random64(&f->random[i]);
     }
     f->end_us = s->seconds_us + s->drain_us;
     f->r->bin_us = s->seconds_us / AG_FLEET_BINS + 1;

@@ -42,7 +42,6 @@ struct ag__fleet {
     ag_err *err;
 };
 
-uint64_t ag__fleet_random(uint64_t *state);
 double ag__fleet_uniform(uint64_t *state); /* from 0 on, below 1 */
 double ag__fleet_draw(const ag_dist *d, uint64_t *state);
 

@@ -24,14 +24,6 @@ struct ag_sim {
     uint32_t n_gone;
 };
 
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 double ag_sim_machine_us(const ag_sim_machine *m, const ag_step_shape *shape)
 {
     double us = 0;
@@ -118,8 +110,8 @@ static void on_out(void *arg, ag_seq *q, ag_sched_why why, uint64_t now_us)
 
 static int32_t token(const ag_sim *sim, const ag_sim_req *r, uint32_t i)
 {
-    uint64_t whose = i < r->ask.n_prefix ? mix(r->ask.prefix) : mix(r->number ^ 0x5eed0000);
-    uint64_t x = mix(sim->conf.seed ^ mix(whose + i));
+    uint64_t whose = i < r->ask.n_prefix ? ag_mix64(r->ask.prefix) : ag_mix64(r->number ^ 0x5eed0000);
+    uint64_t x = ag_mix64(sim->conf.seed ^ ag_mix64(whose + i));
     return (int32_t)(sim->conf.vocab ? x % sim->conf.vocab : x & 0x7fffffff);
 }
 
@@ -247,7 +239,7 @@ static bool step_begins(ag_sim *sim)
     if (!ag_sched_step_next(sim->sched, sim->now_us, &b)) return false;
     sim->step = b;
     if (sim->conf.chosen) sim->conf.chosen(sim->conf.arg, sim, b);
-    sim->random = mix(sim->random);
+    sim->random = ag_mix64(sim->random);
     double us = ag_sim_machine_us(&sim->conf.machine, &b->shape) *
                 (1 + sim->conf.machine.noise * (double)(sim->random >> 40) / (1 << 24));
     sim->step_us = AG_MAX((uint64_t)us, 1u);

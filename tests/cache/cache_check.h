@@ -17,21 +17,13 @@ static const char *const every_policy[] = {
 #undef AG_CACHE_POLICY
 };
 
-static inline uint64_t mixed(uint64_t x) /* Source: splitmix64 */
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
-static inline uint64_t next_random(uint64_t *state) { return mixed((*state)++); }
+static inline uint64_t next_random(uint64_t *state) { return ag_mix64((*state)++); }
 
 static inline ag_cache_key key_of(uint64_t n)
 {
     ag_cache_key k;
     for (unsigned i = 0; i < 4; i++) {
-        uint64_t w = mixed(4 * n + i);
+        uint64_t w = ag_mix64(4 * n + i);
         memcpy(k.b + 8 * i, &w, 8);
     }
     return k;

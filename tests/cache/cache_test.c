@@ -242,7 +242,7 @@ static void memory_is_its_bound_after_random_operations(void **state)
             ag_cache_key k = key_of(number);
             if (what < 60) {
                 uint64_t fresh = now + (draw >> 16) % 4000000, stale = fresh + (draw >> 20) % 4000000 + 1;
-                put_at(c, number, mixed(number + i) % 8000, now,
+                put_at(c, number, ag_mix64(number + i) % 8000, now,
                        (ag_cache_meta){.fresh_until_ms = fresh, .stale_until_ms = stale, .labels = {number % 5 + 1}});
             } else if (what < 98) {
                 served += get_at(c, number, now) != AG_CACHE_MISS;

@@ -114,18 +114,10 @@ static void ask(ag_sim *sim, uint64_t at_us, ag_sim_ask a)
     assert_int_equal(ag_sim_ask_at(sim, at_us, &a, NULL), AG_OK);
 }
 
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-
 /* Until the next of so many a second that come at random; draws from x. */
 static double pause_us(uint64_t *x, double rate)
 {
-    *x = mix(*x);
+    *x = ag_mix64(*x);
     return -__builtin_log(((double)(*x >> 11) + 1) / 9007199254740993.0) / rate * 1e6;
 }
 
@@ -319,7 +311,7 @@ static void arrivals(ag_sim *sim, double rate, bool deadlines, bool lengths_told
     uint64_t x = 12345;
     for (double at = WARM_US; at < WARM_US + 125e6;) {
         at += pause_us(&x, rate);
-        x = mix(x);
+        x = ag_mix64(x);
         uint32_t answer = 40 + (uint32_t)(x % 161);
         ag_sim_ask a = {.tenant = "t",
                         .band = 2,

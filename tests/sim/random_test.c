@@ -36,16 +36,7 @@ typedef struct run {
 static uint64_t totals[AG_SIM_CANCELLED + 1], total_steps, total_set_back[3], total_reused, total_again, total_sat_out,
     total_seeds;
 
-static uint64_t draw(run *r)
-{
-    uint64_t x = r->random += 0x9e3779b97f4a7c15u;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-    return x ^ (x >> 31);
-}
-static uint32_t below(run *r, uint32_t n) { return (uint32_t)((draw(r) >> 32) * n >> 32); }
-static uint32_t between(run *r, uint32_t a, uint32_t b) { return a + below(r, b - a + 1); }
-static bool one_in(run *r, uint32_t n) { return below(r, n) == 0; }
+#include "sim/draw.h"
 
 static const run *now_running;
 #define HOLDS(e) (AG_LIKELY(e) ? (void)0 : broken(__LINE__, #e))
