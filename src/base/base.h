@@ -81,8 +81,8 @@ static inline bool ag_add_ok(uint64_t a, uint64_t b, uint64_t *out)
     return true;
 }
 
-/* A number that looks drawn by chance, the same each time for the same x; not for secrets. Source: G. Steele and others,
- * "Fast splittable pseudorandom number generators" (2014), as splitmix64 has it. */
+/* A number that looks drawn by chance, the same each time for the same x; not for secrets. Source: splitmix64, of
+ * G. Steele and others, "Fast splittable pseudorandom number generators" (2014). */
 #define AG_MIX64_STEP 0x9E3779B97F4A7C15u
 static inline uint64_t ag_mix64(uint64_t x)
 {

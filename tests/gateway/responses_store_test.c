@@ -156,7 +156,7 @@ static void many_small_ones_do_not_push_out_a_few_large_ones(void **state)
 {
     (void)state;
     static char large[3000];
-    char id[16];
+    char id[32];
     sqlite3 *sql;
     static const char before[] =
         "DROP INDEX by_n; DROP TRIGGER came; DROP TRIGGER went; ALTER TABLE tenants DROP COLUMN n;"

@@ -1,6 +1,7 @@
 /* Random servers under random loads, every step of them looked at. What must hold:
  *   pages     every page is free, private to one, or a node; when nobody is left, none is in use
- *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own salt
+ *   contents  whoever attends to a position finds what was computed from its own tokens, by itself or under its own
+ *             salt
  *   budget    prompts keep the step within the limit of the decodes that it protects; who sits out for fairness does so
  *             not for long
  *   order     nobody is computed or admitted while somebody more urgent could have been
