@@ -99,17 +99,17 @@ def ms(seconds):
 
 def urgent(scene):
     s = scene.sizes
-    one = {"band": 0, "rate": 1 if s.seconds > 10 else 20, "prompt": s.brief_prompt, "max-tokens": s.urgent_answer}
+    one = {"band": 0, "rate": 1 / s.every, "prompt": s.brief_prompt, "max-tokens": s.urgent_answer}
     urgents = kind(scene.server.name, "urgent", **one)
-    late = kind(scene.server.name, "urgent", **one, start=ms(s.seconds / 6))
+    late = kind(scene.server.name, "urgent", **one, start=ms(s.lead))
     batch = kind(scene.server.name, "batch", band=3, clients=s.batch, prompt=s.busy_prompt, **{"max-tokens": s.busy_answer})
     with scene.start(s.batch, s.slot(), urgency=True) as r:
         r.warm_up(s.prompt, s.answer, s.batch)
         idle = r.bench("--classes", urgents, "--duration", ms(s.seconds))["urgent"]
         r.settle()
-        alone = r.bench("--classes", batch, "--duration", ms(s.seconds / 2), fails=True)["batch"]
+        alone = r.bench("--classes", batch, "--duration", ms(s.lead + s.seconds / 2), fails=True)["batch"]
         r.settle()
-        both = r.bench("--classes", f"{batch},{late}", "--duration", ms(s.seconds * 7 / 6), fails=True)
+        both = r.bench("--classes", f"{batch},{late}", "--duration", ms(s.lead + s.seconds), fails=True)
         r.settle()
     return {"idle": idle, "batch_alone": alone, "batch": both["batch"], "urgent": both["urgent"]}
 
@@ -120,14 +120,14 @@ def fair(scene):
     s = scene.sizes
     one = {"tenant": "b", "clients": 1, "prompt": s.brief_prompt, "max-tokens": s.single_answer}
     busy = {"prompt": s.busy_prompt, "max-tokens": s.busy_answer}
-    single, later = (kind(scene.server.name, "b", **one, **x) for x in ({}, {"start": ms(s.seconds / 6)}))
+    single, later = (kind(scene.server.name, "b", **one, **x) for x in ({}, {"start": ms(s.lead)}))
     flood = kind(scene.server.name, "a", tenant="a", clients=s.flood, **busy)
     second = kind(scene.server.name, "b", tenant="b", clients=s.both, **busy)
     with scene.start(s.batch, s.slot()) as r:
         r.warm_up(s.prompt, s.answer, s.batch)
         alone = r.bench("--classes", single, "--duration", ms(s.seconds / 2))["b"]
         r.settle()
-        flooded = r.bench("--classes", f"{flood},{later}", "--duration", ms(s.seconds * 7 / 6), fails=True)
+        flooded = r.bench("--classes", f"{flood},{later}", "--duration", ms(s.lead + s.seconds), fails=True)
         r.settle()
         shares = r.bench("--classes", f"{flood},{second}", "--duration", ms(2 * s.seconds), fails=True)
         r.settle()

@@ -201,6 +201,9 @@ def about(r):
     lines = [f"{r['date']}, {r['model']}, {r['threads']} threads for each server.\n",
              f"- Machine: {m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, Linux {m['kernel']}; other work took "
              f"{100 * r['others']:.0f} % of it."]
+    s = r["sizes"]
+    lines += [f"- {s['seconds']:g} s of many requests (`--seconds`), loads run {s['lead']:g} s before anybody comes to them "
+              f"(`--lead`), an urgent request each {s['every']:g} s (`--every`)."]
     lines += [started(name, s, r) for name, s in r["servers"].items()]
     lines += [f"- {name}: unavailable. {why}" for name, why in r["missing"].items()]
     lines += [f"- **{name} failed in \"{TITLES[e]}\"**: {why}" for e in TITLES for name, why in r["lost"].get(e, {}).items()]

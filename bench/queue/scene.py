@@ -29,6 +29,8 @@ class Failed(Exception):
 class Sizes:
     """How much is asked in each experiment."""
     seconds: float = 60
+    lead: float = 10        # for which a load runs before anybody comes to it
+    every: float = 1        # seconds between urgent requests, on average
     repeats: int = 3
     streams: int = 4
     long_prompt: int = 6000
@@ -58,7 +60,7 @@ class Sizes:
         return self.busy_prompt + self.busy_answer + 140
 
 
-QUICK = Sizes(seconds=2, repeats=1, streams=2, long_prompt=100, long_ctx=8192, prompt=8, answer="2-6",
+QUICK = Sizes(seconds=2, lead=0.3, every=0.05, repeats=1, streams=2, long_prompt=100, long_ctx=8192, prompt=8, answer="2-6",
               busy_prompt=10, busy_answer=6, brief_prompt=8, urgent_answer=2, single_answer=3, batch=4, flood=6, both=4,
               callers=4, shared=40, tail=4, shared_answer=2, cancels=40, cancels_peer=20, warm=10, witnesses=2,
               witness_answer=4)
@@ -123,8 +125,9 @@ class Running:
         return {name: slim(c) for name, c in got["classes"].items()} if "classes" in got else slim(got)
 
     def warm_up(self, prompt, answer, clients):
-        """Also lets a server that learns how long its steps take learn it."""
-        self.bench("-c", clients, "-n", 2 * clients, "-p", prompt, "--max-tokens", answer)
+        """Also lets a server that learns how long its steps take learn it, for a minute at most."""
+        self.bench("-c", clients, "-n", 2 * clients, "--duration", "1m", "-p", prompt, "--max-tokens", answer, fails=True)
+        self.settle()
 
     def metrics(self):
         return client.metrics(self.url)

@@ -27,8 +27,8 @@ typedef struct ag_engine_conf {
     uint64_t band_age_us;  /* nobody of a band admitted for so long: the longest waiting rises; 0: never */
     uint32_t prompt_weight, output_weight; /* of a token, in shares between tenants */
     double step_ratio;     /* a step with prompts takes at most so many times what it takes without, */
-    uint32_t step_gap_us;  /* and at most so long, */
-    uint32_t step_short_us; /* which alone counts for prompts of so little time, */
+    uint32_t step_gap_us;  /* or so long, */
+    uint32_t step_short_us; /* for prompts of so little time, */
     uint32_t step_rows_min; /* but takes so many prompt tokens in any case */
     bool no_reuse;         /* prefixes are not shared */
     bool refuse_late;      /* what cannot meet its deadline by the estimate is refused at once */
@@ -57,7 +57,7 @@ typedef struct ag_engine_conf {
                       .step_ratio = 1.3,                                                                               \
                       .step_gap_us = 50000,                                                                            \
                       .step_short_us = 200000,                                                                         \
-                      .step_rows_min = 16,                                                                             \
+                      .step_rows_min = 1,                                                                              \
                       .refuse_late = true})
 
 typedef struct ag_engine_stats { /* a snapshot; what has no present tense only grows */

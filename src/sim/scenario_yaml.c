@@ -611,7 +611,7 @@ static const ag_scenario defaults = {.drain_us = 60000000,
                                                .step_ratio = 1.3,
                                                .gap_us = 50000,
                                                .short_us = 200000,
-                                               .rows_min = 16,
+                                               .rows_min = 1,
                                                .reuse = true,
                                                .refuse_late = true}};
 

@@ -93,6 +93,18 @@ static void read_rows(const run *r, const ag_sched_step *b)
 
 /* ---- budget and order, reckoned apart from the code that keeps them ---- */
 
+/* Two gaps, or four steps of everybody who decodes. */
+static double yields_at_most(const run *r, const ag_sched *s)
+{
+    ag_step_shape all = {0};
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        if (!ag__seq_decodes(s->running[i])) continue;
+        all.outs++;
+        ag_step_shape_add(&all, s->running[i]->computed, 1);
+    }
+    return AG_MAX(2.0 * r->conf.sched.gap_us, 4 * ag_cost_us(&s->cost, &all));
+}
+
 static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
 {
     int64_t urgency = INT64_MAX, reach = INT64_MAX; /* of the most urgent prompt with rows; what that was asked to be */
@@ -114,20 +126,23 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
               s->running[i]->yields || s->running[i]->order > r->admissions);
     double us = ag_cost_us(&s->cost, &alone), gap = r->conf.sched.gap_us, limit = us * r->conf.sched.step_ratio;
     if (alone.rows == 0 && !s->fair) return;
-    if (b->prompt_rows <= (us >= gap ? r->conf.sched.rows_min : 1)) return;
+    if (b->prompt_rows <= r->conf.sched.rows_min) return;
     if (alone.rows > 0 && us <= 0) {
-        HOLDS(b->prompt_rows <= 4 * r->conf.sched.rows_min);
+        HOLDS(b->prompt_rows <= 64);
         return;
     }
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     uint32_t full = AG_MIN(s->n_running + q.entries + r->late, r->conf.sched.running_max);
     if (alone.rows == 0) {
-        limit = 2 * gap;
-    } else if (us < gap) {
+        limit = yields_at_most(r, s);
+    } else {
         ag_step_shape filled = ag_step_shape_scaled(&alone, full);
-        limit = AG_MAX(limit, ag_cost_us(&s->cost, &filled));
-        limit = r->conf.sched.short_us ? gap : AG_MIN(limit, gap);
+        double all_us = ag_cost_us(&s->cost, &filled);
+        for (uint32_t i = 0; i < b->n_spans && ag__seq_decodes(b->spans[i].seq); i++)
+            if (b->spans[i].seq->urgency < urgency) all_us = AG_MIN(all_us, gap);
+        limit = AG_MAX(limit, all_us);
+        if (r->conf.sched.short_us) limit = AG_MAX(limit, gap);
     }
     all.outs = 0; /* the limit knows no logits of prompts */
     for (uint32_t i = 0; i < b->n_spans; i++)
@@ -135,13 +150,13 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
     HOLDS(ag_cost_us(&s->cost, &all) <= limit * 1.001);
 }
 
-/* Who gives way to a tenant under its share does so for two gaps and the step under way at most. */
+/* Who gives way to a tenant under its share does so for as long as that and the step under way at most. */
 static void check_yields(ag_sim *sim, const run *r, const ag_sched *s)
 {
     for (uint32_t i = 0; i < s->n_running; i++) {
         const ag_seq *q = s->running[i];
         if (!q->yields || q->step_n > 0) continue;
-        HOLDS(s->fair && ag_sim_now(sim) - q->paused_us < 2ull * r->conf.sched.gap_us);
+        HOLDS(s->fair && (double)(ag_sim_now(sim) - q->paused_us) < yields_at_most(r, s));
     }
 }
 

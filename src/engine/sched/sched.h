@@ -1,13 +1,14 @@
 /* sched.h - which rows the next step computes, for whom, and who waits.
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then
  * prompts under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within
- * `step_ratio` of the same step without them, or within the step that everybody who is here and finds a place will
- * make when they decode, and under gap_us; for prompts that take at most short_us alone, gap_us only. At least one;
- * where the gap cannot be kept anyway, rows_min and what the ratio gives; without limit while nobody decodes. Equal
- * prompts go in the order of admission, but in every other step a much shorter one passes a longer.
+ * `step_ratio` of the same step without them; or within the step that everybody as urgent who is here and finds a
+ * place will make when they decode (but under gap_us where somebody more urgent decodes); or, for prompts that take at
+ * most short_us alone, within gap_us. At least rows_min; without limit while nobody decodes. Equal prompts go in the
+ * order of admission, but in every other step a much shorter one passes a longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
- * urgent sit the step out. So do, for two gaps at most, decodes of a tenant that has more than its share for the prompt
- * of one that has much less: a flood may fill the machine, but not slow down who comes to it. Urgency is the band, less
+ * urgent sit the step out. So do, for two gaps or four of their steps at most, decodes of a tenant that has more than
+ * its share for the prompt of one that has much less: a flood may fill the machine, but not slow down who comes to it.
+ * Urgency is the band, less
  * one for each age_us that a running sequence has sat out in a row: nobody sits out for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one
  * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
@@ -100,7 +101,7 @@ typedef struct ag_sched_conf {
     double step_ratio;      /* 1.3 */
     uint32_t gap_us;        /* 50,000 */
     uint32_t short_us;      /* 200,000; 0: no prompt is short */
-    uint32_t rows_min;      /* 16; where the gap cannot be kept, and, times four, while step times are unknown */
+    uint32_t rows_min;      /* 1; prompt rows of a step whatever it then takes */
     bool reuse;             /* prefixes are shared */
     bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */
     ag_sched_events events;

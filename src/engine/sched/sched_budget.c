@@ -7,11 +7,25 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
     return t->running * s->weights > of * t->weight * (1 + 1e-9);
 }
 
-/* Who sits out for a tenant under its share does so for so many gaps at most: long enough for a few hundred tokens of a
- * prompt, too short for a reader to take it for the end. */
+/* Who sits out for a tenant under its share does so for so many gaps at most, or so many of the steps that those who
+ * decode make anyway, where these are longer: enough for a few hundred tokens of a prompt on a fast machine as on a
+ * slow one, too short for a reader to take it for the end. */
 #define YIELD_GAPS 2
+#define YIELD_STEPS 4
 /* And only for one that has so much less for its weight: tenants of about the same load would take turns at it. */
 #define YIELD_SHARES 2
+
+double ag__sched_yield_us(const ag_sched *s)
+{
+    ag_step_shape all = {0};
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const ag_seq *q = s->running[i];
+        if (!ag__seq_decodes(q)) continue;
+        all.outs++;
+        ag_step_shape_add(&all, q->computed, 1);
+    }
+    return AG_MAX(YIELD_GAPS * (double)s->conf.gap_us, YIELD_STEPS * ag_cost_us(&s->cost, &all));
+}
 
 /* Decodes of tenants over their share, as urgent as prompt p, sit out where p's tenant has much less than they. Returns
  * the time that they have for it; 0: nobody does. */
@@ -20,7 +34,7 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     s->weights = 0;
     for (uint32_t i = 0; i < s->n_running; i++)
         s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
-    uint64_t most = (uint64_t)YIELD_GAPS * s->conf.gap_us, left = most;
+    uint64_t most = (uint64_t)ag__sched_yield_us(s), left = most;
     bool under = p && !ag__sched_over_share(s, p->q.tenant);
     s->fair = false;
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -35,18 +49,6 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     return s->fair ? left : 0;
 }
 
-/* What the step would take if everyone who is here and finds a place decoded: nobody can count on less, and to keep
- * below it would hold up those who wait for the sake of those who came first. */
-static double full_us(const ag_sched *s)
-{
-    ag_queue_stats q;
-    ag_queue_stats_get(s->queue, &q);
-    uint32_t come = s->blocked ? 0 : q.entries; /* there may be places and no pages */
-    uint32_t rows = AG_MIN(s->n_running + come, s->conf.running_max);
-    ag_step_shape shape = ag_step_shape_scaled(&s->step.shape, rows);
-    return ag_cost_us(&s->cost, &shape);
-}
-
 /* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
  * would spare those who decode a pause that they may have, and cost it ten times as much. */
 static bool is_short(const ag_sched *s, const ag_seq *p)
@@ -58,8 +60,31 @@ static bool is_short(const ag_sched *s, const ag_seq *p)
     return ag_cost_us(&s->cost, &whole) <= s->conf.short_us;
 }
 
+/* Prompt rows of a step while nothing is known of what they take. */
+#define UNKNOWN_ROWS 64
+
 /* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
 static int64_t reach(const ag_seq *p) { return p ? p->urgency + (p->q.band - p->q.level) : INT64_MAX; }
+
+/* What the step would take if everyone who is here, finds a place and is as urgent as prompt p decoded: nobody can
+ * count on less, and to keep below it would hold up those who wait for the sake of those who came first. But who is
+ * more urgent need not wait for them beyond the gap. */
+static double full_us(const ag_sched *s, const ag_seq *p)
+{
+    ag_queue_stats q;
+    ag_queue_stats_get(s->queue, &q);
+    uint32_t rows = 0;
+    bool above = false;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        rows += s->running[i]->urgency <= reach(p);
+        above |= s->running[i]->step_n > 0 && s->running[i]->urgency < p->urgency;
+    }
+    for (int64_t i = 0; i < AG_BANDS && i <= reach(p); i++)
+        rows += s->blocked ? 0 : q.by_band[i]; /* there may be places and no pages */
+    ag_step_shape shape = ag_step_shape_scaled(&s->step.shape, AG_MIN(rows, s->conf.running_max));
+    double us = ag_cost_us(&s->cost, &shape);
+    return above ? AG_MIN(us, (double)s->conf.gap_us) : us;
+}
 
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
 {
@@ -72,20 +97,16 @@ void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
     if (b->decodes == 0 && yielded == 0) return;
     uint32_t most = s->conf.rows_max - b->n_rows;
     double alone = b->decodes ? ag_cost_us(&s->cost, &b->shape) : 0, ratio = alone * s->conf.step_ratio;
-    s->least = 1;
     if (b->decodes == 0) {
         s->limit_us = (double)yielded;
-    } else if (alone >= s->conf.gap_us) { /* it cannot be kept anyway */
-        s->limit_us = ratio;
-        s->least = s->conf.rows_min;
     } else if (alone > 0) {
-        s->long_us = AG_MIN(AG_MAX(ratio, full_us(s)), (double)s->conf.gap_us);
-        s->limit_us = p && is_short(s, p) ? (double)s->conf.gap_us : s->long_us;
+        s->limit_us = s->long_us = p ? AG_MAX(ratio, full_us(s, p)) : ratio;
+        if (p && is_short(s, p)) s->limit_us = AG_MAX(s->long_us, (double)s->conf.gap_us);
     } else {
-        b->budget = AG_MIN(4 * s->conf.rows_min, most); /* nothing is known yet */
+        b->budget = AG_MIN(UNKNOWN_ROWS, most);
         return;
     }
-    b->budget = AG_MAX(s->least, ag_cost_rows(&s->cost, &b->shape, p ? p->computed : 0, s->limit_us, most));
+    b->budget = AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &b->shape, p ? p->computed : 0, s->limit_us, most));
     b->budget = AG_MIN(b->budget, most);
 }
 
@@ -99,7 +120,7 @@ uint32_t ag__sched_rows_for(const ag_sched *s, const ag_seq *q)
     if (b->budget == UINT32_MAX) return n;
     n = AG_MIN(n, b->budget - b->prompt_rows);
     if (s->limit_us <= 0) return n;
-    uint32_t least = s->least > b->prompt_rows ? s->least - b->prompt_rows : 0;
+    uint32_t least = s->conf.rows_min > b->prompt_rows ? s->conf.rows_min - b->prompt_rows : 0;
     if (n <= least) return n;
     double limit = s->long_us > 0 && !is_short(s, q) ? s->long_us : s->limit_us;
     return AG_MAX(least, ag_cost_rows(&s->cost, &b->shape, q->computed, limit, n));

@@ -41,7 +41,7 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
         ag_step_shape_add(&one, cached + rest / 2, rows);
         prompt = ag_cost_us(&s->cost, &one) * rest / rows;
     } else {
-        double limit = AG_MAX(decode, AG_MIN(decode * s->conf.step_ratio, (double)s->conf.gap_us));
+        double limit = decode * s->conf.step_ratio;
         uint32_t rows =
             AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
         prompt = limit * ((rest + rows - 1) / rows);

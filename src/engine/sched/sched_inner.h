@@ -20,7 +20,6 @@ struct ag_sched {
     ag_sched_step step;
     double limit_us;           /* of the step being chosen; 0: none, or unknown */
     double long_us;            /* the same for rows of prompts that are not short; 0: no other */
-    uint32_t least;            /* prompt rows that it has in any case */
     bool in_step;
     bool fair;                 /* decodes sit out for a tenant under its share */
     double weights;            /* of the tenants who run, each once */
@@ -59,6 +58,8 @@ void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us);
 /* Has t more than its part, by the weights of those who run: of the places, or, while more of it waits, of those who
  * run? By what ag__sched_protect found. */
 bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t);
+/* So long at most do decodes sit out in a row for a tenant under its share, but for the step under way. */
+double ag__sched_yield_us(const ag_sched *s);
 /* Rows for those who decode beside prompt p (NULL: there is none) and may not be kept waiting; then the limit for
  * prompts. */
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us);

@@ -61,7 +61,7 @@ static void verify_budget(const ag_sched *s)
     const ag_sched_step *b = &s->step;
     if (b->decodes == 0 && !s->fair) AG_ASSERT(b->budget == UINT32_MAX);
     AG_ASSERT(b->prompt_rows <= b->budget);
-    if (s->limit_us <= 0 || b->prompt_rows <= s->least) return;
+    if (s->limit_us <= 0 || b->prompt_rows <= s->conf.rows_min) return;
     ag_step_shape shape = b->shape;
     shape.outs = 0;
     for (uint32_t i = 0; i < b->n_spans; i++)

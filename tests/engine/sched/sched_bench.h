@@ -57,7 +57,7 @@ static const ag_sched_conf conf_plain = {
     .out_max = 16,
     .step_ratio = 1.3,
     .gap_us = 50000,
-    .rows_min = 16,
+    .rows_min = 1,
     .reuse = true,
     .refuse_late = true,
     .events = {.admitted = on_admitted, .set_back = on_set_back, .out = on_out}};

@@ -30,7 +30,7 @@ static void test_unknown_machine_is_tried_with_little(void **state)
     a->tokens[a->seq.n_tokens++] = 1;
     assert_true(choose(b));
     assert_int_equal(a->rows, 1);
-    assert_int_equal(p->rows, 4 * conf_plain.rows_min);
+    assert_int_equal(p->rows, 64);
     ag_sched_step_done(b->s, 0);
     finish(b);
 }
@@ -54,34 +54,60 @@ static void test_a_prompt_beside_decodes_keeps_the_ratio(void **state)
     finish(b);
 }
 
-static void test_a_gap_is_a_limit_of_its_own(void **state)
+/* Those who are less urgent will slow a step down when they decode, but until then the gap holds for who is more
+ * urgent. */
+static void test_a_gap_holds_for_the_more_urgent(void **state)
+{
+    (void)state;
+    for (uint8_t band = 1; band <= 2; band++) {
+        ag_sched_conf conf = conf_plain;
+        conf.running_max = conf.out_max = 32;
+        conf.gap_us = 20000;
+        bench *b = begin(&conf);
+        b->row_us = 1000;
+        teach(b);
+        ask *d = ask_for(b, "t", band, 5, 500); /* 11 ms alone */
+        steps(b, 2);
+        for (uint32_t i = 0; i < 28; i++) ask_for(b, "t", 2, 100, 3); /* 39 ms together */
+        steps(b, 1);
+        assert_int_equal(d->rows, 1);
+        assert_in_range(b->step->prompt_rows, band == 1 ? 6 : 23, band == 1 ? 9 : 28);
+        finish(b);
+    }
+}
+
+/* Around the gap nothing changes: it is the ratio that counts, whether the step alone is a little shorter or longer. */
+static void test_steps_as_long_as_the_gap(void **state)
+{
+    (void)state;
+    for (uint64_t fixed_us = 30000; fixed_us <= 70000; fixed_us += 10000) {
+        bench *b = begin(&conf_plain);
+        b->fixed_us = fixed_us;
+        b->row_us = fixed_us / 20; /* 1.3 times leaves room for six rows */
+        teach(b);
+        ask *d = ask_for(b, "t", 2, 5, 500);
+        steps(b, 2);
+        ask *p = ask_for(b, "t", 2, 100, 3);
+        steps(b, 1);
+        assert_int_equal(d->rows, 1);
+        assert_in_range(p->rows, 5, 7);
+        finish(b);
+    }
+}
+
+static void test_a_least_of_rows_in_any_case(void **state)
 {
     (void)state;
     ag_sched_conf conf = conf_plain;
-    conf.gap_us = 12200; /* 20 rows beside one decode */
+    conf.rows_min = 16;
     bench *b = begin(&conf);
-    teach(b);
-    ask_for(b, "t", 2, 5, 500);
-    steps(b, 2);
-    ask *p = ask_for(b, "t", 2, 400, 3);
-    steps(b, 1);
-    assert_in_range(p->rows, 14, 24);
-    finish(b);
-}
-
-/* Where the step alone takes longer than the gap, the ratio counts, and the least is done in any case. */
-static void test_a_gap_that_cannot_be_kept(void **state)
-{
-    (void)state;
-    bench *b = begin(&conf_plain);
-    b->fixed_us = 60000;
-    b->row_us = 5000; /* 1.3 times leaves room for three rows */
+    b->row_us = 1000; /* 1.3 times leaves room for three */
     teach(b);
     ask_for(b, "t", 2, 5, 500);
     steps(b, 2);
     ask *p = ask_for(b, "t", 2, 100, 3);
     steps(b, 1);
-    assert_int_equal(p->rows, conf_plain.rows_min);
+    assert_int_equal(p->rows, 16);
     finish(b);
 }
 
@@ -317,9 +343,10 @@ int main(void)
         cmocka_unit_test(test_alone_without_limit),
         cmocka_unit_test(test_unknown_machine_is_tried_with_little),
         cmocka_unit_test(test_a_prompt_beside_decodes_keeps_the_ratio),
-        cmocka_unit_test(test_a_gap_is_a_limit_of_its_own),
+        cmocka_unit_test(test_a_gap_holds_for_the_more_urgent),
         cmocka_unit_test(test_a_short_prompt_has_the_gap),
-        cmocka_unit_test(test_a_gap_that_cannot_be_kept),
+        cmocka_unit_test(test_steps_as_long_as_the_gap),
+        cmocka_unit_test(test_a_least_of_rows_in_any_case),
         cmocka_unit_test(test_a_backlog_may_take_the_step_that_it_will_make),
         cmocka_unit_test(test_a_short_prompt_passes_a_long_one),
         cmocka_unit_test(test_two_prompts_share_the_budget),
