@@ -27,7 +27,7 @@ typedef struct ag_engine_conf {
     uint64_t band_age_us;  /* nobody of a band admitted for so long: the longest waiting rises; 0: never */
     uint32_t prompt_weight, output_weight; /* of a token, in shares between tenants */
     double step_ratio;     /* a step with prompts takes at most so many times what it takes without, */
-    uint32_t step_gap_us;  /* or so long, */
+    uint32_t step_gap_us;  /* or so long, where many wait and */
     uint32_t step_short_us; /* for prompts of so little time, */
     uint32_t step_rows_min; /* but takes so many prompt tokens in any case */
     bool no_reuse;         /* prefixes are not shared */

@@ -133,15 +133,19 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
     }
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
-    uint32_t full = AG_MIN(s->n_running + q.entries + r->late, r->conf.sched.running_max);
+    uint32_t full = r->late; /* everybody as urgent who is here */
+    for (uint32_t i = 0; i < s->n_running; i++) full += s->running[i]->urgency <= reach;
+    for (int64_t i = 0; i < AG_BANDS && i <= reach; i++) full += q.by_band[i];
+    full = AG_MIN(full, r->conf.sched.running_max);
     if (alone.rows == 0) {
         limit = yields_at_most(r, s);
     } else {
         ag_step_shape filled = ag_step_shape_scaled(&alone, full);
-        double all_us = ag_cost_us(&s->cost, &filled);
+        const ag_step_shape one = {1, 1, 1, 1};
+        double most = AG_MAX(gap, 4 * ag_cost_us(&s->cost, &one));
         for (uint32_t i = 0; i < b->n_spans && ag__seq_decodes(b->spans[i].seq); i++)
-            if (b->spans[i].seq->urgency < urgency) all_us = AG_MIN(all_us, gap);
-        limit = AG_MAX(limit, all_us);
+            if (b->spans[i].seq->urgency < reach) most = gap;
+        limit = AG_MAX(limit, AG_MIN(ag_cost_us(&s->cost, &filled), most));
         if (r->conf.sched.short_us) limit = AG_MAX(limit, gap);
     }
     all.outs = 0; /* the limit knows no logits of prompts */

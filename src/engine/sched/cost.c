@@ -7,12 +7,14 @@
 #define SEEN_MAX 32.0      /* steps that a figure is founded on at most: it follows changes within about as many */
 #define SEEN_FEW 4.0       /* so few, and not long ago, are no proof of a figure that makes no sense */
 #define SEEN_NEW 0.05      /* of a figure that is still guessed from its neighbours */
+#define DOUBT_NEW 1.0      /* how far off such a guess may be, as a share of it */
 #define STALE 0.999        /* each step, of what other knots are founded on */
 #define TOGETHER 0.005     /* share of an error that all figures bear alike: the machine as a whole has another speed */
 #define USUAL_SHARED 0.125 /* what using a key once more costs, of what reading and using it does */
 #define GIVE_UP 0.002      /* each step */
-#define FORGET 0.99        /* each step, of what the rates are founded on */
+#define FORGET 0.999       /* each step, of what the rates are founded on */
 #define CLIP 1.0           /* a step that took far longer than expected counts as twice the expected */
+#define LEAST_US 1.0       /* of any step */
 #define ROWS_MAX (1u << 24)
 #define US_MAX UINT64_C(600000000) /* a step of ten minutes is a clock that jumped, or a machine that slept */
 
@@ -102,12 +104,16 @@ static counts counts_of(const ag_step_shape *s)
     return (counts){{(double)s->read, (double)(s->attended - s->read), s->outs}};
 }
 
+/* Where a rate stands beside the knots. */
+#define OF(rate) (AG_COST_KNOTS + (rate))
+static bool known(const ag_cost *c, int rate) { return c->doubt[OF(rate)][OF(rate)] > 0; }
+
 static double us_by(const ag_cost *c, const double *base, const ag_step_shape *s)
 {
     if (c->steps == 0 || s->rows == 0) return 0;
     const counts x = counts_of(s);
     /* Where no prompt was seen yet, its rows are thought as dear as decodes. */
-    double shared = c->doubt[SHARED] > 0 ? c->rate[SHARED] : c->rate[READ];
+    double shared = known(c, SHARED) ? c->rate[SHARED] : c->rate[READ];
     return base_at(c, base, s->rows) + c->rate[READ] * x.of[READ] + shared * x.of[SHARED] + c->rate[OUTS] * x.of[OUTS];
 }
 
@@ -115,7 +121,6 @@ double ag_cost_us(const ag_cost *c, const ag_step_shape *s) { return us_by(c, c-
 
 /* The knots that so many rows lie between, and the share of each. */
 typedef struct place { uint32_t at[2], n; double w[2]; } place;
-
 static place place_of(uint32_t rows)
 {
     uint32_t i = knot_below(rows);
@@ -124,18 +129,95 @@ static place place_of(uint32_t rows)
     return (place){.at = {i, i + 1}, .n = 2, .w = {1 - w, w}};
 }
 
-/* Knots come to be; what they say at first is what is read there now. */
-static void knots_meet(ag_cost *c, const place *k, double guess)
+/* Figures that are known at all: the others hang together with none, and take no time. */
+typedef struct figures { uint32_t at[AG_COST_KNOTS + AG_COST_RATES], n; } figures;
+static figures figures_of(const ag_cost *c)
 {
-    double value[2];
+    figures f = {.n = 0};
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
+        if (c->seen[i] > 0) f.at[f.n++] = i;
+    for (uint32_t i = 0; i < AG_COST_RATES; i++) f.at[f.n++] = OF(i);
+    return f;
+}
+
+static double *figure(ag_cost *c, uint32_t at)
+{
+    return at < AG_COST_KNOTS ? &c->raw[at] : &c->rate[at - AG_COST_KNOTS];
+}
+
+/* A figure becomes `value`, and the others what they are then, since it is sums of them that are known. */
+static void becomes(ag_cost *c, const figures *f, uint32_t at, double value)
+{
+    double by = c->doubt[at][at] > 0 ? (value - *figure(c, at)) / c->doubt[at][at] : 0;
+    for (uint32_t i = 0; i < f->n; i++) *figure(c, f->at[i]) += c->doubt[f->at[i]][at] * by;
+    *figure(c, at) = value;
+}
+
+/* No rate is below 0, and no figure that was just used below what is left for it. */
+static void stay_possible(ag_cost *c, const figures *f, const place *k, double least)
+{
+    for (int i = 0; i < AG_COST_RATES; i++)
+        if (c->rate[i] < 0) becomes(c, f, OF(i), 0);
+    for (uint32_t i = 0; i < k->n; i++)
+        if (c->raw[k->at[i]] < least) becomes(c, f, k->at[i], least);
+    for (int i = 0; i < AG_COST_RATES; i++) c->rate[i] = AG_MAX(c->rate[i], 0);
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
+        if (c->seen[i] > 0) c->raw[i] = AG_MAX(c->raw[i], LEAST_US);
+}
+
+/* Something was seen that hangs together with each figure by so much. */
+static void doubt_less(ag_cost *c, const figures *f, const double *by, double gain)
+{
+    for (uint32_t i = 0; i < f->n; i++)
+        for (uint32_t n = 0; n < f->n; n++) c->doubt[f->at[i]][f->at[n]] -= by[i] * by[n] * gain;
+    for (uint32_t i = 0; i < f->n; i++) /* differences of what is almost the same */
+        c->doubt[f->at[i]][f->at[i]] = AG_MAX(c->doubt[f->at[i]][f->at[i]], 0);
+}
+
+/* A figure's variance is at most so much: as if it had been seen to be `value`, as surely as that takes. */
+static void doubt_at_most(ag_cost *c, const figures *f, uint32_t at, double most, double value)
+{
+    double was = c->doubt[at][at], by[AG_ARRAY_LEN(f->at)];
+    if (was <= most) return;
+    for (uint32_t i = 0; i < f->n; i++) by[i] = c->doubt[f->at[i]][at];
+    becomes(c, f, at, *figure(c, at) + (value - *figure(c, at)) * (was - most) / was);
+    doubt_less(c, f, by, (was - most) / was / was);
+}
+
+/* Is it beyond all that were measured? */
+static bool beyond(const ag_cost *c, uint32_t knot)
+{
+    bool below = false, above = false;
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
+        if (c->seen[i] > 0) *(i < knot ? &below : &above) = true;
+    return !below || !above;
+}
+
+/* Knots come to be. What they say at first is what is read there now, between others; beyond them that is no guess at
+ * all, and they are what the rates leave of this step. */
+static void knots_meet(ag_cost *c, const place *k, const counts *x, double real)
+{
+    double value[2] = {0}, said = 0, left = real;
+    bool guess = true;
+    for (int i = 0; i < AG_COST_RATES; i++) left -= c->rate[i] * x->of[i];
     for (uint32_t i = 0; i < k->n; i++) {
-        double v = base_at(c, c->raw, knot_rows[k->at[i]]);
-        value[i] = v > 0 ? v : guess;
+        uint32_t at = k->at[i];
+        if (c->seen[at] > 0) {
+            left -= k->w[i] * c->raw[at];
+            continue;
+        }
+        value[i] = base_at(c, c->raw, knot_rows[at]);
+        if (value[i] <= 0) value[i] = real;
+        said += k->w[i] * value[i];
+        guess &= !beyond(c, at);
     }
+    double factor = guess || said <= 0 ? 1 : AG_MAX(left, 0.1 * real) / said;
     for (uint32_t i = 0; i < k->n; i++) {
-        if (c->seen[k->at[i]] > 0) continue;
-        c->raw[k->at[i]] = value[i];
-        c->seen[k->at[i]] = SEEN_NEW;
+        uint32_t at = k->at[i];
+        if (c->seen[at] > 0) continue;
+        c->raw[at] = factor * value[i];
+        c->seen[at] = SEEN_NEW;
+        c->doubt[at][at] = DOUBT_NEW * DOUBT_NEW * c->raw[at] * c->raw[at];
     }
 }
 
@@ -143,12 +225,33 @@ static void knots_meet(ag_cost *c, const place *k, double guess)
  * cannot tell their rates from the table, which then has to bear the most of it. */
 static void rates_doubt(ag_cost *c, double us, const counts *x)
 {
+    const figures f = figures_of(c);
     static const double share[AG_COST_RATES] = {0.2, 0.2, 0.05};
     for (int i = 0; i < AG_COST_RATES; i++) {
         if (x->of[i] <= 0) continue;
-        double most = share[i] * us / x->of[i];
-        if (i == SHARED && c->doubt[i] <= 0) c->rate[SHARED] = c->rate[READ];
-        c->doubt[i] = c->doubt[i] > 0 ? AG_MIN(c->doubt[i] / FORGET, most * most) : most * most;
+        double most = share[i] * us / x->of[i], *doubt = &c->doubt[OF(i)][OF(i)];
+        if (i == SHARED && !known(c, i)) c->rate[i] = c->rate[READ];
+        *doubt = *doubt > 0 ? *doubt / FORGET : most * most;
+        doubt_at_most(c, &f, OF(i), most * most, 0);
+    }
+}
+
+/* So does that about knots: of those that were used as fast as a figure forgets that is founded on SEEN_MAX steps, of
+ * all others with time. */
+static void knots_doubt(ag_cost *c, const figures *f, const place *k, double us)
+{
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++) {
+        if (c->seen[i] <= 0) continue;
+        double most = DOUBT_NEW * AG_MAX(c->raw[i], us);
+        c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
+        c->doubt[i][i] /= STALE;
+        doubt_at_most(c, f, i, most * most, c->raw[i]);
+    }
+    double drift = SCATTER * us / SEEN_MAX;
+    for (uint32_t i = 0; i < k->n; i++) {
+        uint32_t at = k->at[i];
+        c->seen[at] = AG_MIN(c->seen[at] + k->w[i], SEEN_MAX);
+        c->doubt[at][at] += k->w[i] * drift * drift;
     }
 }
 
@@ -162,30 +265,24 @@ static void all_scale(ag_cost *c, const place *k, double wrong)
     for (int i = 0; i < AG_COST_RATES; i++) c->rate[i] *= f;
 }
 
-/* A Kalman filter's step: the error is shared out between the knots and the rates by the doubt about each; that about
- * a knot follows from `seen`. */
-static void learn(ag_cost *c, const place *k, const counts *x, double real, double guess)
+/* A step of a Kalman filter (R. E. Kalman, A New Approach to Linear Filtering and Prediction Problems, 1960): the error
+ * is shared out between the knots and the rates by the doubt about each. */
+static void learn(ag_cost *c, const figures *f, const place *k, const counts *x, double real, double guess)
 {
     double e = AG_MIN(real - guess, CLIP * guess), scatter = SCATTER * AG_MIN(real, 2 * guess);
-    double p[2] = {0}, sum = scatter * scatter;
-    for (uint32_t i = 0; i < k->n; i++) {
-        double doubt = SCATTER * c->raw[k->at[i]];
-        p[i] = doubt * doubt / c->seen[k->at[i]];
-        sum += k->w[i] * k->w[i] * p[i];
+    double by[AG_ARRAY_LEN(f->at)], sum = scatter * scatter; /* how the error hangs together with each figure */
+    for (uint32_t i = 0; i < f->n; i++) {
+        const double *doubt = c->doubt[f->at[i]];
+        by[i] = 0;
+        for (uint32_t n = 0; n < k->n; n++) by[i] += doubt[k->at[n]] * k->w[n];
+        for (int n = 0; n < AG_COST_RATES; n++) by[i] += doubt[OF(n)] * x->of[n];
+        for (uint32_t n = 0; n < k->n; n++) sum += f->at[i] == k->at[n] ? k->w[n] * by[i] : 0;
+        if (f->at[i] >= AG_COST_KNOTS) sum += x->of[f->at[i] - AG_COST_KNOTS] * by[i];
     }
-    for (int i = 0; i < AG_COST_RATES; i++) sum += x->of[i] * x->of[i] * c->doubt[i];
-    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
-        if (c->seen[i] > 0) c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
-    for (uint32_t i = 0; i < k->n; i++) {
-        double *raw = &c->raw[k->at[i]], *seen = &c->seen[k->at[i]];
-        *raw = AG_MAX(*raw + k->w[i] * p[i] / sum * e, 0.01 * real);
-        *seen = AG_MIN(*seen + k->w[i], SEEN_MAX);
-    }
-    for (int i = 0; i < AG_COST_RATES; i++) {
-        double gain = x->of[i] * c->doubt[i] / sum;
-        c->rate[i] = AG_MAX(c->rate[i] + gain * e, 0);
-        c->doubt[i] *= 1 - gain * x->of[i];
-    }
+    sum = AG_MAX(sum, scatter * scatter);
+    for (uint32_t i = 0; i < f->n; i++) *figure(c, f->at[i]) += by[i] / sum * e;
+    doubt_less(c, f, by, 1 / sum);
+    stay_possible(c, f, k, 0.01 * real);
     /* While nobody asks, what was learned of further uses is given up slowly for what is usual: one slow step might
      * have said it, and whoever heeds that takes one row a step for ever and never learns better. */
     double usual = USUAL_SHARED * c->rate[READ];
@@ -199,13 +296,15 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
     if (c->steps > 0) c->error += (fabs(guess - real) / real - c->error) / (double)AG_MIN(c->steps, UINT64_C(64));
     const counts x = counts_of(s);
     const place k = place_of(s->rows);
-    knots_meet(c, &k, real);
+    rates_doubt(c, c->steps > 0 ? AG_MIN(guess, real) : real, &x);
+    knots_meet(c, &k, &x, real);
     c->steps++;
     guess = us_by(c, c->raw, s);
     all_scale(c, &k, (real - guess) / guess);
     guess = us_by(c, c->raw, s);
-    rates_doubt(c, guess, &x);
-    learn(c, &k, &x, real, guess);
+    const figures f = figures_of(c);
+    knots_doubt(c, &f, &k, AG_MIN(guess, real));
+    learn(c, &f, &k, &x, real, guess);
     base_monotone(c);
 }
 

@@ -4,8 +4,9 @@
  * are counted twice because they cost twice: memory gives those of a sequence once for all of its rows in the step, and
  * each row multiplies each of them; with one rate for both, a few rows of a long prompt looked as cheap as many. The
  * first is a table over rows in steps of about a quarter, read with interpolation and kept monotonic; all are fitted
- * together as by a Kalman filter that takes their errors for independent. All forgets, so that a machine whose
- * neighbours change is followed.
+ * together by a Kalman filter that knows how their errors hang together: a hundred steps of four streams tell the sum
+ * of a knot and of what their keys cost, not the two apart, until the streams have grown. All forgets, so that a
+ * machine whose neighbours change is followed.
  * Pure: times come in.
  * Owns    : nothing but itself; a plain value.
  * Threads : one at a time.
@@ -42,8 +43,9 @@ typedef struct ag_cost {
     double raw[AG_COST_KNOTS];  /* microseconds at knot i, as measured */
     double base[AG_COST_KNOTS]; /* the same, made monotonic */
     double seen[AG_COST_KNOTS]; /* how much the figure is founded on */
-    double rate[AG_COST_RATES];  /* microseconds; see cost.c for what of */
-    double doubt[AG_COST_RATES]; /* their variances */
+    double rate[AG_COST_RATES]; /* microseconds; see cost.c for what of */
+    /* Covariances of raw, then rate; 0 for those not seen yet. */
+    double doubt[AG_COST_KNOTS + AG_COST_RATES][AG_COST_KNOTS + AG_COST_RATES];
     uint64_t steps;
     double error;       /* moving mean of |predicted - real| / real */
 } ag_cost;

@@ -2,13 +2,14 @@
  * Sequences have computed and wanted positions. Each step spends a budget: a row for everyone who decodes, then
  * prompts under way, then admissions in the queue's order. The prompt rows of a step are as many as keep it within
  * `step_ratio` of the same step without them; or within the step that everybody as urgent who is here and finds a
- * place will make when they decode (but under gap_us where somebody more urgent decodes); or, for prompts that take at
- * most short_us alone, within gap_us. At least rows_min; without limit while nobody decodes. Equal prompts go in the
- * order of admission, but in every other step a much shorter one passes a longer.
+ * place will make when they decode, though not above gap_us or, where nobody more urgent decodes, four times a step of
+ * one row; or, for prompts that take at most short_us alone, within gap_us. At least rows_min; without limit while
+ * nobody decodes. Equal prompts go in the order of admission, but in every other step a much shorter one passes a
+ * longer.
  * A step serves the prompts of one urgency, the most urgent, and protects decodes of that urgency and above; the less
- * urgent sit the step out. So do, for two gaps or four of their steps at most, decodes of a tenant that has more than
- * its share for the prompt of one that has much less: a flood may fill the machine, but not slow down who comes to it.
- * Urgency is the band, less
+ * urgent sit the step out. So do, for two gaps or four of their steps at most and then not for as long (by the
+ * tenants' weights), decodes of a tenant that has more than its share for the prompt of one that has much less: a flood
+ * may fill the machine, but not slow down who comes to it. Urgency is the band, less
  * one for each age_us that a running sequence has sat out in a row: nobody sits out for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one
  * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
@@ -74,6 +75,7 @@ typedef struct ag_seq {
     uint64_t stuck_us;      /* when it had a place first with so many tokens as now, or rose for that */
     uint32_t placed_tokens; /* n_tokens when it had a place last */
     uint64_t paused_us;     /* since when it has sat out; 0: it has not */
+    uint64_t sat_us, resumed_us; /* how long it sat out last, and when it went on */
     int64_t urgency;        /* in this step; the least is the most urgent */
     bool yields;            /* in this step: sits out for a tenant under its share of the places */
     uint64_t order;         /* of admission */
@@ -101,7 +103,7 @@ typedef struct ag_sched_conf {
     double step_ratio;      /* 1.3 */
     uint32_t gap_us;        /* 50,000 */
     uint32_t short_us;      /* 200,000; 0: no prompt is short */
-    uint32_t rows_min;      /* 1; prompt rows of a step whatever it then takes */
+    uint32_t rows_min;      /* 1; prompt rows of a step whatever it then takes (64 while nothing is known of that) */
     bool reuse;             /* prefixes are shared */
     bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */
     ag_sched_events events;

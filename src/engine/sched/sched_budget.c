@@ -27,6 +27,17 @@ double ag__sched_yield_us(const ag_sched *s)
     return AG_MAX(YIELD_GAPS * (double)s->conf.gap_us, YIELD_STEPS * ag_cost_us(&s->cost, &all));
 }
 
+/* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
+static int64_t reach(const ag_seq *p) { return p ? p->urgency + (p->q.band - p->q.level) : INT64_MAX; }
+
+/* Who has sat out goes on for as long, and longer by its tenant's weight: then the two share by their weights. */
+static bool rested(const ag_seq *q, const ag_seq *p, uint64_t now_us)
+{
+    if (q->paused_us) return true;
+    uint64_t since = now_us > q->resumed_us ? now_us - q->resumed_us : 0;
+    return (double)since * p->q.tenant->weight >= (double)q->sat_us * q->q.tenant->weight;
+}
+
 /* Decodes of tenants over their share, as urgent as prompt p, sit out where p's tenant has much less than they. Returns
  * the time that they have for it; 0: nobody does. */
 static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
@@ -40,7 +51,7 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     for (uint32_t i = 0; i < s->n_running; i++) {
         ag_seq *q = s->running[i];
         uint64_t paused = q->paused_us && now_us > q->paused_us ? now_us - q->paused_us : 0;
-        q->yields = under && ag__seq_decodes(q) && q->urgency == p->urgency && paused < most &&
+        q->yields = under && ag__seq_decodes(q) && q->urgency == reach(p) && paused < most && rested(q, p, now_us) &&
                     ag__seq_share(q, 0) > YIELD_SHARES * ag__seq_share(p, 0) && ag__sched_over_share(s, q->q.tenant);
         if (!q->yields) continue;
         s->fair = true;
@@ -49,41 +60,46 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     return s->fair ? left : 0;
 }
 
-/* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
- * would spare those who decode a pause that they may have, and cost it ten times as much. */
-static bool is_short(const ag_sched *s, const ag_seq *p)
+bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused)
 {
     if (s->conf.short_us == 0) return false;
-    uint32_t rows = p->n_tokens - AG_MIN(p->reused, p->n_tokens);
+    uint32_t rows = p->n_tokens - AG_MIN(reused, p->n_tokens);
     ag_step_shape whole = {.outs = 1};
-    ag_step_shape_add(&whole, p->reused, rows);
+    ag_step_shape_add(&whole, reused, rows);
     return ag_cost_us(&s->cost, &whole) <= s->conf.short_us;
 }
+static bool is_short(const ag_sched *s, const ag_seq *p) { return ag__sched_is_short(s, p, p->reused); }
 
 /* Prompt rows of a step while nothing is known of what they take. */
 #define UNKNOWN_ROWS 64
 
-/* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
-static int64_t reach(const ag_seq *p) { return p ? p->urgency + (p->q.band - p->q.level) : INT64_MAX; }
+/* Where many wait, a step of theirs may take so many times what one of a single row takes: then reading the weights is
+ * a quarter of it, and longer steps compute hardly more a second. */
+#define BUSY_STEPS 4
 
-/* What the step would take if everyone who is here, finds a place and is as urgent as prompt p decoded: nobody can
- * count on less, and to keep below it would hold up those who wait for the sake of those who came first. But who is
- * more urgent need not wait for them beyond the gap. */
-static double full_us(const ag_sched *s, const ag_seq *p)
+double ag__sched_limit_us(const ag_sched *s, const ag_step_shape *decodes, uint32_t rows, bool busy)
+{
+    const ag_step_shape all = ag_step_shape_scaled(decodes, AG_MIN(rows, s->conf.running_max)), one = {1, 1, 1, 1};
+    double gap = s->conf.gap_us, most = busy ? AG_MAX(gap, BUSY_STEPS * ag_cost_us(&s->cost, &one)) : gap;
+    return AG_MAX(s->conf.step_ratio * ag_cost_us(&s->cost, decodes), AG_MIN(ag_cost_us(&s->cost, &all), most));
+}
+
+/* For prompt p beside the decodes of the step. It may take what it would if everyone who is here, finds a place and is
+ * as urgent decoded: nobody can count on less, and to keep below it would hold up those who wait for the sake of those
+ * who came first. But who is more urgent need not wait for them beyond the gap. */
+static double limit_us(const ag_sched *s, const ag_seq *p)
 {
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
-    uint32_t rows = 0;
+    uint32_t rows = s->step.decodes;
     bool above = false;
     for (uint32_t i = 0; i < s->n_running; i++) {
-        rows += s->running[i]->urgency <= reach(p);
-        above |= s->running[i]->step_n > 0 && s->running[i]->urgency < p->urgency;
+        rows += s->running[i]->step_n == 0 && s->running[i]->urgency <= reach(p);
+        above |= s->running[i]->step_n > 0 && s->running[i]->urgency < reach(p);
     }
     for (int64_t i = 0; i < AG_BANDS && i <= reach(p); i++)
         rows += s->blocked ? 0 : q.by_band[i]; /* there may be places and no pages */
-    ag_step_shape shape = ag_step_shape_scaled(&s->step.shape, AG_MIN(rows, s->conf.running_max));
-    double us = ag_cost_us(&s->cost, &shape);
-    return above ? AG_MIN(us, (double)s->conf.gap_us) : us;
+    return ag__sched_limit_us(s, &s->step.shape, rows, !above);
 }
 
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
@@ -96,11 +112,10 @@ void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
     }
     if (b->decodes == 0 && yielded == 0) return;
     uint32_t most = s->conf.rows_max - b->n_rows;
-    double alone = b->decodes ? ag_cost_us(&s->cost, &b->shape) : 0, ratio = alone * s->conf.step_ratio;
     if (b->decodes == 0) {
         s->limit_us = (double)yielded;
-    } else if (alone > 0) {
-        s->limit_us = s->long_us = p ? AG_MAX(ratio, full_us(s, p)) : ratio;
+    } else if (ag_cost_us(&s->cost, &b->shape) > 0) {
+        s->limit_us = s->long_us = p ? limit_us(s, p) : ag__sched_limit_us(s, &b->shape, b->decodes, false);
         if (p && is_short(s, p)) s->limit_us = AG_MAX(s->long_us, (double)s->conf.gap_us);
     } else {
         b->budget = AG_MIN(UNKNOWN_ROWS, most);

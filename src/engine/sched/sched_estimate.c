@@ -41,7 +41,10 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
         ag_step_shape_add(&one, cached + rest / 2, rows);
         prompt = ag_cost_us(&s->cost, &one) * rest / rows;
     } else {
-        double limit = decode * s->conf.step_ratio;
+        ag_queue_stats q;
+        ag_queue_stats_get(s->queue, &q);
+        double limit = ag__sched_limit_us(s, &with, with.rows + q.entries, true);
+        if (ag__sched_is_short(s, seq, cached)) limit = AG_MAX(limit, (double)s->conf.gap_us);
         uint32_t rows =
             AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
         prompt = limit * ((rest + rows - 1) / rows);

@@ -58,6 +58,12 @@ void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us);
 /* Has t more than its part, by the weights of those who run: of the places, or, while more of it waits, of those who
  * run? By what ag__sched_protect found. */
 bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t);
+/* Of a step with these decodes and rows of prompts, if so many rows will decode when all is computed that is here.
+ * Busy: nobody more urgent is in the way of long steps. */
+double ag__sched_limit_us(const ag_sched *s, const ag_step_shape *decodes, uint32_t rows, bool busy);
+/* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
+ * would spare those who decode a pause that they may have, and cost it ten times as much. Reused: of its prompt. */
+bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused);
 /* So long at most do decodes sit out in a row for a tenant under its share, but for the step under way. */
 double ag__sched_yield_us(const ag_sched *s);
 /* Rows for those who decode beside prompt p (NULL: there is none) and may not be kept waiting; then the limit for

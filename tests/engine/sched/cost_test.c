@@ -172,6 +172,47 @@ static void test_a_bad_moment_is_forgotten(void **state)
     if (n < right * 0.7 || n > right * 1.3) fail_msg("a budget of %u rows, right is %u", n, right);
 }
 
+/* A long prompt, then four streams whose contexts grow for thousands of steps: what keys cost can be told from these
+ * alone, and another long prompt beside them gets as many rows of each step as fit. */
+static void test_streams_that_grow(void **state)
+{
+    (void)state;
+    const machine m = {
+        .flat = 36000, .per_row = 3500, .per_key = 0.35, .per_read = 1.35, .per_out = 1000, .noise = 0.1};
+    ag_cost c;
+    ag_cost_init(&c);
+    rnd_state = 11;
+    for (uint32_t pos = 0; pos < 6000; pos += 500) {
+        ag_step_shape s = {.outs = pos == 5500};
+        ag_step_shape_add(&s, pos, 500);
+        run(&c, &m, &s);
+    }
+    uint32_t steps[2] = {0};
+    for (int exact = 0; exact < 2; exact++)
+        for (uint32_t at = 100, pos = 0; pos < 6000; at++, steps[exact]++) {
+            ag_step_shape s = {.outs = 4}, all;
+            for (uint32_t i = 0; i < 4; i++) ag_step_shape_add(&s, at, 1);
+            double limit = 1.3 * (exact ? truth(&m, &s) : ag_cost_us(&c, &s));
+            uint32_t n = 1;
+            if (!exact) n = AG_MAX(ag_cost_rows(&c, &s, pos, limit, 512), 1u);
+            for (bool more = exact; more; n += more) {
+                all = s;
+                ag_step_shape_add(&all, pos, n + 1);
+                more = truth(&m, &all) <= limit;
+            }
+            if (at >= 300) { /* the streams run for a while before it comes */
+                ag_step_shape_add(&s, pos, n);
+                pos += n;
+            } else {
+                steps[exact]--;
+            }
+            if (!exact) run(&c, &m, &s);
+        }
+    print_message("%u steps, %u by what is true\n", steps[0], steps[1]);
+    assert_true(steps[0] < 1.25 * steps[1]);
+    assert_true(steps[0] > 0.8 * steps[1]);
+}
+
 static void test_rows_agree_with_us(void **state)
 {
     (void)state;
@@ -243,7 +284,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fits), cmocka_unit_test(test_follows_change), cmocka_unit_test(test_outliers),
-        cmocka_unit_test(test_finds_its_budget), cmocka_unit_test(test_rows_agree_with_us),
+        cmocka_unit_test(test_finds_its_budget), cmocka_unit_test(test_streams_that_grow),
+        cmocka_unit_test(test_rows_agree_with_us),
         cmocka_unit_test(test_absurd),
         cmocka_unit_test(test_a_bad_moment_is_forgotten),
     };

@@ -48,6 +48,27 @@ static void test_free_places_are_not_waited_for(void **state)
     finish(b);
 }
 
+/* A short prompt beside a stream takes the gap, and is let in by what that takes, not by the ratio's rows a step. */
+static void test_short_prompts_are_expected_to_have_the_gap(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.short_us = 40000;
+    bench *b = begin(&conf);
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 10));
+    ask_for(b, "t", 2, 5, 3000);
+    steps(b, 100);
+    ask *a = make(b, "t", 1, 2, 200, 10); /* 30 ms of prompt, and ten steps of 10 ms */
+    uint64_t from = b->now;
+    a->seq.q.deadline_us = from + 250000;
+    assert_int_equal(submit(b, a), AG_OK);
+    until_end(b, a);
+    assert_int_equal(a->out, 0);
+    assert_true(b->now < from + 200000);
+    finish(b);
+}
+
 /* Where a token of an answer counts nothing, steps without prompts are no service, and no want of it either. */
 static void test_the_rate_is_of_steps_that_serve(void **state)
 {
@@ -161,6 +182,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_of_one_request_are_taken_together),
         cmocka_unit_test(test_free_places_are_not_waited_for),
+        cmocka_unit_test(test_short_prompts_are_expected_to_have_the_gap),
         cmocka_unit_test(test_the_rate_is_of_steps_that_serve),
         cmocka_unit_test(test_nobody_is_set_back_in_vain),
         cmocka_unit_test(test_shares_are_counted_as_they_will_be),

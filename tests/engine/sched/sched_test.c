@@ -152,6 +152,45 @@ static void test_a_backlog_may_take_the_step_that_it_will_make(void **state)
     finish(b);
 }
 
+/* It may take no longer steps for the sake of those who are less urgent. */
+static void test_a_backlog_of_the_less_urgent_lengthens_no_step(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = conf.out_max = 32;
+    bench *b = begin(&conf);
+    b->row_us = 1000;
+    teach(b);
+    ask_for(b, "t", 1, 5, 500); /* 11 ms alone: 3 rows more at 1.3 times */
+    steps(b, 2);
+    ask *p = ask_for(b, "t", 1, 100, 3);
+    for (uint32_t i = 0; i < 28; i++) ask_for(b, "t", 3, 100, 3);
+    steps(b, 1);
+    assert_in_range(p->rows, 2, 4);
+    finish(b);
+}
+
+/* However many wait: a step is no longer than some steps of a single row, which is 11 ms here. */
+static void test_a_backlog_has_its_limit(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = conf.out_max = 256;
+    conf.gap_us = 20000;
+    conf.queue.entries_max = 1000;
+    bench *b = begin(&conf);
+    b->row_us = 2000;
+    teach(b);
+    ask *d = ask_for(b, "t", 2, 5, 500);
+    steps(b, 2);
+    for (uint32_t i = 0; i < 29; i++) ask_for(b, "t", 2, 400, 300); /* 70 ms together */
+    uint64_t from = b->now;
+    steps(b, 1);
+    assert_int_equal(d->rows, 1);
+    assert_in_range(b->now - from, 40000, 4 * 12000);
+    finish(b);
+}
+
 static void test_a_short_prompt_passes_a_long_one(void **state)
 {
     (void)state;
@@ -321,6 +360,35 @@ static void test_a_flood_sits_out_for_who_has_less(void **state)
     finish(b);
 }
 
+/* Where the flood's own steps are long it sits out four of them, and then goes on for as long, by the weights. */
+static void test_who_sat_out_goes_on_for_as_long(void **state)
+{
+    (void)state;
+    for (uint32_t weight = 1; weight <= 3; weight += 2) {
+        bench *b = begin(&conf_plain);
+        b->row_us = 10000;
+        teach(b);
+        ask *f[20];
+        for (uint32_t i = 0; i < 20; i++) {
+            f[i] = make(b, "flood", weight, 2, 5, 2000);
+            assert_int_equal(submit(b, f[i]), AG_OK);
+        }
+        steps(b, 30); /* eight of them decode: 90 ms a step */
+        ask *x = ask_for(b, "x", 2, 1000, 5); /* 10 s alone, in the place of one of them */
+        uint64_t sat = 0, ran = 0, row = 0, worst = 0;
+        while (answered(x) == 0) {
+            uint64_t from = b->now;
+            steps(b, 1);
+            if (x->seq.running) *(f[0]->rows ? &ran : &sat) += b->now - from;
+            row = f[0]->rows ? 0 : row + b->now - from;
+            worst = AG_MAX(worst, row);
+        }
+        assert_in_range(worst, 200000, 450000); /* four steps, and the one under way */
+        assert_true(weight * sat > ran / 2 && weight * sat < ran + 4 * worst);
+        finish(b);
+    }
+}
+
 /* Few streams with nobody waiting are no flood. */
 static void test_streams_within_their_share_do_not_sit_out(void **state)
 {
@@ -348,6 +416,8 @@ int main(void)
         cmocka_unit_test(test_steps_as_long_as_the_gap),
         cmocka_unit_test(test_a_least_of_rows_in_any_case),
         cmocka_unit_test(test_a_backlog_may_take_the_step_that_it_will_make),
+        cmocka_unit_test(test_a_backlog_of_the_less_urgent_lengthens_no_step),
+        cmocka_unit_test(test_a_backlog_has_its_limit),
         cmocka_unit_test(test_a_short_prompt_passes_a_long_one),
         cmocka_unit_test(test_two_prompts_share_the_budget),
         cmocka_unit_test(test_an_urgent_prompt_has_the_step_alone),
@@ -356,6 +426,7 @@ int main(void)
         cmocka_unit_test(test_nobody_sits_out_for_ever),
         cmocka_unit_test(test_move),
         cmocka_unit_test(test_a_flood_sits_out_for_who_has_less),
+        cmocka_unit_test(test_who_sat_out_goes_on_for_as_long),
         cmocka_unit_test(test_streams_within_their_share_do_not_sit_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
