@@ -4,16 +4,18 @@
 
 /* How far single steps scatter, as a share of their time; only how it compares with the doubt about figures matters. */
 #define SCATTER 0.1
-#define SEEN_MAX 32.0      /* steps that a figure is founded on at most: it follows changes within about as many */
+#define SEEN_MAX 32.0      /* steps that a figure is founded on at most */
 #define SEEN_FEW 4.0       /* so few, and not long ago, are no proof of a figure that makes no sense */
+#define WORTH_A_TRY 1.2    /* what the next knot is thought to take at most while it is not founded */
 #define SEEN_NEW 0.05      /* of a figure that is still guessed from its neighbours */
-#define DOUBT_NEW 1.0      /* how far off such a guess may be, as a share of it */
-#define STALE 0.999        /* each step, of what other knots are founded on */
-#define TOGETHER 0.005     /* share of an error that all figures bear alike: the machine as a whole has another speed */
+#define STALE 0.998        /* each step, of what knots are founded on: a slow minute is not believed for ever */
+#define TOGETHER 0.001     /* each step, how far all figures change alike */
+#define APART 0.0003       /* and each that was used by itself, of the step's time */
 #define USUAL_SHARED 0.125 /* what using a key once more costs, of what reading and using it does */
 #define GIVE_UP 0.002      /* each step */
-#define FORGET 0.999       /* each step, of what the rates are founded on */
+#define FORGET 0.9999      /* each step, of what the rates are founded on */
 #define CLIP 1.0           /* a step that took far longer than expected counts as twice the expected */
+#define TINY 1e-60         /* a covariance that is none; smaller numbers take long on some processors */
 #define LEAST_US 1.0       /* of any step */
 #define ROWS_MAX (1u << 24)
 #define US_MAX UINT64_C(600000000) /* a step of ten minutes is a clock that jumped, or a machine that slept */
@@ -34,11 +36,11 @@ static uint32_t knot_below(uint32_t rows)
 
 /* A table read at so many rows: between the measured knots around; above the last in proportion, so that what was never
  * tried is rather thought too dear; below the first as that. 0: nothing was measured. */
-static double base_at(const ag_cost *c, const double *base, uint32_t rows)
+static double base_at(const double *base, uint32_t rows)
 {
     uint32_t below = knot_below(rows) + 1, above = below;
-    while (below > 0 && c->seen[below - 1] <= 0) below--;
-    while (above < AG_COST_KNOTS && c->seen[above] <= 0) above++;
+    while (below > 0 && base[below - 1] <= 0) below--;
+    while (above < AG_COST_KNOTS && base[above] <= 0) above++;
     if (below == 0) return above == AG_COST_KNOTS ? 0 : base[above];
     double at = knot_rows[--below];
     if (above == AG_COST_KNOTS) return base[below] * rows / at;
@@ -56,15 +58,20 @@ static double slope_above(const ag_cost *c, uint32_t a, uint32_t from)
 
 /* A figure that is founded on little and says that a few rows more are dearer than many more: most likely the machine
  * was taken away in that step, and who heeds it never takes so many rows again to find out. It is read as lying on
- * the straight line between its neighbours. */
+ * the straight line between its neighbours. And the next above a founded one is worth a try: beside few streams a row
+ * more is a large step in proportion, and would never be taken. */
 static void base_try_again(ag_cost *c)
 {
     uint32_t founded = AG_COST_KNOTS;
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++) {
-        if (c->seen[i] >= SEEN_FEW) founded = i;
-        else if (c->seen[i] > 0 && founded < AG_COST_KNOTS)
-            c->base[i] = AG_MIN(c->base[i], c->base[founded] + slope_above(c, founded, i + 1) *
-                                                                   (knot_rows[i] - knot_rows[founded]));
+        if (c->seen[i] >= SEEN_FEW) {
+            founded = i;
+            continue;
+        }
+        if (founded == AG_COST_KNOTS) continue;
+        double line = c->base[founded] + slope_above(c, founded, i + 1) * (knot_rows[i] - knot_rows[founded]);
+        if (c->seen[i] > 0) c->base[i] = AG_MIN(c->base[i], line);
+        if (i == founded + 1) c->base[i] = AG_MIN(base_at(c->base, knot_rows[i]), WORTH_A_TRY * c->base[founded]);
     }
 }
 
@@ -75,6 +82,7 @@ static void base_monotone(ag_cost *c)
     double value[AG_COST_KNOTS], weight[AG_COST_KNOTS];
     uint32_t first[AG_COST_KNOTS], n = 0;
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++) {
+        c->base[i] = 0;
         if (c->seen[i] <= 0) continue;
         value[n] = c->raw[i];
         weight[n] = c->seen[i];
@@ -114,7 +122,7 @@ static double us_by(const ag_cost *c, const double *base, const ag_step_shape *s
     const counts x = counts_of(s);
     /* Where no prompt was seen yet, its rows are thought as dear as decodes. */
     double shared = known(c, SHARED) ? c->rate[SHARED] : c->rate[READ];
-    return base_at(c, base, s->rows) + c->rate[READ] * x.of[READ] + shared * x.of[SHARED] + c->rate[OUTS] * x.of[OUTS];
+    return base_at(base, s->rows) + c->rate[READ] * x.of[READ] + shared * x.of[SHARED] + c->rate[OUTS] * x.of[OUTS];
 }
 
 double ag_cost_us(const ag_cost *c, const ag_step_shape *s) { return us_by(c, c->base, s); }
@@ -169,20 +177,24 @@ static void stay_possible(ag_cost *c, const figures *f, const place *k, double l
 static void doubt_less(ag_cost *c, const figures *f, const double *by, double gain)
 {
     for (uint32_t i = 0; i < f->n; i++)
-        for (uint32_t n = 0; n < f->n; n++) c->doubt[f->at[i]][f->at[n]] -= by[i] * by[n] * gain;
-    for (uint32_t i = 0; i < f->n; i++) /* differences of what is almost the same */
-        c->doubt[f->at[i]][f->at[i]] = AG_MAX(c->doubt[f->at[i]][f->at[i]], 0);
+        for (uint32_t n = 0; n < f->n; n++) {
+            double *doubt = &c->doubt[f->at[i]][f->at[n]];
+            *doubt -= by[i] * by[n] * gain;
+            if (fabs(*doubt) < TINY || (i == n && *doubt < 0)) *doubt = 0;
+        }
 }
 
-/* A figure's variance is at most so much: as if it had been seen to be `value`, as surely as that takes. */
-static void doubt_at_most(ag_cost *c, const figures *f, uint32_t at, double most, double value)
+/* A figure's variance is at most so much: as if it had been seen to be 0, as surely as that takes. */
+static void doubt_at_most(ag_cost *c, const figures *f, uint32_t at, double most)
 {
     double was = c->doubt[at][at], by[AG_ARRAY_LEN(f->at)];
     if (was <= most) return;
     for (uint32_t i = 0; i < f->n; i++) by[i] = c->doubt[f->at[i]][at];
-    becomes(c, f, at, *figure(c, at) + (value - *figure(c, at)) * (was - most) / was);
+    becomes(c, f, at, *figure(c, at) * most / was);
     doubt_less(c, f, by, (was - most) / was / was);
 }
+
+static double doubt_new(double value, double us) { return AG_MAX(value, us) * AG_MAX(value, us); }
 
 /* Is it beyond all that were measured? */
 static bool beyond(const ag_cost *c, uint32_t knot)
@@ -197,7 +209,7 @@ static bool beyond(const ag_cost *c, uint32_t knot)
  * all, and they are what the rates leave of this step. */
 static void knots_meet(ag_cost *c, const place *k, const counts *x, double real)
 {
-    double value[2] = {0}, said = 0, left = real;
+    double value[2] = {0}, said = 0, left = real, weight = 0;
     bool guess = true;
     for (int i = 0; i < AG_COST_RATES; i++) left -= c->rate[i] * x->of[i];
     for (uint32_t i = 0; i < k->n; i++) {
@@ -206,18 +218,19 @@ static void knots_meet(ag_cost *c, const place *k, const counts *x, double real)
             left -= k->w[i] * c->raw[at];
             continue;
         }
-        value[i] = base_at(c, c->raw, knot_rows[at]);
+        value[i] = base_at(c->raw, knot_rows[at]);
         if (value[i] <= 0) value[i] = real;
         said += k->w[i] * value[i];
+        weight += k->w[i];
         guess &= !beyond(c, at);
     }
-    double factor = guess || said <= 0 ? 1 : AG_MAX(left, 0.1 * real) / said;
+    double factor = guess || said <= 0 ? 1 : AG_MIN(AG_MAX(left, 0.1 * weight * real) / said, 2);
     for (uint32_t i = 0; i < k->n; i++) {
         uint32_t at = k->at[i];
         if (c->seen[at] > 0) continue;
         c->raw[at] = factor * value[i];
         c->seen[at] = SEEN_NEW;
-        c->doubt[at][at] = DOUBT_NEW * DOUBT_NEW * c->raw[at] * c->raw[at];
+        c->doubt[at][at] = doubt_new(c->raw[at], real);
     }
 }
 
@@ -232,22 +245,20 @@ static void rates_doubt(ag_cost *c, double us, const counts *x)
         double most = share[i] * us / x->of[i], *doubt = &c->doubt[OF(i)][OF(i)];
         if (i == SHARED && !known(c, i)) c->rate[i] = c->rate[READ];
         *doubt = *doubt > 0 ? *doubt / FORGET : most * most;
-        doubt_at_most(c, &f, OF(i), most * most, 0);
+        doubt_at_most(c, &f, OF(i), most * most);
     }
 }
 
-/* So does that about knots: of those that were used as fast as a figure forgets that is founded on SEEN_MAX steps, of
- * all others with time. */
-static void knots_doubt(ag_cost *c, const figures *f, const place *k, double us)
+/* So does that about knots: of those that were used as they drift apart, of all others with time. */
+static void knots_doubt(ag_cost *c, const place *k, double us)
 {
     for (uint32_t i = 0; i < AG_COST_KNOTS; i++) {
         if (c->seen[i] <= 0) continue;
-        double most = DOUBT_NEW * AG_MAX(c->raw[i], us);
+        double most = doubt_new(c->raw[i], us);
         c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
-        c->doubt[i][i] /= STALE;
-        doubt_at_most(c, f, i, most * most, c->raw[i]);
+        if (c->doubt[i][i] < most) c->doubt[i][i] = AG_MIN(c->doubt[i][i] / (STALE * STALE), most);
     }
-    double drift = SCATTER * us / SEEN_MAX;
+    double drift = APART * us;
     for (uint32_t i = 0; i < k->n; i++) {
         uint32_t at = k->at[i];
         c->seen[at] = AG_MIN(c->seen[at] + k->w[i], SEEN_MAX);
@@ -255,14 +266,12 @@ static void knots_doubt(ag_cost *c, const figures *f, const place *k, double us)
     }
 }
 
-/* What well-founded figures got wrong is first taken for the machine's speed: it changes for all of them. */
-static void all_scale(ag_cost *c, const place *k, double wrong)
+/* The machine as a whole may have another speed than a step before: for all figures alike. */
+static void speed_doubt(ag_cost *c, const figures *f)
 {
-    double founded = 0;
-    for (uint32_t i = 0; i < k->n; i++) founded += k->w[i] * c->seen[k->at[i]] / SEEN_MAX;
-    double f = 1 + TOGETHER * founded * AG_MAX(AG_MIN(wrong, CLIP), -CLIP / 2);
-    for (uint32_t i = 0; i < AG_COST_KNOTS; i++) c->raw[i] *= f;
-    for (int i = 0; i < AG_COST_RATES; i++) c->rate[i] *= f;
+    for (uint32_t i = 0; i < f->n; i++)
+        for (uint32_t n = 0; n < f->n; n++)
+            c->doubt[f->at[i]][f->at[n]] += TOGETHER * TOGETHER * *figure(c, f->at[i]) * *figure(c, f->at[n]);
 }
 
 /* A step of a Kalman filter (R. E. Kalman, A New Approach to Linear Filtering and Prediction Problems, 1960): the error
@@ -286,7 +295,10 @@ static void learn(ag_cost *c, const figures *f, const place *k, const counts *x,
     /* While nobody asks, what was learned of further uses is given up slowly for what is usual: one slow step might
      * have said it, and whoever heeds that takes one row a step for ever and never learns better. */
     double usual = USUAL_SHARED * c->rate[READ];
-    if (x->of[SHARED] <= 0 && c->rate[SHARED] > usual) c->rate[SHARED] += GIVE_UP * (usual - c->rate[SHARED]);
+    double less = GIVE_UP * (c->rate[SHARED] - usual), *doubt = &c->doubt[OF(SHARED)][OF(SHARED)];
+    if (x->of[SHARED] > 0 || less <= 0) return;
+    c->rate[SHARED] -= less;
+    *doubt = (sqrt(*doubt) + less) * (sqrt(*doubt) + less);
 }
 
 void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
@@ -299,13 +311,18 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
     rates_doubt(c, c->steps > 0 ? AG_MIN(guess, real) : real, &x);
     knots_meet(c, &k, &x, real);
     c->steps++;
-    guess = us_by(c, c->raw, s);
-    all_scale(c, &k, (real - guess) / guess);
-    guess = us_by(c, c->raw, s);
+    guess = AG_MAX(us_by(c, c->raw, s), 0.01 * real);
     const figures f = figures_of(c);
-    knots_doubt(c, &f, &k, AG_MIN(guess, real));
+    speed_doubt(c, &f);
+    knots_doubt(c, &k, AG_MIN(guess, real));
     learn(c, &f, &k, &x, real, guess);
     base_monotone(c);
+}
+
+double ag_cost_founded(const ag_cost *c, uint32_t rows)
+{
+    const place k = place_of(rows);
+    return AG_MIN(c->seen[k.at[0]], c->seen[k.at[k.n - 1]]);
 }
 
 uint32_t ag_cost_rows(const ag_cost *c, const ag_step_shape *with, uint32_t pos, double limit_us, uint32_t max)

@@ -55,6 +55,8 @@ void ag_cost_init(ag_cost *c);
 void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us);
 /* Microseconds; 0: nothing is known yet. */
 double ag_cost_us(const ag_cost *c, const ag_step_shape *s);
+/* So many steps of so many rows, or as good as that many, are behind what it says of such a step; at most 32. */
+double ag_cost_founded(const ag_cost *c, uint32_t rows);
 /* The most rows, at most max, of a sequence that has `pos` tokens behind it, that may be added to `with` so that the
  * step stays within limit_us. 0: not one. Unknown costs: max. */
 uint32_t ag_cost_rows(const ag_cost *c, const ag_step_shape *with, uint32_t pos, double limit_us, uint32_t max);

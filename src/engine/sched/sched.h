@@ -75,7 +75,8 @@ typedef struct ag_seq {
     uint64_t stuck_us;      /* when it had a place first with so many tokens as now, or rose for that */
     uint32_t placed_tokens; /* n_tokens when it had a place last */
     uint64_t paused_us;     /* since when it has sat out; 0: it has not */
-    uint64_t sat_us, resumed_us; /* how long it sat out last, and when it went on */
+    uint64_t yielded_us;    /* since when it has done so for a tenant under its share; 0: it does not */
+    uint64_t sat_us, resumed_us; /* how long it did last, and when it went on */
     int64_t urgency;        /* in this step; the least is the most urgent */
     bool yields;            /* in this step: sits out for a tenant under its share of the places */
     uint64_t order;         /* of admission */

@@ -24,7 +24,7 @@ void ag__sched_leave(ag_sched *s, ag_seq *seq)
     seq->running = false;
     seq->computed = 0;
     seq->step_n = 0;
-    seq->paused_us = seq->sat_us = seq->resumed_us = 0;
+    seq->paused_us = seq->yielded_us = seq->sat_us = seq->resumed_us = 0;
     s->blocked = 0;
 }
 

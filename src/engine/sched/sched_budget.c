@@ -33,7 +33,7 @@ static int64_t reach(const ag_seq *p) { return p ? p->urgency + (p->q.band - p->
 /* Who has sat out goes on for as long, and longer by its tenant's weight: then the two share by their weights. */
 static bool rested(const ag_seq *q, const ag_seq *p, uint64_t now_us)
 {
-    if (q->paused_us) return true;
+    if (q->yielded_us) return true;
     uint64_t since = now_us > q->resumed_us ? now_us - q->resumed_us : 0;
     return (double)since * p->q.tenant->weight >= (double)q->sat_us * q->q.tenant->weight;
 }
@@ -77,29 +77,36 @@ static bool is_short(const ag_sched *s, const ag_seq *p) { return ag__sched_is_s
  * a quarter of it, and longer steps compute hardly more a second. */
 #define BUSY_STEPS 4
 
-double ag__sched_limit_us(const ag_sched *s, const ag_step_shape *decodes, uint32_t rows, bool busy)
-{
-    const ag_step_shape all = ag_step_shape_scaled(decodes, AG_MIN(rows, s->conf.running_max)), one = {1, 1, 1, 1};
-    double gap = s->conf.gap_us, most = busy ? AG_MAX(gap, BUSY_STEPS * ag_cost_us(&s->cost, &one)) : gap;
-    return AG_MAX(s->conf.step_ratio * ag_cost_us(&s->cost, decodes), AG_MIN(ag_cost_us(&s->cost, &all), most));
-}
-
-/* For prompt p beside the decodes of the step. It may take what it would if everyone who is here, finds a place and is
- * as urgent decoded: nobody can count on less, and to keep below it would hold up those who wait for the sake of those
- * who came first. But who is more urgent need not wait for them beyond the gap. */
-static double limit_us(const ag_sched *s, const ag_seq *p)
+double ag__sched_long_us(const ag_sched *s, const ag_step_shape *decodes, const ag_seq *p)
 {
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
-    uint32_t rows = s->step.decodes;
+    int64_t as = p->running ? reach(p) : p->q.band;
+    uint32_t rows = p->running || (p->q.queued && !s->blocked) ? 0 : 1;
     bool above = false;
     for (uint32_t i = 0; i < s->n_running; i++) {
-        rows += s->running[i]->step_n == 0 && s->running[i]->urgency <= reach(p);
-        above |= s->running[i]->step_n > 0 && s->running[i]->urgency < reach(p);
+        rows += s->running[i]->urgency <= as;
+        above |= ag__seq_decodes(s->running[i]) && s->running[i]->urgency < as;
     }
-    for (int64_t i = 0; i < AG_BANDS && i <= reach(p); i++)
+    for (int64_t i = 0; i < AG_BANDS && i <= as; i++)
         rows += s->blocked ? 0 : q.by_band[i]; /* there may be places and no pages */
-    return ag__sched_limit_us(s, &s->step.shape, rows, !above);
+    const ag_step_shape all = ag_step_shape_scaled(decodes, AG_MIN(rows, s->conf.running_max)), one = {1, 1, 1, 1};
+    double gap = s->conf.gap_us, most = above ? gap : AG_MAX(gap, BUSY_STEPS * ag_cost_us(&s->cost, &one));
+    return AG_MAX(s->conf.step_ratio * ag_cost_us(&s->cost, decodes), AG_MIN(ag_cost_us(&s->cost, &all), most));
+}
+
+/* How often a step may be of those who decode alone though a long prompt waits, and how well founded it is known what
+ * such a step takes: while each step has rows of prompts nobody sees what they lengthen. */
+#define ALONE_EVERY 32
+#define ALONE_FOUNDED 16
+
+static bool look_alone(ag_sched *s, const ag_seq *p)
+{
+    if (is_short(s, p) || ++s->since_alone < ALONE_EVERY) return false;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (ag__seq_decodes(s->running[i]) && s->running[i]->step_n == 0) return false; /* it sits out for the prompt */
+    s->since_alone = 0;
+    return ag_cost_founded(&s->cost, s->step.n_rows) < ALONE_FOUNDED;
 }
 
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
@@ -115,10 +122,14 @@ void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us)
     if (b->decodes == 0) {
         s->limit_us = (double)yielded;
     } else if (ag_cost_us(&s->cost, &b->shape) > 0) {
-        s->limit_us = s->long_us = p ? limit_us(s, p) : ag__sched_limit_us(s, &b->shape, b->decodes, false);
-        if (p && is_short(s, p)) s->limit_us = AG_MAX(s->long_us, (double)s->conf.gap_us);
+        s->long_us = p ? ag__sched_long_us(s, &b->shape, p) : s->conf.step_ratio * ag_cost_us(&s->cost, &b->shape);
+        s->limit_us = p && is_short(s, p) ? AG_MAX(s->long_us, (double)s->conf.gap_us) : s->long_us;
     } else {
         b->budget = AG_MIN(UNKNOWN_ROWS, most);
+        return;
+    }
+    if (p && b->decodes > 0 && look_alone(s, p)) {
+        b->budget = 0;
         return;
     }
     b->budget = AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &b->shape, p ? p->computed : 0, s->limit_us, most));

@@ -41,13 +41,13 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
         ag_step_shape_add(&one, cached + rest / 2, rows);
         prompt = ag_cost_us(&s->cost, &one) * rest / rows;
     } else {
-        ag_queue_stats q;
-        ag_queue_stats_get(s->queue, &q);
-        double limit = ag__sched_limit_us(s, &with, with.rows + q.entries, true);
+        double limit = ag__sched_long_us(s, &with, seq);
         if (ag__sched_is_short(s, seq, cached)) limit = AG_MAX(limit, (double)s->conf.gap_us);
         uint32_t rows =
             AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
-        prompt = limit * ((rest + rows - 1) / rows);
+        ag_step_shape last = with;
+        ag_step_shape_add(&last, cached + rest / 2, rest % rows);
+        prompt = limit * (rest / rows) + ag_cost_us(&s->cost, &last);
         decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
     }
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);

@@ -20,6 +20,7 @@ struct ag_sched {
     ag_sched_step step;
     double limit_us;           /* of the step being chosen; 0: none, or unknown */
     double long_us;            /* the same for rows of prompts that are not short; 0: no other */
+    uint32_t since_alone;      /* steps with decodes and long prompts since one may have been of decodes alone */
     bool in_step;
     bool fair;                 /* decodes sit out for a tenant under its share */
     double weights;            /* of the tenants who run, each once */
@@ -58,9 +59,10 @@ void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us);
 /* Has t more than its part, by the weights of those who run: of the places, or, while more of it waits, of those who
  * run? By what ag__sched_protect found. */
 bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t);
-/* Of a step with these decodes and rows of prompts, if so many rows will decode when all is computed that is here.
- * Busy: nobody more urgent is in the way of long steps. */
-double ag__sched_limit_us(const ag_sched *s, const ag_step_shape *decodes, uint32_t rows, bool busy);
+/* What a step with these decodes may take with rows of prompt p, short ones apart. That is what it would if everyone
+ * who is here, finds a place and is as urgent decoded: nobody can count on less, and to keep below it would hold up
+ * those who wait for the sake of those who came first. But who is more urgent need not wait for them beyond the gap. */
+double ag__sched_long_us(const ag_sched *s, const ag_step_shape *decodes, const ag_seq *p);
 /* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
  * would spare those who decode a pause that they may have, and cost it ten times as much. Reused: of its prompt. */
 bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused);
