@@ -107,13 +107,12 @@ static double yields_at_most(const run *r, const ag_sched *s)
 
 static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
 {
-    int64_t urgency = INT64_MAX, reach = INT64_MAX; /* of the most urgent prompt with rows; what that was asked to be */
-    for (uint32_t i = 0; i < b->n_spans; i++) {
+    int64_t urgency = INT64_MAX, reach = INT64_MAX; /* of the first prompt with rows; what that was asked to be */
+    for (uint32_t i = 0; i < b->n_spans && urgency == INT64_MAX; i++) {
         const ag_seq *q = b->spans[i].seq;
-        if (ag__seq_decodes(q) || q->urgency > urgency) continue;
-        int64_t asked = q->urgency + (q->q.band - q->q.level);
-        reach = q->urgency == urgency ? AG_MAX(reach, asked) : asked;
+        if (ag__seq_decodes(q)) continue;
         urgency = q->urgency;
+        reach = q->urgency + (q->q.band - q->q.level);
     }
     ag_step_shape alone = {0}, all = b->shape;
     for (uint32_t i = 0; i < b->n_spans && ag__seq_decodes(b->spans[i].seq); i++) {

@@ -58,8 +58,8 @@ static double slope_above(const ag_cost *c, uint32_t a, uint32_t from)
 
 /* A figure that is founded on little and says that a few rows more are dearer than many more: most likely the machine
  * was taken away in that step, and who heeds it never takes so many rows again to find out. It is read as lying on
- * the straight line between its neighbours. And the next above a founded one is worth a try: beside few streams a row
- * more is a large step in proportion, and would never be taken. */
+ * the straight line between its neighbours. And the next above a founded one is worth a try, whatever little it is
+ * founded on itself: beside few streams a row more is a large step in proportion, and would never be taken. */
 static void base_try_again(ag_cost *c)
 {
     uint32_t founded = AG_COST_KNOTS;
@@ -71,7 +71,8 @@ static void base_try_again(ag_cost *c)
         if (founded == AG_COST_KNOTS) continue;
         double line = c->base[founded] + slope_above(c, founded, i + 1) * (knot_rows[i] - knot_rows[founded]);
         if (c->seen[i] > 0) c->base[i] = AG_MIN(c->base[i], line);
-        if (i == founded + 1) c->base[i] = AG_MIN(base_at(c->base, knot_rows[i]), WORTH_A_TRY * c->base[founded]);
+        if (i == founded + 1)
+            c->base[i] = AG_MIN(AG_MIN(base_at(c->base, knot_rows[i]), line), WORTH_A_TRY * c->base[founded]);
     }
 }
 
@@ -256,7 +257,8 @@ static void knots_doubt(ag_cost *c, const place *k, double us)
         if (c->seen[i] <= 0) continue;
         double most = doubt_new(c->raw[i], us);
         c->seen[i] = AG_MAX(c->seen[i] * STALE, SEEN_NEW);
-        if (c->doubt[i][i] < most) c->doubt[i][i] = AG_MIN(c->doubt[i][i] / (STALE * STALE), most);
+        if (i != k->at[0] && i != k->at[k->n - 1] && c->doubt[i][i] < most)
+            c->doubt[i][i] = AG_MIN(c->doubt[i][i] / (STALE * STALE), most);
     }
     double drift = APART * us;
     for (uint32_t i = 0; i < k->n; i++) {
@@ -309,6 +311,8 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
     const counts x = counts_of(s);
     const place k = place_of(s->rows);
     rates_doubt(c, c->steps > 0 ? AG_MIN(guess, real) : real, &x);
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
+        if (c->seen[i] > 0) c->raw[i] = AG_MAX(c->raw[i], LEAST_US);
     knots_meet(c, &k, &x, real);
     c->steps++;
     guess = AG_MAX(us_by(c, c->raw, s), 0.01 * real);

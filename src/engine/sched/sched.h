@@ -104,7 +104,7 @@ typedef struct ag_sched_conf {
     double step_ratio;      /* 1.3 */
     uint32_t gap_us;        /* 50,000 */
     uint32_t short_us;      /* 200,000; 0: no prompt is short */
-    uint32_t rows_min;      /* 1; prompt rows of a step whatever it then takes (64 while nothing is known of that) */
+    uint32_t rows_min;      /* 1; prompt rows of a step whatever it then takes, but for one in 32 that shows the others */
     bool reuse;             /* prefixes are shared */
     bool refuse_late;       /* refuse what cannot meet its deadline by the estimate */
     ag_sched_events events;

@@ -47,7 +47,7 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
             AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
         ag_step_shape last = with;
         ag_step_shape_add(&last, cached + rest / 2, rest % rows);
-        prompt = limit * (rest / rows) + ag_cost_us(&s->cost, &last);
+        prompt = limit * (rest / rows) + (rest % rows > 0 ? ag_cost_us(&s->cost, &last) : 0);
         decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
     }
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);

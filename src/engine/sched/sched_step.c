@@ -93,11 +93,12 @@ static uint32_t count_sat_out(ag_sched *s, uint64_t now_us)
     uint32_t n = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         ag_seq *q = s->running[i];
-        if (q->step_n > 0 && q->yielded_us) {
+        if (q->yielded_us && (q->step_n > 0 || !q->yields)) {
             q->sat_us = now_us > q->yielded_us ? now_us - q->yielded_us : 0;
-            q->resumed_us = now_us;
             q->yielded_us = 0;
+            q->resumed_us = now_us;
         }
+        if (q->step_n > 0 && q->paused_us) q->resumed_us = now_us; /* it rests in steps, not while others keep it out */
         if (q->step_n > 0) q->paused_us = 0;
         else if (q->paused_us == 0) q->paused_us = AG_MAX(now_us, 1u);
         if (q->step_n == 0 && q->yields && q->yielded_us == 0) q->yielded_us = AG_MAX(now_us, 1u);
