@@ -61,7 +61,7 @@ def result(**changes):
     ours, theirs, ours_and_theirs = samples(), samples(), ("autoglm", "llama.cpp")
     r = {"date": "2026-01-01", "quick": False, "threads": 2, "model": "m<1>.gguf", "others": 0.0, "revision": "r",
          "machine": {"processor": "p & q", "cores": 2, "memory_gib": 8.0, "kernel": "k"}, "lost": {},
-         "missing": {"vLLM": "it cannot be had"},
+         "missing": {"vLLM": "it cannot be had"}, "sizes": {"seconds": 60.0, "lead": 10.0, "every": 1.0},
          "servers": {n: {"version": "1", "flags": ["-x"], "environment": {"THREADS": "2"}} for n in ours_and_theirs},
          "samples": {e: {"autoglm": ours[e], "llama.cpp": theirs[e]} for e in ours}}
     r.update(changes)

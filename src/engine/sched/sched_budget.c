@@ -15,7 +15,7 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
 /* And only for one that has so much less for its weight: tenants of about the same load would take turns at it. */
 #define YIELD_SHARES 2
 
-double ag__sched_yield_us(const ag_sched *s)
+static double yield_us(const ag_sched *s)
 {
     ag_step_shape all = {0};
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -45,7 +45,8 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     s->weights = 0;
     for (uint32_t i = 0; i < s->n_running; i++)
         s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
-    uint64_t most = (uint64_t)ag__sched_yield_us(s), left = most;
+    s->yield_us = yield_us(s);
+    uint64_t most = (uint64_t)s->yield_us, left = most;
     bool under = p && !ag__sched_over_share(s, p->q.tenant);
     s->fair = false;
     for (uint32_t i = 0; i < s->n_running; i++) {

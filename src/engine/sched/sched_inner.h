@@ -22,7 +22,8 @@ struct ag_sched {
     double long_us;            /* the same for rows of prompts that are not short; 0: no other */
     uint32_t since_alone;      /* steps with decodes and long prompts since one may have been of decodes alone */
     bool in_step;
-    bool fair;                 /* decodes sit out for a tenant under its share */
+    bool fair;                 /* decodes sit out for a tenant under its share, */
+    double yield_us;           /* so long at most */
     double weights;            /* of the tenants who run, each once */
     bool short_first;          /* in every other step much shorter prompts pass longer ones */
     uint64_t admissions, admitted_before; /* before the step being chosen */
@@ -66,8 +67,6 @@ double ag__sched_long_us(const ag_sched *s, const ag_step_shape *decodes, const 
 /* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
  * would spare those who decode a pause that they may have, and cost it ten times as much. Reused: of its prompt. */
 bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused);
-/* So long at most do decodes sit out in a row for a tenant under its share, but for the step under way. */
-double ag__sched_yield_us(const ag_sched *s);
 /* Rows for those who decode beside prompt p (NULL: there is none) and may not be kept waiting; then the limit for
  * prompts. */
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us);
