@@ -440,7 +440,8 @@ static void test_a_short_question_beside_a_long_text(void **state)
         "short questions beside a long text: first token at most %.1f ms, the text's %.1f s, longest step %.1f ms\n",
         worst / 1e3, w->latest_first[2] / 1e6, w->longest_step / 1e3);
     assert_int_equal(w->n_first, 10);
-    assert_true(worst < 3 * w->longest_step); /* the one under way, one of the text's, and its own */
+    /* The one under way, and every other one; on a slow machine the questions also meet each other. */
+    assert_true(worst < (slower == 1 ? 2.5 : 3) * w->longest_step);
     assert_true(w->latest_first[2] < 7e6 * (double)slower);
     ag_sim_close(sim);
     watch_free(w);

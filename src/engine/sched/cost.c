@@ -162,6 +162,12 @@ static void becomes(ag_cost *c, const figures *f, uint32_t at, double value)
     *figure(c, at) = value;
 }
 
+static void stay_above(ag_cost *c)
+{
+    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
+        if (c->seen[i] > 0) c->raw[i] = AG_MAX(c->raw[i], LEAST_US);
+}
+
 /* No rate is below 0, and no figure that was just used below what is left for it. */
 static void stay_possible(ag_cost *c, const figures *f, const place *k, double least)
 {
@@ -170,8 +176,7 @@ static void stay_possible(ag_cost *c, const figures *f, const place *k, double l
     for (uint32_t i = 0; i < k->n; i++)
         if (c->raw[k->at[i]] < least) becomes(c, f, k->at[i], least);
     for (int i = 0; i < AG_COST_RATES; i++) c->rate[i] = AG_MAX(c->rate[i], 0);
-    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
-        if (c->seen[i] > 0) c->raw[i] = AG_MAX(c->raw[i], LEAST_US);
+    stay_above(c);
 }
 
 /* Something was seen that hangs together with each figure by so much. */
@@ -311,8 +316,7 @@ void ag_cost_add(ag_cost *c, const ag_step_shape *s, uint64_t us)
     const counts x = counts_of(s);
     const place k = place_of(s->rows);
     rates_doubt(c, c->steps > 0 ? AG_MIN(guess, real) : real, &x);
-    for (uint32_t i = 0; i < AG_COST_KNOTS; i++)
-        if (c->seen[i] > 0) c->raw[i] = AG_MAX(c->raw[i], LEAST_US);
+    stay_above(c);
     knots_meet(c, &k, &x, real);
     c->steps++;
     guess = AG_MAX(us_by(c, c->raw, s), 0.01 * real);
