@@ -99,7 +99,7 @@ def ms(seconds):
 
 def urgent(scene):
     s = scene.sizes
-    one = {"band": 0, "rate": 1 / s.every, "prompt": s.brief_prompt, "max-tokens": s.urgent_answer}
+    one = {"band": 0, "every": ms(s.every), "prompt": s.brief_prompt, "max-tokens": s.urgent_answer}
     urgents = kind(scene.server.name, "urgent", **one)
     late = kind(scene.server.name, "urgent", **one, start=ms(s.lead))
     batch = kind(scene.server.name, "batch", band=3, clients=s.batch, prompt=s.busy_prompt, **{"max-tokens": s.busy_answer})

@@ -30,7 +30,7 @@ class Sizes:
     """How much is asked in each experiment."""
     seconds: float = 60
     lead: float = 10        # for which a load runs before anybody comes to it
-    every: float = 1        # seconds between urgent requests, on average
+    every: float = 1        # seconds between urgent requests
     repeats: int = 3
     streams: int = 4
     long_prompt: int = 6000

@@ -261,8 +261,8 @@ int ag_cmd_bench_http(int argc, char **argv)
         {"tenants", 0, AG_OPT_TEXT, &o.tenants, 0, 0, "name:weight,... that share the requests (header x-tenant)"},
         {"classes", 0, AG_OPT_TEXT, &o.classes, 0, 0,
          "loads at the same time, reported one by one: urgent:band=0:rate=1,batch:band=3:clients=64; keys: band, "
-         "timeout, clients, rate, requests, start (after the others), tenant, prompt, shared, max-tokens; the rest as "
-         "given here"},
+         "timeout, clients, rate, every (2s: a request each two seconds), requests, start (after the others), tenant, "
+         "prompt, shared, max-tokens; the rest as given here"},
         {"key", 0, AG_OPT_TEXT, &s.key, 0, 0, "bearer token (also AUTOGLM_API_KEY)"},
         {"model", 'm', AG_OPT_TEXT, &s.model, 0, 0, "name of the model in the requests"},
         {"extra", 0, AG_OPT_TEXT, &o.extra, 0, 0, "JSON object with more fields of the requests"},

@@ -266,11 +266,13 @@ static void finish_all(ag_load *l)
     }
 }
 
-/* The next arrival of a Poisson process; during the ramp its rate grows from nothing, by leaving arrivals out. */
+/* The next arrival, of a Poisson process if not even; during the ramp the rate grows from nothing, by leaving arrivals
+ * out. */
 static void next_arrival(ag_load *l)
 {
     do {
-        l->due += fmin(-log(ag_load_random_open(&l->arrivals)) / l->spec->rate * 1e6, 1e12);
+        double apart = l->spec->even ? 1 : -log(ag_load_random_open(&l->arrivals));
+        l->due += fmin(apart / l->spec->rate * 1e6, 1e12);
     } while (l->due < (double)l->spec->ramp_us &&
              ag_load_random_open(&l->arrivals) * (double)l->spec->ramp_us > l->due);
     l->due_us = l->began_us + (uint64_t)l->due;

@@ -47,6 +47,7 @@ typedef struct ag_load_spec {
     bool chat, ignore_eos;
     uint32_t clients;
     double rate;              /* arrivals a second; 0: each client asks again when it has its answer */
+    bool even;                /* they are all as far apart; otherwise they come at random */
     uint64_t requests;        /* 0: no limit */
     uint64_t first;           /* number of the first one: to go on where another run has ended */
     uint64_t duration_us;     /* 0: no limit */

@@ -98,6 +98,11 @@ static int parse_pair(ag_load_class *c, const char *key, const char *text, ag_er
         s->clients = (uint32_t)v;
     } else if (strcmp(key, "rate") == 0) {
         rc = parse_number(key, text, 1e-6, 1e6, false, &s->rate, err);
+        s->even = false;
+    } else if (strcmp(key, "every") == 0) {
+        rc = ag_load_parse_time(flag, text, 1000, &us, err);
+        if (rc == AG_OK) s->rate = 1e6 / (double)us;
+        s->even = true;
     } else if (strcmp(key, "requests") == 0) {
         rc = parse_number(key, text, 1, 1e12, true, &v, err);
         s->requests = (uint64_t)v;
@@ -116,12 +121,15 @@ static int parse_pair(ag_load_class *c, const char *key, const char *text, ag_er
         rc = ag_load_parse_max_tokens(flag, text, s, err);
     } else {
         rc = ag_err_set(err, AG_E_USAGE,
-                        "--classes: '%.40s' is none of band, timeout, clients, rate, requests, start, tenant, prompt, "
+                        "--classes: '%.40s' is none of band, timeout, clients, rate, every, requests, start, tenant, prompt, "
                         "shared, max-tokens",
                         key);
     }
     return rc;
 }
+
+/* Says when its requests arrive. */
+static bool paces(const char *key) { return strcmp(key, "rate") == 0 || strcmp(key, "every") == 0; }
 
 #define KEYS_MAX 16 /* more than there are */
 
@@ -149,6 +157,8 @@ static int parse_class(ag_load_class *c, const ag_load_spec *base, char *text, a
         for (uint32_t i = 0; i < n_keys && rc == AG_OK; i++)
             if (strcmp(keys[i], word) == 0)
                 rc = ag_err_set(err, AG_E_USAGE, "--classes: '%s' has %.40s twice", c->name, word);
+            else if (paces(keys[i]) && paces(word))
+                rc = ag_err_set(err, AG_E_USAGE, "--classes: '%s' has both rate and every: one says it", c->name);
         if (rc == AG_OK) rc = parse_pair(c, word, value, err);
         if (rc == AG_OK) AG_ASSERT(n_keys < KEYS_MAX), keys[n_keys++] = word;
     }

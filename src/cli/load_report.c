@@ -51,8 +51,8 @@ static void print_stats(const ag_load_stats *s, const ag_load_result *r)
 void ag_load_print(const ag_load_spec *spec, const ag_load_result *r)
 {
     if (spec->rate > 0)
-        printf("%s, %.6g requests/s arriving at random, %.1f s%s\n", spec->url, spec->rate, (double)r->elapsed_us / 1e6,
-               r->interrupted ? ", interrupted" : "");
+        printf("%s, %.6g requests/s arriving %s, %.1f s%s\n", spec->url, spec->rate,
+               spec->even ? "evenly" : "at random", (double)r->elapsed_us / 1e6, r->interrupted ? ", interrupted" : "");
     else
         printf("%s, %u client%s, %.1f s%s\n", spec->url, spec->clients, spec->clients == 1 ? "" : "s",
                (double)r->elapsed_us / 1e6, r->interrupted ? ", interrupted" : "");

@@ -301,10 +301,17 @@ class BenchHttp(unittest.TestCase):
         self.assertIn("\nclass b\n", text)
         self.assertIn("cut           1 of those ok were stopped before their end, after 1 tokens", text)
 
+    def test_requests_as_far_apart(self):
+        got, s, _ = self.measure(lambda h, body, number: stream(h, body), "--duration", "2s", "--max-tokens", 2,
+                                 "--classes", "even:every=700ms,busy:requests=1")
+        self.assertEqual(got["classes"]["even"]["requests"]["started"], 2)
+        self.assertAlmostEqual(got["classes"]["even"]["rate"], 1 / 0.7, places=4)
+        self.assertEqual(len(s.asked), 3)
+
     def test_classes_that_make_no_sense(self):
         for bad in ("", ",", "a:band", "a:band=4", "a:band=1.5", "a:colour=red", "a b", "a:band=1,a", "a:clients=0", "a:rate=0",
                     "a:timeout=5", "a:start=-1s", "a:max-tokens=0", "a:tenant=x y", "a:shared=65", "a:requests=x",
-                    "a:band=1:band=2", "a:start=10s", "a:start=4s,b:rate=1:start=11s",
+                    "a:band=1:band=2", "a:every=0s", "a:every=1", "a:rate=1:every=1s", "a:start=10s", "a:start=4s,b:rate=1:start=11s",
                     "a:clients=20:prompt=1000000,b:clients=20:prompt=1000000",
                     ",".join(f"c{i}" for i in range(17)), "x" * 65, "a:band=1:" + ":" * 5000):
             done = self.run_it("http://127.0.0.1:1", "--classes", bad, want=2)
