@@ -69,7 +69,7 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint6
     ag_queue_stats_get(s->queue, &q);
     ag_queue_place place;
     ag_queue_place_of_new(s->queue, seq->q.tenant, seq->q.band, deadline, &place);
-    double wait = ag__sched_wait_us(s, &place, seq->q.band), own = ag__sched_finish_us(s, seq, cached, q.entries > 0);
+    double wait = ag__sched_wait_us(s, &place, seq, cached), own = ag__sched_finish_us(s, seq, cached, q.entries > 0);
     double left = (double)(deadline - now_us);
     if (own <= 0 || wait + own <= left) return AG_OK;
     s->stats.refused_late++;
@@ -157,6 +157,7 @@ static void forget(ag_sched *s, ag_seq *seq)
     settle(s, seq);
     ag_mem_free(seq->kv.pages);
     seq->kv = (ag_kv_seq){0};
+    s->blocked = 0; /* it may have been the one */
 }
 
 void ag__sched_out(ag_sched *s, ag_seq *seq, ag_sched_why why, uint64_t now_us)

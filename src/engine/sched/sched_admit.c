@@ -330,6 +330,7 @@ static void take_place(ag_sched *s, ag_seq *q, uint64_t now_us)
     ag_queue_take(s->queue, &q->q, now_us);
     ag_queue_running(s->queue, q->q.tenant, 1);
     s->running[s->n_running++] = q;
+    s->blocked = 0;
     q->running = true;
     q->order = ++s->admissions;
     q->urgency = q->q.level;

@@ -1,11 +1,12 @@
 /* How long it will take: for deadlines at the door and in the queue, for those who ask, for what is charged ahead. */
 #include "engine/sched/sched_inner.h"
 
+/* Who comes near what was expected of it will outgrow that: an answer gets half as long again as it is, or longer. */
 uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq)
 {
     if (seq->max_tokens == 0) return 0;
-    uint32_t n = ag_queue_expect(s->queue, seq->q.tenant, seq->max_tokens);
-    return AG_MIN(AG_MAX(n, (uint32_t)seq->output_done + 1), seq->max_tokens);
+    uint64_t n = ag_queue_expect(s->queue, seq->q.tenant, seq->max_tokens);
+    return (uint32_t)AG_MIN(AG_MAX(n, seq->output_done + seq->output_done / 2 + 1), (uint64_t)seq->max_tokens);
 }
 
 uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached)
@@ -53,12 +54,23 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
 
-/* Units of service a microsecond: as measured, or, while there are places, what everybody who is here would get of
- * steps together. A few who run alone are served more slowly than the machine can. */
-static double rate(const ag_sched *s)
+/* How many of those who run have to end before one that has found `cached` tokens has a place and pages; 0: none. */
+static double ends_before(const ag_sched *s, const ag_seq *seq, uint32_t cached)
+{
+    if (s->n_running == 0) return 0;
+    uint32_t available = ag_kv_available(s->kv), held = s->conf.pages - available;
+    uint32_t pages = ag__sched_pages(s, (uint64_t)seq->n_tokens + 1) - cached / s->conf.page_tokens;
+    double ends = s->n_running == s->conf.running_max || s->blocked || available == 0;
+    if (pages > available) ends = AG_MAX(1, (double)(pages - available) * s->n_running / AG_MAX(held, 1u));
+    return AG_MIN(ends, s->n_running);
+}
+
+/* Units of service a microsecond: as measured, or, while there is room, what everybody who is here would get of steps
+ * together. A few who run alone are served more slowly than the machine can. */
+static double rate(const ag_sched *s, bool room)
 {
     double measured = s->rate_units / s->rate_us;
-    if (s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0) return measured;
+    if (!room) return measured;
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     uint32_t rows = AG_MIN(s->n_running + q.entries + 1, s->conf.running_max);
@@ -67,18 +79,18 @@ static double rate(const ag_sched *s)
     return us > 0 ? AG_MAX(measured, (double)ag_queue_service(s->queue, 0, rows) / us) : measured;
 }
 
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, uint8_t band)
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, uint32_t cached)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
-    bool full = s->n_running == s->conf.running_max || ag_kv_available(s->kv) == 0;
-    double left = 0;
-    for (uint32_t i = 0; full && i < s->n_running; i++) {
-        if (s->running[i]->q.band > band) full = false; /* it will be set back */
+    double ends = ends_before(s, seq, cached), left = 0;
+    bool room = ends == 0;
+    for (uint32_t i = 0; ends > 0 && i < s->n_running; i++) {
+        if (s->running[i]->q.band > seq->q.band) ends = 0; /* it will be set back */
         left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
     }
-    /* Until the next of those who run ends: they share the rate, and one of n is the first. */
-    double ahead = (double)place->cost_ahead + (full ? left / s->n_running / s->n_running : 0);
-    return ahead / rate(s);
+    /* They share the rate, and of n that end one after another the first is done when an nth of all is. */
+    double ahead = (double)place->cost_ahead + (ends > 0 ? left * ends / s->n_running / s->n_running : 0);
+    return ahead / rate(s, room);
 }
 
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)
@@ -89,5 +101,5 @@ void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait 
     ag_queue_place place;
     ag_queue_place_get(s->queue, &seq->q, now_us, &place);
     out->position = place.ahead + 1;
-    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq->q.band);
+    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq, 0);
 }

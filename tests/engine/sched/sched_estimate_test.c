@@ -1,5 +1,6 @@
 /* What the scheduler expects, and whom it refuses or sets back for it: by a machine that it has come to know. */
 #include "engine/sched/sched_bench.h"
+#include "engine/sched/sched_inner.h"
 
 /* Several answers of one request: that the first was taken by an idle server holds for all of them. */
 static void test_answers_of_one_request_are_taken_together(void **state)
@@ -66,6 +67,73 @@ static void test_short_prompts_are_expected_to_have_the_gap(void **state)
     until_end(b, a);
     assert_int_equal(a->out, 0);
     assert_true(b->now < from + 200000);
+    finish(b);
+}
+
+/* A stream that outgrew what was expected of it holds the only place: it may be long until it ends. */
+static void test_who_outgrew_the_expected_is_not_about_to_end(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.running_max = 1;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *d = ask_for(b, "t", 2, 5, 3000);
+    ag_queue_learn(ag_sched_queue(b->s), d->seq.q.tenant, 10, 3000); /* its answers are short */
+    steps(b, 1000); /* of 10 ms: half of that again is expected */
+    ask *late = make(b, "t", 1, 2, 5, 10), *can = make(b, "t", 1, 2, 5, 10);
+    uint64_t retry = 0;
+    late->seq.q.deadline_us = b->now + 4000000;
+    assert_int_equal(ag_sched_submit(b->s, &late->seq, b->now, &retry, NULL), AG_E_DEADLINE);
+    assert_in_range(retry, 1, 3000000);
+    can->seq.q.deadline_us = b->now + 8000000;
+    assert_int_equal(submit(b, can), AG_OK);
+    finish(b);
+}
+
+/* There are places, but too few pages: who needs them waits for those who hold them. */
+static void test_pages_are_waited_for_as_places_are(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 260;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *d = ask_for(b, "t", 2, 5, 900);
+    steps(b, 600);
+    ask *late = make(b, "t", 1, 2, 500, 10), *small = make(b, "t", 1, 2, 20, 10), *w = make(b, "t", 1, 2, 500, 10);
+    late->seq.q.deadline_us = small->seq.q.deadline_us = b->now + 2000000; /* d has 300 steps of 10 ms before it */
+    assert_int_equal(submit(b, late), AG_E_DEADLINE);
+    assert_int_equal(submit(b, small), AG_OK);
+    until_end(b, small);
+    assert_int_equal(submit(b, w), AG_OK);
+    steps(b, 1);
+    ag_sched_wait wait;
+    ag_sched_wait_get(b->s, &w->seq, b->now, &wait);
+    uint64_t from = b->now;
+    until_end(b, d);
+    assert_in_range(wait.wait_us, (b->now - from) / 2, 2 * (b->now - from));
+    until_end(b, w);
+    finish(b);
+}
+
+/* The head found too few pages, and is gone: those who come after it are counted as who will find a place. */
+static void test_who_was_in_the_way_and_left_is_in_nobodys_way(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 100;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *d = ask_for(b, "t", 2, 200, 150);
+    steps(b, 60);
+    ask *head = ask_for(b, "t", 2, 300, 10);
+    steps(b, 1);
+    assert_true(head->seq.q.queued);
+    assert_int_not_equal(b->s->blocked, 0);
+    ag_sched_drop(b->s, &head->seq, false);
+    assert_int_equal(b->s->blocked, 0);
+    until_end(b, d);
     finish(b);
 }
 
@@ -183,6 +251,9 @@ int main(void)
         cmocka_unit_test(test_answers_of_one_request_are_taken_together),
         cmocka_unit_test(test_free_places_are_not_waited_for),
         cmocka_unit_test(test_short_prompts_are_expected_to_have_the_gap),
+        cmocka_unit_test(test_who_outgrew_the_expected_is_not_about_to_end),
+        cmocka_unit_test(test_pages_are_waited_for_as_places_are),
+        cmocka_unit_test(test_who_was_in_the_way_and_left_is_in_nobodys_way),
         cmocka_unit_test(test_the_rate_is_of_steps_that_serve),
         cmocka_unit_test(test_nobody_is_set_back_in_vain),
         cmocka_unit_test(test_shares_are_counted_as_they_will_be),
