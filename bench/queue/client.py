@@ -117,6 +117,13 @@ def metrics(url):
     return found
 
 
+def over(url, histogram, bound):
+    """(observations above the bucket of `bound`, all of them) of a histogram without other labels; None: it is unknown."""
+    counts = {m[1]: value for name, labels, value in servers.metrics(url)
+              if name == histogram + "_bucket" and (m := re.search(r'le="([^"]+)"', labels))}
+    return (counts["+Inf"] - counts[bound], counts["+Inf"]) if counts else None
+
+
 def family(pid):
     """A process and all that descend from it."""
     found = [pid]

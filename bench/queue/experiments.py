@@ -155,7 +155,9 @@ def overload(scene):
         loaded = r.bench("--classes", load, "--buckets", *common, timeout=patience, fails=True)["all"]
         r.settle()
         computed = r.computed() - before
-    return {"capacity": capacity, "rate": rate, "deadline_ms": deadline_ms, "loaded": loaded, "computed": computed}
+        evicted = client.over(r.url, "autoglm_evicted_after_deadline_seconds", "0.01") if r.name == OURS else None
+    return {"capacity": capacity, "rate": rate, "deadline_ms": deadline_ms, "loaded": loaded, "computed": computed,
+            "evicted": evicted}
 
 
 # 5. Many callers share the beginning of their prompts.
@@ -275,6 +277,9 @@ def cancel(scene):
 
 
 ALL = {"stall": stall, "urgent": urgent, "fair": fair, "overload": overload, "prefix": prefix, "cancel": cancel}
+# Sizes that the command line may change, by whose samples hang on them.
+USES = {"stall": ("seconds", "repeats"), "urgent": ("seconds", "lead", "every"), "fair": ("seconds", "lead"),
+        "overload": ("seconds",), "prefix": ("seconds", "repeats"), "cancel": ("cancels",)}
 # The same server once more: peers set up for small steps, ours for a long prompt that comes sooner.
 VARIANTS = {"stall": {"autoglm": ["--step-ratio=300"], "llama.cpp": ["-b", "256", "-ub", "256"],
                       "vLLM": ["--max-num-batched-tokens", "256"]}}

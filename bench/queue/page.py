@@ -50,6 +50,7 @@ GOALS = [
     Goal("fair", "off", "shares of tokens while both want it: off the weights, %", most=10),
     Goal("overload", "in_time", "answers in time, over what was possible", least=0.9),
     Goal("overload", "vain", "computed in vain, % of all tokens", most=5),
+    Goal("overload", "behind", "put out of the queue over 10 ms after its deadline, % of those put out", most=1),
     Goal("prefix", "second", "second first token, % of the first", most=10),
     Goal("prefix", "rate_ratio", "requests/s, over those without reuse", least=5),
     Goal("cancel", "pages", "pages of the cache lost", most=0),
@@ -123,6 +124,7 @@ def overload(x):
         "capacity": x["rate"], "deadline": x["deadline_ms"], "asked": got["requests"]["started"], "good": good,
         "cut": cut["requests"], "refused": got["requests"]["failed"], "p99": got["latency_ms"].get("p99"),
         "in_time": over(good / got["elapsed_s"], x["rate"]),
+        "behind": 100 * x["evicted"][0] / x["evicted"][1] if x.get("evicted") and x["evicted"][1] else None,
         "vain": 100 * max(0.0, 1 - useful / x["computed"]) if x["computed"] else None,
     }
 
@@ -185,6 +187,10 @@ def number(v):
     return f"{v:,.0f}" if float(v).is_integer() or abs(v) >= 1000 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
 
 
+def share(v):
+    return None if v is None else round(100 * v)
+
+
 WORDS = {True: "met", False: "**missed**", None: "not measured"}
 
 
@@ -196,14 +202,20 @@ def started(name, s, r):
     return line + "."
 
 
+def took(experiment, r):
+    """With which sizes it was measured, and who with others."""
+    by = {name: " ".join(f"--{k} {v:g}" for k, v in sizes.items()) for name, sizes in r["took"][experiment].items()
+          if name in r["samples"][experiment]}
+    usual = by.get(OURS) or next(iter(by.values()))
+    return f"{experiment} `{usual}`" + "".join(f" ({name} `{words}`)" for name, words in by.items() if words != usual)
+
+
 def about(r):
     m = r["machine"]
     lines = [f"{r['date']}, {r['model']}, {r['threads']} threads for each server.\n",
              f"- Machine: {m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, Linux {m['kernel']}; other work took "
              f"{100 * r['others']:.0f} % of it."]
-    s = r["sizes"]
-    lines += [f"- {s['seconds']:g} s of many requests (`--seconds`), loads run {s['lead']:g} s before anybody comes to them "
-              f"(`--lead`), an urgent request each {s['every']:g} s (`--every`)."]
+    lines += [f"- Sizes: {'; '.join(took(e, r) for e in TITLES if r['samples'].get(e))}."]
     lines += [started(name, s, r) for name, s in r["servers"].items()]
     lines += [f"- {name}: unavailable. {why}" for name, why in r["missing"].items()]
     lines += [f"- **{name} failed in \"{TITLES[e]}\"**: {why}" for e in TITLES for name, why in r["lost"].get(e, {}).items()]
@@ -219,8 +231,9 @@ def text(r):
     parts = [*results.warnings(r), about(r), table(("", "", "goal", *(n + " " for n in names), "ours"), lines)]
     for e, by in figures(r).items():
         columns = COLUMNS[e]
-        rows = [[name, *(number(f[k]) for k in columns)] for name, f in by.items()]
-        parts += [f"**{TITLES[e]}**", table(("server", *(c + " " for c in columns.values())), rows)]
+        rows = [[name, *(number(f[k]) for k in columns), number(share(r["samples"][e][name].get("others")))]
+                for name, f in by.items()]
+        parts += [f"**{TITLES[e]}**", table(("server", *(c + " " for c in (*columns.values(), "other work, %"))), rows)]
     return "\n\n".join(parts) + "\n"
 
 

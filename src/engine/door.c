@@ -191,6 +191,7 @@ static void on_out(void *arg, ag_seq *s, ag_sched_why why, uint64_t now_us)
         return;
     case AG_OUT_EXPIRED:
         early = s->q.deadline_us > now_us;
+        if (!early) ag_metric_observe_us(d->metrics, AG_M_EVICTED_AFTER, 0, ag_now_us() - s->q.deadline_us);
         snprintf(text, sizeof text, "%s came after %llu ms in the queue%s; nothing was computed",
                  early ? "its turn" : "the deadline", (unsigned long long)waited / 1000,
                  early ? ", too late for the deadline" : "");

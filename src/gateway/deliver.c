@@ -84,14 +84,14 @@ static void end_choice(ag_req *r, ag_choice *c)
     r->n_ended++;
 }
 
-/* What other choices have computed is not thrown away because one of them never began. */
+/* What is computed for other choices is not thrown away because one of them never began. */
 static bool any_began(const ag_req *r)
 {
     bool began = false;
     for (uint32_t i = 0; i < r->n_choices && !began; i++) {
         ag_gen_times t;
         ag_gen_times_get(r->choices[i].gen, &t);
-        began = t.first_us != 0;
+        began = t.admit_us != 0;
     }
     return began;
 }

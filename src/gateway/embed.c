@@ -21,8 +21,8 @@ static int check_input(ag_req *r, uint32_t i)
         return ag_request_fail(&r->err, AG_E_PARAM, "input",
                                "'%s' comes to no tokens at all; there is nothing to embed.", name);
     if (p->n > ctx)
-        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, "input", "'%s' comes to %u tokens; the context holds %u.",
-                               name, p->n, ctx);
+        return ag_request_fail(&r->err, AG_E_CTX_LENGTH, "input", "'%s' comes to %u tokens; the %s holds %u.", name,
+                               p->n, ag__ctx_holder(r), ctx);
     return AG_OK;
 }
 

@@ -145,6 +145,12 @@ static int tokens_of_text(ag_req *r, const ag_model *m, const ag_prompt *p, ag_r
     return AG_OK;
 }
 
+const char *ag__ctx_holder(const ag_req *r)
+{
+    bool all = ag_engine_ctx_max(r->engine) >= ag_engine_model(r->engine)->hp.ctx_train;
+    return all ? "context" : "cache of this server (--ctx)";
+}
+
 /* max_tokens as it will be, and whether all of it fits the context. */
 static int check_length(ag_req *r, ag_req_prompt *p)
 {
@@ -160,9 +166,8 @@ static int check_length(ag_req *r, ag_req_prompt *p)
     uint32_t wanted = r->request.max_tokens;
     if (p->n >= ctx && wanted != 0)
         return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field,
-                               "'%s' comes to %u tokens; the context holds %u, and the answer needs room "
-                               "too.",
-                               field, p->n, ctx);
+                               "'%s' comes to %u tokens; the %s holds %u, and the answer needs room too.", field,
+                               p->n, ag__ctx_holder(r), ctx);
     if (wanted != AG_REQUEST_UNSET && ceiling && wanted > ceiling)
         return ag_request_fail(&r->err, AG_E_PARAM, length, "'%s' is %u; this server allows %u.", length, wanted,
                                ceiling);
@@ -173,8 +178,8 @@ static int check_length(ag_req *r, ag_req_prompt *p)
     if ((uint64_t)p->n + wanted > ctx)
         return ag_request_fail(&r->err, AG_E_CTX_LENGTH, field,
                                "'%s' comes to %u tokens and '%s' is %u; together they may be %u, "
-                               "the size of the context.",
-                               field, p->n, length, wanted, ctx);
+                               "as many as the %s holds.",
+                               field, p->n, length, wanted, ctx, ag__ctx_holder(r));
     p->max_tokens = wanted;
     return AG_OK;
 }

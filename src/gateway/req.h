@@ -299,6 +299,7 @@ int ag__choices_begin(ag_req *r);    /* as many as may be at once; err says why 
 void ag__choices_release(ag_req *r); /* cancels what runs, gives everything back */
 void ag__prompts_free(ag_req *r);
 uint64_t ag__deadline_of(const ag_req *r); /* 0: none */
+const char *ag__ctx_holder(const ag_req *r); /* what bounds a sequence: the model's context, or a smaller KV cache */
 void ag__reply_name(ag_req *r); /* the answer's id */
 
 /* caching.c: the response cache, and LOOKUP */

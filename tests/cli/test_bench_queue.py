@@ -16,6 +16,7 @@ import xml.dom.minidom
 import server
 
 BIN = os.environ["AUTOGLM_TEST_BIN"]
+CALLS = pathlib.Path(BIN).parent / "bench/queue_ops/bench_queue"
 HERE = pathlib.Path(__file__).resolve().parent.parent.parent / "bench/queue"
 sys.path += [str(HERE.parent), str(HERE.parent / "serving")]  # what pages share; servers.py
 
@@ -50,7 +51,7 @@ def samples():
         "urgent": {"idle": seen(first=40.0), "batch_alone": seen(), "batch": seen(), "urgent": seen(first=55.0)},
         "fair": {"alone": seen(first=40.0), "flood": seen(), "single": seen(first=70.0),
                  "shares": {"a": seen(), "b": seen(tokens=1100)}},
-        "overload": {"capacity": seen(), "rate": 10.0, "deadline_ms": 1000, "loaded": seen(ok=95), "computed": 2000},
+        "overload": {"capacity": seen(), "rate": 10.0, "deadline_ms": 1000, "loaded": seen(ok=95), "computed": 2000, "evicted": [1, 200]},
         "prefix": {"first_ms": [1000, 1200], "second_ms": [50, 60], "reused": seen(ok=50, elapsed_s=5.0),
                    "plain": seen(ok=50, elapsed_s=50.0)},
         "cancel": {"requests": 100, "counts": counts, "before": held, "after": {**held, "rss": held["rss"] + 1000}},
@@ -61,7 +62,7 @@ def result(**changes):
     ours, theirs, ours_and_theirs = samples(), samples(), ("autoglm", "llama.cpp")
     r = {"date": "2026-01-01", "quick": False, "threads": 2, "model": "m<1>.gguf", "others": 0.0, "revision": "r",
          "machine": {"processor": "p & q", "cores": 2, "memory_gib": 8.0, "kernel": "k"}, "lost": {},
-         "missing": {"vLLM": "it cannot be had"}, "sizes": {"seconds": 60.0, "lead": 10.0, "every": 1.0},
+         "missing": {"vLLM": "it cannot be had"}, "took": {e: {n: {"seconds": 60.0, "repeats": 3} for n in ours_and_theirs} for e in ours},
          "servers": {n: {"version": "1", "flags": ["-x"], "environment": {"THREADS": "2"}} for n in ours_and_theirs},
          "samples": {e: {"autoglm": ours[e], "llama.cpp": theirs[e]} for e in ours}}
     r.update(changes)
@@ -90,6 +91,7 @@ class Page(unittest.TestCase):
             ("overload", "in_time", lambda x: (x["loaded"]["latency_ms"].update(buckets_us=[[500_000, 89], [1_020_000, 6]]),
                                                x.update(computed=1800))),
             ("overload", "vain", lambda x: x.update(computed=2200)),
+            ("overload", "behind", lambda x: x.update(evicted=[3, 200])),
             ("prefix", "second", lambda x: x.update(second_ms=[130, 140])),
             ("prefix", "rate_ratio", lambda x: x["plain"].update(elapsed_s=24.0)),
             ("cancel", "pages", lambda x: x["after"].update(pages_lost=-1)),
@@ -127,6 +129,14 @@ class Page(unittest.TestCase):
         self.assertNotIn("floods", text)
         self.assertIn("| pages of the cache lost | none | 0 | – | met |", text)
         xml.dom.minidom.parseString(page.plot(r))
+
+    def test_who_was_measured_with_other_sizes_is_named(self):
+        r = result()
+        r["took"]["stall"]["llama.cpp"] = {"seconds": 60.0, "repeats": 1}
+        r["samples"]["fair"]["autoglm"]["others"] = 0.156
+        text = page.text(r)
+        self.assertIn("stall `--seconds 60 --repeats 3` (llama.cpp `--seconds 60 --repeats 1`); urgent `--seconds 60 --repeats 3`;", text)
+        self.assertRegex(text, r"\| other work, % \|[^*]*\| autoglm \|.*\| 16 \|\n")
 
     def test_a_variant_of_a_peer_has_a_line_of_its_own(self):
         r = result()
@@ -226,6 +236,13 @@ class Run(unittest.TestCase):
                 self.assertEqual((0, True), value(r, "cancel", key), key)
             self.assertEqual(40, r["samples"]["cancel"]["autoglm"]["requests"])
             self.assertEqual(done.stdout, self.run_it("--render", "--json", kept).stdout)
+            longer = [*args, "--only", "prefix", "--repeats", "2"]
+            self.assertIn("prefix, autoglm: was measured with other sizes", self.run_it(*longer).stderr)
+            new = json.loads(pathlib.Path(kept).read_text())
+            self.assertEqual(2, len(new["samples"]["prefix"]["autoglm"]["first_ms"]))
+            self.assertEqual(r["samples"]["cancel"], new["samples"]["cancel"])
+            args = longer
+            done = self.run_it(*args)
             again = self.run_it(*args)  # nothing is left to measure
             self.assertEqual((done.stdout, ""), (again.stdout, "".join(x for x in again.stderr.splitlines() if "autoglm:" in x)))
 
@@ -242,6 +259,21 @@ class Run(unittest.TestCase):
         self.assertIn("'nothing' is none of stall", self.run_it("--only", "nothing", want=2).stderr)
         with tempfile.NamedTemporaryFile(suffix=".md") as f:
             self.assertIn("there should be one line", self.run_it("--render", "--out", f.name, want=1).stderr)
+
+
+@unittest.skipUnless(CALLS.exists(), "bench_queue was not built")
+class Calls(unittest.TestCase):
+    def test_calls_of_a_long_queue_are_timed_and_put_into_a_page(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "page.md"
+            path.write_text("before\n<!-- measured: begin (bench/queue_ops/run) -->\nold\n<!-- measured: end -->\nafter\n")
+            command = [sys.executable, str(HERE.parent / "queue_ops/run"), "--quick", "--binary", str(CALLS), "--out", str(path)]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+            self.assertEqual(0, done.returncode, done.stderr)
+            text = path.read_text()
+            for words in ("20,000 requests of 200 tenants wait", "| insert | ", "| pop: the next one, taken | ", "| cancel | ", "| expire | "):
+                self.assertIn(words, text)
+            self.assertNotIn("\nold\n", text)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
+from server import tiny_model
+
 BIN = os.environ["AUTOGLM_TEST_BIN"]
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCENARIOS = ROOT / "docs" / "scenarios"
@@ -136,6 +138,14 @@ class Sim(unittest.TestCase):
         self.assertGreater(o["all"]["gap_ms"]["p50"], 11)
         (self.dir / "machine.json").write_text("{}")
         self.assertIn("machine.json: no step times", sim(self.scenario(text), want=2).stderr)
+
+    def test_times_as_bench_prints_them(self):
+        command = [BIN, "bench", "-m", tiny_model(), "-p", "16", "-n", "2", "-b", "1,2", "--context", "8", "--mixed", "8", "-r", "1",
+                   "--threads", "1", "--json"]
+        (self.dir / "machine.json").write_bytes(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300).stdout)
+        text = SMALL.replace("step: {rows: {1: 10, 64: 14, 512: 60}}", "bench: machine.json")
+        o = json.loads(sim(self.scenario(text), "--json").stdout)
+        self.assertGreater(o["all"]["gap_ms"]["p50"], 0)
 
     def test_what_is_wrong_is_said(self):
         for text, sentence in ((SMALL.replace("rate: 5", "rate: -5"), "s.yaml:6: classes.ask.arrive.rate: -5 should be a number from"),

@@ -439,7 +439,7 @@ int ag_gen_submit_all(ag_gen *const *gens, uint32_t n, uint64_t *retry_us, ag_er
     for (uint32_t i = 0; i < n; i++) {
         ag_gen *g = ag_gen_get(gens[i]), **at = &running;
         g->times.submit_us = ag_now_us();
-        if (!g->wait) g->times.admit_us = g->times.submit_us;
+        if (!g->wait && !g->give_up) g->times.admit_us = g->times.submit_us;
         while (*at) at = &(*at)->next;
         *at = g;
     }

@@ -91,6 +91,7 @@ static ag_sim_conf draw_server(run *r)
 
 static double run_seed(uint64_t seed)
 {
+    seed_watch(seed);
     run r = {.seed = seed, .random = seed * 0x2545f4914f6cdd1du};
     r.deadlines = one_in(&r, 2);
     draw_callers(&r);

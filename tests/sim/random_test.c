@@ -338,6 +338,7 @@ static void check_charges(run *r, ag_sim *sim)
 
 static void run_seed(uint64_t seed)
 {
+    seed_watch(seed);
     run *r = calloc(1, sizeof *r);
     *r = (run){.seed = seed, .random = seed * 0x2545f4914f6cdd1du, .verify_all = seed % 4 == 0};
     now_running = r;

@@ -154,7 +154,7 @@ class Ends(Served):
             for body, param, say in (({}, "input", "missing"), ({"input": ""}, "input", "empty"), ({"input": []}, "input", "empty"),
                                      ({"input": ["a", ""]}, "input", "'input[1]' is empty"), ({"input": {"text": "x"}}, "input", "an object"),
                                      ({"input": [1, "a"]}, "input", "input[1]"), ({"input": [99999]}, "input", "vocabulary"),
-                                     ({"input": [5] * 129}, "input", "129 tokens; the context holds 128"),
+                                     ({"input": [5] * 129}, "input", "129 tokens; the cache of this server (--ctx) holds 128"),
                                      ({"input": "x", "dimensions": 0}, "dimensions", "between"), ({"input": "x", "dimensions": 10**5}, "dimensions", "have"),
                                      ({"input": "x", "encoding_format": "int8"}, "encoding_format", "float"),
                                      ({"input": "x", "model": "text-embedding-3-small"}, "model", "no model"),

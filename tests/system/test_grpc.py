@@ -432,7 +432,7 @@ class Ends(unittest.TestCase):
         self.assertEqual(caught.exception.code(), grpc.StatusCode.NOT_FOUND)
 
     def test_deadline_while_waiting(self):
-        s, stub = self.serve("--max-running", "1")
+        s, stub = self.serve("--max-running", "1", "--refuse-late=no")
         running = stub.GenerateStream(pb.GenerateRequest(**ENDLESS))
         next(running)
         # grpcio gives up by itself when its own deadline has passed, so the server's answer is read without it.

@@ -304,7 +304,7 @@ class ById(unittest.TestCase):
                     ({"timeout_ms": 0}, {}, 400, "'timeout_ms'"), ({"timeout_ms": -4}, {}, 400, "'timeout_ms'"),
                     ({"timeout_ms": 10**15}, {}, 400, "'timeout_ms'"), ({}, {"x-request-priority": "7"}, 400, "x-request-priority"),
                     ({}, {"x-request-timeout-ms": "soon"}, 400, "x-request-timeout-ms"), ({}, {"x-tenant": "a b"}, 400, "x-tenant"),
-                    ({"prompt": "word " * 200000}, {}, 400, "context")):
+                    ({"prompt": "word " * 200000}, {}, 400, "cache of this server (--ctx) holds 131072")):
                 r = requests.post(h.s.url + PATH, json={**SHORT, **fields}, headers=headers, timeout=LIMIT_S)
                 self.assertEqual(r.status_code, status, r.text)
                 self.assertIn(part, error_of(r)["message"])
@@ -312,6 +312,12 @@ class ById(unittest.TestCase):
             self.assertEqual(h.s.metric("autoglm_generations_waiting"), 1)
             h.release()
             nothing_left(self, h.s)
+        with Server("--ctx", "1024") as s:  # more than its model's context
+            for fields, part in (({"prompt": "word " * 2000}, "the context holds"), ({"max_tokens": 2000}, "as many as the context holds")):
+                r = s.post(PATH, {**SHORT, **fields})
+                self.assertEqual((r.status_code, error_of(r)["code"]), (400, "context_length_exceeded"), r.text)
+                self.assertIn(part, error_of(r)["message"])
+            nothing_left(self, s)
         with server("--most-urgent-band", "1") as s:
             for more in ({"json": {**SHORT, "priority": 0}}, {"json": SHORT, "headers": {"x-request-priority": "0"}}):
                 r = requests.post(s.url + PATH, timeout=LIMIT_S, **more)
@@ -397,6 +403,8 @@ class Figures(unittest.TestCase):
             wait_for("all to be quiet", h.s.idle)
             for reason in ("displaced", "expired", "timed_out", "refused_full"):
                 self.assertEqual(of("evicted_total", reason=reason), 1, reason)
+            self.assertEqual(of("evicted_after_deadline_seconds_count"), 1)
+            self.assertLess(of("evicted_after_deadline_seconds_sum"), 3, "less than it waited")
             self.assertEqual([of("queue_depth", band=b) for b in range(4)], [0] * 4)
             self.assertEqual([of("queue_wait_seconds_count", band=b) for b in (0, 1, 3)], [2, 1, 1])
             self.assertEqual(of("tenant_wait_seconds_count", tenant="gold"), 2)
