@@ -115,6 +115,14 @@ class Page(unittest.TestCase):
         f = page.figures(result())["stall"]["autoglm"]
         self.assertEqual((2.0, 1100, 12.0, 30.0), (f["price"], f["alone"], f["during_p99"], f["during_max"]))
 
+    def test_one_slow_round_of_three_decides_nothing(self):
+        def slow(x):
+            one = x["rounds"][0]
+            x["rounds"] = [one, {**one, "during": [24.0] * 100}, {**one, "during": [12.5] * 100}]
+        r = self.changed("stall", slow)
+        self.assertEqual((1.25, True), value(r, "stall", "p99_ratio"))
+        self.assertEqual(30.0, page.figures(r)["stall"]["autoglm"]["during_max"])
+
     def test_what_is_missing_or_failed_is_said(self):
         r = result(quick=True, others=0.2)
         del r["samples"]["fair"], r["samples"]["prefix"]["autoglm"]
