@@ -206,8 +206,9 @@ def started(name, s, r):
 
 def took(experiment, r):
     """With which sizes it was measured, and who with others."""
+    measured = {n.split(",")[0] for n in r["samples"][experiment]}
     by = {name: " ".join(f"--{k} {v:g}" for k, v in sizes.items()) for name, sizes in r["took"][experiment].items()
-          if name in r["samples"][experiment]}
+          if name in measured}
     usual = by.get(OURS) or next(iter(by.values()))
     return f"{experiment} `{usual}`" + "".join(f" ({name} `{words}`)" for name, words in by.items() if words != usual)
 

@@ -41,7 +41,7 @@ struct ag_load {
     uint32_t *ready, n_ready;               /* a stack of idle clients */
     uint32_t *pausing, pause_at, n_pausing; /* a ring, in order of ready_us: the pause is the same for all */
     uint32_t begun, running;                /* clients that the ramp has let in; requests on their way */
-    uint64_t began_us;
+    uint64_t began_us, end_us;
     uint64_t curl_us;                       /* when curl wants to be called; NEVER: not at all */
     uint64_t due_us, arrivals;              /* open loop: the next arrival; its random state */
     double due;                             /* the arrival, in microseconds since began_us: gaps are no whole ones */
@@ -300,7 +300,7 @@ static uint64_t start_due(ag_load *l)
     }
     if (l->n_pausing) next = AG_MIN(next, l->clients[l->pausing[l->pause_at]].ready_us);
     while (!l->failed && (s->requests == 0 || l->result.all.started < s->requests) &&
-           (s->rate == 0 || l->due_us <= now)) {
+           (s->rate == 0 || (l->due_us <= now && l->due_us < l->end_us))) {
         if (l->n_ready == 0) {
             l->result.waited += s->rate > 0 && !l->due_waited;
             l->due_waited = true;
@@ -361,14 +361,14 @@ int ag_load_run(ag_load *l, const volatile int *stop, ag_err *err)
     if (s->name == NULL) ag_progress_begin(&p, "requests", s->requests, false);
     const uint64_t now_us = ag_now_us();
     l->began_us = l->due_us = now_us + s->start_us;
+    l->end_us = s->duration_us ? now_us + s->duration_us : NEVER;
     l->due = 0;
     l->arrivals = s->seed ^ 0xA5A5A5A5A5A5A5A5u;
     if (s->rate > 0) next_arrival(l);
-    uint64_t end = s->duration_us ? now_us + s->duration_us : NEVER;
     while (!*stop && !l->failed) {
         uint64_t next = start_due(l), now = ag_now_us();
-        if (now >= end || (l->running == 0 && s->requests && r->all.started >= s->requests)) break;
-        wait_and_serve(l, AG_MIN(next, end), &open);
+        if (now >= l->end_us || (l->running == 0 && s->requests && r->all.started >= s->requests)) break;
+        wait_and_serve(l, AG_MIN(next, l->end_us), &open);
         if (s->name == NULL) ag_progress_show(&p, r->all.ok + r->all.failed);
     }
     r->elapsed_us = AG_MAX(ag_now_us(), l->began_us + 1) - l->began_us;

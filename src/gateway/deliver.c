@@ -91,7 +91,7 @@ static bool any_began(const ag_req *r)
     for (uint32_t i = 0; i < r->n_choices && !began; i++) {
         ag_gen_times t;
         ag_gen_times_get(r->choices[i].gen, &t);
-        began = t.admit_us != 0;
+        began = t.admit_us && (t.end_us == 0 || t.admit_us < t.end_us); /* not its leader's, later */
     }
     return began;
 }

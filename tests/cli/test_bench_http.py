@@ -303,9 +303,9 @@ class BenchHttp(unittest.TestCase):
 
     def test_requests_as_far_apart(self):
         got, s, _ = self.measure(lambda h, body, number: stream(h, body), "--duration", "2s", "--max-tokens", 2,
-                                 "--classes", "even:every=700ms,busy:requests=1")
+                                 "--classes", "even:every=900ms,busy:requests=1")
         self.assertEqual(got["classes"]["even"]["requests"]["started"], 2)
-        self.assertAlmostEqual(got["classes"]["even"]["rate"], 1 / 0.7, places=4)
+        self.assertAlmostEqual(got["classes"]["even"]["rate"], 1 / 0.9, places=4)
         self.assertEqual(len(s.asked), 3)
 
     def test_classes_that_make_no_sense(self):

@@ -146,6 +146,11 @@ class Page(unittest.TestCase):
         self.assertIn("stall `--seconds 60 --repeats 3` (llama.cpp `--seconds 60 --repeats 1`); urgent `--seconds 60 --repeats 3`;", text)
         self.assertRegex(text, r"\| other work, % \|[^*]*\| autoglm \|.*\| 16 \|\n")
 
+    def test_a_variant_may_be_all_that_was_measured(self):
+        r = result()
+        r["samples"]["stall"] = {"autoglm, --step-ratio=300": samples()["stall"]}
+        self.assertIn("stall `--seconds 60 --repeats 3`; urgent", page.text(r))
+
     def test_a_variant_of_a_peer_has_a_line_of_its_own(self):
         r = result()
         r["samples"]["stall"]["llama.cpp, -ub 256"] = samples()["stall"]

@@ -276,9 +276,9 @@ static void read_wish(ag_gen *g, const char *z)
         if (g->burn || strstr(z, "fail:")) g->fail_at = g->n_answer;
         g->answer = ag_mem_alloc(g->n_answer + 1);
         if (g->answer) memset(g->answer, 'x', g->n_answer + 1);
-    } else if (strstr(z, "hold")) {
+    } else if (strstr(z, "hold") || strstr(z, "mute")) {
         g->hold = true;
-        g->n_answer = 1;
+        g->n_answer = strstr(z, "hold") != NULL;
         g->answer = (uint8_t *)ag_mem_strndup("h", 1);
     } else {
         g->refuse = strstr(z, "full") != NULL;

@@ -1,6 +1,6 @@
 /* fake_engine.h - a test double for gen.h, engine.h, and what the gateway uses of model and tokenizer: tokens are
  * bytes, and the prompt says what happens. "say:TEXT" answers TEXT and stops; "long:N" N times 'x', ending by length;
- * "hold" answers "h" and waits to be cancelled; "fail:N" fails after N tokens, "burn:N" after a reader has taken N;
+ * "hold" answers "h" and waits to be cancelled, "mute" without an answer; "fail:N" fails after N tokens, "burn:N" after a reader has taken N;
  * "full" is refused by the queue, "late" by its estimate; "displace" is taken and then put out, "give up" too
  * because its turn comes too late; "wait" in front of any of these waits for fake_engine_release, with a position by
  * band and arrival; "cut:N" says that all but the first

@@ -138,6 +138,11 @@ static void who_runs_too_long_gets_what_there_is(void **state)
     json_decref(j);
     expect(200, "POST", PATH, "", "{\"prompt\":[\"hold\",\"wait say:x\"],\"timeout_ms\":300,\"stream\":true}",
            "data: [DONE]");
+    /* One that reads its prompt still has begun. */
+    j = post_json(PATH, "{\"prompt\":[\"mute\",\"wait say:x\"],\"timeout_ms\":300}", 200);
+    for (size_t i = 0; i < 2; i++)
+        assert_string_equal(str_at(json_object_get(choice_at(j, i), "autoglm"), "stopped_by"), "timeout");
+    json_decref(j);
     wait_until_idle();
 }
 

@@ -319,15 +319,20 @@ uint32_t ag_kv_match(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n_
     return s->n * kv->page_tokens;
 }
 
-uint32_t ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint32_t n_reusable)
+ag_kv_found ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint32_t n_reusable)
 {
     AG_CHECK(kv, KV_MAGIC);
-    uint32_t at = NONE, i = 0;
-    for (; salt != AG_KV_ALONE && i < n_reusable / kv->page_tokens; i++) {
+    ag_kv_found found = {0};
+    uint32_t at = NONE;
+    for (uint32_t i = 0; salt != AG_KV_ALONE && i < n_reusable / kv->page_tokens; i++) {
         at = node_find(kv, at, salt, tokens + (size_t)i * kv->page_tokens);
-        if (at == NONE || kv->node[at].page == NONE) break;
+        if (at == NONE) break;
+        found.promised = kv->node[at].page == NONE;
+        if (found.promised) break;
+        found.tokens += kv->page_tokens;
+        found.idle += kv->node[at].refs == 0;
     }
-    return i * kv->page_tokens;
+    return found;
 }
 
 static void reclaim_one(ag_kv *kv)

@@ -43,8 +43,13 @@ void ag_kv_close(ag_kv *kv); /* asserts that no sequence has a page or a promise
  * prompt must be computed in any case). Returns the tokens that its pages now hold. When the next page is promised by
  * another sequence, s->waits is set, else cleared. Needs s->cap for n tokens. */
 uint32_t ag_kv_match(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n_reusable);
-/* How many of these tokens are there to be reused, without taking anything (estimates at the door). */
-uint32_t ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint32_t n_reusable);
+/* What is there of these tokens to be reused, without taking anything (estimates at the door). */
+typedef struct ag_kv_found {
+    uint32_t tokens;    /* of whole pages that are computed, */
+    uint32_t idle;      /* of which so many pages are only kept */
+    bool promised;      /* somebody computes the next one */
+} ag_kv_found;
+ag_kv_found ag_kv_peek(const ag_kv *kv, uint64_t salt, const int32_t *tokens, uint32_t n_reusable);
 /* Says that s is about to compute its next pages, those that lie whole within tokens[0..n). What is there already or
  * promised by others ends the row of promises. No-op when s shares with nobody or its last page is not shared. */
 void ag_kv_promise(ag_kv *kv, ag_kv_seq *s, const int32_t *tokens, uint32_t n);

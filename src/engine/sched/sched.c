@@ -58,8 +58,8 @@ uint64_t ag_sched_room_us(const ag_sched *s)
 }
 
 /* An idle server takes everything: what an estimate says is tried out where that costs nobody anything. */
-static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint64_t now_us, uint64_t *retry_us,
-                          ag_err *err)
+static int check_deadline(ag_sched *s, const ag_seq *seq, const ag_kv_found *found, uint64_t now_us,
+                          uint64_t *retry_us, ag_err *err)
 {
     uint64_t deadline = seq->q.deadline_us;
     if (deadline == 0) return AG_OK;
@@ -69,7 +69,8 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, uint32_t cached, uint6
     ag_queue_stats_get(s->queue, &q);
     ag_queue_place place;
     ag_queue_place_of_new(s->queue, seq->q.tenant, seq->q.band, deadline, &place);
-    double wait = ag__sched_wait_us(s, &place, seq, cached), own = ag__sched_finish_us(s, seq, cached, q.entries > 0);
+    double wait = ag__sched_wait_us(s, &place, seq, found);
+    double own = ag__sched_finish_us(s, seq, found->tokens, q.entries > 0);
     double left = (double)(deadline - now_us);
     if (own <= 0 || wait + own <= left) return AG_OK;
     s->stats.refused_late++;
@@ -96,14 +97,14 @@ static int get_ready(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_
     int rc = check_fits(s, seq, err);
     if (rc != AG_OK) return rc;
     if (!s->conf.reuse) seq->salt = AG_KV_ALONE;
-    uint32_t cached = ag_seq_alone(seq) ? 0 : ag_kv_peek(s->kv, seq->salt, seq->tokens, seq->n_prompt - 1);
-    rc = check_deadline(s, seq, cached, now_us, retry_us, err);
+    const ag_kv_found found = ag__sched_find(s, seq);
+    rc = check_deadline(s, seq, &found, now_us, retry_us, err);
     if (rc != AG_OK) return rc;
     seq->kv = (ag_kv_seq){.salt = seq->salt, .cap = ag__sched_pages(s, (uint64_t)seq->n_prompt + seq->max_tokens)};
     seq->kv.pages = ag_mem_array(seq->kv.cap, sizeof *seq->kv.pages);
     if (seq->kv.pages == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a table of %u pages", seq->kv.cap);
     seq->q.tokens = seq->n_prompt + seq->max_tokens;
-    seq->q.cost = ag__sched_cost(s, seq, cached);
+    seq->q.cost = ag__sched_cost(s, seq, found.tokens);
     seq->q.resumed = false;
     return AG_OK;
 }
@@ -118,6 +119,7 @@ int ag_sched_submit_all(ag_sched *s, ag_seq *first, uint64_t now_us, uint64_t *r
     first->sure = first->sure || !ag_sched_busy(s);
     for (ag_qent *e = first->q.newer; e; e = e->newer) ((ag_seq *)e)->sure = true;
     for (ag_qent *e = &first->q; e && rc == AG_OK; e = e->newer) rc = get_ready(s, (ag_seq *)e, now_us, retry_us, err);
+    first->sure |= first->q.newer != NULL; /* those who come together are taken together */
     ag_qent *displaced = NULL;
     if (rc == AG_OK) rc = ag_queue_push_all(s->queue, &first->q, now_us, &displaced, err);
     for (ag_qent *e = &first->q; e && rc != AG_OK; e = e->newer) {

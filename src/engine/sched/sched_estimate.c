@@ -1,4 +1,6 @@
 /* How long it will take: for deadlines at the door and in the queue, for those who ask, for what is charged ahead. */
+#include <math.h>
+
 #include "engine/sched/sched_inner.h"
 
 /* Who comes near what was expected of it will outgrow that: an answer gets half as long again as it is, or longer. */
@@ -54,43 +56,73 @@ double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
 
-/* How many of those who run have to end before one that has found `cached` tokens has a place and pages; 0: none. */
-static double ends_before(const ag_sched *s, const ag_seq *seq, uint32_t cached)
+ag_kv_found ag__sched_find(const ag_sched *s, const ag_seq *seq)
+{
+    if (ag_seq_alone(seq)) return (ag_kv_found){0};
+    return ag_kv_peek(s->kv, seq->salt, seq->tokens, seq->n_tokens - 1);
+}
+
+/* How many of those who run have to end before it has a place and pages. A head that finds too few pages is in the way
+ * of who comes behind it. */
+static double ends_before(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
 {
     if (s->n_running == 0) return 0;
-    uint32_t available = ag_kv_available(s->kv), held = s->conf.pages - available;
-    uint32_t pages = ag__sched_pages(s, (uint64_t)seq->n_tokens + 1) - cached / s->conf.page_tokens;
-    double ends = s->n_running == s->conf.running_max || s->blocked || available == 0;
+    uint32_t available = ag_kv_available(s->kv), held = s->conf.pages - available, pages = 0;
+    uint64_t to = AG_MIN((uint64_t)seq->n_tokens + 1, (uint64_t)seq->n_prompt + seq->max_tokens);
+    if (!found->promised) pages = ag__sched_pages(s, to) - found->tokens / s->conf.page_tokens;
+    bool behind = s->blocked && (place->ahead > 0 || s->blocked == seq->q.number + 1);
+    double ends = s->n_running == s->conf.running_max || behind;
+    available -= found->idle; /* it would not reclaim what it is going to use */
     if (pages > available) ends = AG_MAX(1, (double)(pages - available) * s->n_running / AG_MAX(held, 1u));
     return AG_MIN(ends, s->n_running);
 }
 
-/* Units of service a microsecond: as measured, or, while there is room, what everybody who is here would get of steps
- * together. A few who run alone are served more slowly than the machine can. */
-static double rate(const ag_sched *s, bool room)
+/* v will be set back for it: see may_go in sched_admit.c. */
+static bool gives_way(const ag_seq *v, const ag_seq *seq)
 {
-    double measured = s->rate_units / s->rate_us;
-    if (!room) return measured;
+    if (v->q.level < v->q.band) return false;
+    if (v->q.band != seq->q.band) return v->q.band > seq->q.band;
+    return v->q.tenant != seq->q.tenant && ag__seq_share(seq, 1) <= ag__seq_share(v, -1);
+}
+
+/* Service that is left of the one that ends after `ends` - 1 others, of those who run: as if what is left of each were
+ * evenly spread. 0: it need not wait for any. */
+static double left_before(const ag_sched *s, const ag_seq *seq, double ends)
+{
+    double least = HUGE_VAL, most = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const ag_seq *v = s->running[i];
+        if (gives_way(v, seq)) return 0;
+        double left = (double)ag__sched_cost(s, v, v->furthest);
+        least = AG_MIN(least, left);
+        most = AG_MAX(most, left);
+    }
+    return least + (most - least) * (ends - 1) / AG_MAX(s->n_running - 1, 1u);
+}
+
+/* Units of service a microsecond that those who wait will have: as measured, or, while there are places, what everybody
+ * who is here would get of steps together, or, where pages are short, as many as have pages if each has as many as those
+ * who run. A few who run alone are served more slowly than the machine can. */
+static double rate(const ag_sched *s, double measured)
+{
+    if (s->n_running == s->conf.running_max) return measured;
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     uint32_t rows = AG_MIN(s->n_running + q.entries + 1, s->conf.running_max);
+    uint32_t held = s->conf.pages - ag_kv_available(s->kv);
+    if (s->blocked && held > 0) rows = AG_MIN(rows, AG_MAX((uint32_t)((uint64_t)s->conf.pages * s->n_running / held), s->n_running));
     ag_step_shape now = everyone(s, 0), all = ag_step_shape_scaled(&now, rows);
     double us = ag_cost_us(&s->cost, &all);
     return us > 0 ? AG_MAX(measured, (double)ag_queue_service(s->queue, 0, rows) / us) : measured;
 }
 
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, uint32_t cached)
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
-    double ends = ends_before(s, seq, cached), left = 0;
-    bool room = ends == 0;
-    for (uint32_t i = 0; ends > 0 && i < s->n_running; i++) {
-        if (s->running[i]->q.band > seq->q.band) ends = 0; /* it will be set back */
-        left += (double)ag__sched_cost(s, s->running[i], s->running[i]->furthest);
-    }
-    /* They share the rate, and of n that end one after another the first is done when an nth of all is. */
-    double ahead = (double)place->cost_ahead + (ends > 0 ? left * ends / s->n_running / s->n_running : 0);
-    return ahead / rate(s, room);
+    double measured = s->rate_units / s->rate_us, ends = ends_before(s, place, seq, found);
+    /* Those who run share the rate: each has an nth of it. */
+    double first = ends > 0 ? left_before(s, seq, ends) * s->n_running / measured : 0;
+    return first + (double)place->cost_ahead / rate(s, measured);
 }
 
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)
@@ -101,5 +133,6 @@ void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait 
     ag_queue_place place;
     ag_queue_place_get(s->queue, &seq->q, now_us, &place);
     out->position = place.ahead + 1;
-    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq, 0);
+    const ag_kv_found found = ag__sched_find(s, seq);
+    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq, &found);
 }

@@ -85,7 +85,8 @@ uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq); /* tokens of it
 uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached);
 /* From now, if admitted now; 0: unknown. Contested: others want the machine as well, and it should be sure. */
 double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, bool contested);
-/* Until admitted at that place in the queue; 0: at once, or unknown. Cached: of its tokens. */
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, uint32_t cached);
+ag_kv_found ag__sched_find(const ag_sched *s, const ag_seq *seq); /* of its tokens, in the tree */
+/* Until admitted at that place in the queue; 0: at once, or unknown. */
+double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found);
 
 #endif

@@ -23,6 +23,26 @@ static void test_answers_of_one_request_are_taken_together(void **state)
     finish(b);
 }
 
+/* Nor is the first refused when its turn comes, because the others of its request wait. */
+static void test_the_first_of_a_request_is_not_late_for_the_others(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 100));
+    ask_for(b, "t", 2, 5, 3000);
+    steps(b, 100);
+    ask *a[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        a[i] = make(b, "t", 1, 2, 20, 100);
+        a[i]->seq.q.deadline_us = b->now + 1300000; /* they take a second, and half as much again may be asked */
+    }
+    a[0]->seq.q.newer = &a[1]->seq.q;
+    assert_int_equal(ag_sched_submit_all(b->s, &a[0]->seq, b->now, NULL, NULL), AG_OK);
+    for (uint32_t i = 0; i < 2; i++) until_end(b, a[i]);
+    finish(b);
+}
+
 /* One stream runs: it is served slowly, since it is alone. That says nothing about those who come to free places. */
 static void test_free_places_are_not_waited_for(void **state)
 {
@@ -111,9 +131,100 @@ static void test_pages_are_waited_for_as_places_are(void **state)
     ag_sched_wait wait;
     ag_sched_wait_get(b->s, &w->seq, b->now, &wait);
     uint64_t from = b->now;
+    assert_int_not_equal(b->s->blocked, 0);
+    ask *sooner = make(b, "t", 1, 2, 20, 10), *after = make(b, "t", 1, 2, 20, 10);
+    sooner->seq.q.deadline_us = after->seq.q.deadline_us = b->now + 1000000;
+    after->seq.q.band = 3;
+    assert_int_equal(submit(b, after), AG_E_DEADLINE); /* behind w */
+    assert_int_equal(submit(b, sooner), AG_OK);        /* w has no deadline: before it */
+    until_end(b, sooner);
     until_end(b, d);
     assert_in_range(wait.wait_us, (b->now - from) / 2, 2 * (b->now - from));
     until_end(b, w);
+    finish(b);
+}
+
+/* Many run: each has its part of the rate, and the one that ends first is waited for. */
+static void test_places_of_many_are_waited_for(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 4000;
+    bench *b = begin(&conf);
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 100)); /* answers are as long as they may be */
+    for (uint32_t i = 0; i < conf.running_max; i++) ask_for(b, "t", 2, 5, 600 + 100 * i);
+    steps(b, 400);
+    ask *late = make(b, "t", 1, 2, 5, 10), *w = make(b, "t", 1, 2, 5, 10);
+    late->seq.q.deadline_us = b->now + 1000000;
+    assert_int_equal(submit(b, late), AG_E_DEADLINE);
+    assert_int_equal(submit(b, w), AG_OK);
+    ag_sched_wait wait;
+    ag_sched_wait_get(b->s, &w->seq, b->now, &wait);
+    uint64_t from = b->now;
+    while (!w->seq.running) steps(b, 1);
+    assert_in_range(wait.wait_us, (b->now - from) * 2 / 3, (b->now - from) * 3 / 2);
+    finish(b);
+}
+
+/* All places are taken, by those who will give one up: nobody has to end. */
+static void test_who_will_be_set_back_is_not_waited_for(void **state)
+{
+    (void)state;
+    for (uint32_t kind = 0; kind < 3; kind++) {
+        ag_sched_conf conf = conf_plain;
+        conf.running_max = 2;
+        bench *b = begin(&conf);
+        teach(b);
+        for (uint32_t i = 0; i < 2; i++) ask_for(b, "a", 2, 5, 1500);
+        steps(b, 500);
+        ask *w = make(b, kind == 0 ? "b" : "a", 1, kind == 1 ? 1 : 2, 5, 10);
+        w->seq.q.deadline_us = b->now + 1000000; /* under its share; more urgent; neither */
+        assert_int_equal(submit(b, w), kind == 2 ? AG_E_DEADLINE : AG_OK);
+        if (kind < 2) until_end(b, w);
+        finish(b);
+    }
+}
+
+/* Too few pages for all of its prompt, but somebody computes the beginning: it has a place at once, and waits for that. */
+static void test_promised_pages_are_not_asked_for(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 400;
+    conf.rows_max = 64;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *first = ask_for(b, "t", 2, 1000, 500);
+    steps(b, 1);
+    assert_true(first->seq.running && first->seq.computed < 200);
+    ask *same = make(b, "t", 1, 2, 1000, 5);
+    memcpy(same->tokens, first->tokens, 996 * sizeof *same->tokens);
+    same->seq.q.deadline_us = b->now + 1000000;
+    assert_int_equal(submit(b, same), AG_OK);
+    until_end(b, same);
+    assert_int_equal(same->out, 0);
+    assert_false(ended(first));
+    finish(b);
+}
+
+/* Kept pages that it will use itself are none that it could take for the rest. */
+static void test_pages_found_are_not_counted_twice(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 260;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *before = ask_for(b, "t", 2, 500, 4);
+    until_end(b, before);
+    ask *d = ask_for(b, "t", 2, 100, 800);
+    steps(b, 420); /* 130 pages: all but those kept, and four */
+    ask *w = make(b, "t", 1, 2, 540, 10);
+    memcpy(w->tokens, before->tokens, 500 * sizeof *w->tokens);
+    w->seq.q.deadline_us = b->now + 1500000; /* it needs 136: 125 are there, the rest are not; d has 380 steps */
+    assert_int_equal(submit(b, w), AG_E_DEADLINE);
+    until_end(b, d);
     finish(b);
 }
 
@@ -249,10 +360,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_answers_of_one_request_are_taken_together),
+        cmocka_unit_test(test_the_first_of_a_request_is_not_late_for_the_others),
         cmocka_unit_test(test_free_places_are_not_waited_for),
         cmocka_unit_test(test_short_prompts_are_expected_to_have_the_gap),
         cmocka_unit_test(test_who_outgrew_the_expected_is_not_about_to_end),
         cmocka_unit_test(test_pages_are_waited_for_as_places_are),
+        cmocka_unit_test(test_places_of_many_are_waited_for),
+        cmocka_unit_test(test_who_will_be_set_back_is_not_waited_for),
+        cmocka_unit_test(test_promised_pages_are_not_asked_for),
+        cmocka_unit_test(test_pages_found_are_not_counted_twice),
         cmocka_unit_test(test_who_was_in_the_way_and_left_is_in_nobodys_way),
         cmocka_unit_test(test_the_rate_is_of_steps_that_serve),
         cmocka_unit_test(test_nobody_is_set_back_in_vain),
