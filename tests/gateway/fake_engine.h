@@ -1,10 +1,10 @@
 /* fake_engine.h - a test double for gen.h, engine.h, and what the gateway uses of model and tokenizer: tokens are
  * bytes, and the prompt says what happens. "say:TEXT" answers TEXT and stops; "long:N" N times 'x', ending by length;
- * "hold" answers "h" and waits to be cancelled, "mute" without an answer; "fail:N" fails after N tokens, "burn:N" after a reader has taken N;
- * "full" is refused by the queue, "late" by its estimate; "displace" is taken and then put out, "give up" too
- * because its turn comes too late; "wait" in front of any of these waits for fake_engine_release, with a position by
- * band and arrival; "cut:N" says that all but the first
- * N + 1 bytes of the answer are a stop string; "reuse:N" says that N tokens were found, and one more for each further
+ * "hold" answers "h" and waits to be cancelled, "mute" without an answer; "fail:N" fails after N tokens, "burn:N"
+ * after a reader has taken N; "full" is refused by the queue, "late" by its estimate; "displace" is taken and then put
+ * out, "give up" too because its turn comes too late; "wait" in front of any of these waits for fake_engine_release,
+ * with a position by band and arrival; "cut:N" says that all but the first N + 1 bytes of the answer are a stop
+ * string; "reuse:N" says that N tokens were found, and one more for each further
  * choice. An embedding counts the prompt's bytes by their remainder of 4.
  * Faults of the machine are therefore at hand that a real engine shows only by luck.
  * Owns    : its thread and generations. Threads: as the real ones. Limits, errors: none of its own. */
