@@ -280,6 +280,8 @@ ALL = {"stall": stall, "urgent": urgent, "fair": fair, "overload": overload, "pr
 # Sizes that the command line may change, by whose samples hang on them.
 USES = {"stall": ("seconds", "repeats"), "urgent": ("seconds", "lead", "every"), "fair": ("seconds", "lead"),
         "overload": ("seconds",), "prefix": ("seconds", "repeats"), "cancel": ("cancels",)}
-# The same server once more: peers set up for small steps, ours for a long prompt that comes sooner.
-VARIANTS = {"stall": {"autoglm": ["--step-ratio=300"], "llama.cpp": ["-b", "256", "-ub", "256"],
+# The same server once more: peers set up for small steps, ours for a long prompt that comes sooner, or so that those who
+# come too late wait for their deadline.
+VARIANTS = {"overload": {"autoglm": ["--refuse-late=no"]},
+            "stall": {"autoglm": ["--step-ratio=300"], "llama.cpp": ["-b", "256", "-ub", "256"],
                       "vLLM": ["--max-num-batched-tokens", "256"]}}

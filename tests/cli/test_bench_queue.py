@@ -91,7 +91,6 @@ class Page(unittest.TestCase):
             ("overload", "in_time", lambda x: (x["loaded"]["latency_ms"].update(buckets_us=[[500_000, 89], [1_020_000, 6]]),
                                                x.update(computed=1800))),
             ("overload", "vain", lambda x: x.update(computed=2200)),
-            ("overload", "behind", lambda x: x.update(evicted=[3, 200])),
             ("prefix", "second", lambda x: x.update(second_ms=[130, 140])),
             ("prefix", "rate_ratio", lambda x: x["plain"].update(elapsed_s=24.0)),
             ("cancel", "pages", lambda x: x["after"].update(pages_lost=-1)),
@@ -103,6 +102,11 @@ class Page(unittest.TestCase):
             r = self.changed(experiment, copy.deepcopy(change))
             self.assertEqual([(experiment, key)], [(g.experiment, g.key) for g, _, met in page.compared(r) if not met], key)
             self.assertEqual(1, page.text(r).count("**missed**"))
+
+    def test_who_is_put_out_late_is_counted(self):
+        self.assertEqual(0.5, page.figures(result())["overload"]["autoglm"]["behind"])
+        r = self.changed("overload", lambda x: x.update(evicted=[0, 0]))
+        self.assertIsNone(page.figures(r)["overload"]["autoglm"]["behind"], "of nobody")
 
     def test_answers_cut_off_are_computed_in_vain(self):
         def cut(x):

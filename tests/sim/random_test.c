@@ -95,7 +95,7 @@ static void read_rows(const run *r, const ag_sched_step *b)
 
 /* ---- budget and order, reckoned apart from the code that keeps them ---- */
 
-/* Two gaps, or four steps of everybody who decodes. */
+/* As a short prompt, or four steps of everybody who decodes. */
 static double yields_at_most(const run *r, const ag_sched *s)
 {
     ag_step_shape all = {0};
@@ -104,7 +104,7 @@ static double yields_at_most(const run *r, const ag_sched *s)
         all.outs++;
         ag_step_shape_add(&all, s->running[i]->computed, 1);
     }
-    return AG_MAX(2.0 * r->conf.sched.gap_us, 4 * ag_cost_us(&s->cost, &all));
+    return AG_MAX((double)r->conf.sched.short_us, 4 * ag_cost_us(&s->cost, &all));
 }
 
 static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)

@@ -7,10 +7,10 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
     return t->running * s->weights > of * t->weight * (1 + 1e-9);
 }
 
-/* Who sits out for a tenant under its share does so for so many gaps at most, or so many of the steps that those who
- * decode make anyway, where these are longer: enough for a few hundred tokens of a prompt on a fast machine as on a
- * slow one, too short for a reader to take it for the end. */
-#define YIELD_GAPS 2
+/* Who sits out for a tenant under its share does so for as long as a short prompt may take, or for so many of the steps
+ * that those who decode make anyway, where these are longer: enough for a few hundred tokens of a prompt on a fast
+ * machine as on a slow one, too short for a reader to take it for the end. A few rows less than the prompt has would
+ * cost it another step of everybody. */
 #define YIELD_STEPS 4
 /* And only for one that has so much less for its weight: tenants of about the same load would take turns at it. */
 #define YIELD_SHARES 2
@@ -24,7 +24,7 @@ static double yield_us(const ag_sched *s)
         all.outs++;
         ag_step_shape_add(&all, q->computed, 1);
     }
-    return AG_MAX(YIELD_GAPS * (double)s->conf.gap_us, YIELD_STEPS * ag_cost_us(&s->cost, &all));
+    return AG_MAX((double)s->conf.short_us, YIELD_STEPS * ag_cost_us(&s->cost, &all));
 }
 
 /* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
