@@ -91,7 +91,9 @@ static bool any_began(const ag_req *r)
     for (uint32_t i = 0; i < r->n_choices && !began; i++) {
         ag_gen_times t;
         ag_gen_times_get(r->choices[i].gen, &t);
-        began = t.admit_us && (t.end_us == 0 || t.admit_us < t.end_us); /* not its leader's, later */
+        ag_gen_state state; /* who was put out may have a leader that began after that */
+        (void)ag_gen_read(r->choices[i].gen, 0, NULL, 0, &state);
+        began = t.admit_us && state != AG_GEN_FAILED;
     }
     return began;
 }

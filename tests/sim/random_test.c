@@ -95,8 +95,8 @@ static void read_rows(const run *r, const ag_sched_step *b)
 
 /* ---- budget and order, reckoned apart from the code that keeps them ---- */
 
-/* As a short prompt, or four steps of everybody who decodes. */
-static double yields_at_most(const run *r, const ag_sched *s)
+/* As a short prompt may take, or two gaps for others, or four steps of everybody who decodes. */
+static double yields_at_most(const ag_sched *s, double prompt_us)
 {
     ag_step_shape all = {0};
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -104,7 +104,7 @@ static double yields_at_most(const run *r, const ag_sched *s)
         all.outs++;
         ag_step_shape_add(&all, s->running[i]->computed, 1);
     }
-    return AG_MAX((double)r->conf.sched.short_us, 4 * ag_cost_us(&s->cost, &all));
+    return AG_MAX(prompt_us, 4 * ag_cost_us(&s->cost, &all));
 }
 
 static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
@@ -140,7 +140,9 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
     full = AG_MIN(full, r->conf.sched.running_max);
     if (alone.rows == 0) {
         /* Who was set back since then had a part in it. */
-        HOLDS(s->admissions > r->admissions || fabs(s->yield_us - yields_at_most(r, s)) <= 1e-3 * s->yield_us);
+        double often = yields_at_most(s, 2.0 * r->conf.sched.gap_us), brief = yields_at_most(s, r->conf.sched.short_us);
+        HOLDS(s->admissions > r->admissions || fabs(s->yield_us - often) <= 1e-3 * often ||
+              fabs(s->yield_us - brief) <= 1e-3 * brief);
         limit = s->yield_us;
     } else {
         ag_step_shape filled = ag_step_shape_scaled(&alone, full);

@@ -7,15 +7,18 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
     return t->running * s->weights > of * t->weight * (1 + 1e-9);
 }
 
-/* Who sits out for a tenant under its share does so for as long as a short prompt may take, or for so many of the steps
- * that those who decode make anyway, where these are longer: enough for a few hundred tokens of a prompt on a fast
- * machine as on a slow one, too short for a reader to take it for the end. A few rows less than the prompt has would
- * cost it another step of everybody. */
+static bool is_short(const ag_sched *s, const ag_seq *p) { return ag__sched_is_short(s, p, p->reused); }
+
+/* Who sits out for a tenant under its share does so for as long as a short prompt may take (a few rows less than it has
+ * would cost it another step of everybody), for so many gaps for another, or for so many of the steps that those who
+ * decode make anyway, where these are longer: enough for a few hundred tokens of a prompt on a fast machine as on a
+ * slow one, too short for a reader to take it for the end. */
+#define YIELD_GAPS 2
 #define YIELD_STEPS 4
 /* And only for one that has so much less for its weight: tenants of about the same load would take turns at it. */
 #define YIELD_SHARES 2
 
-static double yield_us(const ag_sched *s)
+static double yield_us(const ag_sched *s, const ag_seq *p)
 {
     ag_step_shape all = {0};
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -24,7 +27,8 @@ static double yield_us(const ag_sched *s)
         all.outs++;
         ag_step_shape_add(&all, q->computed, 1);
     }
-    return AG_MAX((double)s->conf.short_us, YIELD_STEPS * ag_cost_us(&s->cost, &all));
+    double prompt = p && is_short(s, p) ? s->conf.short_us : YIELD_GAPS * (double)s->conf.gap_us;
+    return AG_MAX(prompt, YIELD_STEPS * ag_cost_us(&s->cost, &all));
 }
 
 /* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
@@ -45,7 +49,7 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     s->weights = 0;
     for (uint32_t i = 0; i < s->n_running; i++)
         s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
-    s->yield_us = yield_us(s);
+    s->yield_us = yield_us(s, p);
     uint64_t most = (uint64_t)s->yield_us, left = most;
     bool under = p && !ag__sched_over_share(s, p->q.tenant);
     s->fair = false;
@@ -69,7 +73,6 @@ bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused)
     ag_step_shape_add(&whole, reused, rows);
     return ag_cost_us(&s->cost, &whole) <= s->conf.short_us;
 }
-static bool is_short(const ag_sched *s, const ag_seq *p) { return ag__sched_is_short(s, p, p->reused); }
 
 /* Prompt rows of a step while nothing is known of what they take. */
 #define UNKNOWN_ROWS 64

@@ -85,44 +85,58 @@ static bool gives_way(const ag_seq *v, const ag_seq *seq)
     return v->q.tenant != seq->q.tenant && ag__seq_share(seq, 1) <= ag__seq_share(v, -1);
 }
 
-/* Service that is left of the one that ends after `ends` - 1 others, of those who run: as if what is left of each were
- * evenly spread. 0: it need not wait for any. */
+/* Service that is left of the one that ends after `ends` - 1 others, of those who run. 0: it need not wait for any.
+ * Answers as long as they may be end when they do, and are taken to be evenly spread; the others end at any time, so
+ * that of n the first does after an nth of what is left of them on average. */
 static double left_before(const ag_sched *s, const ag_seq *seq, double ends)
 {
-    double least = HUGE_VAL, most = 0;
+    double least = HUGE_VAL, most = 0, sum = 0;
+    uint32_t told = 0, open = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         const ag_seq *v = s->running[i];
         if (gives_way(v, seq)) return 0;
         double left = (double)ag__sched_cost(s, v, v->furthest);
-        least = AG_MIN(least, left);
-        most = AG_MAX(most, left);
+        if (ag__sched_expect(s, v) == v->max_tokens) {
+            told++;
+            least = AG_MIN(least, left);
+            most = AG_MAX(most, left);
+        } else {
+            open++;
+            sum += left;
+        }
     }
-    return least + (most - least) * (ends - 1) / AG_MAX(s->n_running - 1, 1u);
+    double of_told = told ? least + (most - least) * (AG_MIN(ends, told) - 1) / AG_MAX(told - 1, 1u) : HUGE_VAL;
+    return open ? AG_MIN(of_told, sum / open * ends / open) : of_told;
 }
 
-/* Units of service a microsecond that those who wait will have: as measured, or, while there are places, what everybody
- * who is here would get of steps together, or, where pages are short, as many as have pages if each has as many as those
- * who run. A few who run alone are served more slowly than the machine can. */
-static double rate(const ag_sched *s, double measured)
+/* Units of service a microsecond: as measured, or, if that is more, what so many who decode would get of steps together.
+ * What was measured of a few who ran alone is less than the machine can. */
+static double rate(const ag_sched *s, uint32_t rows)
 {
-    if (s->n_running == s->conf.running_max) return measured;
+    const ag_step_shape now = everyone(s, 0), all = ag_step_shape_scaled(&now, rows);
+    double us = ag_cost_us(&s->cost, &all), measured = s->rate_units / s->rate_us;
+    return us > 0 ? AG_MAX(measured, (double)ag_queue_service(s->queue, 0, rows) / us) : measured;
+}
+
+/* How many will decode: everybody who is here, or, where pages are short, as many as have pages if each has as many as
+ * those who run. */
+static uint32_t rows_soon(const ag_sched *s)
+{
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     uint32_t rows = AG_MIN(s->n_running + q.entries + 1, s->conf.running_max);
     uint32_t held = s->conf.pages - ag_kv_available(s->kv);
-    if (s->blocked && held > 0) rows = AG_MIN(rows, AG_MAX((uint32_t)((uint64_t)s->conf.pages * s->n_running / held), s->n_running));
-    ag_step_shape now = everyone(s, 0), all = ag_step_shape_scaled(&now, rows);
-    double us = ag_cost_us(&s->cost, &all);
-    return us > 0 ? AG_MAX(measured, (double)ag_queue_service(s->queue, 0, rows) / us) : measured;
+    if (!s->blocked || held == 0) return rows;
+    return AG_MIN(rows, AG_MAX((uint32_t)((uint64_t)s->conf.pages * s->n_running / held), s->n_running));
 }
 
 double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
-    double measured = s->rate_units / s->rate_us, ends = ends_before(s, place, seq, found);
+    double ends = ends_before(s, place, seq, found), first = 0;
     /* Those who run share the rate: each has an nth of it. */
-    double first = ends > 0 ? left_before(s, seq, ends) * s->n_running / measured : 0;
-    return first + (double)place->cost_ahead / rate(s, measured);
+    if (ends > 0) first = left_before(s, seq, ends) * s->n_running / rate(s, s->n_running);
+    return first + (double)place->cost_ahead / rate(s, rows_soon(s));
 }
 
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)

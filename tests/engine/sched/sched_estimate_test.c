@@ -167,6 +167,28 @@ static void test_places_of_many_are_waited_for(void **state)
     finish(b);
 }
 
+/* Nobody knows how long each answer gets: of many one ends soon. Nor does the batch work as slowly as one that ran alone
+ * before it. */
+static void test_of_many_that_end_at_any_time_one_ends_soon(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 4000;
+    bench *b = begin(&conf);
+    teach(b);
+    ask *d = ask_for(b, "t", 2, 5, 3000);
+    ag_queue_learn(ag_sched_queue(b->s), d->seq.q.tenant, 400, 3000);
+    steps(b, 1000);
+    for (uint32_t i = 1; i < conf.running_max; i++) ask_for(b, "t", 2, 5, 3000);
+    steps(b, 10); /* 390 tokens are left of each, of which 11 ms bring one */
+    ask *w = make(b, "t", 1, 2, 5, 10);
+    assert_int_equal(submit(b, w), AG_OK);
+    ag_sched_wait wait;
+    ag_sched_wait_get(b->s, &w->seq, b->now, &wait);
+    assert_in_range(wait.wait_us, 400 * 11000 / 8 / 2, 400 * 11000 / 8 * 2);
+    finish(b);
+}
+
 /* All places are taken, by those who will give one up: nobody has to end. */
 static void test_who_will_be_set_back_is_not_waited_for(void **state)
 {
@@ -366,6 +388,7 @@ int main(void)
         cmocka_unit_test(test_who_outgrew_the_expected_is_not_about_to_end),
         cmocka_unit_test(test_pages_are_waited_for_as_places_are),
         cmocka_unit_test(test_places_of_many_are_waited_for),
+        cmocka_unit_test(test_of_many_that_end_at_any_time_one_ends_soon),
         cmocka_unit_test(test_who_will_be_set_back_is_not_waited_for),
         cmocka_unit_test(test_promised_pages_are_not_asked_for),
         cmocka_unit_test(test_pages_found_are_not_counted_twice),
