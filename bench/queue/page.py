@@ -188,10 +188,6 @@ def number(v):
     return f"{v:,.0f}" if float(v).is_integer() or abs(v) >= 1000 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
 
 
-def share(v):
-    return None if v is None else round(100 * v)
-
-
 WORDS = {True: "met", False: "**missed**", None: "not measured"}
 
 
@@ -201,6 +197,10 @@ def started(name, s, r):
     if s["environment"]:
         line += f"; environment `{' '.join(f'{k}={v}' for k, v in s['environment'].items())}`"
     return line + "."
+
+
+def others(sample):
+    return f"{100 * sample['others']:.0f}" if "others" in sample else number(None)
 
 
 def took(experiment, r):
@@ -233,7 +233,7 @@ def text(r):
     parts = [*results.warnings(r), about(r), table(("", "", "goal", *(n + " " for n in names), "ours"), lines)]
     for e, by in figures(r).items():
         columns = COLUMNS[e]
-        rows = [[name, *(number(f[k]) for k in columns), number(share(r["samples"][e][name].get("others")))]
+        rows = [[name, *(number(f[k]) for k in columns), others(r["samples"][e][name])]
                 for name, f in by.items()]
         parts += [f"**{TITLES[e]}**", table(("server", *(c + " " for c in (*columns.values(), "other work, %"))), rows)]
     return "\n\n".join(parts) + "\n"

@@ -121,8 +121,8 @@ static int parse_pair(ag_load_class *c, const char *key, const char *text, ag_er
         rc = ag_load_parse_max_tokens(flag, text, s, err);
     } else {
         rc = ag_err_set(err, AG_E_USAGE,
-                        "--classes: '%.40s' is none of band, timeout, clients, rate, every, requests, start, tenant, prompt, "
-                        "shared, max-tokens",
+                        "--classes: '%.40s' is none of band, timeout, clients, rate, every, requests, start, tenant, "
+                        "prompt, shared, max-tokens",
                         key);
     }
     return rc;

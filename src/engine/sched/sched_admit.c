@@ -82,11 +82,9 @@ static void match(ag_sched *s, ag_seq *q)
     ag__sched_account(s, q);
 }
 
-/* Pages for all that it knows and one token more, so that its first step of decoding does not set anybody back. */
 static uint32_t need(const ag_sched *s, const ag_seq *q)
 {
-    uint64_t to = AG_MIN((uint64_t)q->n_tokens + 1, (uint64_t)q->n_prompt + q->max_tokens);
-    uint32_t pages = ag__sched_pages(s, to);
+    uint32_t pages = ag__sched_pages_wanted(s, q);
     return pages > q->kv.n ? pages - q->kv.n : 0;
 }
 

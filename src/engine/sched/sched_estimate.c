@@ -67,12 +67,11 @@ ag_kv_found ag__sched_find(const ag_sched *s, const ag_seq *seq)
 static double ends_before(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
 {
     if (s->n_running == 0) return 0;
-    uint32_t available = ag_kv_available(s->kv), held = s->conf.pages - available, pages = 0;
-    uint64_t to = AG_MIN((uint64_t)seq->n_tokens + 1, (uint64_t)seq->n_prompt + seq->max_tokens);
-    if (!found->promised) pages = ag__sched_pages(s, to) - found->tokens / s->conf.page_tokens;
+    uint32_t held = ag__sched_pages_held(s), pages = 0;
+    if (!found->promised) pages = ag__sched_pages_wanted(s, seq) - found->tokens / s->conf.page_tokens;
+    uint32_t available = ag_kv_available(s->kv) - found->idle; /* it would not reclaim what it is going to use */
     bool behind = s->blocked && (place->ahead > 0 || s->blocked == seq->q.number + 1);
     double ends = s->n_running == s->conf.running_max || behind;
-    available -= found->idle; /* it would not reclaim what it is going to use */
     if (pages > available) ends = AG_MAX(1, (double)(pages - available) * s->n_running / AG_MAX(held, 1u));
     return AG_MIN(ends, s->n_running);
 }
@@ -125,7 +124,7 @@ static uint32_t rows_soon(const ag_sched *s)
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     uint32_t rows = AG_MIN(s->n_running + q.entries + 1, s->conf.running_max);
-    uint32_t held = s->conf.pages - ag_kv_available(s->kv);
+    uint32_t held = ag__sched_pages_held(s);
     if (!s->blocked || held == 0) return rows;
     return AG_MIN(rows, AG_MAX((uint32_t)((uint64_t)s->conf.pages * s->n_running / held), s->n_running));
 }

@@ -41,6 +41,13 @@ static inline uint32_t ag__sched_pages(const ag_sched *s, uint64_t tokens)
 {
     return (uint32_t)((tokens + s->conf.page_tokens - 1) / s->conf.page_tokens);
 }
+/* For all that it knows and one token more, so that its first step of decoding does not set anybody back. */
+static inline uint32_t ag__sched_pages_wanted(const ag_sched *s, const ag_seq *q)
+{
+    return ag__sched_pages(s, AG_MIN((uint64_t)q->n_tokens + 1, (uint64_t)q->n_prompt + q->max_tokens));
+}
+/* By those who run. */
+static inline uint32_t ag__sched_pages_held(const ag_sched *s) { return s->conf.pages - ag_kv_available(s->kv); }
 static inline double ag__seq_share(const ag_seq *q, int32_t more)
 {
     return ((double)q->q.tenant->running + more) / q->q.tenant->weight;
