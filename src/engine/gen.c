@@ -339,15 +339,24 @@ const ag_gen_token *ag_gen_prompt(ag_gen *g) { return g->leader ? g->leader->pro
 const float *ag_gen_embedding(const ag_gen *g) { return g->leader ? g->leader->embedding : g->embedding; }
 
 bool ag_gen_timed_out(ag_gen *g) { return atomic_load(&g->timed_out); }
-uint32_t ag_gen_reused(ag_gen *g) { return atomic_load(g->leader ? &g->leader->reused : &g->reused); }
+uint32_t ag_gen_reused(ag_gen *g)
+{
+    bool follows = g->leader && !ag_gen_ended((ag_gen_state)atomic_load(&g->state));
+    return atomic_load(follows ? &g->leader->reused : &g->reused);
+}
 uint64_t ag_gen_retry_us(ag_gen *g) { return atomic_load(&g->retry_us); }
 
-/* What happened before a follower came, happened to it when it came. */
+static ag_gen_times times_of(ag_gen *g, ag_gen *computed)
+{
+    return (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&computed->admit_us),
+                          atomic_load(&computed->first_us), atomic_load(&computed->last_us), atomic_load(&g->end_us)};
+}
+
+/* What happened before a follower came, happened to it when it came; what happens after its end does not. */
 void ag_gen_times_get(ag_gen *g, ag_gen_times *out)
 {
-    const ag_gen *computed = g->leader ? g->leader : g;
-    *out = (ag_gen_times){atomic_load(&g->submit_us), atomic_load(&computed->admit_us),
-                          atomic_load(&computed->first_us), atomic_load(&computed->last_us), atomic_load(&g->end_us)};
+    *out = times_of(g, g->leader ? g->leader : g);
+    if (ag_gen_ended((ag_gen_state)atomic_load(&g->state))) *out = times_of(g, g);
     uint64_t *seen[] = {&out->admit_us, &out->first_us, &out->last_us};
     for (uint32_t i = 0; g->leader && i < AG_ARRAY_LEN(seen); i++)
         if (*seen[i]) *seen[i] = AG_MAX(*seen[i], out->submit_us);

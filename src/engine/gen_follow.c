@@ -80,12 +80,22 @@ static void part(ag_door *d, ag_gen *f)
 
 /* ---- their ends ---- */
 
-/* The last thing that is done with it here. */
-static void end(ag_door *d, ag_gen *f, ag_gen_state state)
+/* What it saw of its leader until now is its own: that one may go on without it. */
+static void keep_seen(ag_gen *f, uint64_t now_us)
 {
     const ag_gen *g = f->leader;
     atomic_store(&f->n_out, atomic_load(&g->n_out));
-    atomic_store(&f->end_us, ag_now_us());
+    atomic_store(&f->reused, atomic_load(&g->reused));
+    atomic_store(&f->admit_us, atomic_load(&g->admit_us));
+    atomic_store(&f->first_us, atomic_load(&g->first_us));
+    atomic_store(&f->last_us, atomic_load(&g->last_us));
+    atomic_store(&f->end_us, now_us);
+}
+
+/* The last thing that is done with it here. */
+static void end(ag_door *d, ag_gen *f, ag_gen_state state)
+{
+    keep_seen(f, ag_now_us());
     atomic_store(&f->state, state);
     ag__door_tell(d, f);
     ag_gen_put(f);
@@ -209,8 +219,7 @@ int ag_gen_follow(ag_gen **out, ag_gen *leader, const ag_gen_follow_spec *spec, 
     bool lost = atomic_load(&leader->cancelled);
     if (!lost && ag_gen_ended(state)) {
         copy_end(f, leader);
-        atomic_store(&f->n_out, atomic_load(&leader->n_out));
-        atomic_store(&f->end_us, atomic_load(&f->submit_us));
+        keep_seen(f, atomic_load(&f->submit_us));
         atomic_store(&f->state, state);
     } else if (!lost) {
         atomic_store(&f->submitted, true);

@@ -84,23 +84,17 @@ static void end_choice(ag_req *r, ag_choice *c)
     r->n_ended++;
 }
 
-/* What is computed for other choices is not thrown away because one of them never began. */
-static bool any_began(const ag_req *r)
+bool ag__any_begun(const ag_req *r)
 {
-    bool began = false;
-    for (uint32_t i = 0; i < r->n_choices && !began; i++) {
-        ag_gen_times t;
-        ag_gen_times_get(r->choices[i].gen, &t);
-        ag_gen_state state; /* who was put out may have a leader that began after that */
-        (void)ag_gen_read(r->choices[i].gen, 0, NULL, 0, &state);
-        began = t.admit_us && state != AG_GEN_FAILED;
-    }
-    return began;
+    ag_gen_times t = {0};
+    for (uint32_t i = 0; i < r->n_choices && t.admit_us == 0; i++)
+        if (r->choices[i].gen) ag_gen_times_get(r->choices[i].gen, &t);
+    return t.admit_us != 0;
 }
 
 static void take_deadline(ag_req *r, ag_choice *c)
 {
-    if (any_began(r)) {
+    if (ag__any_begun(r)) { /* what is computed for others is not thrown away because one never began */
         c->state = AG_GEN_LENGTH;
         c->timed_out = c->unbegun = true;
         return;

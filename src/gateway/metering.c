@@ -226,21 +226,13 @@ static void use(ag_req *r, uint64_t requests, uint64_t prompt_tokens, uint64_t o
     ag_usage_add(ag_keyring_usage(r->gw->ring), ag_wall_us() / 1000000, &what);
 }
 
-static bool any_admitted(const ag_req *r)
-{
-    ag_gen_times t = {0};
-    for (uint32_t i = 0; i < r->n_choices && t.admit_us == 0; i++)
-        if (r->choices[i].gen) ag_gen_times_get(r->choices[i].gen, &t);
-    return t.admit_us != 0;
-}
-
 /* What several read counts once: for one who is there when it begins, whether or not it was the one who came first and
  * was asked for it; what is renewed for whoever was told the stale one. */
 static void count_prompt(ag_req *r, bool pays)
 {
     ag_flight *f = r->caching.flight;
     if (r->prompt_used && (f == NULL || atomic_load(&f->prompt_paid))) return;
-    bool kept = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE, begun = kept || any_admitted(r);
+    bool kept = r->caching.told == AG_TOLD_HIT || r->caching.told == AG_TOLD_STALE, begun = kept || ag__any_begun(r);
     bool owes = pays && begun && (f ? !atomic_exchange(&f->prompt_paid, true) : !r->prompt_used);
     uint64_t more = owes ? r->usage.prompt_tokens - r->prompt_charged : 0;
     if (more) ag_limiter_output(&r->limit, more, time_now());

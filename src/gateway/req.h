@@ -357,6 +357,7 @@ uint32_t ag__background_count(ag_gateway *gw);
 void ag__background_end(ag_gateway *gw, uint32_t timeout_ms); /* waits for those in the background, then ends them */
 
 /* deliver.c: GENERATE, DELIVER */
+bool ag__any_begun(const ag_req *r); /* one of its choices had a place */
 ag_next ag__step_generate(ag_req *r);
 ag_next ag__step_deliver(ag_req *r);
 int ag__cancel_check(ag_req *r);             /* err says when it was, by id */

@@ -94,6 +94,7 @@ void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
     q->n++;
     q->by_band[e->band]++;
     q->cost += e->cost;
+    q->prompt += e->prompt;
     q->weight += t->pub.waiting == 0 ? t->weight : 0;
     t->pub.waiting++;
     t->pub.waiting_cost += e->cost;
@@ -136,6 +137,7 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
     t->pub.waiting--;
     q->weight -= t->pub.waiting == 0 ? t->weight : 0;
     q->cost -= e->cost;
+    q->prompt -= e->prompt;
     q->by_band[e->band]--;
     q->n--;
     e->queued = false;
@@ -147,21 +149,40 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 
 /* Since when a level has had somebody and served nobody; or served others and, for long, nobody of its oldest's tenant:
  * where tenants come new without end, each begins before those who had something already, as do others before one that
- * spends its share at a more urgent level. */
+ * spends its share at a more urgent level. Not while something runs that its oldest's tenant asked for as it asked for
+ * this: a flood waits for itself. */
 static uint64_t starves_since(const ag_queue *q, uint8_t level)
 {
     const ag_qent *e = q->oldest[level];
-    uint64_t served = AG_MAX(e->since_us, q->taken_us[level]), more;
+    uint64_t taken = AG_MAX(e->since_us, q->taken_us[level]), more;
+    uint64_t served = AG_MAX(taken, ag__tenant_of(e)->taken_us[e->band]);
     uint64_t own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us[level]);
     if (!ag_mul_ok(q->conf.age_us, DUE_AGES - 1, &more) || !ag_add_ok(own, more, &own)) return served;
     return AG_MIN(served, AG_MAX(own, q->risen_us[level]));
 }
 
+/* Nor is who waits for its own tenant in the way of others, who starve. At most so many at a call. */
+#define PASSED_MOST 64
+
+static void pass_served(ag_queue *q, uint8_t level, uint32_t *passed)
+{
+    for (; *passed < PASSED_MOST; ++*passed) {
+        ag_qent *e = q->oldest[level];
+        if (e == NULL || q->now_us - e->since_us < q->conf.age_us) return;
+        const ag__tenant_inner *t = ag__tenant_of(e);
+        if (q->now_us - t->taken_us[e->band] >= q->conf.age_us || q->by_level[level] == t->n[level]) return;
+        level_out(q, e);
+        e->since_us = q->now_us;
+        level_in(q, e, false);
+    }
+}
+
 /* The level that has starved long enough, and first; 0: none. */
-static uint8_t due_level(const ag_queue *q)
+static uint8_t due_level(ag_queue *q, uint32_t passed[AG_BANDS])
 {
     uint8_t due = 0;
     for (uint8_t level = 1; level < AG_BANDS; level++) {
+        pass_served(q, level, &passed[level]);
         if (q->oldest[level] == NULL || q->now_us - starves_since(q, level) < q->conf.age_us) continue;
         if (due == 0 || starves_since(q, level) < starves_since(q, due)) due = level;
     }
@@ -189,7 +210,8 @@ void ag__rise(ag_queue *q, uint64_t now_us)
 {
     q->now_us = AG_MAX(q->now_us, now_us);
     if (q->conf.age_us == 0) return;
-    for (uint8_t level; (level = due_level(q)) != 0;) {
+    uint32_t passed[AG_BANDS] = {0};
+    for (uint8_t level; (level = due_level(q, passed)) != 0;) {
         ag_qent *e = q->oldest[level];
         uint64_t when = starves_since(q, level) + q->conf.age_us;
         order_out(q, e);
@@ -279,6 +301,8 @@ void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us)
     ag_queue_remove(q, e);
 }
 
+void ag_queue_served(ag_queue *q, ag_tenant *t, uint8_t band) { t->inner->taken_us[band] = q->now_us; }
+
 static void fetch_ahead(const void *thing, size_t n)
 {
     for (size_t at = 0; at < n; at += 64) __builtin_prefetch((const char *)thing + at);
@@ -347,6 +371,6 @@ void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us)
 void ag_queue_stats_get(const ag_queue *q, ag_queue_stats *out)
 {
     *out = (ag_queue_stats){.entries = q->n, .tenants = q->tenants, .tokens = q->bound_tokens, .bytes = q->bound_bytes,
-                            .cost = q->cost};
+                            .cost = q->cost, .prompt = q->prompt};
     memcpy(out->by_band, q->by_band, sizeof out->by_band);
 }

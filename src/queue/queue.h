@@ -57,10 +57,11 @@ typedef struct ag_queue_conf {
     uint32_t tenants_max;    /* remembered; of those with nothing here the one idle longest is forgotten */
     uint32_t prompt_weight, output_weight;
     /* When nobody of a level was taken for so long, the one that has been there longest (as long, at least) rises one
-     * band; 0: never. So no band starves, and where there is one band only, a flood's backlog does not become urgent by
-     * its age and pass those who come to it. The oldest also rises, once each age_us, when nobody of its tenant was
-     * taken from its level for four times as long; in band 0, its tenant is then taken for one that comes new. So no
-     * tenant starves either, however many others come; those who came before it may have their turns first. */
+     * band, unless its tenant was served at the band that it asked for; 0: never. So no band starves, and a flood's
+     * backlog does not become urgent by its age, however long its answers, and pass those who come to it. The oldest
+     * also rises, once each age_us, when nobody of its tenant was taken from its level for four times as long; in band
+     * 0, its tenant is then taken for one that comes new. So no tenant starves either, however many others come; those
+     * who came before it may have their turns first. */
     uint64_t age_us;
 } ag_queue_conf;
 #define AG_QUEUE_CONF_DEFAULT ((ag_queue_conf){.entries_max = 1024, .tenants_max = 16384, .prompt_weight = 1, \
@@ -71,6 +72,7 @@ typedef struct ag_qent {
     ag_tenant *tenant;
     uint64_t deadline_us;    /* 0: none */
     uint32_t tokens;         /* what it counts towards tokens_max */
+    uint32_t prompt;         /* tokens of its prompt that nobody has computed yet */
     uint64_t bytes;          /* what it counts towards bytes_max */
     uint64_t cost;           /* service that it expects still to need; at most AG_QUEUE_COST_MAX (push cuts it) */
     uint8_t band;            /* as asked for; ag_queue_move changes it */
@@ -131,6 +133,8 @@ void ag_queue_charge(ag_queue *q, ag_tenant *t, int64_t service);
 void ag_queue_ahead(ag_queue *q, ag_tenant *t, int64_t service);
 /* One more (or less) of its requests runs. */
 void ag_queue_running(ag_queue *q, ag_tenant *t, int32_t more);
+/* Something was computed of one that asked for this band: those of the tenant's that wait do not starve. */
+void ag_queue_served(ag_queue *q, ag_tenant *t, uint8_t band);
 /* An answer of so many tokens is over: what estimates of the next ones' cost are made of. */
 void ag_queue_learn(ag_queue *q, ag_tenant *t, uint32_t output_tokens, uint32_t max_tokens);
 /* Output tokens to expect of a request that allows max_tokens. */
@@ -149,7 +153,7 @@ void ag_queue_place_of_new(ag_queue *q, const ag_tenant *t, uint8_t band, uint64
 typedef struct ag_queue_stats {
     uint32_t entries, tenants, by_band[AG_BANDS];
     uint64_t tokens, bytes; /* that count towards the bounds */
-    uint64_t cost;
+    uint64_t cost, prompt;  /* of all */
 } ag_queue_stats;
 void ag_queue_stats_get(const ag_queue *q, ag_queue_stats *out);
 /* Asserts everything that holds between two calls; O(n), for tests and the simulator. */

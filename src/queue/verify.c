@@ -3,7 +3,7 @@
 
 typedef struct sums {
     uint32_t n, bound_n, running, tenants, idle, active, over, with_deadline, by_band[AG_BANDS];
-    uint64_t cost, tokens, bytes, weight;
+    uint64_t cost, prompt, tokens, bytes, weight;
     ag__bucket bucket[AG_BANDS][AG__BUCKETS];
 } sums;
 
@@ -32,6 +32,7 @@ static void verify_entry(void *arg, void *entry, ag__u128 key, uint64_t cost)
     all->n++;
     all->by_band[e->band]++;
     all->cost += e->cost;
+    all->prompt += e->prompt;
     all->with_deadline += e->deadline_us != 0;
     if (e->resumed) return;
     all->bound_n++;
@@ -100,7 +101,7 @@ void ag_queue_verify(const ag_queue *q)
     AG_ASSERT(all.n == q->n && all.bound_n == q->bound_n && all.running == q->running && all.tenants == q->tenants);
     AG_ASSERT(all.idle == idle && all.active == q->active.n && all.over == q->over.n);
     AG_ASSERT(all.with_deadline == q->deadlines.n && all.cost == q->cost && all.weight == q->weight);
-    AG_ASSERT(all.tokens == q->bound_tokens && all.bytes == q->bound_bytes);
+    AG_ASSERT(all.prompt == q->prompt && all.tokens == q->bound_tokens && all.bytes == q->bound_bytes);
     AG_ASSERT(memcmp(all.by_band, q->by_band, sizeof all.by_band) == 0);
     AG_ASSERT(memcmp(all.bucket, q->bucket, sizeof all.bucket) == 0);
     AG_ASSERT(q->bound_n <= q->conf.entries_max);

@@ -158,6 +158,13 @@ static void the_leader_goes_by_its_followers(void **state)
     let_go();
     assert_int_equal(await_end(b), AG_GEN_LENGTH);
     assert_int_equal(ag_gen_count(b), 30);
+    ag_gen_times ta, tb, th; /* what came after somebody's end did not happen to it */
+    ag_gen_times_get(a, &ta);
+    ag_gen_times_get(b, &tb);
+    ag_gen_times_get(hasty, &th);
+    assert_true(tb.admit_us && tb.first_us && tb.last_us && tb.end_us);
+    assert_true(ta.end_us && ta.admit_us + ta.first_us + ta.last_us == 0);
+    assert_true(th.end_us && th.admit_us + th.first_us + th.last_us == 0);
     ag_gen *all[] = {busy, g, a, b, d, hasty};
     for (size_t i = 0; i < AG_ARRAY_LEN(all); i++) ag_gen_put(all[i]);
     close_idle(e);
@@ -185,6 +192,14 @@ static void deadlines_cut_off_one_reader(void **state)
         bytes += ag_gen_piece(hasty, t.id).n;
     }
     assert_int_equal(ag_gen_text_bytes(hasty), bytes);
+    ag_gen_times before, after;
+    ag_gen_times_get(hasty, &before);
+    assert_true(before.admit_us && before.first_us && before.last_us && before.last_us <= before.end_us);
+    hold_next(9);
+    ag_gen_times_get(hasty, &after);
+    assert_memory_equal(&before, &after, sizeof before);
+    ag_gen_times_get(g, &after);
+    assert_true(after.last_us > before.last_us);
     assert_false(ag_gen_ended(state_of(patient)));
     ag_gen_cancel(patient);
     let_go();

@@ -33,7 +33,7 @@ typedef struct model {
     uint64_t taken_us[AG_BANDS], risen_us[AG_BANDS];
     uint64_t now, stamps, random;
     /* so that nothing goes untested unseen */
-    uint32_t pushed, refused, displaced, expired, popped, set_back, idle, renewed;
+    uint32_t pushed, refused, displaced, expired, popped, set_back, idle, renewed, passed;
 } model;
 
 static uint64_t seed_of(void)
@@ -78,6 +78,7 @@ static bool is_oldest(const model *m, const entry *e)
 static uint64_t starves_since(const model *m, const entry *e)
 {
     uint64_t served = AG_MAX(e->since_us, m->taken_us[e->level]);
+    served = AG_MAX(served, m->tenants[tenant_at(m, e)].taken_us[e->e.band]);
     uint64_t own = AG_MAX(e->since_us, m->tenants[tenant_at(m, e)].taken_us[e->level]) + 3 * m->conf.age_us;
     return AG_MIN(served, AG_MAX(own, m->risen_us[e->level]));
 }
@@ -90,9 +91,32 @@ static bool rises_before(const model *m, const entry *a, const entry *b)
     return a->since_us != b->since_us ? a->since_us < b->since_us : a->came < b->came;
 }
 
+static bool others_at(const model *m, const entry *e)
+{
+    for (const entry *o = m->entries; o < m->entries + ENTRIES; o++)
+        if (o->state == WAITING && o->level == e->level && o->e.tenant != e->e.tenant) return true;
+    return false;
+}
+
+static void pass_served(model *m, uint32_t passed[AG_BANDS])
+{
+    for (entry *next;; come_to(m, next, next->level, m->now)) {
+        next = NULL;
+        for (entry *e = m->entries; e < m->entries + ENTRIES && next == NULL; e++) {
+            if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) || !others_at(m, e)) continue;
+            uint64_t served = m->tenants[tenant_at(m, e)].taken_us[e->e.band], age = m->conf.age_us;
+            if (m->now - e->since_us >= age && m->now - served < age && passed[e->level]++ < 64) next = e;
+        }
+        if (next == NULL) return;
+        m->passed++;
+    }
+}
+
 static void rise_all(model *m)
 {
+    uint32_t passed[AG_BANDS] = {0};
     for (entry *due;;) {
+        pass_served(m, passed);
         due = NULL;
         for (entry *e = m->entries; e < m->entries + ENTRIES; e++) {
             if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) ||
@@ -293,7 +317,7 @@ static several make_some(model *m)
         entry *e = some(m, FREE);
         if (e == NULL) break;
         *e = (entry){.e = {.tenant = t, .band = band, .tokens = 1 + roll(m, 50), .bytes = roll(m, 1000),
-                           .cost = roll(m, 10) == 0 ? 0 : 1 + roll(m, 400)},
+                           .cost = roll(m, 10) == 0 ? 0 : 1 + roll(m, 400), .prompt = roll(m, 300)},
                      .state = COMES};
         if (roll(m, 2)) e->e.deadline_us = m->now + roll(m, 3000) + 1;
         if (new.n > 0) new.e[new.n - 1]->e.newer = &e->e;
@@ -368,6 +392,7 @@ static void do_pop(model *m)
     entry *want = head_of(m);
     assert_ptr_equal(head, want);
     if (head == NULL || roll(m, 3) == 0) return;
+    rise(m); /* take does it once more */
     tenant *t = tenant_of(m, want);
     m->popped++;
     if (roll(m, 2)) { /* both orders are ours to take */
@@ -394,11 +419,18 @@ static void do_running(model *m)
     tenant *t = tenant_of(m, e);
     if (roll(m, 2)) charge(m, t, (int64_t)roll(m, 100) - 40);
     if (roll(m, 2)) ahead(m, t, -(int64_t)roll(m, 300));
+    if (roll(m, 4) == 0) {
+        (void)ag_queue_head(m->q, m->now); /* so that it knows the time */
+        rise(m);
+        ag_queue_served(m->q, t->t, e->e.band);
+        t->taken_us[e->e.band] = m->now;
+    }
     if (roll(m, 3) == 0) { /* set back */
         ag_qent *out = NULL;
         e->e.resumed = true;
         m->set_back++;
         e->e.cost = roll(m, 100);
+        e->e.prompt = roll(m, 300);
         ag_queue_running(m->q, t->t, -1);
         t->running--;
         left(m, t);
@@ -518,7 +550,7 @@ static void run(uint64_t seed, ag_queue_conf conf, uint32_t operations, uint32_t
     }
     uint32_t often = operations / 500;
     assert_true(m->pushed > often && m->popped > often && m->expired > often && m->set_back > often && m->idle > often);
-    if (conf.age_us && conf.age_us < 1000) assert_true(m->renewed > 0);
+    if (conf.age_us && conf.age_us < 1000) assert_true(m->renewed > 0 && m->passed > 0);
     if (conf.entries_max < ENTRIES) assert_true(m->refused > often && m->displaced > often);
     for (entry *e = m->entries; e < m->entries + ENTRIES; e++)
         if (e->state == WAITING) ag_queue_remove(m->q, &e->e);

@@ -441,6 +441,36 @@ static void test_nobody_starves(void **state)
     free(e);
 }
 
+/* A flood has all the places, and its answers are so long that nobody is taken: that makes it no more urgent than who
+ * comes to it. Nor is it in the way of another who starves. */
+static void test_a_flood_that_is_served_does_not_rise(void **state)
+{
+    (void)state;
+    ag_queue_conf conf = plain();
+    conf.age_us = 100;
+    ag_queue *q = open_queue(conf);
+    ag_tenant *flood = tenant(q, "flood", 1), *other = tenant(q, "other", 1);
+    ag_qent f[3], o = entry(other, 2, 10);
+    for (uint32_t i = 0; i < 3; i++) {
+        f[i] = entry(flood, 2, 10);
+        push(q, &f[i], 0);
+    }
+    for (uint64_t t = 0; t < 1000; t += 10) {
+        assert_non_null(ag_queue_head(q, t));
+        ag_queue_served(q, flood, 2);
+        if (t == 500) push(q, &o, t);
+        for (uint32_t i = 0; i < 3; i++) assert_int_equal(f[i].level, 2);
+        assert_int_equal(o.level, t < 600 ? t < 500 ? 0 : 2 : t < 700 ? 1 : 0);
+    }
+    assert_ptr_equal(pop(q, 1000), &o);
+    ag_queue_served(q, flood, 0); /* what it gets at another band is no reason */
+    assert_ptr_equal(ag_queue_head(q, 1089), &f[0]);
+    assert_int_equal(f[0].level, 2);
+    assert_ptr_equal(ag_queue_head(q, 1090), &f[0]);
+    assert_int_equal(f[0].level, 1);
+    empty(q);
+}
+
 /* Each tenant that is new begins before those who had something already: these have their turn all the same. */
 static void new_tenants_without_end(uint8_t band)
 {
@@ -714,6 +744,7 @@ int main(void)
         cmocka_unit_test(test_a_flood_does_not_rise), cmocka_unit_test(test_new_tenants_without_end),
         cmocka_unit_test(test_who_was_not_passed_begins_not_anew),
         cmocka_unit_test(test_nobody_starves),
+        cmocka_unit_test(test_a_flood_that_is_served_does_not_rise),
         cmocka_unit_test(test_time_runs_backwards),
         cmocka_unit_test(test_expiry), cmocka_unit_test(test_tenants_are_forgotten),
         cmocka_unit_test(test_expectations), cmocka_unit_test(test_no_memory)};

@@ -95,8 +95,7 @@ static void read_rows(const run *r, const ag_sched_step *b)
 
 /* ---- budget and order, reckoned apart from the code that keeps them ---- */
 
-/* As a short prompt may take, or two gaps for others, or four steps of everybody who decodes. */
-static double yields_at_most(const ag_sched *s, double prompt_us)
+static double everybodys_step(const ag_sched *s)
 {
     ag_step_shape all = {0};
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -104,7 +103,17 @@ static double yields_at_most(const ag_sched *s, double prompt_us)
         all.outs++;
         ag_step_shape_add(&all, s->running[i]->computed, 1);
     }
-    return AG_MAX(prompt_us, 4 * ag_cost_us(&s->cost, &all));
+    return ag_cost_us(&s->cost, &all);
+}
+
+/* As a short prompt may take, or two gaps for others, or four steps of everybody who decodes. */
+static double yields_at_most(const ag_sched *s, double prompt_us) { return AG_MAX(prompt_us, 4 * everybodys_step(s)); }
+
+/* The prompt that comes first in the step ends in it. */
+static bool first_ends(const ag_sched_step *b)
+{
+    const ag_sched_span *first = b->spans;
+    return first->pos + first->n == first->seq->n_tokens;
 }
 
 static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
@@ -143,7 +152,12 @@ static void check_budget(const run *r, ag_sched *s, const ag_sched_step *b)
         double often = yields_at_most(s, 2.0 * r->conf.sched.gap_us), brief = yields_at_most(s, r->conf.sched.short_us);
         HOLDS(s->admissions > r->admissions || fabs(s->yield_us - often) <= 1e-3 * often ||
               fabs(s->yield_us - brief) <= 1e-3 * brief);
-        limit = s->yield_us;
+        limit = s->limit_us;
+        ag_step_shape first = {0};
+        ag_step_shape_add(&first, b->spans[0].pos, b->spans[0].n);
+        double end = ag_cost_us(&s->cost, &first);
+        HOLDS(limit <= s->yield_us || (first_ends(b) && limit <= end + 2));
+        HOLDS(s->admissions > r->admissions || limit <= s->yield_us + everybodys_step(s) + 2);
     } else {
         ag_step_shape filled = ag_step_shape_scaled(&alone, full);
         const ag_step_shape one = {1, 1, 1, 1};

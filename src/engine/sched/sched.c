@@ -70,7 +70,7 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, const ag_kv_found *fou
     ag_queue_place place;
     ag_queue_place_of_new(s->queue, seq->q.tenant, seq->q.band, deadline, &place);
     double wait = ag__sched_wait_us(s, &place, seq, found);
-    double own = ag__sched_finish_us(s, seq, found->tokens, q.entries > 0);
+    double own = ag__sched_finish_us(s, seq, found->tokens, place.ahead, q.entries > 0);
     double left = (double)(deadline - now_us);
     if (own <= 0 || wait + own <= left) return AG_OK;
     s->stats.refused_late++;
@@ -104,7 +104,7 @@ static int get_ready(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_
     seq->kv.pages = ag_mem_array(seq->kv.cap, sizeof *seq->kv.pages);
     if (seq->kv.pages == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a table of %u pages", seq->kv.cap);
     seq->q.tokens = seq->n_prompt + seq->max_tokens;
-    seq->q.cost = ag__sched_cost(s, seq, found.tokens);
+    ag__sched_price(s, seq, found.tokens);
     seq->q.resumed = false;
     return AG_OK;
 }

@@ -45,7 +45,7 @@ static void set_back(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *count)
     seq->set_back++;
     ++*count;
     seq->q.resumed = true;
-    seq->q.cost = ag__sched_cost(s, seq, seq->furthest);
+    ag__sched_price(s, seq, seq->furthest);
     ag_qent *displaced = NULL;
     if (ag_queue_push(s->queue, &seq->q, now_us, &displaced, NULL) != AG_OK) {
         ag__sched_out(s, seq, AG_OUT_DISPLACED, now_us);
@@ -259,14 +259,17 @@ static asker asker_of(const ag_sched *s, const ag_seq *head)
     return a;
 }
 
-/* May v be set back for the head, when `before` of its tenant's are? Within a band only while v's tenant keeps more for
- * its weight than the head's has then: the reverse is never true a moment later. */
+bool ag__sched_gives_way(const ag_seq *v, const ag_seq *head, int64_t band, uint32_t before)
+{
+    if (has_risen(v)) return false;
+    if (v->urgency != band) return v->urgency > band;
+    return band == head->q.band && v->q.tenant != head->q.tenant &&
+           ag__seq_share(head, 1) <= ag__seq_share(v, -1 - (int32_t)before);
+}
+
 static bool may_go(const ag_seq *v, const asker *a, uint32_t before)
 {
-    if (v->step_n > 0 || has_risen(v)) return false;
-    if (v->urgency != a->band) return v->urgency > a->band;
-    return a->band == a->head->q.band && v->q.tenant != a->head->q.tenant &&
-           ag__seq_share(a->head, 1) <= ag__seq_share(v, -1 - (int32_t)before);
+    return v->step_n == 0 && ag__sched_gives_way(v, a->head, a->band, before);
 }
 
 static ag_seq *victim(const ag_sched *s, const asker *a)
@@ -356,7 +359,7 @@ static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     if (s->n_running == 0 && q.entries == 1) return false;
-    return (double)now_us + ag__sched_finish_us(s, head, head->computed, q.entries > 1) > (double)head->q.deadline_us;
+    return (double)now_us + ag__sched_finish_us(s, head, head->computed, 0, q.entries > 1) > (double)head->q.deadline_us;
 }
 
 ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)

@@ -1,4 +1,6 @@
 /* How much of a step prompts may have, and which decodes it must not keep waiting. */
+#include <math.h>
+
 #include "engine/sched/sched_inner.h"
 
 bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
@@ -7,18 +9,23 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t)
     return t->running * s->weights > of * t->weight * (1 + 1e-9);
 }
 
-static bool is_short(const ag_sched *s, const ag_seq *p) { return ag__sched_is_short(s, p, p->reused); }
+static bool is_short(const ag_sched *s, const ag_seq *p)
+{
+    return ag__sched_is_short(s, p->reused, p->n_tokens - AG_MIN(p->reused, p->n_tokens));
+}
 
-/* Who sits out for a tenant under its share does so for as long as a short prompt may take (a few rows less than it has
- * would cost it another step of everybody), for so many gaps for another, or for so many of the steps that those who
- * decode make anyway, where these are longer: enough for a few hundred tokens of a prompt on a fast machine as on a
- * slow one, too short for a reader to take it for the end. */
+/* Who sits out for a tenant under its share does so for as long as a short prompt may take, for so many gaps for
+ * another, or for so many of the steps that those who decode make anyway, where these are longer: enough for a few
+ * hundred tokens of a prompt on a fast machine as on a slow one, too short for a reader to take it for the end. If what
+ * is left then takes no longer than one more of those steps, for that too: a few rows at the side of everybody's would
+ * cost it several. */
 #define YIELD_GAPS 2
 #define YIELD_STEPS 4
 /* And only for one that has so much less for its weight: tenants of about the same load would take turns at it. */
 #define YIELD_SHARES 2
 
-static double yield_us(const ag_sched *s, const ag_seq *p)
+/* A step of everybody who decodes. */
+static double decodes_us(const ag_sched *s)
 {
     ag_step_shape all = {0};
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -27,8 +34,23 @@ static double yield_us(const ag_sched *s, const ag_seq *p)
         all.outs++;
         ag_step_shape_add(&all, q->computed, 1);
     }
+    return ag_cost_us(&s->cost, &all);
+}
+
+static double yield_us(const ag_sched *s, const ag_seq *p, double step_us)
+{
     double prompt = p && is_short(s, p) ? s->conf.short_us : YIELD_GAPS * (double)s->conf.gap_us;
-    return AG_MAX(prompt, YIELD_STEPS * ag_cost_us(&s->cost, &all));
+    return AG_MAX(prompt, YIELD_STEPS * step_us);
+}
+
+/* What is left of a prompt, in a step of its own; HUGE_VAL: it does not fit one. */
+static double rest_us(const ag_sched *s, const ag_seq *p)
+{
+    uint32_t rows = p->n_tokens - p->computed;
+    if (rows > s->conf.rows_max || p->all_logits) return HUGE_VAL;
+    ag_step_shape rest = {0};
+    ag_step_shape_add(&rest, p->computed, rows);
+    return ag_cost_us(&s->cost, &rest);
 }
 
 /* Who rose by age got its place for it; beside those who decode it is what it was asked to be. */
@@ -49,7 +71,8 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
     s->weights = 0;
     for (uint32_t i = 0; i < s->n_running; i++)
         s->weights += s->running[i]->q.tenant->weight / s->running[i]->q.tenant->running;
-    s->yield_us = yield_us(s, p);
+    double step_us = decodes_us(s);
+    s->yield_us = yield_us(s, p, step_us);
     uint64_t most = (uint64_t)s->yield_us, left = most;
     bool under = p && !ag__sched_over_share(s, p->q.tenant);
     s->fair = false;
@@ -62,13 +85,14 @@ static uint64_t mark_yields(ag_sched *s, const ag_seq *p, uint64_t now_us)
         s->fair = true;
         left = AG_MIN(left, most - paused);
     }
-    return s->fair ? left : 0;
+    if (!s->fair) return 0;
+    double rest = rest_us(s, p);
+    return rest > (double)left && rest <= (double)left + step_us ? (uint64_t)rest + 1 : left;
 }
 
-bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused)
+bool ag__sched_is_short(const ag_sched *s, uint32_t reused, uint32_t rows)
 {
     if (s->conf.short_us == 0) return false;
-    uint32_t rows = p->n_tokens - AG_MIN(reused, p->n_tokens);
     ag_step_shape whole = {.outs = 1};
     ag_step_shape_add(&whole, reused, rows);
     return ag_cost_us(&s->cost, &whole) <= s->conf.short_us;

@@ -11,10 +11,20 @@ uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq)
     return (uint32_t)AG_MIN(AG_MAX(n, seq->output_done + seq->output_done / 2 + 1), (uint64_t)seq->max_tokens);
 }
 
+static uint32_t prompt_left(const ag_seq *seq, uint32_t cached)
+{
+    return seq->n_prompt - AG_MIN(cached, seq->n_prompt);
+}
+
 uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached)
 {
-    uint32_t prompt = seq->n_prompt - AG_MIN(cached, seq->n_prompt);
-    return ag_queue_service(s->queue, prompt, ag__sched_expect(s, seq) - seq->output_done);
+    return ag_queue_service(s->queue, prompt_left(seq, cached), ag__sched_expect(s, seq) - seq->output_done);
+}
+
+void ag__sched_price(const ag_sched *s, ag_seq *seq, uint32_t cached)
+{
+    seq->q.cost = ag__sched_cost(s, seq, cached);
+    seq->q.prompt = prompt_left(seq, cached);
 }
 
 /* The shape of a step in which everyone who runs decodes, and one more. */
@@ -31,28 +41,45 @@ static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
 #define CONTESTED_LENGTH 1.5
 #define CONTESTED_TIME 1.15
 
-double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, bool contested)
+static bool any_answers(const ag_sched *s)
+{
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (s->running[i]->max_tokens > 0) return true;
+    return false;
+}
+
+/* So many rows of prompts of so many each, as urgent as seq and about where its own are; beside everyone who runs, or
+ * alone. */
+static double prompts_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, double rest, double each, bool alone)
+{
+    uint32_t pos = cached + (seq->n_tokens - cached) / 2;
+    if (alone) {
+        double rows = AG_MIN(rest, (double)s->conf.rows_max);
+        ag_step_shape one = {.outs = 1};
+        ag_step_shape_add(&one, pos, (uint32_t)rows);
+        return ag_cost_us(&s->cost, &one) * rest / rows;
+    }
+    const ag_step_shape with = everyone(s, seq->n_tokens);
+    double limit = ag__sched_long_us(s, &with, seq);
+    if (ag__sched_is_short(s, cached, (uint32_t)each)) limit = AG_MAX(limit, (double)s->conf.gap_us);
+    uint32_t rows = ag_cost_rows(&s->cost, &with, pos, limit, s->conf.rows_max);
+    rows = AG_MAX(s->conf.rows_min, rows);
+    ag_step_shape last = with;
+    uint32_t over = (uint32_t)fmod(rest, rows);
+    ag_step_shape_add(&last, pos, over);
+    return limit * floor(rest / rows) + (over > 0 ? ag_cost_us(&s->cost, &last) : 0);
+}
+
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, uint32_t ahead, bool contested)
 {
     double expect = AG_MIN(ag__sched_expect(s, seq) * (contested ? CONTESTED_LENGTH : 1), (double)seq->max_tokens);
-    uint32_t rest = seq->n_tokens - cached, tokens = (uint32_t)expect - (uint32_t)seq->output_done;
-    ag_step_shape with = everyone(s, seq->n_tokens);
-    double decode = ag_cost_us(&s->cost, &with), prompt;
+    uint32_t tokens = (uint32_t)expect - (uint32_t)seq->output_done;
+    const ag_step_shape now = everyone(s, seq->n_tokens);
+    const ag_step_shape with = ag_step_shape_scaled(&now, AG_MIN(s->n_running + 1 + ahead, s->conf.running_max));
+    double decode = ag_cost_us(&s->cost, &with), rows = seq->n_tokens - cached;
     if (decode <= 0) return 0;
-    if (s->n_running == 0) {
-        uint32_t rows = AG_MIN(rest, s->conf.rows_max);
-        ag_step_shape one = {.outs = 1};
-        ag_step_shape_add(&one, cached + rest / 2, rows);
-        prompt = ag_cost_us(&s->cost, &one) * rest / rows;
-    } else {
-        double limit = ag__sched_long_us(s, &with, seq);
-        if (ag__sched_is_short(s, seq, cached)) limit = AG_MAX(limit, (double)s->conf.gap_us);
-        uint32_t rows =
-            AG_MAX(s->conf.rows_min, ag_cost_rows(&s->cost, &with, cached + rest / 2, limit, s->conf.rows_max));
-        ag_step_shape last = with;
-        ag_step_shape_add(&last, cached + rest / 2, rest % rows);
-        prompt = limit * (rest / rows) + (rest % rows > 0 ? ag_cost_us(&s->cost, &last) : 0);
-        decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
-    }
+    double prompt = prompts_us(s, seq, cached, rows, rows, ahead == 0 && !any_answers(s));
+    if (s->n_running > 0) decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
 
@@ -76,14 +103,6 @@ static double ends_before(const ag_sched *s, const ag_queue_place *place, const 
     return AG_MIN(ends, s->n_running);
 }
 
-/* v will be set back for it: see may_go in sched_admit.c. */
-static bool gives_way(const ag_seq *v, const ag_seq *seq)
-{
-    if (v->q.level < v->q.band) return false;
-    if (v->q.band != seq->q.band) return v->q.band > seq->q.band;
-    return v->q.tenant != seq->q.tenant && ag__seq_share(seq, 1) <= ag__seq_share(v, -1);
-}
-
 /* Service that is left of the one that ends after `ends` - 1 others, of those who run. 0: it need not wait for any.
  * Answers as long as they may be end when they do, and are taken to be evenly spread; the others end at any time, so
  * that of n the first does after an nth of what is left of them on average. */
@@ -93,7 +112,7 @@ static double left_before(const ag_sched *s, const ag_seq *seq, double ends)
     uint32_t told = 0, open = 0;
     for (uint32_t i = 0; i < s->n_running; i++) {
         const ag_seq *v = s->running[i];
-        if (gives_way(v, seq)) return 0;
+        if (ag__sched_gives_way(v, seq, seq->q.band, 0)) return 0;
         double left = (double)ag__sched_cost(s, v, v->furthest);
         if (ag__sched_expect(s, v) == v->max_tokens) {
             told++;
@@ -129,13 +148,39 @@ static uint32_t rows_soon(const ag_sched *s)
     return AG_MIN(rows, AG_MAX((uint32_t)((uint64_t)s->conf.pages * s->n_running / held), s->n_running));
 }
 
+/* Tokens that are ahead of it: so many of the prompts, by what is known of all who wait. */
+static double prompts_ahead(const ag_sched *s, const ag_queue_place *place, const ag_queue_stats *q)
+{
+    uint64_t most = ag_queue_service(s->queue, 1, 0); /* of a token */
+    if (q->cost == 0) return place->ahead * ((double)q->prompt / AG_MAX(q->entries, 1u));
+    double prompts = (double)place->cost_ahead * ((double)q->prompt / (double)q->cost);
+    return most ? AG_MIN(prompts, (double)place->cost_ahead / (double)most) : prompts;
+}
+
+/* There are places for it and all who are ahead of it, and pages for them as long as they are expected to get, though
+ * those who run grow meanwhile. */
+static bool all_find_room(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, double prompts)
+{
+    if (place->ahead >= s->conf.running_max - s->n_running) return false;
+    double row = (double)ag_queue_service(s->queue, 1, 0), token = (double)ag_queue_service(s->queue, 0, 1);
+    double answers = token > 0 ? AG_MAX((double)place->cost_ahead - prompts * row, 0) / token : 0;
+    uint32_t own = ag__sched_pages(s, (uint64_t)seq->n_prompt + ag__sched_expect(s, seq));
+    return (prompts + answers) / s->conf.page_tokens + place->ahead + own <= ag_kv_available(s->kv);
+}
+
 double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
 {
     if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
     double ends = ends_before(s, place, seq, found), first = 0;
+    ag_queue_stats q;
+    ag_queue_stats_get(s->queue, &q);
+    double prompts = prompts_ahead(s, place, &q);
     /* Those who run share the rate: each has an nth of it. */
     if (ends > 0) first = left_before(s, seq, ends) * s->n_running / rate(s, s->n_running);
-    return first + (double)place->cost_ahead / rate(s, rows_soon(s));
+    double whole = first + (double)place->cost_ahead / rate(s, rows_soon(s));
+    if (ends > 0 || place->ahead == 0 || !all_find_room(s, place, seq, prompts)) return whole;
+    double us = prompts >= 1 ? prompts_us(s, seq, found->tokens, prompts, prompts / place->ahead, false) : 0;
+    return AG_MAX(AG_MIN(us, whole), 1); /* no answer is waited for */
 }
 
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)

@@ -57,6 +57,9 @@ static inline double ag__seq_share(const ag_seq *q, int32_t more)
 void ag__sched_look(ag_sched *s, uint64_t now_us); /* those who waited for a prefix go on; decodes get their page */
 /* The queue's head, before a prompt under way. */
 bool ag__sched_may_precede(const ag_sched *s, const ag_seq *head, const ag_seq *p);
+/* May v be set back for the head that asks as `band`, when `before` of v's tenant are? Within a band only while that
+ * tenant keeps more for its weight than the head's has then: the reverse is never true a moment later. */
+bool ag__sched_gives_way(const ag_seq *v, const ag_seq *head, int64_t band, uint32_t before);
 typedef enum ag__admitted { AG__NOT_NOW, AG__TOO_LATE /* it is out */, AG__IN } ag__admitted;
 ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us); /* the queue's head */
 void ag__sched_leave(ag_sched *s, ag_seq *seq); /* out of the running, pages back */
@@ -71,9 +74,10 @@ bool ag__sched_over_share(const ag_sched *s, const ag_tenant *t);
  * who is here, finds a place and is as urgent decoded: nobody can count on less, and to keep below it would hold up
  * those who wait for the sake of those who came first. But who is more urgent need not wait for them beyond the gap. */
 double ag__sched_long_us(const ag_sched *s, const ag_step_shape *decodes, const ag_seq *p);
-/* What is computed that fast if nobody else is there is let in under the gap alone: to divide it by the ratio as well
- * would spare those who decode a pause that they may have, and cost it ten times as much. Reused: of its prompt. */
-bool ag__sched_is_short(const ag_sched *s, const ag_seq *p, uint32_t reused);
+/* Are so many rows, after those reused, a short prompt? What is computed that fast if nobody else is there is let in
+ * under the gap alone: to divide it by the ratio as well would spare those who decode a pause that they may have, and
+ * cost it ten times as much. */
+bool ag__sched_is_short(const ag_sched *s, uint32_t reused, uint32_t rows);
 /* Rows for those who decode beside prompt p (NULL: there is none) and may not be kept waiting; then the limit for
  * prompts. */
 void ag__sched_protect(ag_sched *s, const ag_seq *p, uint64_t now_us);
@@ -90,8 +94,10 @@ void ag__sched_account(ag_sched *s, ag_seq *seq);
 uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq); /* tokens of its answer in all */
 /* Service that it expects still to need. */
 uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached);
-/* From now, if admitted now; 0: unknown. Contested: others want the machine as well, and it should be sure. */
-double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, bool contested);
+void ag__sched_price(const ag_sched *s, ag_seq *seq, uint32_t cached); /* what the queue is told of it */
+/* From now, if admitted now, with so many more who were ahead of it and decode by then; 0: unknown. Contested: others
+ * want the machine as well, and it should be sure. */
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, uint32_t ahead, bool contested);
 ag_kv_found ag__sched_find(const ag_sched *s, const ag_seq *seq); /* of its tokens, in the tree */
 /* Until admitted at that place in the queue; 0: at once, or unknown. */
 double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found);

@@ -193,7 +193,11 @@ void ag_sched_step_done(ag_sched *s, uint64_t step_us)
         o->seq->output_done++;
         output++;
     }
-    for (uint32_t i = 0; i < s->step.n_spans; i++) ag__sched_account(s, s->step.spans[i].seq);
+    for (uint32_t i = 0; i < s->step.n_spans; i++) {
+        ag_seq *q = s->step.spans[i].seq;
+        ag__sched_account(s, q);
+        ag_queue_served(s->queue, q->q.tenant, q->q.band);
+    }
     s->stats.output_rows += output;
     ag_cost_add(&s->cost, &s->step.shape, step_us);
     learn_rate(s, ag_queue_service(s->queue, prompt, output), step_us);

@@ -63,9 +63,92 @@ static void test_free_places_are_not_waited_for(void **state)
     assert_int_equal(wait.position, 6);
     uint64_t from = b->now;
     while (!a[5]->seq.running) steps(b, 1);
-    assert_in_range(wait.wait_us, 1, 20 * (b->now - from));
+    assert_in_range(wait.wait_us, (b->now - from) / 2, 2 * (b->now - from)); /* for the prompts ahead */
     for (uint32_t i = 0; i < 6; i++) until_end(b, a[i]);
     assert_true(b->now < from + 5000000);
+    finish(b);
+}
+
+/* As many at once as there are places: none waits for another's answer. */
+static void test_a_burst_finds_room(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 100)); /* answers are as long as they may be */
+    ask *a[8], *late;
+    for (uint32_t i = 0; i < 8; i++) {
+        a[i] = make(b, "t", 1, 2, 50, 100);
+        a[i]->seq.q.deadline_us = b->now + 1800000; /* together they take 1.1 s */
+        assert_int_equal(submit(b, a[i]), AG_OK);
+    }
+    late = make(b, "t", 1, 2, 50, 100); /* and this one after them */
+    late->seq.q.deadline_us = b->now + 1800000;
+    assert_int_equal(submit(b, late), AG_E_DEADLINE);
+    for (uint32_t i = 0; i < 8; i++) until_end(b, a[i]);
+    finish(b);
+}
+
+/* But each slows the others down, more so where rows are dear. */
+static void test_a_burst_is_as_slow_as_it_is_large(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.short_us = 200000;
+    bench *b = begin(&conf);
+    b->row_us = 3000;
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 100));
+    ask *a[8];
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < 8; i++) { /* 13 ms a step alone, 34 together */
+        a[i] = make(b, "t", 1, 2, 50, 100);
+        a[i]->seq.q.deadline_us = b->now + 3000000;
+        taken += submit(b, a[i]) == AG_OK;
+    }
+    assert_in_range(taken, 3, 7);
+    for (uint32_t i = 0; i < taken; i++) until_end(b, a[i]); /* who was taken is in time */
+    finish(b);
+}
+
+/* Their prompts alone may take too long. */
+static void test_prompts_ahead_are_waited_for(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 3000;
+    bench *b = begin(&conf);
+    b->row_us = 1000;
+    teach(b);
+    until_end(b, ask_for(b, "t", 2, 5, 100));
+    ask *late = make(b, "t", 1, 3, 10, 10), *can = make(b, "t", 1, 3, 10, 10);
+    uint64_t from = b->now;
+    for (uint32_t i = 0; i < 3; i++) ask_for(b, "t", 2, 2000, 10);
+    late->seq.q.deadline_us = from + 4000000;
+    can->seq.q.deadline_us = from + 40000000;
+    assert_int_equal(submit(b, late), AG_E_DEADLINE);
+    assert_int_equal(submit(b, can), AG_OK);
+    ag_sched_wait wait;
+    ag_sched_wait_get(b->s, &can->seq, b->now, &wait);
+    while (!can->seq.running) steps(b, 1);
+    assert_in_range(wait.wait_us, (b->now - from) / 2, 2 * (b->now - from));
+    finish(b);
+}
+
+/* There are places, but too few pages for it and all who are ahead. */
+static void test_a_burst_waits_for_pages(void **state)
+{
+    (void)state;
+    ag_sched_conf conf = conf_plain;
+    conf.pages = 200; /* for three of them */
+    bench *b = begin(&conf);
+    teach(b);
+    for (uint32_t i = 0; i < 4; i++) until_end(b, ask_for(b, "t", 2, 5, 400));
+    for (uint32_t i = 0; i < 4; i++) {
+        ask *a = make(b, "t", 1, 2, 150, 100);
+        a->seq.q.deadline_us = b->now + 1900000; /* 1.2 s alone */
+        assert_int_equal(submit(b, a), i < 3 ? AG_OK : AG_E_DEADLINE);
+    }
     finish(b);
 }
 
@@ -355,7 +438,7 @@ static void test_what_has_begun_goes_on(void **state)
     finish(b);
 }
 
-/* Whoever rose by age has its turn before its equals; when it has one, it is no more urgent than they. */
+/* Whoever rose by age has the next place; when it has one, it is no more urgent than those that it rose to. */
 static void test_age_does_not_stop_the_others(void **state)
 {
     (void)state;
@@ -364,7 +447,7 @@ static void test_age_does_not_stop_the_others(void **state)
     bench *b = begin(&conf);
     teach(b);
     ask *d[3];
-    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 2, 5, i > 0 ? 3000 : 150);
+    for (uint32_t i = 0; i < 3; i++) d[i] = ask_for(b, "t", 1, 5, i > 0 ? 3000 : 150);
     steps(b, 3);
     ask *w = ask_for(b, "t", 2, 600, 5);
     until_end(b, d[0]);
@@ -384,6 +467,10 @@ int main(void)
         cmocka_unit_test(test_answers_of_one_request_are_taken_together),
         cmocka_unit_test(test_the_first_of_a_request_is_not_late_for_the_others),
         cmocka_unit_test(test_free_places_are_not_waited_for),
+        cmocka_unit_test(test_a_burst_finds_room),
+        cmocka_unit_test(test_a_burst_is_as_slow_as_it_is_large),
+        cmocka_unit_test(test_prompts_ahead_are_waited_for),
+        cmocka_unit_test(test_a_burst_waits_for_pages),
         cmocka_unit_test(test_short_prompts_are_expected_to_have_the_gap),
         cmocka_unit_test(test_who_outgrew_the_expected_is_not_about_to_end),
         cmocka_unit_test(test_pages_are_waited_for_as_places_are),

@@ -391,6 +391,40 @@ static void test_who_sat_out_goes_on_for_as_long(void **state)
     }
 }
 
+/* And for one step more where that ends the prompt. */
+static void test_a_prompts_end_is_waited_for(void **state)
+{
+    (void)state;
+    bench *b = begin(&conf_plain);
+    b->row_us = 10000;
+    teach(b);
+    for (uint32_t i = 0; i < 20; i++) {
+        ask *f = make(b, "flood", 1, 2, 5, 2000);
+        assert_int_equal(submit(b, f), AG_OK);
+    }
+    steps(b, 30); /* eight of them decode */
+    uint64_t from = b->now;
+    steps(b, 1);
+    uint64_t step = b->now - from - b->row_us; /* one of them gives its place */
+    ask *x = ask_for(b, "x", 2, (uint32_t)(9 * step / 2 / b->row_us), 5), *y;
+    from = b->now;
+    steps(b, 1);
+    assert_int_equal(b->step->decodes, 0);
+    assert_int_equal(x->rows, x->seq.n_prompt);
+    assert_in_range(b->now - from, 4 * step, 5 * step);
+    until_end(b, x);
+    steps(b, 10);
+    y = ask_for(b, "y", 2, (uint32_t)(6 * step / b->row_us), 5); /* longer: in two parts */
+    from = b->now;
+    steps(b, 1);
+    assert_int_equal(b->step->decodes, 0);
+    assert_in_range(b->now - from, 3 * step, 4 * step);
+    assert_true(y->rows < y->seq.n_prompt);
+    steps(b, 1);
+    assert_true(b->step->decodes > 1);
+    finish(b);
+}
+
 /* Few streams with nobody waiting are no flood. */
 static void test_streams_within_their_share_do_not_sit_out(void **state)
 {
@@ -429,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_move),
         cmocka_unit_test(test_a_flood_sits_out_for_who_has_less),
         cmocka_unit_test(test_who_sat_out_goes_on_for_as_long),
+        cmocka_unit_test(test_a_prompts_end_is_waited_for),
         cmocka_unit_test(test_streams_within_their_share_do_not_sit_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
