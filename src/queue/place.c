@@ -41,11 +41,13 @@ static void place_of(const ag_queue *q, spot *s, ag_queue_place *out)
 {
     s->turn = ag__turn_key(s->level, s->v);
     const ag__tenant_inner *t = s->tenant;
-    double n = s->own.n, cost = (double)s->own.cost;
+    double before_n = 0, before_cost = 0, prompt = 0;
     for (uint8_t level = 0; level < s->level; level++) {
-        n += q->by_level[level];
-        cost += (double)q->level_cost[level];
+        before_n += q->by_level[level];
+        before_cost += (double)q->level_cost[level];
+        prompt += (double)q->level_prompt[level];
     }
+    double n = before_n + s->own.n, cost = before_cost + (double)s->own.cost;
     ag__tree_rank better = ag__tree_below(&q->order, level_below, &s->level);
     ag__tree_rank heads = ag__tree_below(&q->order, tenant_below, s);
     n += heads.n - better.n;
@@ -68,6 +70,9 @@ static void place_of(const ag_queue *q, spot *s, ag_queue_place *out)
         }
         add_share(&b, v, &n, &cost);
     }
+    double whole = (double)q->level_cost[s->level], part = whole > 0 ? (cost - before_cost) / whole : 0;
+    if (whole <= 0 && q->by_level[s->level] > 0) part = (n - before_n) / q->by_level[s->level];
+    out->prompt_ahead = prompt + part * (double)q->level_prompt[s->level];
     out->ahead = (uint32_t)fmin(n + 0.5, q->n);
     out->cost_ahead = (uint64_t)fmin(cost + 0.5, (double)q->cost);
 }

@@ -39,7 +39,7 @@ static void order_out(ag_queue *q, ag_qent *e)
 }
 
 /* Its level's list goes by since_us: whoever comes is the latest, unless it is put back to where it was. */
-static void level_in(ag_queue *q, ag_qent *e, bool back)
+static void link_in(ag_queue *q, ag_qent *e, bool back)
 {
     if (!back) {
         e->before = q->latest[e->level];
@@ -47,17 +47,29 @@ static void level_in(ag_queue *q, ag_qent *e, bool back)
     }
     *(e->before == NULL ? &q->oldest[e->level] : &e->before->after) = e;
     *(e->after == NULL ? &q->latest[e->level] : &e->after->before) = e;
+}
+
+static void link_out(ag_queue *q, ag_qent *e)
+{
+    *(e->before == NULL ? &q->oldest[e->level] : &e->before->after) = e->after;
+    *(e->after == NULL ? &q->latest[e->level] : &e->after->before) = e->before;
+}
+
+static void level_in(ag_queue *q, ag_qent *e, bool back)
+{
+    link_in(q, e, back);
     q->by_level[e->level]++;
     q->level_cost[e->level] += e->cost;
+    q->level_prompt[e->level] += e->prompt;
     ag__level_add(q, ag__tenant_of(e), e->level, true, e->cost);
 }
 
 static void level_out(ag_queue *q, ag_qent *e)
 {
-    *(e->before == NULL ? &q->oldest[e->level] : &e->before->after) = e->after;
-    *(e->after == NULL ? &q->latest[e->level] : &e->after->before) = e->before;
+    link_out(q, e);
     q->by_level[e->level]--;
     q->level_cost[e->level] -= e->cost;
+    q->level_prompt[e->level] -= e->prompt;
     ag__level_add(q, ag__tenant_of(e), e->level, false, e->cost);
 }
 
@@ -94,7 +106,6 @@ void ag__ent_attach(ag_queue *q, ag_qent *e, bool back)
     q->n++;
     q->by_band[e->band]++;
     q->cost += e->cost;
-    q->prompt += e->prompt;
     q->weight += t->pub.waiting == 0 ? t->weight : 0;
     t->pub.waiting++;
     t->pub.waiting_cost += e->cost;
@@ -137,7 +148,6 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
     t->pub.waiting--;
     q->weight -= t->pub.waiting == 0 ? t->weight : 0;
     q->cost -= e->cost;
-    q->prompt -= e->prompt;
     q->by_band[e->band]--;
     q->n--;
     e->queued = false;
@@ -147,16 +157,22 @@ void ag__ent_detach(ag_queue *q, ag_qent *e)
 
 /* --- time --------------------------------------------------------------------------------------------------------- */
 
+/* When something ran last that e's tenant asked for as it asked for e, or as e has risen to. */
+static uint64_t served_us(const ag_qent *e)
+{
+    uint64_t last = 0;
+    for (uint8_t level = e->level; level <= e->band; level++) last = AG_MAX(last, ag__tenant_of(e)->served_us[level]);
+    return last;
+}
+
 /* Since when a level has had somebody and served nobody; or served others and, for long, nobody of its oldest's tenant:
  * where tenants come new without end, each begins before those who had something already, as do others before one that
- * spends its share at a more urgent level. Not while something runs that its oldest's tenant asked for as it asked for
- * this: a flood waits for itself. */
+ * spends its share at a more urgent level. Who waits for its own tenant does not starve: a flood has the places. */
 static uint64_t starves_since(const ag_queue *q, uint8_t level)
 {
     const ag_qent *e = q->oldest[level];
-    uint64_t taken = AG_MAX(e->since_us, q->taken_us[level]), more;
-    uint64_t served = AG_MAX(taken, ag__tenant_of(e)->taken_us[e->band]);
-    uint64_t own = AG_MAX(e->since_us, ag__tenant_of(e)->taken_us[level]);
+    uint64_t from = AG_MAX(e->since_us, served_us(e)), more;
+    uint64_t served = AG_MAX(from, q->taken_us[level]), own = AG_MAX(from, ag__tenant_of(e)->taken_us[level]);
     if (!ag_mul_ok(q->conf.age_us, DUE_AGES - 1, &more) || !ag_add_ok(own, more, &own)) return served;
     return AG_MIN(served, AG_MAX(own, q->risen_us[level]));
 }
@@ -169,11 +185,10 @@ static void pass_served(ag_queue *q, uint8_t level, uint32_t *passed)
     for (; *passed < PASSED_MOST; ++*passed) {
         ag_qent *e = q->oldest[level];
         if (e == NULL || q->now_us - e->since_us < q->conf.age_us) return;
-        const ag__tenant_inner *t = ag__tenant_of(e);
-        if (q->now_us - t->taken_us[e->band] >= q->conf.age_us || q->by_level[level] == t->n[level]) return;
-        level_out(q, e);
+        if (q->now_us - served_us(e) >= q->conf.age_us || q->by_level[level] == ag__tenant_of(e)->n[level]) return;
+        link_out(q, e);
         e->since_us = q->now_us;
-        level_in(q, e, false);
+        link_in(q, e, false);
     }
 }
 
@@ -301,7 +316,11 @@ void ag_queue_take(ag_queue *q, ag_qent *e, uint64_t now_us)
     ag_queue_remove(q, e);
 }
 
-void ag_queue_served(ag_queue *q, ag_tenant *t, uint8_t band) { t->inner->taken_us[band] = q->now_us; }
+void ag_queue_served(ag_queue *q, ag_tenant *t, uint8_t band, uint64_t now_us)
+{
+    q->now_us = AG_MAX(q->now_us, now_us);
+    t->inner->served_us[band] = q->now_us;
+}
 
 static void fetch_ahead(const void *thing, size_t n)
 {
@@ -371,6 +390,6 @@ void ag_queue_deadline_set(ag_queue *q, ag_qent *e, uint64_t deadline_us)
 void ag_queue_stats_get(const ag_queue *q, ag_queue_stats *out)
 {
     *out = (ag_queue_stats){.entries = q->n, .tenants = q->tenants, .tokens = q->bound_tokens, .bytes = q->bound_bytes,
-                            .cost = q->cost, .prompt = q->prompt};
+                            .cost = q->cost};
     memcpy(out->by_band, q->by_band, sizeof out->by_band);
 }

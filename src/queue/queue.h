@@ -72,7 +72,7 @@ typedef struct ag_qent {
     ag_tenant *tenant;
     uint64_t deadline_us;    /* 0: none */
     uint32_t tokens;         /* what it counts towards tokens_max */
-    uint32_t prompt;         /* tokens of its prompt that nobody has computed yet */
+    uint32_t prompt;         /* tokens that are to be computed before its next one */
     uint64_t bytes;          /* what it counts towards bytes_max */
     uint64_t cost;           /* service that it expects still to need; at most AG_QUEUE_COST_MAX (push cuts it) */
     uint8_t band;            /* as asked for; ag_queue_move changes it */
@@ -82,7 +82,7 @@ typedef struct ag_qent {
     uint8_t level;           /* the band that it has risen to */
     bool queued;
     uint64_t number;         /* of arrival */
-    uint64_t arrive_us, since_us; /* when it came; when it came to this level */
+    uint64_t arrive_us, since_us; /* when it came; when it came to this level, or its tenant was served there */
     uint64_t want_us;        /* its deadline, or what stands for one in the order */
     uint32_t due;            /* its handle in the heap of deadlines; 0: it has none */
     struct ag_qent *older, *newer; /* of the same tenant and band, as they came to it */
@@ -133,8 +133,9 @@ void ag_queue_charge(ag_queue *q, ag_tenant *t, int64_t service);
 void ag_queue_ahead(ag_queue *q, ag_tenant *t, int64_t service);
 /* One more (or less) of its requests runs. */
 void ag_queue_running(ag_queue *q, ag_tenant *t, int32_t more);
-/* Something was computed of one that asked for this band: those of the tenant's that wait do not starve. */
-void ag_queue_served(ag_queue *q, ag_tenant *t, uint8_t band);
+/* Something was computed of one that asked for this band, by its own right: those of its tenant's that asked for it and
+ * wait do not starve. */
+void ag_queue_served(ag_queue *q, ag_tenant *t, uint8_t band, uint64_t now_us);
 /* An answer of so many tokens is over: what estimates of the next ones' cost are made of. */
 void ag_queue_learn(ag_queue *q, ag_tenant *t, uint32_t output_tokens, uint32_t max_tokens);
 /* Output tokens to expect of a request that allows max_tokens. */
@@ -145,6 +146,7 @@ uint64_t ag_queue_service(const ag_queue *q, uint64_t prompt_tokens, uint64_t ou
 typedef struct ag_queue_place {
     uint32_t ahead;          /* entries that are expected to be taken before it: exact for one tenant, else by shares */
     uint64_t cost_ahead;     /* and the service that they expect */
+    double prompt_ahead;     /* and tokens of their prompts, by what is usual at its level */
 } ag_queue_place;
 void ag_queue_place_get(ag_queue *q, const ag_qent *e, uint64_t now_us, ag_queue_place *out);
 /* The same for a request that has not come yet; deadline_us 0: none. */
@@ -153,7 +155,7 @@ void ag_queue_place_of_new(ag_queue *q, const ag_tenant *t, uint8_t band, uint64
 typedef struct ag_queue_stats {
     uint32_t entries, tenants, by_band[AG_BANDS];
     uint64_t tokens, bytes; /* that count towards the bounds */
-    uint64_t cost, prompt;  /* of all */
+    uint64_t cost;
 } ag_queue_stats;
 void ag_queue_stats_get(const ag_queue *q, ag_queue_stats *out);
 /* Asserts everything that holds between two calls; O(n), for tests and the simulator. */

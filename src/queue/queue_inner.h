@@ -37,8 +37,8 @@ typedef struct ag__tenant_inner {
     struct ag__tenant_inner *next; /* of the same hash */
     struct ag__tenant_inner *idle_before, *idle_after;
     uint32_t held, name_n;
-    uint64_t taken_us[AG_BANDS]; /* when an entry was taken last from a level, or from above, risen from there; or was
-                                  * served that had asked for it */
+    uint64_t taken_us[AG_BANDS]; /* when an entry was taken last from a level, or from above, risen from there */
+    uint64_t served_us[AG_BANDS]; /* when one of a band was served last */
     bool idle;              /* in the list of those with nothing here */
     ag__order entries;
     ag_qent *head;
@@ -67,9 +67,9 @@ struct ag_queue {
     ag__vtime ahead;        /* the furthest of those who went idle */
     uint32_t n, running;
     uint32_t by_band[AG_BANDS], by_level[AG_BANDS];
-    uint64_t level_cost[AG_BANDS];
+    uint64_t level_cost[AG_BANDS], level_prompt[AG_BANDS];
     ag__bucket bucket[AG_BANDS][AG__BUCKETS];
-    uint64_t cost, prompt;
+    uint64_t cost;
     uint64_t weight;        /* of tenants with entries waiting; whole, so that it does not drift */
     uint32_t bound_n;       /* what counts towards the bounds: all but who was set back */
     uint64_t bound_tokens, bound_bytes;

@@ -3,7 +3,7 @@
 
 typedef struct sums {
     uint32_t n, bound_n, running, tenants, idle, active, over, with_deadline, by_band[AG_BANDS];
-    uint64_t cost, prompt, tokens, bytes, weight;
+    uint64_t cost, tokens, bytes, weight;
     ag__bucket bucket[AG_BANDS][AG__BUCKETS];
 } sums;
 
@@ -32,7 +32,6 @@ static void verify_entry(void *arg, void *entry, ag__u128 key, uint64_t cost)
     all->n++;
     all->by_band[e->band]++;
     all->cost += e->cost;
-    all->prompt += e->prompt;
     all->with_deadline += e->deadline_us != 0;
     if (e->resumed) return;
     all->bound_n++;
@@ -71,13 +70,14 @@ static void verify_levels(const ag_queue *q)
 {
     for (uint8_t l = 0; l < AG_BANDS; l++) {
         uint32_t n = 0;
-        uint64_t cost = 0;
+        uint64_t cost = 0, prompt = 0;
         for (const ag_qent *e = q->oldest[l]; e != NULL; e = e->after, n++) {
             AG_ASSERT(e->level == l && (e->after == NULL ? q->latest[l] == e : e->after->before == e));
             AG_ASSERT(e->after == NULL || e->since_us <= e->after->since_us);
             cost += e->cost;
+            prompt += e->prompt;
         }
-        AG_ASSERT(n == q->by_level[l] && cost == q->level_cost[l]);
+        AG_ASSERT(n == q->by_level[l] && cost == q->level_cost[l] && prompt == q->level_prompt[l]);
     }
 }
 
@@ -101,7 +101,7 @@ void ag_queue_verify(const ag_queue *q)
     AG_ASSERT(all.n == q->n && all.bound_n == q->bound_n && all.running == q->running && all.tenants == q->tenants);
     AG_ASSERT(all.idle == idle && all.active == q->active.n && all.over == q->over.n);
     AG_ASSERT(all.with_deadline == q->deadlines.n && all.cost == q->cost && all.weight == q->weight);
-    AG_ASSERT(all.prompt == q->prompt && all.tokens == q->bound_tokens && all.bytes == q->bound_bytes);
+    AG_ASSERT(all.tokens == q->bound_tokens && all.bytes == q->bound_bytes);
     AG_ASSERT(memcmp(all.by_band, q->by_band, sizeof all.by_band) == 0);
     AG_ASSERT(memcmp(all.bucket, q->bucket, sizeof all.bucket) == 0);
     AG_ASSERT(q->bound_n <= q->conf.entries_max);

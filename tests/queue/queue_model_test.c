@@ -19,7 +19,7 @@ typedef struct entry {
 
 typedef struct tenant {
     ag_tenant *t;
-    uint64_t weight, ahead, taken_us[AG_BANDS];
+    uint64_t weight, ahead, taken_us[AG_BANDS], served_us[AG_BANDS];
     ag__vtime v;
     uint32_t running;
 } tenant;
@@ -75,11 +75,18 @@ static bool is_oldest(const model *m, const entry *e)
     return true;
 }
 
+static uint64_t served_us(const model *m, const entry *e)
+{
+    uint64_t last = 0;
+    for (uint8_t level = e->level; level <= e->e.band; level++)
+        last = AG_MAX(last, m->tenants[tenant_at(m, e)].served_us[level]);
+    return last;
+}
+
 static uint64_t starves_since(const model *m, const entry *e)
 {
-    uint64_t served = AG_MAX(e->since_us, m->taken_us[e->level]);
-    served = AG_MAX(served, m->tenants[tenant_at(m, e)].taken_us[e->e.band]);
-    uint64_t own = AG_MAX(e->since_us, m->tenants[tenant_at(m, e)].taken_us[e->level]) + 3 * m->conf.age_us;
+    uint64_t from = AG_MAX(e->since_us, served_us(m, e)), served = AG_MAX(from, m->taken_us[e->level]);
+    uint64_t own = AG_MAX(from, m->tenants[tenant_at(m, e)].taken_us[e->level]) + 3 * m->conf.age_us;
     return AG_MIN(served, AG_MAX(own, m->risen_us[e->level]));
 }
 
@@ -104,8 +111,8 @@ static void pass_served(model *m, uint32_t passed[AG_BANDS])
         next = NULL;
         for (entry *e = m->entries; e < m->entries + ENTRIES && next == NULL; e++) {
             if (e->state != WAITING || e->level == 0 || !is_oldest(m, e) || !others_at(m, e)) continue;
-            uint64_t served = m->tenants[tenant_at(m, e)].taken_us[e->e.band], age = m->conf.age_us;
-            if (m->now - e->since_us >= age && m->now - served < age && passed[e->level]++ < 64) next = e;
+            uint64_t age = m->conf.age_us;
+            if (m->now - e->since_us >= age && m->now - served_us(m, e) < age && passed[e->level]++ < 64) next = e;
         }
         if (next == NULL) return;
         m->passed++;
@@ -420,10 +427,8 @@ static void do_running(model *m)
     if (roll(m, 2)) charge(m, t, (int64_t)roll(m, 100) - 40);
     if (roll(m, 2)) ahead(m, t, -(int64_t)roll(m, 300));
     if (roll(m, 4) == 0) {
-        (void)ag_queue_head(m->q, m->now); /* so that it knows the time */
-        rise(m);
-        ag_queue_served(m->q, t->t, e->e.band);
-        t->taken_us[e->e.band] = m->now;
+        ag_queue_served(m->q, t->t, e->e.band, m->now);
+        t->served_us[e->e.band] = m->now;
     }
     if (roll(m, 3) == 0) { /* set back */
         ag_qent *out = NULL;

@@ -457,13 +457,13 @@ static void test_a_flood_that_is_served_does_not_rise(void **state)
     }
     for (uint64_t t = 0; t < 1000; t += 10) {
         assert_non_null(ag_queue_head(q, t));
-        ag_queue_served(q, flood, 2);
+        ag_queue_served(q, flood, 2, t);
         if (t == 500) push(q, &o, t);
         for (uint32_t i = 0; i < 3; i++) assert_int_equal(f[i].level, 2);
         assert_int_equal(o.level, t < 600 ? t < 500 ? 0 : 2 : t < 700 ? 1 : 0);
     }
     assert_ptr_equal(pop(q, 1000), &o);
-    ag_queue_served(q, flood, 0); /* what it gets at another band is no reason */
+    ag_queue_served(q, flood, 0, 1000); /* what it gets at another band is no reason */
     assert_ptr_equal(ag_queue_head(q, 1089), &f[0]);
     assert_int_equal(f[0].level, 2);
     assert_ptr_equal(ag_queue_head(q, 1090), &f[0]);

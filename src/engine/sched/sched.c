@@ -69,15 +69,15 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, const ag_kv_found *fou
     ag_queue_stats_get(s->queue, &q);
     ag_queue_place place;
     ag_queue_place_of_new(s->queue, seq->q.tenant, seq->q.band, deadline, &place);
-    double wait = ag__sched_wait_us(s, &place, seq, found);
-    double own = ag__sched_finish_us(s, seq, found->tokens, place.ahead, q.entries > 0);
-    double left = (double)(deadline - now_us);
-    if (own <= 0 || wait + own <= left) return AG_OK;
+    const ag__wait wait = ag__sched_wait(s, &place, seq, found);
+    double own = ag__sched_finish_us(s, seq, found->tokens, wait.with, q.entries > 0);
+    double later = ag__sched_finish_us(s, seq, found->tokens, 0, q.entries > 0), left = (double)(deadline - now_us);
+    if (own <= 0 || wait.us + own <= left) return AG_OK;
     s->stats.refused_late++;
-    *retry_us = own < left ? (uint64_t)(wait + own - left) + 1 : 0;
+    *retry_us = later < left ? (uint64_t)(wait.us + own - left) + 1 : 0;
     return ag_err_set(err, AG_E_DEADLINE,
                       "it would take %.0f ms (%.0f of waiting), and %.0f are left until the deadline",
-                      (wait + own) / 1000, wait / 1000, left / 1000);
+                      (wait.us + own) / 1000, wait.us / 1000, left / 1000);
 }
 
 static int check_fits(const ag_sched *s, const ag_seq *seq, ag_err *err)
@@ -104,7 +104,8 @@ static int get_ready(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *retry_
     seq->kv.pages = ag_mem_array(seq->kv.cap, sizeof *seq->kv.pages);
     if (seq->kv.pages == NULL) return ag_err_set(err, AG_E_NOMEM, "no memory for a table of %u pages", seq->kv.cap);
     seq->q.tokens = seq->n_prompt + seq->max_tokens;
-    ag__sched_price(s, seq, found.tokens);
+    seq->q.cost = ag__sched_cost(s, seq, found.tokens);
+    seq->q.prompt = seq->n_prompt - found.tokens;
     seq->q.resumed = false;
     return AG_OK;
 }

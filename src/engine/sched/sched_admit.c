@@ -45,7 +45,8 @@ static void set_back(ag_sched *s, ag_seq *seq, uint64_t now_us, uint64_t *count)
     seq->set_back++;
     ++*count;
     seq->q.resumed = true;
-    ag__sched_price(s, seq, seq->furthest);
+    seq->q.cost = ag__sched_cost(s, seq, seq->furthest);
+    seq->q.prompt = seq->n_tokens; /* its pages may be gone until it is back */
     ag_qent *displaced = NULL;
     if (ag_queue_push(s->queue, &seq->q, now_us, &displaced, NULL) != AG_OK) {
         ag__sched_out(s, seq, AG_OUT_DISPLACED, now_us);
@@ -359,7 +360,8 @@ static bool too_late(const ag_sched *s, const ag_seq *head, uint64_t now_us)
     ag_queue_stats q;
     ag_queue_stats_get(s->queue, &q);
     if (s->n_running == 0 && q.entries == 1) return false;
-    return (double)now_us + ag__sched_finish_us(s, head, head->computed, 0, q.entries > 1) > (double)head->q.deadline_us;
+    double us = ag__sched_finish_us(s, head, head->computed, 0, q.entries > 1);
+    return (double)now_us + us > (double)head->q.deadline_us;
 }
 
 ag__admitted ag__sched_admit(ag_sched *s, ag_seq *head, uint64_t now_us)

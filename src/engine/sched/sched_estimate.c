@@ -11,20 +11,10 @@ uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq)
     return (uint32_t)AG_MIN(AG_MAX(n, seq->output_done + seq->output_done / 2 + 1), (uint64_t)seq->max_tokens);
 }
 
-static uint32_t prompt_left(const ag_seq *seq, uint32_t cached)
-{
-    return seq->n_prompt - AG_MIN(cached, seq->n_prompt);
-}
-
 uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached)
 {
-    return ag_queue_service(s->queue, prompt_left(seq, cached), ag__sched_expect(s, seq) - seq->output_done);
-}
-
-void ag__sched_price(const ag_sched *s, ag_seq *seq, uint32_t cached)
-{
-    seq->q.cost = ag__sched_cost(s, seq, cached);
-    seq->q.prompt = prompt_left(seq, cached);
+    uint32_t prompt = seq->n_prompt - AG_MIN(cached, seq->n_prompt);
+    return ag_queue_service(s->queue, prompt, ag__sched_expect(s, seq) - seq->output_done);
 }
 
 /* The shape of a step in which everyone who runs decodes, and one more. */
@@ -41,18 +31,11 @@ static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
 #define CONTESTED_LENGTH 1.5
 #define CONTESTED_TIME 1.15
 
-static bool any_answers(const ag_sched *s)
-{
-    for (uint32_t i = 0; i < s->n_running; i++)
-        if (s->running[i]->max_tokens > 0) return true;
-    return false;
-}
-
-/* So many rows of prompts of so many each, as urgent as seq and about where its own are; beside everyone who runs, or
- * alone. */
+/* So many rows of prompts of so many each, after `cached` tokens, as urgent as seq; beside everyone who runs, or alone. */
 static double prompts_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, double rest, double each, bool alone)
 {
-    uint32_t pos = cached + (seq->n_tokens - cached) / 2;
+    if (rest < 1) return 0;
+    uint32_t pos = cached + (uint32_t)each / 2;
     if (alone) {
         double rows = AG_MIN(rest, (double)s->conf.rows_max);
         ag_step_shape one = {.outs = 1};
@@ -70,15 +53,15 @@ static double prompts_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, 
     return limit * floor(rest / rows) + (over > 0 ? ag_cost_us(&s->cost, &last) : 0);
 }
 
-double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, uint32_t ahead, bool contested)
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, uint32_t more, bool contested)
 {
     double expect = AG_MIN(ag__sched_expect(s, seq) * (contested ? CONTESTED_LENGTH : 1), (double)seq->max_tokens);
     uint32_t tokens = (uint32_t)expect - (uint32_t)seq->output_done;
     const ag_step_shape now = everyone(s, seq->n_tokens);
-    const ag_step_shape with = ag_step_shape_scaled(&now, AG_MIN(s->n_running + 1 + ahead, s->conf.running_max));
+    const ag_step_shape with = ag_step_shape_scaled(&now, AG_MIN(s->n_running + 1 + more, s->conf.running_max));
     double decode = ag_cost_us(&s->cost, &with), rows = seq->n_tokens - cached;
     if (decode <= 0) return 0;
-    double prompt = prompts_us(s, seq, cached, rows, rows, ahead == 0 && !any_answers(s));
+    double prompt = prompts_us(s, seq, cached, rows, rows, s->n_running + more == 0);
     if (s->n_running > 0) decode = AG_MAX(decode, s->decode_us); /* others' prompts come with it */
     return (prompt + decode * (tokens > 0 ? tokens - 1 : 0)) * (contested ? CONTESTED_TIME : 1);
 }
@@ -148,39 +131,41 @@ static uint32_t rows_soon(const ag_sched *s)
     return AG_MIN(rows, AG_MAX((uint32_t)((uint64_t)s->conf.pages * s->n_running / held), s->n_running));
 }
 
-/* Tokens that are ahead of it: so many of the prompts, by what is known of all who wait. */
-static double prompts_ahead(const ag_sched *s, const ag_queue_place *place, const ag_queue_stats *q)
+/* Output tokens that are expected of those who are ahead of it. */
+static double answers_ahead(const ag_sched *s, const ag_queue_place *place)
 {
-    uint64_t most = ag_queue_service(s->queue, 1, 0); /* of a token */
-    if (q->cost == 0) return place->ahead * ((double)q->prompt / AG_MAX(q->entries, 1u));
-    double prompts = (double)place->cost_ahead * ((double)q->prompt / (double)q->cost);
-    return most ? AG_MIN(prompts, (double)place->cost_ahead / (double)most) : prompts;
+    double row = (double)ag_queue_service(s->queue, 1, 0), token = (double)ag_queue_service(s->queue, 0, 1);
+    return token > 0 ? AG_MAX((double)place->cost_ahead - place->prompt_ahead * row, 0) / token : 0;
 }
 
-/* There are places for it and all who are ahead of it, and pages for them as long as they are expected to get, though
- * those who run grow meanwhile. */
-static bool all_find_room(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, double prompts)
+/* There are places for it and all who are ahead of it, and pages for as long as they are expected to get, while those
+ * who run grow as it does. */
+static bool all_find_room(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq)
 {
     if (place->ahead >= s->conf.running_max - s->n_running) return false;
-    double row = (double)ag_queue_service(s->queue, 1, 0), token = (double)ag_queue_service(s->queue, 0, 1);
-    double answers = token > 0 ? AG_MAX((double)place->cost_ahead - prompts * row, 0) / token : 0;
-    uint32_t own = ag__sched_pages(s, (uint64_t)seq->n_prompt + ag__sched_expect(s, seq));
-    return (prompts + answers) / s->conf.page_tokens + place->ahead + own <= ag_kv_available(s->kv);
+    uint32_t expect = ag__sched_expect(s, seq);
+    double tokens = place->prompt_ahead + answers_ahead(s, place);
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const ag_seq *q = s->running[i];
+        tokens += AG_MIN(ag__sched_expect(s, q) - (uint32_t)q->output_done, expect);
+    }
+    uint32_t own = ag__sched_pages(s, (uint64_t)seq->n_prompt + expect);
+    return tokens / s->conf.page_tokens + place->ahead + own <= ag_kv_available(s->kv);
 }
 
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
+ag__wait ag__sched_wait(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found)
 {
-    if (s->rate_us <= 0 || s->rate_units <= 0) return 0;
-    double ends = ends_before(s, place, seq, found), first = 0;
-    ag_queue_stats q;
-    ag_queue_stats_get(s->queue, &q);
-    double prompts = prompts_ahead(s, place, &q);
+    ag__wait wait = {0};
+    if (s->rate_us <= 0 || s->rate_units <= 0) return wait;
+    double ends = ends_before(s, place, seq, found);
     /* Those who run share the rate: each has an nth of it. */
-    if (ends > 0) first = left_before(s, seq, ends) * s->n_running / rate(s, s->n_running);
-    double whole = first + (double)place->cost_ahead / rate(s, rows_soon(s));
-    if (ends > 0 || place->ahead == 0 || !all_find_room(s, place, seq, prompts)) return whole;
-    double us = prompts >= 1 ? prompts_us(s, seq, found->tokens, prompts, prompts / place->ahead, false) : 0;
-    return AG_MAX(AG_MIN(us, whole), 1); /* no answer is waited for */
+    if (ends > 0) wait.us = left_before(s, seq, ends) * s->n_running / rate(s, s->n_running);
+    wait.us += (double)place->cost_ahead / rate(s, rows_soon(s));
+    if (ends > 0 || place->ahead == 0 || !all_find_room(s, place, seq)) return wait;
+    double us = prompts_us(s, seq, 0, place->prompt_ahead, place->prompt_ahead / place->ahead, false);
+    wait.us = AG_MAX(AG_MIN(us, wait.us), 1); /* no answer is waited for */
+    wait.with = answers_ahead(s, place) > 0 ? place->ahead : 0;
+    return wait;
 }
 
 void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait *out)
@@ -192,5 +177,5 @@ void ag_sched_wait_get(ag_sched *s, ag_seq *seq, uint64_t now_us, ag_sched_wait 
     ag_queue_place_get(s->queue, &seq->q, now_us, &place);
     out->position = place.ahead + 1;
     const ag_kv_found found = ag__sched_find(s, seq);
-    out->wait_us = (uint64_t)ag__sched_wait_us(s, &place, seq, &found);
+    out->wait_us = (uint64_t)ag__sched_wait(s, &place, seq, &found).us;
 }

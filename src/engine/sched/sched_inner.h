@@ -20,6 +20,7 @@ struct ag_sched {
     ag_sched_step step;
     double limit_us;           /* of the step being chosen; 0: none, or unknown */
     double long_us;            /* the same for rows of prompts that are not short; 0: no other */
+    uint64_t began_us;         /* when the step was chosen */
     uint32_t since_alone;      /* steps with decodes and long prompts since one may have been of decodes alone */
     bool in_step;
     bool fair;                 /* decodes sit out for a tenant under its share, */
@@ -94,12 +95,14 @@ void ag__sched_account(ag_sched *s, ag_seq *seq);
 uint32_t ag__sched_expect(const ag_sched *s, const ag_seq *seq); /* tokens of its answer in all */
 /* Service that it expects still to need. */
 uint64_t ag__sched_cost(const ag_sched *s, const ag_seq *seq, uint32_t cached);
-void ag__sched_price(const ag_sched *s, ag_seq *seq, uint32_t cached); /* what the queue is told of it */
-/* From now, if admitted now, with so many more who were ahead of it and decode by then; 0: unknown. Contested: others
- * want the machine as well, and it should be sure. */
-double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, uint32_t ahead, bool contested);
+/* From now, if admitted now, where so many more will decode beside it; 0: unknown. Contested: others want the machine
+ * as well, and it should be sure. */
+double ag__sched_finish_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, uint32_t more, bool contested);
 ag_kv_found ag__sched_find(const ag_sched *s, const ag_seq *seq); /* of its tokens, in the tree */
-/* Until admitted at that place in the queue; 0: at once, or unknown. */
-double ag__sched_wait_us(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found);
+typedef struct ag__wait {
+    double us;     /* until admitted; 0: at once, or unknown */
+    uint32_t with; /* so many of those ahead will decode beside it */
+} ag__wait;
+ag__wait ag__sched_wait(const ag_sched *s, const ag_queue_place *place, const ag_seq *seq, const ag_kv_found *found);
 
 #endif

@@ -126,6 +126,7 @@ bool ag_sched_step_next(ag_sched *s, uint64_t now_us, const ag_sched_step **out)
     s->fair = false;
     s->short_first = !s->short_first;
     s->admitted_before = s->admissions;
+    s->began_us = now_us;
     ag_sched_expire(s, now_us);
     ag__sched_look(s, now_us);
     ag__sched_fill(s, now_us);
@@ -196,7 +197,8 @@ void ag_sched_step_done(ag_sched *s, uint64_t step_us)
     for (uint32_t i = 0; i < s->step.n_spans; i++) {
         ag_seq *q = s->step.spans[i].seq;
         ag__sched_account(s, q);
-        ag_queue_served(s->queue, q->q.tenant, q->q.band);
+        /* Not what it got by its age alone. */
+        if (q->urgency >= q->q.band) ag_queue_served(s->queue, q->q.tenant, q->q.band, s->began_us + step_us);
     }
     s->stats.output_rows += output;
     ag_cost_add(&s->cost, &s->step.shape, step_us);
