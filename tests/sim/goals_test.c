@@ -286,6 +286,35 @@ static void test_a_flood_and_one_at_a_time(void **state)
     assert_true(flood[1] > 0.5 * flood[3]);
 }
 
+/* The flood's answers are so long that nobody new has been taken for longer than the time of ageing. */
+static void test_a_flood_of_long_answers(void **state)
+{
+    (void)state;
+    double p99[2];
+    const uint32_t short_prompt = slower > 1 ? 100 : 200; /* takes no longer than the flood's pause, but than a step */
+    for (int round = 0; round < 2; round++) {
+        ag_sched_conf conf = server;
+        conf.queue.age_us = slower * 3000000;
+        watch *w = watch_make(1, WARM_US + slower * 13000000, WARM_US + slower * 19000000);
+        ag_sim *sim = begin(w, &conf, 3);
+        warm_up(sim, 0);
+        const ag_sim_ask flood = {
+            .tenant = "flood", .band = 2, .n_prompt = 300, .max_tokens = 700, .n_answer = 700, .salt = 1, .mark = 2};
+        w->again[1] = (ag_sim_ask){
+            .tenant = "one", .band = 2, .n_prompt = short_prompt, .max_tokens = 10, .n_answer = 10, .salt = 2, .mark = 1};
+        w->comes_back[1] = true;
+        for (uint32_t i = 0; round && i < 100; i++) ask(sim, WARM_US + i, flood);
+        ask(sim, w->from_us, w->again[1]);
+        ag_sim_run(sim, w->until_us);
+        assert_true(w->n_first > 5);
+        p99[round] = quantile(w->first, w->n_first, 0.99);
+        ag_sim_close(sim);
+        watch_free(w);
+    }
+    print_message("beside a flood of long answers: first token p99 %.1f ms, of %.1f\n", p99[1] / 1e3, p99[0] / 1e3);
+    assert_true(p99[1] <= 2 * p99[0]);
+}
+
 /* Three floods of different requests share the machine by their weights. */
 static void test_shares(void **state)
 {
@@ -461,6 +490,7 @@ int main(void)
         cmocka_unit_test(test_a_long_prompt_beside_streams),
         cmocka_unit_test(test_an_urgent_one_in_a_full_house),
         cmocka_unit_test(test_a_flood_and_one_at_a_time),
+        cmocka_unit_test(test_a_flood_of_long_answers),
         cmocka_unit_test(test_shares),
         cmocka_unit_test(test_overload),
         cmocka_unit_test(test_a_shared_prefix),

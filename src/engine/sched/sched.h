@@ -10,8 +10,8 @@
  * urgent sit the step out. So do, for short_us (two gaps for a prompt that is not short) or four of their steps at
  * most, one more where that ends the prompt, and then not for as long (by the tenants' weights), decodes of a tenant
  * that has more than its share for the prompt of one that has much less: a flood may fill the machine, but not slow
- * down who comes to it. Urgency is the band, less one for each age_us that a running sequence has sat out in a row: nobody sits
- * out for ever.
+ * down who comes to it. Urgency is the band, less one for each age_us that a running sequence has sat out in a row:
+ * nobody sits out for ever.
  * Admission follows the queue's head: it needs a place among running_max and pages for the whole prompt, and one
  * that does not fit blocks those behind it, so that small ones cannot pass a large one for ever. Room is made for it
  * by setting back running work: of bands below the one that it asked for (or, where others wait behind it who asked for

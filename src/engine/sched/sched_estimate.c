@@ -31,7 +31,8 @@ static ag_step_shape everyone(const ag_sched *s, uint32_t pos)
 #define CONTESTED_LENGTH 1.5
 #define CONTESTED_TIME 1.15
 
-/* So many rows of prompts of so many each, after `cached` tokens, as urgent as seq; beside everyone who runs, or alone. */
+/* So many rows of prompts of so many each, after `cached` tokens, as urgent as seq; beside everyone who runs, or
+ * alone. */
 static double prompts_us(const ag_sched *s, const ag_seq *seq, uint32_t cached, double rest, double each, bool alone)
 {
     if (rest < 1) return 0;
