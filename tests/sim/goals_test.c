@@ -291,7 +291,7 @@ static void test_a_flood_of_long_answers(void **state)
 {
     (void)state;
     double p99[2];
-    const uint32_t short_prompt = slower > 1 ? 100 : 200; /* takes no longer than the flood's pause, but than a step */
+    const uint32_t brief = slower > 1 ? 100 : 200; /* takes no longer than the flood's pause, but than a step */
     for (int round = 0; round < 2; round++) {
         ag_sched_conf conf = server;
         conf.queue.age_us = slower * 3000000;
@@ -301,7 +301,7 @@ static void test_a_flood_of_long_answers(void **state)
         const ag_sim_ask flood = {
             .tenant = "flood", .band = 2, .n_prompt = 300, .max_tokens = 700, .n_answer = 700, .salt = 1, .mark = 2};
         w->again[1] = (ag_sim_ask){
-            .tenant = "one", .band = 2, .n_prompt = short_prompt, .max_tokens = 10, .n_answer = 10, .salt = 2, .mark = 1};
+            .tenant = "one", .band = 2, .n_prompt = brief, .max_tokens = 10, .n_answer = 10, .salt = 2, .mark = 1};
         w->comes_back[1] = true;
         for (uint32_t i = 0; round && i < 100; i++) ask(sim, WARM_US + i, flood);
         ask(sim, w->from_us, w->again[1]);

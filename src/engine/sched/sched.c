@@ -71,9 +71,10 @@ static int check_deadline(ag_sched *s, const ag_seq *seq, const ag_kv_found *fou
     ag_queue_place_of_new(s->queue, seq->q.tenant, seq->q.band, deadline, &place);
     const ag__wait wait = ag__sched_wait(s, &place, seq, found);
     double own = ag__sched_finish_us(s, seq, found->tokens, wait.with, q.entries > 0);
-    double later = ag__sched_finish_us(s, seq, found->tokens, 0, q.entries > 0), left = (double)(deadline - now_us);
+    double left = (double)(deadline - now_us);
     if (own <= 0 || wait.us + own <= left) return AG_OK;
     s->stats.refused_late++;
+    double later = ag__sched_finish_us(s, seq, found->tokens, 0, q.entries > 0); /* when those have ended */
     *retry_us = later < left ? (uint64_t)(wait.us + own - left) + 1 : 0;
     return ag_err_set(err, AG_E_DEADLINE,
                       "it would take %.0f ms (%.0f of waiting), and %.0f are left until the deadline",

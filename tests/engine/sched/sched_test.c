@@ -398,10 +398,7 @@ static void test_a_prompts_end_is_waited_for(void **state)
     bench *b = begin(&conf_plain);
     b->row_us = 10000;
     teach(b);
-    for (uint32_t i = 0; i < 20; i++) {
-        ask *f = make(b, "flood", 1, 2, 5, 2000);
-        assert_int_equal(submit(b, f), AG_OK);
-    }
+    for (uint32_t i = 0; i < 20; i++) ask_for(b, "flood", 2, 5, 2000);
     steps(b, 30); /* eight of them decode */
     uint64_t from = b->now;
     steps(b, 1);
